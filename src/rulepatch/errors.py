@@ -1,0 +1,85 @@
+"""Named errors. Each message is one sentence: what was expected, what was got, what to do.
+
+Every error here is the caller's to mend; the command line prints its sentence and exits with code 2.
+A broken promise of our own code is an `AssertionError` instead, and shows its traceback.
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+__all__ = [
+    "BaseMismatchError",
+    "EditFileError",
+    "ExemplarError",
+    "FolderError",
+    "ImageError",
+    "MissingExtraError",
+    "ModelError",
+    "OutputError",
+    "RulepatchError",
+    "SettingError",
+    "SiteError",
+    "WeightsError",
+    "nearest",
+]
+
+
+class RulepatchError(Exception):
+    """Any error that the caller can mend."""
+
+
+class SettingError(RulepatchError, ValueError):
+    """A setting out of its range, or one that does not go with the others."""
+
+
+class SiteError(RulepatchError, ValueError):
+    """A site that the model does not have, or that cannot be edited."""
+
+
+class ModelError(RulepatchError, ValueError):
+    """A model, a model file or a source of models that cannot be used."""
+
+
+class WeightsError(ModelError):
+    """Weights that are missing, damaged, or made for another architecture."""
+
+
+class ImageError(RulepatchError, ValueError):
+    """A picture or mask that cannot be read or does not fit."""
+
+
+class FolderError(RulepatchError, ValueError):
+    """A folder of images that is missing, empty, or does not match the classes."""
+
+
+class ExemplarError(RulepatchError, ValueError):
+    """An exemplar whose parts are missing or do not fit together."""
+
+
+class EditFileError(RulepatchError, ValueError):
+    """An edit file that is damaged, foreign or of an unknown version."""
+
+
+class OutputError(RulepatchError, OSError):
+    """A file that cannot be written where it is wanted."""
+
+
+class BaseMismatchError(RulepatchError, ValueError):
+    """An edit that was computed on another base than the model at hand."""
+
+
+class MissingExtraError(RulepatchError, ImportError):
+    """A library is needed that comes with one of rulepatch's extras."""
+
+
+def nearest(name: str, options: Iterable[str], *, count: int = 3) -> str:
+    """Return the options nearest to a name, as words for the end of a sentence.
+
+    Example:
+        >>> nearest("layer4.1.conv", ["layer4.1.conv1", "layer4.1.conv2", "fc"])
+        'layer4.1.conv2, layer4.1.conv1'
+        >>> nearest("zebra", ["fc"])
+        'fc'
+    """
+    options = list(options)
+    return ", ".join(get_close_matches(name, options, n=count, cutoff=0.4) or options[:count])

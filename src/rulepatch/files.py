@@ -1,0 +1,69 @@
+"""Files written whole or not at all."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rulepatch.errors import OutputError
+
+__all__ = ["atomic_path", "check_writable"]
+
+
+def check_writable(target: Path) -> None:
+    """Make sure that a file can be written where it is wanted, before the work that it is to hold is done.
+
+    Args:
+        target: the file.
+
+    Raises:
+        OutputError: its folder does not exist, or it is a folder itself.
+
+    Example:
+        >>> check_writable(Path("no such folder") / "edit.safetensors")
+        Traceback (most recent call last):
+        rulepatch.errors.OutputError: expected a folder at no such folder to write edit.safetensors in ...
+    """
+    if not target.parent.is_dir():
+        raise OutputError(f"expected a folder at {target.parent} to write {target.name} in but there is none; make it")
+    if target.is_dir():
+        raise OutputError(f"expected a file to write but {target} is a folder; name a file in it")
+
+
+@contextmanager
+def atomic_path(target: Path) -> Iterator[Path]:
+    """Give a path to write to; move it to `target` if the block ends well, else leave `target` as it was.
+
+    Args:
+        target: the file to write; its folder must exist.
+
+    Yields:
+        A path in the same folder, with the same suffix.
+
+    Raises:
+        OutputError: the folder does not exist, or the target is a folder.
+
+    Example:
+        >>> target = Path(getfixture("tmp_path")) / "numbers.txt"
+        >>> with atomic_path(target) as path:
+        ...     _ = path.write_text("1 2 3")
+        >>> target.read_text()
+        '1 2 3'
+    """
+    check_writable(target)
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=target.suffix)
+    os.close(handle)
+    path = Path(name)
+    try:
+        yield path
+        path.chmod(0o666 & ~_umask())  # a temporary file is private; a result is as public as any other file
+        path.replace(target)
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,147 @@
+"""Pictures and masks as a person sees them, and what is painted over what.
+
+A picture is a PIL image in mode RGB; a mask is a float32 array (h, w) in 0..1, 1 where the concept is.
+"""
+
+import io
+import math
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+from rulepatch.errors import ImageError
+
+__all__ = ["SUFFIXES", "composite", "cover", "read_image", "read_mask"]
+
+SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+"""Endings of the files that count as pictures in a folder."""
+
+
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""How to turn a picture of each EXIF orientation."""
+
+_FILTERS = threading.Lock()
+
+
+def read_image(source: Path | str | bytes, *, under: str = "white") -> Image.Image:
+    """Read a picture as a person sees it, in RGB.
+
+    The camera's rotation (EXIF) is applied, 16-bit grey is scaled to 8 bits, palettes and CMYK are converted,
+    transparency is laid on white, and of an animation the first frame is taken.
+
+    Args:
+        source: a file, or the bytes of one.
+        under: colour that shows through where the picture is transparent.
+
+    Returns:
+        The picture.
+
+    Raises:
+        ImageError: the file is missing, is no picture, is cut short, or is dangerously large.
+    """
+    name = "the picture" if isinstance(source, bytes) else str(source)
+    try:
+        content = source if isinstance(source, bytes) else Path(source).read_bytes()
+        with _strict_of_size_alone():
+            image = Image.open(io.BytesIO(content))
+        image.load()
+        with _strict_of_size_alone():
+            turn = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+        return _to_rgb(image if turn is None else image.transpose(turn), under)
+    except FileNotFoundError:
+        raise ImageError(f"expected a picture at {name} but there is no such file; check the path") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise ImageError(
+            f"expected a picture of at most {Image.MAX_IMAGE_PIXELS} pixels but {name} has more; make it smaller"
+        ) from None
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, EOFError, Warning) as error:
+        reason = "it is no picture" if isinstance(error, UnidentifiedImageError) else str(error).rstrip(".")
+        raise ImageError(f"expected a readable picture but got {name} ({reason}); replace the file") from None
+
+
+def read_mask(source: Path | str | bytes) -> NDArray[np.float32]:
+    """Read a mask: white where the concept is, black or transparent elsewhere, grey in between.
+
+    Args:
+        source: a file, or the bytes of one.
+
+    Returns:
+        Array (h, w), float32, 0..1.
+
+    Raises:
+        ImageError: the file is missing, is no picture, is cut short, or is dangerously large.
+    """
+    return np.asarray(read_image(source, under="black").convert("L"), dtype=np.float32) / np.float32(255)
+
+
+def cover(texture: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """Lay a texture over a picture: its centre at its own scale, enlarged only as far as it is too small.
+
+    Args:
+        texture: of any size.
+        size: (width, height) of the picture.
+
+    Returns:
+        A picture of that size.
+
+    Example:
+        >>> cover(Image.new("RGB", (300, 100)), (50, 150)).size
+        (50, 150)
+    """
+    scale = max(1, size[0] / texture.width, size[1] / texture.height)
+    if scale > 1:
+        enlarged = (math.ceil(texture.width * scale), math.ceil(texture.height * scale))
+        texture = texture.resize(enlarged, Image.Resampling.BICUBIC)
+    left, top = (texture.width - size[0]) // 2, (texture.height - size[1]) // 2
+    return texture.crop((left, top, left + size[0], top + size[1]))
+
+
+def composite(image: Image.Image, replacement: Image.Image, mask: NDArray[np.float32]) -> Image.Image:
+    """Paint a replacement over a picture where a mask is 1, mixing both where it is between 0 and 1.
+
+    Args:
+        image: the picture, RGB.
+        replacement: a texture of any size, laid over the picture by `cover`.
+        mask: array (h, w), 0..1, of the picture's size.
+
+    Returns:
+        An RGB picture, equal to `image` where the mask is 0.
+    """
+    share = mask[..., None]
+    mixed = np.asarray(image) * (1 - share) + np.asarray(cover(replacement, image.size)) * share
+    return Image.fromarray(mixed.round().astype(np.uint8))
+
+
+@contextmanager
+def _strict_of_size_alone() -> Iterator[None]:
+    """Make an error of the warning of too many pixels, silence others; one thread at a time, as they share filters."""
+    with _FILTERS, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        yield
+
+
+def _to_rgb(image: Image.Image, under: str) -> Image.Image:
+    if image.mode.startswith(("I", "F")):  # 16-bit and wider grey: PIL's own conversion would clip, not scale
+        grey = np.asarray(image, dtype=np.float64)
+        grey = np.nan_to_num(grey, posinf=np.max(grey, where=np.isfinite(grey), initial=0))
+        white = 65535 if image.mode.startswith("I") else 1 if grey.max() <= 1 else 255
+        return Image.fromarray((np.clip(grey / white, 0, 1) * 255).round().astype(np.uint8)).convert("RGB")
+    if image.mode in {"RGBA", "LA", "PA", "RGBa", "La"} or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", layer.size, under), layer).convert("RGB")
+    return image.convert("RGB")

@@ -1,0 +1,29 @@
+"""Memory of a process that is ours alone."""
+
+import ctypes
+import sys
+
+__all__ = ["keep_freed_memory"]
+
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
+
+
+def keep_freed_memory() -> bool:
+    """Let the C library keep large freed blocks instead of handing each back to the kernel.
+
+    A forward pass on a CPU frees and asks for the same large feature maps over and over; zeroing fresh pages each time
+    can take half as long as the convolutions (MobileNetV2 on two cores: 1.5 times the pictures a second without it).
+    The setting is the process's, so only programs call this, never the library. It does nothing outside of Linux with
+    glibc.
+
+    Returns:
+        Whether it took effect.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+    except (OSError, AttributeError):
+        return False
+    settings = {_M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: 2**31 - 1, _M_TOP_PAD: 64 << 20}
+    return all(mallopt(name, value) == 1 for name, value in settings.items())

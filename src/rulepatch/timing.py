@@ -1,0 +1,44 @@
+"""Where the time goes: named stretches of a job, collected for whoever asks."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+__all__ = ["collected", "stretch"]
+
+_collecting: ContextVar[dict[str, float] | None] = ContextVar("_collecting", default=None)
+
+
+@contextmanager
+def collected() -> Iterator[dict[str, float]]:
+    """Collect the seconds of every named stretch in a block; "total" is added at its end.
+
+    Yields:
+        Seconds by name; a name that comes up several times is summed.
+
+    Example:
+        >>> with collected() as seconds:
+        ...     with stretch("solve"):
+        ...         pass
+        >>> sorted(seconds)
+        ['solve', 'total']
+    """
+    seconds: dict[str, float] = {}
+    token, start = _collecting.set(seconds), time.perf_counter()
+    try:
+        yield seconds
+    finally:
+        seconds["total"] = time.perf_counter() - start
+        _collecting.reset(token)
+
+
+@contextmanager
+def stretch(name: str) -> Iterator[None]:
+    """A named stretch of a job; costs nothing if nobody collects."""
+    seconds, start = _collecting.get(), time.perf_counter()
+    try:
+        yield
+    finally:
+        if seconds is not None:
+            seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - start

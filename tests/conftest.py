@@ -1,0 +1,130 @@
+"""Small networks with known structure, and the real data where it is at hand."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+DATA = Path(os.environ.get("RULEPATCH_DATA", Path(__file__).parent.parent.parent / "shared" / "data"))
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory, monkeypatch):
+    """No test reads or fills the user's cache."""
+    monkeypatch.setenv("RULEPATCH_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def one_thread(request):
+    """Networks this small lose a hundredfold where threads of several processes wait for each other."""
+    threads = torch.get_num_threads()
+    if request.node.get_closest_marker("real") is None:
+        torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def data():
+    """The folder of real weights and photographs."""
+    if not (DATA / "weights").is_dir():
+        pytest.skip(f"needs the real weights and photographs in {DATA} (or $RULEPATCH_DATA)")
+    return DATA
+
+
+class Residual(nn.Module):
+    """A block like those of a ResNet: the second convolution's value comes after the residual sum and the ReLU."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.relu(self.bn1(self.conv1(x)))
+        out = self.bn2(self.conv2(out))
+        out += x
+        return self.relu(out)
+
+
+class Gated(nn.Module):
+    """A convolution whose output is multiplied by a gate of its own (squeeze and excitation)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 1)
+        self.squeeze = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.conv(x)
+        return out * self.squeeze(out.mean((2, 3), keepdim=True)).sigmoid()
+
+
+def network() -> nn.Sequential:
+    """Convolutions plain, pooled, residual, strided and gated, and a linear head; inputs (n, 3, 16, 16)."""
+    torch.manual_seed(1)
+    net = nn.Sequential(
+        nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(inplace=True), nn.MaxPool2d(2)),
+        Residual(8),
+        nn.Sequential(nn.Conv2d(8, 12, 3, stride=2, padding=1, dilation=1), nn.BatchNorm2d(12), nn.SiLU()),
+        Gated(12),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(12, 5),
+    )
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.uniform_(module.bias, -0.3, 0.3)
+            nn.init.uniform_(module.running_mean, -0.3, 0.3)
+            nn.init.uniform_(module.running_var, 0.5, 1.5)
+    return net.eval()
+
+
+@pytest.fixture
+def net() -> nn.Sequential:
+    return network()
+
+
+@pytest.fixture
+def inputs() -> Tensor:
+    return torch.randn(4, 3, 16, 16)
+
+
+@pytest.fixture
+def untouched():
+    """Hold a model to the promise that nothing of it is changed: weights, hooks, flags, gradients, forwards."""
+    found = []
+
+    def snapshot(model: nn.Module):
+        state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        pointers = {name: tensor.data_ptr() for name, tensor in model.state_dict().items()}
+        flags = [module.training for module in model.modules()]
+        modules = list(model.modules())
+
+        def check() -> None:
+            assert [id(module) for module in model.modules()] == [id(module) for module in modules]
+            assert [module.training for module in model.modules()] == flags
+            for name, tensor in model.state_dict().items():
+                assert torch.equal(tensor, state[name]) and tensor.data_ptr() == pointers[name], name
+            for module in model.modules():
+                assert not module._forward_hooks and not module._forward_pre_hooks
+                assert "forward" not in vars(module)
+            assert all(parameter.grad is None for parameter in model.parameters())
+
+        found.append(check)
+        return check
+
+    yield snapshot
+    for check in found:
+        check()
