@@ -1,0 +1,338 @@
+"""Edits: low-rank changes of layers, as frozen values that can be applied, taken back, saved, scaled and composed."""
+
+import copy
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol, Self, TypeVar
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from rulepatch.core.parts import Gate, Part, install, installed
+from rulepatch.core.sites import Layer
+from rulepatch.digests import digest_of_json, digest_of_tensors
+from rulepatch.errors import BaseMismatchError, EditFileError, SettingError, SiteError, WeightsError, nearest
+from rulepatch.files import atomic_path
+from rulepatch.text import table
+
+__all__ = ["Edit", "base_digest"]
+
+SCHEMA = 1
+
+
+class Holder(Protocol):
+    """Anything that holds a network: `module`, and the same thing around another one."""
+
+    @property
+    def module(self) -> nn.Module: ...
+
+    def with_module(self, module: nn.Module) -> Self: ...
+
+
+Model = TypeVar("Model", bound="nn.Module | Holder")
+
+
+def base_digest(model: nn.Module) -> str:
+    """Digest of a model's weights and buffers: names, types, shapes and contents.
+
+    Returns:
+        Hexadecimal.
+    """
+    return digest_of_tensors(model.state_dict())
+
+
+@dataclass(frozen=True, eq=False)
+class Edit:
+    """A low-rank change at one or more sites of a model.
+
+    Attributes:
+        parts: the change of each site; a site may have several, which add up.
+        base: digest of the weights of the model that it was computed on.
+        provenance: how it was made: method, settings, seed, exemplars, reference set, library versions. JSON values.
+
+    Example:
+        >>> import torch
+        >>> model = nn.Sequential(nn.Linear(2, 1, bias=False))
+        >>> before = nn.init.constant_(model[0].weight, 0.5).tolist()
+        >>> part = Part("0", "0", torch.tensor([[1.0, 0.0]]), torch.ones(1, 1, 1, 1))
+        >>> edit = Edit((part,), base_digest(model))
+        >>> with edit.applied(model):
+        ...     model[0].weight.tolist()
+        [[1.5, 0.5]]
+        >>> model[0].weight.tolist() == before
+        True
+    """
+
+    parts: tuple[Part, ...]
+    base: str
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """The sites, in order, each once."""
+        return tuple(dict.fromkeys(part.site for part in self.parts))
+
+    def with_strength(self, strength: float) -> "Edit":
+        """The same edit at another strength; 1 is the solve.
+
+        Returns:
+            A new edit.
+
+        Raises:
+            SettingError: the strength is not finite.
+        """
+        return replace(self, parts=tuple(replace(part, strength=strength) for part in self.parts))
+
+    @classmethod
+    def compose(cls, *edits: "Edit") -> "Edit":
+        """One edit that does what several do: at different sites a bundle, at the same site the sum of their changes.
+
+        Returns:
+            A new edit.
+
+        Raises:
+            BaseMismatchError: the edits were computed on different bases.
+            SettingError: no edits are given.
+        """
+        if not edits:
+            raise SettingError("expected at least one edit to compose but got none; name one")
+        for edit in edits[1:]:
+            if edit.base != edits[0].base:
+                raise BaseMismatchError(
+                    f"expected edits of one base but got bases {edits[0].base[:12]} and {edit.base[:12]}; "
+                    "compute them on the same model"
+                )
+        parts = tuple(part for edit in edits for part in edit.parts)
+        return cls(parts, edits[0].base, {"composed": [dict(edit.provenance) for edit in edits]})
+
+    def apply(self, model: Model, *, any_base: bool = False) -> Model:
+        """A new model with the edit in it; the given one is untouched.
+
+        Args:
+            model: a module, or anything that holds one.
+            any_base: apply it to another base than the one that it was computed on.
+
+        Returns:
+            A model of the same type.
+
+        Raises:
+            BaseMismatchError: the model is not the edit's base.
+            SiteError: the model does not have a site, or its shape differs.
+        """
+        module = _module_of(model)
+        self.check(module, any_base=any_base)
+        edited = copy.deepcopy(module)
+        install(edited, self.parts)
+        return edited if isinstance(model, nn.Module) else model.with_module(edited)  # type: ignore[return-value]
+
+    @contextmanager
+    def applied(self, model: Model, *, any_base: bool = False) -> Iterator[Model]:
+        """Edit a model for the length of a `with`; then the saved tensors are put back.
+
+        Args:
+            model: a module, or anything that holds one.
+            any_base: apply it to another base than the one that it was computed on.
+
+        Yields:
+            The same model.
+
+        Raises:
+            BaseMismatchError: the model is not the edit's base.
+            SiteError: the model does not have a site, or its shape differs.
+        """
+        module = _module_of(model)
+        self.check(module, any_base=any_base)
+        with installed(module, self.parts):
+            yield model
+
+    def merged(self, model: Model, *, any_base: bool = False) -> Model:
+        """A new model whose weights hold the edit: what `apply` gives, with nothing but weights changed.
+
+        Args:
+            model: a module, or anything that holds one.
+            any_base: apply it to another base than the one that it was computed on.
+
+        Returns:
+            A model of the same type and architecture.
+
+        Raises:
+            SettingError: the edit is gated, and a gate is no change of weights.
+        """
+        if behind_gates := [part.site for part in self.parts if part.gate is not None]:
+            raise SettingError(
+                f"expected an edit that is a change of weights but it is gated at {', '.join(behind_gates)}; "
+                "use Edit.apply, which puts the gate beside the layer, or make the edit without a gate"
+            )
+        return self.apply(model, any_base=any_base)
+
+    def check(self, module: nn.Module, *, any_base: bool = False) -> None:
+        """Make sure that the edit fits a model.
+
+        Raises:
+            BaseMismatchError: the model is not the edit's base.
+            SiteError: the model does not have a site, or its shape differs.
+            WeightsError: a weight to be edited holds NaN or infinity.
+        """
+        layers = {path: layer for path, layer in module.named_modules() if isinstance(layer, Layer)}
+        for part in self.parts:
+            if part.site not in layers:
+                raise SiteError(
+                    f"expected a convolution or linear layer at {part.site} but the model has none there; "
+                    f"the nearest are {nearest(part.site, layers)}"
+                )
+            weight = layers[part.site].weight
+            shape = (*weight.shape, 1, 1)[:4]
+            if tuple(shape) != part.shape:
+                raise SiteError(
+                    f"expected a weight of shape {part.shape} at {part.site} but the model's has {tuple(shape)}; "
+                    "apply the edit to the model that it was computed on"
+                )
+            if not weight.isfinite().all():
+                raise WeightsError(
+                    f"expected finite weights at {part.site} but got NaN or infinity; load sound weights"
+                )
+        if not any_base and (digest := base_digest(module)) != self.base:
+            raise BaseMismatchError(
+                f"expected the base {self.base[:12]} that the edit was computed on but got a model with digest "
+                f"{digest[:12]}; load that model, or allow any base (any_base, --any-base)"
+            )
+
+    def save(self, path: Path | str) -> None:
+        """Write the edit to a file: safetensors with metadata, no pickle, no image; whole or not at all.
+
+        Args:
+            path: the file; the custom is to call it `….safetensors`.
+
+        Raises:
+            OutputError: its folder does not exist, or it is a folder.
+        """
+        path = Path(path)
+        tensors: dict[str, Tensor] = {}
+        for i, part in enumerate(self.parts):
+            tensors |= {f"{i}.directions": part.directions, f"{i}.coefficients": part.coefficients}
+            if part.gate is not None:
+                tensors[f"{i}.thresholds"] = part.gate.thresholds
+                if part.gate.direction is not None:
+                    tensors[f"{i}.direction"] = part.gate.direction
+        tensors = {name: tensor.detach().float().cpu().contiguous().clone() for name, tensor in tensors.items()}
+        described = self.describe()
+        described["content"] = _content_digest(described, tensors)
+        with atomic_path(path) as unfinished:
+            save_file(tensors, unfinished, metadata={"rulepatch": json.dumps(described, sort_keys=True)})
+
+    def describe(self) -> dict[str, Any]:
+        """Everything but the tensors, as JSON.
+
+        Returns:
+            A dictionary with the schema version, the base, the parts and the provenance.
+        """
+        parts = [
+            {
+                "site": part.site,
+                "value_point": part.value_point,
+                "shape": list(part.shape),
+                "rank": part.rank,
+                "architecture": part.architecture,
+                "strength": part.strength,
+                "gate": None if part.gate is None else {"kind": part.gate.kind, "level": part.gate.level},
+            }
+            for part in self.parts
+        ]
+        return {"schema": SCHEMA, "base": self.base, "parts": parts, "provenance": dict(self.provenance)}
+
+    def to_text(self) -> str:
+        """What the edit is and how it was made, for people.
+
+        Returns:
+            Lines of text.
+        """
+        rows = [
+            [
+                part.site,
+                part.value_point,
+                "×".join(map(str, part.shape)),
+                part.rank,
+                part.strength,
+                "none" if part.gate is None else f"{part.gate.kind} {part.gate.level}",
+            ]
+            for part in self.parts
+        ]
+        found = table(["site", "matched at", "weight", "rank", "strength", "gate"], rows)
+        return f"{found}\n\nbase {self.base}\n{json.dumps(dict(self.provenance), indent=2, ensure_ascii=False)}"
+
+    @classmethod
+    def load(cls, path: Path | str) -> "Edit":
+        """Read an edit from a file.
+
+        Returns:
+            The edit, equal to the one saved, in float32.
+
+        Raises:
+            EditFileError: the file is missing, damaged, tampered with, of a newer version, or no edit at all.
+        """
+        path = Path(path)
+        tensors, described = _read_file(path)
+        content = described.pop("content", None)
+        try:
+            if described["schema"] != SCHEMA:
+                raise EditFileError(
+                    f"expected an edit file of schema {SCHEMA} but {path} has {described['schema']}; update rulepatch"
+                )
+            if content != _content_digest(described, tensors):
+                raise EditFileError(
+                    f"expected {path} as it was saved but its contents have been changed; get a sound copy"
+                )
+            parts = tuple(_part(entry, tensors, i) for i, entry in enumerate(described["parts"]))
+            return cls(parts, described["base"], described["provenance"])
+        except (KeyError, TypeError, IndexError) as error:
+            raise EditFileError(f"expected a complete edit file but {path} lacks {error}; get a sound copy") from None
+
+
+def _content_digest(described: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    return digest_of_json([dict(described), digest_of_tensors(tensors)])
+
+
+def _read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    if not path.is_file():
+        raise EditFileError(f"expected an edit file at {path} but there is none; check the path")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        described = json.loads(metadata.get("rulepatch", "null"))
+    except (SafetensorError, OSError, ValueError):
+        raise EditFileError(
+            f"expected an edit file but {path} is damaged or of another kind; get a sound copy"
+        ) from None
+    if not isinstance(described, dict):
+        raise EditFileError(
+            f"expected an edit file but {path} was not written by rulepatch; name the file that `edit` wrote"
+        )
+    return tensors, described
+
+
+def _part(entry: Mapping[str, Any], tensors: Mapping[str, Tensor], index: int) -> Part:
+    gate = None
+    if entry["gate"] is not None:
+        gate = Gate(
+            entry["gate"]["kind"],
+            entry["gate"]["level"],
+            tensors[f"{index}.thresholds"],
+            tensors.get(f"{index}.direction"),
+        )
+    return Part(
+        entry["site"],
+        entry["value_point"],
+        tensors[f"{index}.directions"],
+        tensors[f"{index}.coefficients"],
+        entry["strength"],
+        gate,
+    )
+
+
+def _module_of(model: "nn.Module | Holder") -> nn.Module:
+    return model if isinstance(model, nn.Module) else model.module

@@ -1,0 +1,319 @@
+"""Exemplars, and what a site sees of them: keys, values and the weights of positions."""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+
+from rulepatch.core import capture, linalg
+from rulepatch.core.sites import Layer, Site, key_axis, patches, rows, with_weight
+from rulepatch.core.trace import Route
+from rulepatch.digests import digest_of_bytes, digest_of_json
+from rulepatch.errors import ExemplarError, SiteError
+from rulepatch.images import composite, read_image, read_mask
+
+__all__ = ["Exemplar", "Observation", "observe", "position_weights"]
+
+SMALLEST_SHARE = 0.2
+"""Positions of which the mask covers less than this share of what it covers of the best one are left out."""
+
+
+@dataclass(frozen=True, eq=False)
+class Exemplar:
+    """A picture, the same picture with a concept replaced, and the mask of that concept.
+
+    Attributes:
+        image: the original, RGB.
+        edited: its counterpart in which the concept is replaced, RGB, of the same size.
+        mask: array (h, w), 0..1, 1 where the concept is.
+        label: what the picture shows: a class index, class name or WordNet id.
+        concept: name of what the mask marks ("road").
+        replacement: name of what was put there ("snow").
+        name: of the exemplar, for messages.
+
+    Raises:
+        ExemplarError: sizes differ, or the mask is empty.
+
+    Example:
+        >>> picture, snow = Image.new("RGB", (4, 4), "black"), Image.new("RGB", (9, 9), "white")
+        >>> mask = np.zeros((4, 4), np.float32)
+        >>> mask[2:] = 1
+        >>> exemplar = Exemplar.painted(picture, mask, snow, label="van")
+        >>> np.asarray(exemplar.edited)[:, 0, 0].tolist()
+        [0, 0, 255, 255]
+    """
+
+    image: Image.Image
+    edited: Image.Image
+    mask: NDArray[np.float32] = field(repr=False)
+    label: int | str | None = None
+    concept: str | None = None
+    replacement: str | None = None
+    name: str = "the exemplar"
+
+    def __post_init__(self) -> None:
+        width, height = self.image.size
+        for part, size in [("mask", self.mask.shape[::-1]), ("edited picture", self.edited.size)]:
+            if tuple(size) != (width, height):
+                raise ExemplarError(
+                    f"expected the {part} of {self.name} to have the picture's size {width}x{height} "
+                    f"but got {'x'.join(map(str, size))}; paint it on the picture itself"
+                )
+        if not np.isfinite(self.mask).all() or self.mask.min() < 0 or self.mask.max() > 1:
+            raise ExemplarError(f"expected the mask of {self.name} to lie in 0..1 but it does not; scale it")
+        if self.mask.max() < 0.5:
+            raise ExemplarError(
+                f"expected the mask of {self.name} to mark the concept in white but it is empty; paint the concept"
+            )
+
+    @classmethod
+    def painted(
+        cls,
+        image: Image.Image,
+        mask: NDArray[np.float32],
+        replacement: Image.Image,
+        *,
+        label: int | str | None = None,
+    ) -> Self:
+        """An exemplar made by painting a texture over the concept.
+
+        Args:
+            image: the original, RGB.
+            mask: array (h, w), 0..1, 1 where the concept is.
+            replacement: a texture of any size.
+            label: what the picture shows.
+
+        Returns:
+            The exemplar.
+
+        Raises:
+            ExemplarError: the mask has another size than the picture, or is empty.
+        """
+        if mask.shape != image.size[::-1]:
+            return cls(image, image, mask)  # says so
+        return cls(image, composite(image, replacement, mask), mask, label=label)
+
+    @classmethod
+    def from_files(
+        cls,
+        image: Path | str,
+        *,
+        mask: Path | str,
+        replacement: Path | str | None = None,
+        edited: Path | str | None = None,
+        label: int | str | None = None,
+    ) -> Self:
+        """Read an exemplar from files.
+
+        Args:
+            image: the picture.
+            mask: white where the concept is, of the picture's size.
+            replacement: a texture to paint over the concept; or
+            edited: the picture with the concept already replaced.
+            label: what the picture shows.
+
+        Returns:
+            The exemplar.
+
+        Raises:
+            ExemplarError: neither or both of `replacement` and `edited` are given, or the parts do not fit.
+        """
+        if (replacement is None) == (edited is None):
+            raise ExemplarError(
+                f"expected either a replacement or an edited picture for {image} but got "
+                f"{'neither' if edited is None else 'both'}; give one of them"
+            )
+        picture, area = read_image(image), read_mask(mask)
+        if edited is not None:
+            return cls(picture, read_image(edited), area, label=label, name=str(image))
+        if area.shape != picture.size[::-1]:
+            return cls(picture, picture, area, name=str(image))  # says so
+        painted = composite(picture, read_image(str(replacement)), area)
+        return cls(picture, painted, area, label=label, replacement=Path(str(replacement)).stem, name=str(image))
+
+    def digest(self) -> str:
+        """Digest of the three pictures' contents.
+
+        Returns:
+            Hexadecimal.
+        """
+        parts = (np.asarray(self.image), np.asarray(self.edited), self.mask)
+        return digest_of_json([[str(part.shape), digest_of_bytes(part.tobytes())] for part in parts])
+
+
+@dataclass(frozen=True, eq=False)
+class Observation:
+    """What a site sees of some exemplars.
+
+    Attributes:
+        site: the site.
+        layer: its module.
+        original: the recorded pass of the original pictures.
+        edited: the recorded pass of the edited pictures.
+        masks: (n, height, width), 0..1, at the model's input size.
+    """
+
+    site: Site
+    layer: Layer
+    original: capture.Recording
+    edited: capture.Recording
+    masks: Tensor
+
+    @property
+    def keys(self) -> Tensor:
+        """The edited pictures' keys, as the site's input: (n, c_in, h, w) or (n, …, c_in)."""
+        return self.edited.keys
+
+    @cached_property
+    def key_weights(self) -> Tensor:
+        """Share of the mask at each position of the keys, (n, p), float64."""
+        return position_weights(self.masks, self.edited.keys, key_axis(self.site.kind))
+
+    @cached_property
+    def output_weights(self) -> Tensor:
+        """Share of the mask at each position of the site's own output, (n, p), float64."""
+        return position_weights(self.masks, self.edited.output, key_axis(self.site.kind))
+
+    @cached_property
+    def value_weights(self) -> Tensor:
+        """Share of the mask at each position of the value point, (n, p), float64."""
+        return position_weights(self.masks, self.edited.values, self.site.channel_axis)
+
+    def concept_keys(self, architecture: int) -> tuple[Tensor, Tensor]:
+        """The edited pictures' keys at the marked positions, and the weights of these positions.
+
+        Args:
+            architecture: 1 for keys of c_in channels, 2 for unfolded patches of c_in·y·x (thesis fig. 2-3).
+
+        Returns:
+            (p, c), and (p,) in 0..1 without zeros, both float64.
+        """
+        if architecture == 1:
+            keys, weights = rows(self.keys, key_axis(self.site.kind)), self.key_weights
+        else:
+            keys, weights = patches(self.layer, self.keys), self.output_weights
+        marked = weights > 0
+        return _double(keys)[marked], weights[marked]
+
+    @cached_property
+    def residuals(self) -> Tensor:
+        """What the site's output lacks at each position for the original's pre-activation, (n, p, c_out), float64.
+
+        The pre-activation a is affine in every number of the output by itself, a = a0 + J·output with J diagonal up to
+        the order of the numbers; so what is lacking is J⁻¹(a_original − a_edited). Channels with J = 0 lack nothing.
+        """
+        heads = [_precise(recording.route).split()[0] for recording in (self.original, self.edited)]
+        outputs = [_double(recording.output) for recording in (self.original, self.edited)]
+        lacking = heads[0](outputs[0]) - heads[1](outputs[1])
+        scale = heads[1](torch.ones_like(outputs[1])) - heads[1](torch.zeros_like(outputs[1]))
+        output = outputs[1].requires_grad_()
+        with torch.enable_grad():
+            activation = heads[1](output)
+        (numerator,) = torch.autograd.grad(activation, output, lacking, retain_graph=True)
+        (denominator,) = torch.autograd.grad(activation, output, scale)
+        tiny = torch.finfo(torch.float64).tiny
+        return rows(torch.where(denominator > tiny, numerator / denominator, 0), key_axis(self.site.kind))
+
+    def targets(self) -> Tensor:
+        """v*, the original pictures' values, (n, p, c)."""
+        return rows(self.original.values, self.site.channel_axis)
+
+    def error(self, added: Tensor | None = None, *, error: linalg.Error = "absolute") -> Tensor:
+        """The masked error of the values in the form of the authors' objective, for each channel of the value point.
+
+        Args:
+            added: what an edit adds to the site's output, of the output's shape; nothing if not given.
+            error: absolute (the authors' code) or squared (the paper).
+
+        Returns:
+            (c,), the mean over the mask's positions.
+        """
+        output = self.edited.output if added is None else self.edited.output + added
+        values = rows(self.edited.route(output), self.site.channel_axis)
+        weights = self.value_weights.to(values).flatten()
+        return linalg.masked_error(values.flatten(0, 1), self.targets().flatten(0, 1), weights, error)
+
+
+def observe(model: nn.Module, site: Site, originals: Tensor, edited: Tensor, masks: Tensor) -> Observation:
+    """Let a site see some exemplars.
+
+    Args:
+        model: the model.
+        site: where to look.
+        originals: model inputs of the original pictures, (n, 3, height, width).
+        edited: model inputs of the edited pictures, (n, 3, height, width).
+        masks: (n, height, width), 0..1.
+
+    Returns:
+        The observation; the model is run twice, as far as the value point.
+
+    Raises:
+        SiteError: the layer's output is not linear in its weight.
+    """
+    layer = model.get_submodule(site.path)
+    assert isinstance(layer, nn.Conv2d | nn.Linear)
+    original = capture.record(model, originals, site.path, site.value_point)
+    counterpart = capture.record(model, edited, site.path, site.value_point)
+    if not _is_linear(layer, counterpart.keys):
+        raise SiteError(
+            f"expected the output of {site.path} to be linear in its weight but it is not "
+            f"({type(layer).__name__} may standardise it); choose another site"
+        )
+    return Observation(site, layer, original, counterpart, masks)
+
+
+def position_weights(masks: Tensor, tensor: Tensor, channel_axis: int) -> Tensor:
+    """Share of the mask at each position of a feature map or token sequence.
+
+    Shares far below the largest are set to zero. In a sequence that is one square grid, the tokens before the grid
+    (class and register tokens) have no place in the picture and get zero. A tensor without positions gets one.
+
+    Args:
+        masks: (n, height, width), 0..1.
+        tensor: (n, …) with channels on one axis.
+        channel_axis: which.
+
+    Returns:
+        (n, p), float64, 0..1.
+
+    Raises:
+        SiteError: positions that cannot be laid over the picture.
+    """
+    sizes = list(tensor.shape[1:])
+    del sizes[(channel_axis % tensor.ndim) - 1]
+    prefix = 0
+    if not sizes:
+        return torch.ones(len(masks), 1, dtype=torch.float64, device=masks.device)
+    if len(sizes) == 1:
+        side = int(sizes[0] ** 0.5)
+        prefix, sizes = sizes[0] - side * side, [side, side]
+    if len(sizes) != 2 or prefix > 8:
+        raise SiteError(
+            f"expected a site whose positions form a grid but got an output of shape {tuple(tensor.shape)}; "
+            "choose another site"
+        )
+    shares = linalg.resize_mask(masks.double().cpu(), (sizes[0], sizes[1])).flatten(1).to(masks.device)
+    shares = torch.where(shares > SMALLEST_SHARE * shares.max(), shares, 0)
+    return torch.cat([shares.new_zeros(len(masks), prefix), shares], dim=1)
+
+
+def _is_linear(layer: Layer, keys: Tensor) -> bool:
+
+    with torch.no_grad():
+        once, doubled = (with_weight(layer, factor * layer.weight.detach())(keys) for factor in (1, 2))
+    return torch.allclose(doubled, 2 * once, rtol=1e-2, atol=float(once.abs().max()) * 1e-2)
+
+
+def _double(tensor: Tensor) -> Tensor:
+    return (tensor.cpu() if tensor.device.type == "mps" else tensor).double()  # MPS has no float64
+
+
+def _precise(route: Route) -> Route:
+    on_mps = any(tensor.device.type == "mps" for tensor in route.constants.values())
+    return route.to(dtype=torch.float64, device=torch.device("cpu") if on_mps else None)

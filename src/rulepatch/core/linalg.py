@@ -1,0 +1,283 @@
+r"""Every equation of the method, each once, as a pure function of tensors.
+
+Axes: n images, c_in and c_out channels, h w positions of a feature map, y x taps of a kernel, r rank, p positions
+(those the mask keeps, or all), q = r·y·x unknowns for each output channel. A linear layer is the case y = x = 1.
+
+Symbols: k key, v value, C second moment of the keys, Z = C^(-1/2), D directions (r, c_in), Λ coefficients, m mask
+weights of positions, X features (p, q), R residuals (p, c_out).
+
+Two architectures of thesis fig. 2-3: in the first the key of a position is its c_in channels and each tap of the kernel
+gets its own coefficients, ΔW[o,i,y,x] = Σ_r Λ[o,r,y,x] D[r,i]; in the second the key is the whole unfolded patch,
+ΔW[o,i,y,x] = Σ_r Λ[o,r] D[r,i,y,x].
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+__all__ = [
+    "Error",
+    "coefficients_of",
+    "damage",
+    "directions",
+    "gated",
+    "least_squares",
+    "low_rank",
+    "masked_error",
+    "project",
+    "resize_mask",
+    "ridge_path",
+    "second_moment",
+    "soft_gated",
+    "whitening",
+]
+
+Error = Literal["squared", "absolute"]
+
+
+def second_moment(keys: Tensor, *, products: torch.dtype = torch.float64) -> Tensor:
+    r"""Σ_p k_p k_pᵀ, uncentred (thesis eq. 2.18, C up to its count).
+
+    Args:
+        keys: (p, c_in), any floating type.
+        products: type in which the products are taken.
+
+    Returns:
+        (c_in, c_in), of that type.
+    """
+    return _gram(keys.to(products))
+
+
+def _gram(keys: Tensor) -> Tensor:
+    """KᵀK; of wide matrices one of the two equal off-diagonal blocks is not computed but copied."""
+    half = keys.shape[1] // 2
+    if half < 256:
+        return keys.T @ keys
+    left, right = keys[:, :half], keys[:, half:]
+    product = keys.new_empty(keys.shape[1], keys.shape[1])
+    product[:half, half:] = across = left.T @ right
+    product[half:, :half] = across.T
+    product[:half, :half], product[half:, half:] = _gram(left), _gram(right)
+    return product
+
+
+def whitening(moment: Tensor, *, floor: float = 1e-5) -> Tensor:
+    r"""Z = C^(-1/2), with the eigenvalues of C floored at a share of the largest (Bau et al. 2020; paper 2.2).
+
+    Args:
+        moment: C, (c_in, c_in), float64, symmetric, not zero.
+        floor: smallest eigenvalue kept, relative to the largest, in 0..1. A channel that never fires on the reference
+            set has none: the floor stops the edit from passing through it at no cost.
+
+    Returns:
+        Z, (c_in, c_in), float64, symmetric.
+
+    Example:
+        >>> whitening(torch.diag(torch.tensor([4.0, 1.0]).double())).diagonal().tolist()
+        [0.5, 1.0]
+    """
+    values, vectors = torch.linalg.eigh(moment)
+    return (vectors * values.clamp(min=floor * values[-1]).rsqrt()) @ vectors.T
+
+
+def directions(keys: Tensor, weights: Tensor, whitener: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    r"""The directions that an edit may read, and the one that stands for the concept (Bau et al. 2020; paper 2.2).
+
+    The rows m_p·(Z k_p) have right-singular vectors; U is the top r of them, and D an orthonormal basis of the rows of
+    U Z. For one key, D is C⁻¹k up to scale (thesis eq. 2.19).
+
+    Args:
+        keys: the edited images' keys, (p, c_in), float64.
+        weights: m, (p,), 0..1.
+        whitener: Z, (c_in, c_in).
+        rank: r, at most min(p, c_in).
+
+    Returns:
+        D, (r, c_in), orthonormal rows; and d, (c_in,), the leading row of U Z, signed so that the keys score positive.
+    """
+    _, _, right = torch.linalg.svd(weights[:, None] * (keys @ whitener), full_matrices=False)
+    rows = right[:rank] @ whitener
+    leading = rows[0] * torch.sign(weights @ (keys @ rows[0]))
+    return torch.linalg.qr(rows.T).Q.T, leading
+
+
+def low_rank(coefficients: Tensor, basis: Tensor) -> Tensor:
+    r"""ΔW from its factors: Σ_r Λ[o,r,y,x]·D[r,i], or Σ_r Λ[o,r]·D[r,i,y,x] (thesis 2.1; paper 2.2).
+
+    Args:
+        coefficients: Λ, (c_out, r, y, x), or (c_out, r) for the second architecture.
+        basis: D, (r, c_in), or (r, c_in, y, x) for the second architecture.
+
+    Returns:
+        ΔW, (c_out, c_in, y, x).
+
+    Example:
+        >>> low_rank(torch.ones(4, 1, 3, 3), torch.ones(1, 2)).shape
+        torch.Size([4, 2, 3, 3])
+        >>> low_rank(torch.ones(4, 1), torch.ones(1, 2, 3, 3)).shape
+        torch.Size([4, 2, 3, 3])
+    """
+    if coefficients.ndim == 4:
+        return torch.einsum("oryx,ri->oiyx", coefficients, basis)
+    return torch.einsum("or,riyx->oiyx", coefficients, basis)
+
+
+def project(delta: Tensor, basis: Tensor) -> Tensor:
+    r"""The nearest change of weights that has the form of `low_rank` with the given directions: ΔW Dᵀ D.
+
+    Args:
+        delta: ΔW, (c_out, c_in, y, x).
+        basis: D with orthonormal rows, (r, c_in), or (r, c_in, y, x) for the second architecture.
+
+    Returns:
+        (c_out, c_in, y, x).
+    """
+    return low_rank(coefficients_of(delta, basis), basis)
+
+
+def coefficients_of(delta: Tensor, basis: Tensor) -> Tensor:
+    r"""The coefficients of a change of weights along orthonormal directions: Λ = ΔW Dᵀ, tap by tap or whole.
+
+    Args:
+        delta: ΔW, (c_out, c_in, y, x).
+        basis: D with orthonormal rows, (r, c_in), or (r, c_in, y, x) for the second architecture.
+
+    Returns:
+        Λ, (c_out, r, y, x), or (c_out, r) for the second architecture.
+    """
+    if basis.ndim == 2:
+        return torch.einsum("oiyx,ri->oryx", delta, basis)
+    return torch.einsum("oiyx,riyx->or", delta, basis)
+
+
+def ridge_path(features: Tensor, residuals: Tensor, weights: Tensor, ridges: Sequence[float]) -> Tensor:
+    r"""The reduced solve for several ridges from one eigendecomposition (design 2, "Reduced solve").
+
+    Minimises Σ_p m_p ‖R_p − X_p Λ‖² + ρ·mean(diag XᵀMX)·‖Λ‖² for each ρ. Every output channel is its own regression
+    and all of them share one normal matrix.
+
+    Args:
+        features: X, (p, q), float64.
+        residuals: R, (p, c_out): what has to be added to the weight's output at each position.
+        weights: m, (p,), 0..1.
+        ridges: ρ, each ≥ 0, relative to the mean diagonal of the normal matrix.
+
+    Returns:
+        Λ for each ridge, (ridges, q, c_out). With ρ = 0, directions in which X has nothing get nothing.
+    """
+    weighted = features * weights[:, None]
+    normal = weighted.T @ features
+    values, vectors = torch.linalg.eigh(normal)
+    right = vectors.T @ (weighted.T @ residuals)
+    scale = normal.diagonal().mean()
+    tiny = values[-1] * len(values) * torch.finfo(values.dtype).eps
+    paths = []
+    for ridge in ridges:
+        shifted = values + ridge * scale
+        inverse = torch.where(shifted > tiny, 1 / shifted, 0)
+        paths.append(vectors @ (inverse[:, None] * right))
+    return torch.stack(paths)
+
+
+def least_squares(features: Tensor, residuals: Tensor, weights: Tensor, *, ridge: float = 0.0) -> Tensor:
+    r"""The closed form: `ridge_path` at one ridge.
+
+    Args:
+        features: X, (p, q), float64.
+        residuals: R, (p, c_out).
+        weights: m, (p,), 0..1.
+        ridge: ρ ≥ 0, relative to the mean diagonal of the normal matrix.
+
+    Returns:
+        Λ, (q, c_out).
+
+    Example:
+        >>> least_squares(torch.tensor([[2.0]]), torch.tensor([[6.0, 4.0]]), torch.ones(1)).tolist()
+        [[3.0, 2.0]]
+    """
+    return ridge_path(features, residuals, weights, [ridge])[0]
+
+
+def gated(maps: Tensor, scores: Tensor, threshold: Tensor) -> Tensor:
+    r"""The hard gate: g·⟨D, k⟩ with g = [⟨d, k⟩ > τ] (design 2, "Gate").
+
+    Args:
+        maps: ⟨D_r, k⟩, (n, r, …).
+        scores: ⟨d, k⟩, (n, 1, …).
+        threshold: τ, a number.
+
+    Returns:
+        (n, r, …), zero where the gate is shut.
+    """
+    return maps * (scores > threshold).to(maps.dtype)
+
+
+def soft_gated(maps: Tensor, thresholds: Tensor) -> Tensor:
+    r"""The soft gate: relu(⟨D, k⟩ − τ), r new neurons beside the layer (design 2, "Gate").
+
+    Args:
+        maps: ⟨D_r, k⟩, (n, r, …).
+        thresholds: τ, one for each direction, (r, 1, …).
+
+    Returns:
+        (n, r, …), zero where a direction stays below its threshold.
+    """
+    return F.relu(maps - thresholds)
+
+
+def damage(delta: Tensor, weight: Tensor, moment: Tensor) -> float:
+    r"""Damage predicted without images: E‖ΔW k‖² / E‖W k‖² = tr(ΔW C ΔWᵀ) / tr(W C Wᵀ) (design 2).
+
+    Args:
+        delta: ΔW, (c_out, c_in, y, x).
+        weight: W, (c_out, c_in, y, x).
+        moment: C of keys, (c_in, c_in), where every tap of a kernel is taken to see independent keys; or of unfolded
+            patches, (c_in·y·x, c_in·y·x), where nothing is assumed.
+
+    Returns:
+        A share ≥ 0; 0.04 means that the layer's output moves by 4 % of its power on the reference set.
+    """
+
+    def power(rows: Tensor) -> Tensor:
+        rows = rows.double()
+        rows = rows.movedim(1, -1).flatten(0, -2) if len(moment) == rows.shape[1] else rows.flatten(1)
+        return torch.einsum("ai,ij,aj->", rows, moment, rows)
+
+    return float(power(delta) / power(weight))
+
+
+def masked_error(values: Tensor, targets: Tensor, weights: Tensor, error: Error) -> Tensor:
+    r"""Σ_p m_p ℓ(v*_p − v_p) for each output channel, over Σ_p m_p (paper eq. 1; the authors' code uses ℓ = |·|).
+
+    Args:
+        values: (p, c_out).
+        targets: v*, (p, c_out).
+        weights: m, (p,), not all zero.
+        error: ℓ, squared or absolute.
+
+    Returns:
+        (c_out,).
+    """
+    difference = values - targets
+    pointwise = difference.square() if error == "squared" else difference.abs()
+    return weights @ pointwise / weights.sum()
+
+
+def resize_mask(mask: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Share of each position's area that a mask covers (paper 2.2: the mask is downsampled to the layer).
+
+    Args:
+        mask: (n, height, width), 0..1.
+        grid: (h, w) of the feature map.
+
+    Returns:
+        (n, h, w), 0..1.
+
+    Example:
+        >>> resize_mask(torch.tensor([[[1.0, 0, 0, 0], [1, 0, 0, 0]]]), (1, 2)).tolist()
+        [[[0.5, 0.0]]]
+    """
+    return F.interpolate(mask[:, None], size=grid, mode="area")[:, 0]
