@@ -1,0 +1,1 @@
+"""Classifiers: a network with its preprocessing and class names, from many sources. One file a source, one registry."""

@@ -1,0 +1,401 @@
+"""A classifier: a network, how pictures are prepared for it, and what its classes are called."""
+
+import math
+import operator
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms import functional as TF
+
+from rulepatch.errors import ModelError, SettingError, nearest
+
+__all__ = ["Classes", "Classifier", "Interpolation", "Preprocess"]
+
+Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """How a picture becomes a network's input.
+
+    The short side is resized (further if the input would not be filled), the centre is cropped, pixels are scaled to
+    0..1 and normalised. A picture that already has the input size is taken as it is: it was cropped before.
+
+    Attributes:
+        input_size: (height, width) of the network's input.
+        resize: short side before the crop; the input's own short side if None.
+        interpolation: of the resize.
+        mean: for each channel, in units of 0..1.
+        std: for each channel, in units of 0..1.
+        squash: resize both sides in proportion to the input's, without keeping the picture's own proportions.
+
+    Example:
+        >>> preprocess = Preprocess((32, 32), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+        >>> pixels = preprocess.pixels(Image.new("RGB", (80, 60), "white"))
+        >>> tuple(pixels.shape), float(pixels.max()), float(preprocess.normalise(pixels).max())
+        ((3, 32, 32), 1.0, 1.0)
+    """
+
+    input_size: tuple[int, int]
+    resize: int | None = None
+    interpolation: Interpolation = "bilinear"
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    squash: bool = False
+
+    def __post_init__(self) -> None:
+        if min(self.input_size) < 1 or (self.resize is not None and self.resize < min(self.input_size)):
+            raise SettingError(
+                f"expected an input size of at least 1 and a resize no smaller but got input size {self.input_size} "
+                f"and resize {self.resize}; check the preprocessing"
+            )
+        if self.interpolation not in get_args(Interpolation):
+            raise SettingError(
+                f"expected one of {', '.join(get_args(Interpolation))} but got interpolation {self.interpolation!r}"
+            )
+        if not all(math.isfinite(mean) and std > 0 for mean, std in zip(self.mean, self.std, strict=True)):
+            raise SettingError(
+                f"expected a finite mean and a std above 0 for every channel but got {self.mean} and {self.std}; "
+                "check the preprocessing"
+            )
+
+    def frame(self, image: Image.Image) -> Image.Image:
+        """The part of a picture that the network sees, at its input size, in the picture's own mode.
+
+        Returns:
+            A picture of the input size.
+        """
+        height, width = self.input_size
+        if image.size == (width, height):
+            return image
+        if self.squash:
+            sides = [(self.resize or min(height, width)) * side // min(height, width) for side in (height, width)]
+        else:
+            filling = max(-(-height * min(image.size) // image.height), -(-width * min(image.size) // image.width))
+            sides = [max(self.resize or 1, filling)]
+        return TF.center_crop(TF.resize(image, sides, InterpolationMode(self.interpolation)), [height, width])
+
+    def pixels(self, image: Image.Image) -> Tensor:
+        """Pixels of the part that the network sees.
+
+        Args:
+            image: an RGB picture of any size.
+
+        Returns:
+            (3, height, width), float32, 0..1.
+        """
+        framed = np.array(self.frame(image), dtype=np.float32)
+        return torch.from_numpy(framed).permute(2, 0, 1) / 255
+
+    def mask(self, mask: NDArray[np.float32]) -> Tensor:
+        """A mask, framed like the picture that it belongs to.
+
+        Args:
+            mask: (h, w), 0..1.
+
+        Returns:
+            (height, width), float32, 0..1.
+        """
+        framed = replace(self, interpolation="bilinear").frame(Image.fromarray(mask, mode="F"))
+        return torch.from_numpy(np.array(framed)).clamp(0, 1)
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """The network's input from pixels.
+
+        Args:
+            pixels: (…, 3, height, width), 0..1.
+
+        Returns:
+            A tensor of the same shape.
+        """
+        mean, std = (pixels.new_tensor(values)[:, None, None] for values in (self.mean, self.std))
+        return (pixels - mean) / std
+
+    def describe(self) -> dict[str, Any]:
+        """The settings as JSON.
+
+        Returns:
+            A dictionary.
+        """
+        return asdict(self)
+
+    @classmethod
+    def of(cls, transform: Any) -> "Preprocess":
+        """Read the preprocessing off a torchvision transform: a weights' preset or a `Compose`.
+
+        Args:
+            transform: a `Preprocess`, a preset as `weights.transforms()` gives it, or a `Compose` of Resize,
+                CenterCrop, ToTensor and Normalize.
+
+        Returns:
+            The same preprocessing, which can also be applied to masks.
+
+        Raises:
+            ModelError: a transform that cannot be read.
+
+        Example:
+            >>> from torchvision.models import ResNet18_Weights
+            >>> Preprocess.of(ResNet18_Weights.DEFAULT.transforms()).resize
+            256
+        """
+        if isinstance(transform, Preprocess):
+            return transform
+        try:
+            found = cls._read_off(transform)
+        except SettingError:
+            found = None
+        if found is None or not found._repeats(transform):
+            raise ModelError(
+                "expected a Preprocess, a torchvision preset or a Compose of Resize, CenterCrop, ToTensor and "
+                f"Normalize but got {type(transform).__name__} with other steps; describe it as rulepatch.Preprocess(…)"
+            )
+        return found
+
+    @classmethod
+    def _read_off(cls, transform: Any) -> "Preprocess | None":
+        if hasattr(transform, "crop_size") and hasattr(transform, "resize_size"):
+            return cls._of_steps(
+                transform.resize_size, transform.crop_size, transform.interpolation, transform.mean, transform.std
+            )
+        steps = {type(step).__name__: step for step in getattr(transform, "transforms", [])}
+        resize, crop, normalise = (steps.get(name) for name in ("Resize", "CenterCrop", "Normalize"))
+        if resize is None or normalise is None:
+            return None
+        size = resize.size if crop is None else crop.size
+        return cls._of_steps(resize.size, size, resize.interpolation, normalise.mean, normalise.std)
+
+    def _repeats(self, transform: Any) -> bool:
+        """Whether this does what a transform does, up to rounding; one for squares alone is held to squares."""
+        height, width = self.input_size
+        generator = np.random.default_rng(0)
+        for size in [(2 * height + 7, 2 * height + 7), (2 * height + 7, 3 * width), (3 * height, 2 * width + 7)]:
+            picture = Image.fromarray(generator.integers(0, 256, (*size, 3), dtype=np.uint8))
+            try:
+                with torch.device("cpu"):
+                    expected = transform(picture)
+            except (TypeError, ValueError, RuntimeError):
+                return False
+            if size[0] != size[1] and expected.shape != (3, height, width):
+                continue
+            got = self.normalise(self.pixels(picture))
+            if expected.shape != got.shape or (expected - got).abs().mean() > 0.02:
+                return False
+        return True
+
+    @classmethod
+    def _of_steps(cls, resize: Any, crop: Any, interpolation: Any, mean: Any, std: Any) -> "Preprocess":
+        height, width = _pair(crop)
+        sides = [resize] if isinstance(resize, int) else list(resize)
+        return cls(
+            (height, width),
+            resize=min(sides),
+            interpolation=InterpolationMode(interpolation).value,
+            mean=tuple(mean),
+            std=tuple(std),
+            squash=len(sides) == 2,
+        )
+
+
+def _pair(size: Any) -> tuple[int, int]:
+    sizes = [size] if isinstance(size, int) else list(size)
+    return sizes[0], sizes[-1]
+
+
+@dataclass(frozen=True)
+class Classes:
+    """Names of a classifier's classes, in the order of its logits.
+
+    Attributes:
+        names: a name each; synonyms are separated by commas.
+        wordnet: WordNet ids, in the same order, if they are known; "imagenet" for the 1,000 of ImageNet.
+
+    Example:
+        >>> classes = Classes(("tench, Tinca tinca", "goldfish"), ("n01440764", "n01443537"))
+        >>> classes.index("Tinca_tinca"), classes.index("n01443537"), classes.index("1")
+        (0, 1, 1)
+    """
+
+    names: tuple[str, ...]
+    wordnet: tuple[str, ...] | Literal["imagenet"] | None = None
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> str:
+        """The first of a class's names.
+
+        Returns:
+            A name.
+        """
+        return self.names[index].split(",")[0]
+
+    def index(self, label: int | str) -> int:
+        """The class that a label means: a class name, an index, or a WordNet id.
+
+        Args:
+            label: case does not matter, and "_", "-" and " " are the same.
+
+        Returns:
+            Index of the class.
+
+        Raises:
+            SettingError: no class matches, or more than one does.
+        """
+        if not isinstance(label, str):
+            matches = [operator.index(label)]
+        else:
+            matches = self._by_name.get(_plain(label), [])
+            if not matches and label.isdecimal():
+                matches = [int(label)]
+            if not matches and re.fullmatch(r"n\d{8}", label):
+                matches = [self._by_wordnet[label]] if label in self._by_wordnet else []
+        if len(matches) == 1 and 0 <= matches[0] < len(self):
+            return matches[0]
+        if len(matches) > 1:
+            raise SettingError(
+                f"expected one class but {label!r} names {len(matches)} of them; "
+                f"use an index: {', '.join(map(str, matches))}"
+            )
+        raise SettingError(
+            f"expected a class name, an index below {len(self)} or a WordNet id but got {label!r}; "
+            f"the nearest are {nearest(str(label), [name.split(',')[0] for name in self.names])}"
+        )
+
+    @cached_property
+    def _by_name(self) -> Mapping[str, list[int]]:
+        found: dict[str, list[int]] = {}
+        for index, name in enumerate(self.names):
+            for label in {_plain(synonym) for synonym in (name, *name.split(","))}:
+                found.setdefault(label, []).append(index)
+        return found
+
+    @cached_property
+    def _by_wordnet(self) -> Mapping[str, int]:
+        ids = self.wordnet or ()
+        if ids == "imagenet":
+            from timm.data import ImageNetInfo  # takes seconds to import, and few need it
+
+            ids = tuple(ImageNetInfo().label_names())
+        return {wordnet: index for index, wordnet in enumerate(ids)}
+
+
+def _plain(label: str) -> str:
+    return re.sub(r"[\s_-]+", " ", label).strip().lower()
+
+
+@dataclass(frozen=True, eq=False)
+class Classifier:
+    """A network, how pictures are prepared for it, and what its classes are called.
+
+    Attributes:
+        module: any module that maps (n, 3, height, width) to logits (n, classes), as a tensor or as `.logits`.
+        preprocess: how pictures are prepared; anything that `Preprocess.of` reads.
+        classes: names of the classes, in the order of the logits.
+        name: for messages and reports.
+
+    Example:
+        >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+        >>> model = Classifier(net, Preprocess((32, 32)), ["cat", "dog"])
+        >>> model.logits(model.example()).shape
+        torch.Size([1, 2])
+    """
+
+    module: nn.Module
+    preprocess: Preprocess
+    classes: Classes
+    name: str = "the model"
+
+    def __init__(
+        self, module: nn.Module, preprocess: Any, classes: "Classes | Sequence[str]", name: str = "the model"
+    ) -> None:
+        object.__setattr__(self, "module", module)
+        object.__setattr__(self, "preprocess", Preprocess.of(preprocess))
+        object.__setattr__(self, "classes", classes if isinstance(classes, Classes) else Classes(tuple(classes)))
+        object.__setattr__(self, "name", name)
+
+    def with_module(self, module: nn.Module) -> "Classifier":
+        """The same classifier around another network.
+
+        Returns:
+            A new classifier.
+        """
+        return Classifier(module, self.preprocess, self.classes, self.name)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network's weights are."""
+        for tensor in (*self.module.parameters(), *self.module.buffers()):
+            return tensor.device
+        return torch.device("cpu")
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the network's weights."""
+        for tensor in self.module.parameters():
+            if tensor.is_floating_point():
+                return tensor.dtype
+        return torch.float32
+
+    @property
+    def batch_size(self) -> int:
+        """Pictures in a pass that suit the device: on a CPU few, so that feature maps stay near its caches."""
+        height, width = self.preprocess.input_size
+        return 64 if self.device.type != "cpu" else min(64, max(8, 400_000 // (height * width)))
+
+    def inputs(self, pixels: Tensor) -> Tensor:
+        """The network's input for some pixels, on its device and in its type.
+
+        Args:
+            pixels: (n, 3, height, width), 0..1.
+
+        Returns:
+            A tensor of the same shape.
+        """
+        found = self.preprocess.normalise(pixels.to(self.device)).to(self.dtype)
+        return found.contiguous(memory_format=torch.channels_last)  # convolutions are up to twice as fast on a CPU
+
+    def example(self) -> Tensor:
+        """An input of one grey image, for tracing.
+
+        Returns:
+            (1, 3, height, width).
+        """
+        return self.inputs(torch.full((1, 3, *self.preprocess.input_size), 0.5))
+
+    def logits(self, inputs: Tensor) -> Tensor:
+        """Run the network as it is.
+
+        Args:
+            inputs: as `inputs` makes them.
+
+        Returns:
+            (n, classes).
+        """
+        return self.logits_of(self.module(inputs))
+
+    def logits_of(self, output: Any) -> Tensor:
+        """The logits in what the network returned.
+
+        Returns:
+            (n, classes), float32 or wider.
+
+        Raises:
+            ModelError: the output is no table of one logit a class.
+        """
+        logits = getattr(output, "logits", output)
+        if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] != len(self.classes):
+            got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+            raise ModelError(
+                f"expected {self.name} to return logits of shape (n, {len(self.classes)}), one for each class name, "
+                f"but got {got}; check the class names"
+            )
+        return logits if logits.dtype == torch.float64 else logits.float()

@@ -1,0 +1,119 @@
+"""Model files: `FILE.toml` names an architecture, its weights, preprocessing and classes."""
+
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rulepatch.errors import ModelError, nearest
+from rulepatch.models.classifier import Classes, Preprocess
+from rulepatch.models.registry import Request, Sourced, build, load_weights, source
+
+_TYPES: dict[str, tuple[type, ...]] = {
+    "name": (str,),
+    "architecture": (str,),
+    "kwargs": (dict,),
+    "weights": (str,),
+    "classes": (str, list),
+    "input_size": (int, list),
+    "resize": (int,),
+    "interpolation": (str,),
+    "mean": (list,),
+    "std": (list,),
+}
+
+
+@source("toml")
+def load(request: Request) -> Sourced:
+    """The model that a model file describes; paths in it are relative to the file.
+
+    Returns:
+        The network with everything the file or its architecture says.
+
+    Raises:
+        ModelError: the file is missing or malformed, has unknown keys, or names what cannot be loaded.
+    """
+    path = Path(request.name)
+    entries = _read(path)
+    if "architecture" not in entries:
+        raise ModelError(f"expected the key architecture in {path} but it is missing; add it")
+    architecture = entries["architecture"]
+    if architecture.endswith(".toml"):
+        raise ModelError(f"expected {path} to name an architecture but got the model file {architecture}; copy it")
+    if ".py:" in architecture:
+        architecture = str(path.parent / architecture)
+    pretrained = request.pretrained and "weights" not in entries
+    given = build(architecture, pretrained=pretrained, kwargs={**entries.get("kwargs", {}), **request.kwargs})
+    if request.pretrained and "weights" in entries:
+        load_weights(given.module, path.parent / entries["weights"])
+    classes = _classes(path, entries["classes"]) if "classes" in entries else given.classes
+    preprocess = _preprocess(path, entries, given.preprocess)
+    return Sourced(given.module, preprocess, classes, entries.get("name", path.stem))
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    if not path.is_file():
+        raise ModelError(f"expected a model file at {path} but there is none; check the path")
+    try:
+        entries = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ModelError(f"expected a TOML file but {path} cannot be read ({error}); mend it") from None
+    for key, value in entries.items():
+        if key not in _TYPES:
+            raise ModelError(
+                f"expected keys of a model file but {path} has {key!r}; the nearest are {nearest(key, _TYPES)}"
+            )
+        if not isinstance(value, _TYPES[key]) or isinstance(value, bool):
+            wanted = " or ".join(kind.__name__ for kind in _TYPES[key])
+            raise ModelError(f"expected {key} in {path} to be {wanted} but got {type(value).__name__}; mend it")
+    return entries
+
+
+def _preprocess(path: Path, entries: Mapping[str, Any], base: Preprocess | None) -> Preprocess | None:
+    changes: dict[str, Any] = {key: entries[key] for key in ("resize", "interpolation") if key in entries}
+    for key in ("mean", "std"):
+        if key in entries:
+            changes[key] = _numbers(path, key, entries[key], 3)
+    if "input_size" in entries:
+        size = entries["input_size"]
+        if isinstance(size, list) and not all(isinstance(side, int) for side in size):
+            raise ModelError(f"expected input_size in {path} to be 2 whole numbers but got {size}; mend it")
+        changes["input_size"] = (size, size) if isinstance(size, int) else _numbers(path, "input_size", size, 2)
+        changes.setdefault("resize", None)
+    if base is not None:
+        return replace(base, **changes)
+    return Preprocess(**changes) if "input_size" in changes else None
+
+
+def _numbers(path: Path, key: str, values: list[Any], count: int) -> tuple[float, ...]:
+    if len(values) != count or not all(type(value) in {int, float} for value in values):
+        raise ModelError(f"expected {key} in {path} to be {count} numbers but got {values}; mend it")
+    return tuple(values)
+
+
+def _classes(path: Path, classes: Any) -> Classes:
+    if isinstance(classes, str):
+        path = path.parent / classes
+        try:
+            text = path.read_text(encoding="utf-8-sig")
+            classes = json.loads(text) if path.suffix == ".json" else text.rstrip().splitlines()
+        except (OSError, ValueError) as error:
+            raise ModelError(f"expected a list of class names in {path} but it cannot be read ({error})") from None
+    entries: list[Any] = classes if isinstance(classes, list) else []
+    if _are_names(entries):
+        return Classes(tuple(entries))
+    objects = [entry for entry in entries if isinstance(entry, dict) and isinstance(entry.get("index"), int)]
+    by_index: dict[int, Any] = {entry["index"]: entry for entry in objects}
+    names, wordnet = ([by_index.get(i, {}).get(key) for i in range(len(entries))] for key in ("name", "wnid"))
+    if _are_names(names):
+        return Classes(tuple(names), tuple(wordnet) if _are_names(wordnet) else None)
+    raise ModelError(
+        f"expected classes in {path} to be a list of names, or of objects with index (from 0 on) and name, "
+        "but got another form; mend it"
+    )
+
+
+def _are_names(values: list[Any]) -> bool:
+    return bool(values) and all(isinstance(value, str) and value.strip() for value in values)

@@ -1,0 +1,62 @@
+"""Models of timm: `timm/NAME`."""
+
+import math
+from typing import Any
+
+import timm
+from timm.data import ImageNetInfo, resolve_model_data_config
+
+from rulepatch.errors import ModelError, WeightsError, nearest
+from rulepatch.models.classifier import Classes, Preprocess
+from rulepatch.models.registry import Request, Sourced, source
+
+
+@source("timm")
+def load(request: Request) -> Sourced:
+    """A classifier of timm, with the preprocessing of its weights.
+
+    Returns:
+        The network, its preprocessing, and the class names of ImageNet if it has 1,000 classes.
+
+    Raises:
+        ModelError: no such model.
+        WeightsError: the weights are not here and cannot be downloaded.
+    """
+    architecture, _, tag = request.name.partition(".")
+    if not timm.is_model(request.name) or (tag and not timm.is_model_pretrained(request.name)):
+        options = timm.list_models(f"{architecture}.*", pretrained=True) or timm.list_models()
+        raise ModelError(
+            f"expected a model of timm but got {request.name!r}; the nearest are {nearest(request.name, options)}"
+        )
+    try:
+        module = timm.create_model(request.name, pretrained=request.pretrained, **request.kwargs)
+    except TypeError as error:
+        raise ModelError(f"expected arguments that timm/{request.name} takes but got others ({error})") from None
+    except Exception as error:
+        if not request.pretrained:
+            raise
+        raise WeightsError(
+            f"expected the weights of timm/{request.name} but they are not here and could not be downloaded "
+            f"({type(error).__name__}); give a local file with --weights"
+        ) from None
+    return Sourced(module, _preprocess(module), _imagenet() if module.num_classes == 1000 else None)
+
+
+def _imagenet() -> Classes:
+    info = ImageNetInfo()
+    return Classes(tuple(info.index_to_description(index) for index in range(info.num_classes())), "imagenet")
+
+
+def _preprocess(module: Any) -> Preprocess | None:
+    config = resolve_model_data_config(module)
+    if config["crop_mode"] == "border" or config["crop_pct"] > 1:  # pads the picture: there is no such setting
+        return None
+    _, height, width = config["input_size"]
+    return Preprocess(
+        (height, width),
+        resize=math.floor(min(height, width) / config["crop_pct"]),
+        interpolation=config["interpolation"],
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
+        squash=config["crop_mode"] == "squash",
+    )
