@@ -1,0 +1,1 @@
+"""Pictures in folders, read ahead in batches; statistics of keys over them; a cache keyed by content."""

@@ -1,0 +1,271 @@
+"""Sets of pictures: folders with a class folder each, flat folders without labels, or pictures in memory."""
+
+import dataclasses
+import json
+from collections.abc import Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from PIL import Image
+
+from rulepatch.core.exemplars import Exemplar
+from rulepatch.digests import digest_of_bytes, digest_of_json
+from rulepatch.errors import ExemplarError, FolderError, SettingError
+from rulepatch.images import SUFFIXES
+from rulepatch.models.classifier import Classes
+from rulepatch.text import plural
+
+__all__ = ["ImageSet", "Picture", "read_exemplars"]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture with its label.
+
+    Attributes:
+        source: a file, or a picture in memory (RGB).
+        label: index of its class; None if it is not known.
+    """
+
+    source: Path | Image.Image
+    label: int | None = None
+
+    @property
+    def name(self) -> str:
+        """For messages and reports."""
+        return str(self.source) if isinstance(self.source, Path) else "a picture in memory"
+
+    def digest(self) -> str:
+        """Digest of the file's bytes, or of the pixels in memory.
+
+        Returns:
+            Hexadecimal; "unreadable" for a file that cannot be read.
+        """
+        if isinstance(self.source, Path):
+            try:
+                return digest_of_bytes(self.source.read_bytes())
+            except OSError:
+                return "unreadable"
+        return digest_of_bytes(np.asarray(self.source).tobytes() + repr(self.source.size).encode())
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Pictures in a fixed order.
+
+    Attributes:
+        pictures: the pictures.
+        name: where they come from, for messages.
+    """
+
+    pictures: tuple[Picture, ...]
+    name: str
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    @property
+    def is_labelled(self) -> bool:
+        """Whether every picture has a label."""
+        return all(picture.label is not None for picture in self.pictures)
+
+    @classmethod
+    def of(cls, source: Any, classes: Classes) -> "ImageSet":
+        """Pictures from a folder, or from anything that yields pictures or (picture, label) pairs.
+
+        Args:
+            source: a folder, an `ImageSet`, or an iterable such as a torchvision data set without a transform.
+            classes: of the model, to understand labels.
+
+        Returns:
+            The set.
+
+        Raises:
+            FolderError: the folder is missing, holds no pictures, or has a folder that no class matches.
+        """
+        if isinstance(source, ImageSet):
+            return source
+        if isinstance(source, str | Path):
+            return cls.from_folder(Path(source), classes)
+        pictures = tuple(_picture(entry, classes) for entry in source)
+        if not pictures:
+            raise FolderError("expected pictures but got an empty sequence; give at least one")
+        return cls(pictures, f"{len(pictures)} pictures in memory")
+
+    @classmethod
+    def from_folder(cls, root: Path, classes: Classes) -> Self:
+        """Pictures of a folder that has a folder for each class (index, name or WordNet id), or none at all.
+
+        Args:
+            root: the folder.
+            classes: of the model.
+
+        Returns:
+            The set, in the order of paths.
+
+        Raises:
+            FolderError: the folder is missing, holds no pictures, or has a folder that no class matches.
+        """
+        if not root.is_dir():
+            raise FolderError(f"expected a folder of pictures at {root} but there is none; check the path")
+        pictures = [Picture(path) for path in _files(root, "*")]
+        for folder in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")):
+            inside = _files(folder, "**/*")
+            if not inside:
+                continue
+            try:
+                label = classes.index(folder.name)
+            except SettingError as error:
+                raise FolderError(f"expected a class folder at {folder} but no class matches it: {error}") from None
+            pictures += [Picture(path, label) for path in inside]
+        if not pictures:
+            raise FolderError(
+                f"expected pictures in {root} but found none; put them there, or in a folder for each class"
+            )
+        return cls(tuple(pictures), str(root))
+
+    def without(self, labels: Collection[int]) -> "ImageSet":
+        """The pictures of all other classes.
+
+        Returns:
+            A new set.
+
+        Raises:
+            FolderError: nothing is left, or the pictures have no labels.
+        """
+        if labels and not any(picture.label is not None for picture in self.pictures):
+            raise FolderError(
+                f"expected class folders in {self.name} to leave classes out of but its pictures have no labels; "
+                "put them in a folder for each class"
+            )
+        kept = tuple(picture for picture in self.pictures if picture.label not in labels)
+        if not kept:
+            raise FolderError(
+                f"expected pictures of other classes in {self.name} but all are left out; leave out fewer"
+            )
+        return ImageSet(kept, self.name)
+
+    def sample(self, count: int, *, seed: int) -> "ImageSet":
+        """A random part of the set, in the same order; all of it if it is no larger.
+
+        Returns:
+            A new set.
+        """
+        if count >= len(self):
+            return self
+        chosen = np.sort(np.random.default_rng(seed).choice(len(self), size=count, replace=False))
+        return ImageSet(tuple(self.pictures[i] for i in chosen), self.name)
+
+    def digest(self) -> str:
+        """Digest of the contents of all pictures, in order; labels do not count.
+
+        Returns:
+            Hexadecimal.
+        """
+        with ThreadPoolExecutor() as pool:
+            return digest_of_json(list(pool.map(Picture.digest, self.pictures)))
+
+
+def _picture(entry: Any, classes: Classes) -> Picture:
+    if isinstance(entry, Picture):
+        return entry
+    source, label = entry if isinstance(entry, tuple) else (entry, None)
+    if not isinstance(source, Image.Image | Path | str):
+        raise FolderError(f"expected pictures (PIL) or paths but got {type(source).__name__}; leave out the transform")
+    source = source.convert("RGB") if isinstance(source, Image.Image) else Path(source)
+    return Picture(source, None if label is None else classes.index(label))
+
+
+def _files(folder: Path, pattern: str) -> list[Path]:
+    def is_hidden(path: Path) -> bool:
+        return any(part.startswith(".") for part in path.relative_to(folder).parts)
+
+    pictures = (path for path in folder.glob(pattern) if path.suffix.lower() in SUFFIXES)
+    return sorted(path for path in pictures if not is_hidden(path) and not path.is_dir())
+
+
+def read_exemplars(
+    sources: Sequence[Path],
+    *,
+    masks: Sequence[Path] = (),
+    replacement: Path | None = None,
+    label: int | str | None = None,
+) -> list[Exemplar]:
+    """Read exemplars: folders with `image.*`, `mask.*` and `edited.*`, folders of such folders, or pictures with masks.
+
+    Args:
+        sources: exemplar folders, folders of them, or pictures.
+        masks: one for each source that is a picture, in order.
+        replacement: a texture to paint over the concept, instead of the folders' edited pictures.
+        label: what the pictures show, whatever the folders say.
+
+    Returns:
+        The exemplars, in order, with what their `exemplar.json` says of label, concept and replacement.
+
+    Raises:
+        ExemplarError: a source is missing or lacks a part, or pictures and masks do not pair.
+    """
+    pictures = [source for source in sources if source.is_file()]
+    if len(pictures) != len(masks):
+        raise ExemplarError(
+            f"expected a mask for each exemplar that is a picture but got {plural(len(pictures), 'picture')} and "
+            f"{plural(len(masks), 'mask')}; give one --mask for each, or use exemplar folders"
+        )
+    mask_of_next = iter(masks)
+    found: list[Exemplar] = []
+    for source in sources:
+        if source.is_file():
+            mask = next(mask_of_next)
+            found.append(Exemplar.from_files(source, mask=mask, replacement=replacement, label=label))
+            continue
+        if not source.is_dir():
+            raise ExemplarError(f"expected an exemplar folder or picture at {source} but there is none; check the path")
+        inside = sorted(path for path in source.iterdir() if path.is_dir() and _has_parts(path))
+        folders = [source] if _has_parts(source) or not inside else inside
+        found += [_read_exemplar(folder, replacement, label) for folder in folders]
+    return found
+
+
+def _part(folder: Path, stem: str) -> Path | None:
+    return next(iter(_files(folder, f"{stem}.*")), None)
+
+
+def _has_parts(folder: Path) -> bool:
+    return any(_part(folder, stem) for stem in ("image", "mask", "edited"))
+
+
+def _read_exemplar(folder: Path, replacement: Path | None, label: int | str | None) -> Exemplar:
+    image, mask, edited = (_part(folder, stem) for stem in ("image", "mask", "edited"))
+    if image is None or mask is None or (edited is None and replacement is None):
+        missing = "image" if image is None else "mask" if mask is None else "edited"
+        advice = "add it" if missing != "edited" else "add it, or give a texture as the replacement"
+        raise ExemplarError(f"expected a picture {missing}.* in the exemplar folder {folder} but found none; {advice}")
+    about = _about(folder / "exemplar.json")
+    exemplar = Exemplar.from_files(
+        image,
+        mask=mask,
+        replacement=replacement,
+        edited=None if replacement is not None else edited,
+        label=about.get("label") if label is None else label,
+    )
+    named = replacement.stem if replacement is not None else about.get("replacement")
+    return dataclasses.replace(exemplar, concept=about.get("concept"), replacement=named, name=folder.name)
+
+
+def _about(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ExemplarError(f"expected JSON in {path} but it cannot be read ({error}); mend or remove it") from None
+    if not isinstance(about, dict):
+        raise ExemplarError(f"expected an object in {path} but got {type(about).__name__}; mend or remove it")
+    for key, kinds in {"label": (int, str), "concept": (str,), "replacement": (str,)}.items():
+        if not isinstance(about.get(key), (*kinds, type(None))):
+            wanted = " or ".join(kind.__name__ for kind in kinds)
+            raise ExemplarError(f"expected {key} in {path} to be {wanted} but got {about[key]!r}; mend or remove it")
+    return about
