@@ -1,0 +1,145 @@
+"""Making an edit from a method's name and settings as a user gives them; what the command line and other faces call."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rulepatch.core.edit import Edit
+from rulepatch.core.exemplars import Exemplar
+from rulepatch.core.sites import find_sites
+from rulepatch.data.folders import ImageSet
+from rulepatch.editors.registry import editor_named, fitting
+from rulepatch.errors import SettingError
+from rulepatch.files import check_writable
+from rulepatch.models.classifier import Classifier
+from rulepatch.text import table
+from rulepatch.timing import collected
+
+__all__ = ["Made", "gate_level", "make"]
+
+
+@dataclass(frozen=True)
+class Made:
+    """An edit and what it took to make.
+
+    Attributes:
+        edit: the edit.
+        path: the file it was written to.
+        seconds: spent on statistics, on the solve, and in total.
+    """
+
+    edit: Edit
+    path: Path
+    seconds: Mapping[str, float]
+
+    def to_json(self) -> dict[str, Any]:
+        """What was made, as JSON. Of several sites the losses are summed and the largest predicted damage is given.
+
+        Returns:
+            A dictionary.
+        """
+        measured = self.edit.provenance["sites"]
+        part = self.edit.parts[0]
+        return {
+            "edit": str(self.path),
+            "site": "+".join(self.edit.sites),
+            "sites": measured,
+            "rank": part.rank,
+            "strength": part.strength,
+            "gate": None if part.gate is None else part.gate.level,
+            "method": self.edit.provenance["method"],
+            "loss": {when: sum(site["loss"][when] for site in measured) for when in ("before", "after")},
+            "predicted_damage": max(site["predicted_damage"] for site in measured),
+            "base": self.edit.base,
+            "seconds": {name: self.seconds.get(name, 0.0) for name in ("statistics", "solve", "total")},
+        }
+
+    def to_text(self) -> str:
+        """What was made, for people.
+
+        Returns:
+            Lines of text.
+        """
+        rows = [
+            [
+                site["site"],
+                f"{site['loss']['before']:.4g} → {site['loss']['after']:.4g}",
+                f"{100 * site['predicted_damage']:.2f} %",
+            ]
+            for site in self.edit.provenance["sites"]
+        ]
+        seconds = ", ".join(f"{name} {self.seconds.get(name, 0):.2f} s" for name in ("statistics", "solve", "total"))
+        found = table(["site", "masked error", "predicted damage"], rows)
+        return (
+            f"{self.path}\n{found}\n{seconds}\nnext: rulepatch evaluate {self.path} --model … --tests … --reference …"
+        )
+
+
+def gate_level(text: str) -> float | None:
+    """Read a gate as people write it.
+
+    Args:
+        text: a quantile in 0..1, or "none".
+
+    Returns:
+        The quantile; None for no gate.
+
+    Raises:
+        SettingError: anything else.
+
+    Example:
+        >>> gate_level("0.98"), gate_level("none")
+        (0.98, None)
+    """
+    if text.lower() == "none":
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        raise SettingError(
+            f"expected a gate in 0..1 (a quantile of the reference set, such as 0.98) or none but got {text!r}"
+        ) from None
+
+
+def make(
+    model: Classifier,
+    exemplars: Sequence[Exemplar],
+    *,
+    out: Path,
+    reference: Any,
+    method: str = "rewrite",
+    leave_out: Sequence[int | str] = (),
+    settings: Mapping[str, Any],
+) -> Made:
+    """Make an edit by the method of a name, and save it.
+
+    Args:
+        model: the classifier.
+        exemplars: what to learn from.
+        out: the file to write.
+        reference: pictures whose treatment should stay.
+        method: name of an editor.
+        leave_out: classes to leave out of the reference set, such as those of the exemplars.
+        settings: of the editor; None stands for what was not given.
+
+    Returns:
+        The edit, where it was written, and the seconds it took.
+
+    Raises:
+        OutputError: the folder to write in does not exist.
+        SettingError: a setting that the method does not take.
+    """
+    check_writable(out)
+    given = fitting(method, settings)
+    if not given.get("site"):
+        last = [site.path for site in find_sites(model.module, model.example()).sites if site.positions][-3:]
+        raise SettingError(
+            f"expected at least one site but got none; the last ones are a good start: --site {' --site '.join(last)}"
+        )
+    left_out = {model.classes.index(label) for label in leave_out}
+    images = ImageSet.of(reference, model.classes).without(left_out)
+    with collected() as seconds:
+        edit = editor_named(method)(model, exemplars, reference=images, **given)
+    edit.save(out)
+    return Made(edit, out, seconds)

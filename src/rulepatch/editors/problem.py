@@ -1,0 +1,293 @@
+"""What every editor starts from and ends with: the problem posed at each site, and the edit assembled of the parts."""
+
+import importlib.metadata
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from rulepatch.core import linalg
+from rulepatch.core.edit import Edit, base_digest
+from rulepatch.core.exemplars import Exemplar, Observation, observe
+from rulepatch.core.moments import KeyStatistics
+from rulepatch.core.parts import Addition, Gate, GateKind, Part
+from rulepatch.core.sites import Site, find_sites
+from rulepatch.data.cache import Cache, default_cache
+from rulepatch.data.folders import ImageSet
+from rulepatch.data.statistics import key_statistics
+from rulepatch.errors import ExemplarError, SettingError
+from rulepatch.models.classifier import Classifier
+from rulepatch.timing import stretch
+
+__all__ = ["Problem", "Reading", "Reference", "Settings", "assemble", "part_of", "pose", "read"]
+
+Reference = Any
+"""Pictures whose treatment should stay: a folder, an `ImageSet`, pictures in memory; or statistics of every site."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What every editor is told.
+
+    Attributes:
+        site: dotted path of the layer to edit, or of several, each edited on its own.
+        rank: number of directions at each site, at least 1.
+        strength: the change is scaled by it; finite.
+        gate: quantile of the reference set above which the edit acts, 0..1; None for everywhere.
+        gate_kind: "hard" or "soft".
+        architecture: 1 for keys of c_in channels, 2 for unfolded patches (thesis fig. 2-3).
+        floor: smallest eigenvalue of the second moment kept, relative to the largest, in 0..1.
+        value_point: dotted path of the module whose output is matched; found by itself if None. One site only.
+        seed: of the sample of the reference set's keys.
+    """
+
+    site: str | Sequence[str]
+    rank: int = 1
+    strength: float = 1.0
+    gate: float | None = None
+    gate_kind: GateKind = "hard"
+    architecture: int = 1
+    floor: float = 1e-5
+    value_point: str | None = None
+    seed: int = 0
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The sites."""
+        return (self.site,) if isinstance(self.site, str) else tuple(self.site)
+
+    def __post_init__(self) -> None:
+        paths = self.paths
+        if len(set(paths)) != len(paths) or not paths:
+            raise SettingError(
+                f"expected different sites but got {', '.join(paths) or 'none'}; `rulepatch sites` lists them"
+            )
+        if self.value_point is not None and len(paths) > 1:
+            raise SettingError(
+                f"expected one site with a value point of your own but got {len(paths)}; edit them one by one"
+            )
+        if self.rank < 1:
+            raise SettingError(f"expected a rank of at least 1 but got {self.rank}; 1 to 5 is usual")
+        if not math.isfinite(self.strength):
+            raise SettingError(f"expected a finite strength but got {self.strength}; 1 is the solve, 1 to 4 is usual")
+        if self.gate is not None and not 0 <= self.gate < 1:
+            raise SettingError(
+                f"expected a gate in 0..1 (a quantile of the reference set, such as 0.98) but got {self.gate}"
+            )
+        if self.gate_kind not in {"hard", "soft"}:
+            raise SettingError(f"expected a hard or soft gate but got {self.gate_kind!r}; choose one")
+        if self.architecture not in {1, 2}:
+            raise SettingError(f"expected architecture 1 or 2 but got {self.architecture}; choose one")
+        if not 0 <= self.floor < 1:
+            raise SettingError(f"expected a floor in 0..1 but got {self.floor}; 0.00001 is usual")
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """An edit's problem at some sites.
+
+    Attributes:
+        model: the classifier.
+        exemplars: what to learn from.
+        settings: what the editor is told.
+        observations: what each site sees of the exemplars.
+        statistics: of each site's keys on the reference set.
+    """
+
+    model: Classifier
+    exemplars: Sequence[Exemplar]
+    settings: Settings
+    observations: Sequence[Observation]
+    statistics: Mapping[str, KeyStatistics]
+
+
+def pose(
+    model: Classifier,
+    exemplars: Sequence[Exemplar],
+    settings: Settings,
+    *,
+    reference: Reference,
+    cache: Cache | Literal["user"] | None = "user",
+    progress: bool = True,
+) -> Problem:
+    """Look at the exemplars and the reference set through some sites.
+
+    Args:
+        model: the classifier.
+        exemplars: at least one.
+        settings: what the editor is told.
+        reference: pictures whose treatment should stay: a folder, pictures in memory, or statistics of every site.
+        cache: where statistics are kept; the user's own cache by default, None for nowhere.
+        progress: whether to show bars.
+
+    Returns:
+        The problem.
+
+    Raises:
+        ExemplarError: no exemplars are given.
+        SettingError: the rank is too high for a site, or a label is unknown to the model.
+    """
+    if not exemplars:
+        raise ExemplarError("expected at least one exemplar but got none; give a picture with a mask")
+    for exemplar in exemplars:
+        if exemplar.label is not None:
+            model.classes.index(exemplar.label)
+    survey = find_sites(model.module, model.example())
+    model.logits_of(survey.trace.calls[0].result)  # says so now if the class names do not fit
+    sites = [survey.site(path, value_point=settings.value_point) for path in settings.paths]
+    observations = _observe(model, exemplars, sites)
+    for observation in observations:  # before the pass over the reference set, which may take long
+        marked, channels = observation.concept_keys(settings.architecture)[0].shape
+        if settings.rank > min(channels, marked):
+            raise SettingError(
+                f"expected a rank from 1 to {min(channels, marked)} at {observation.site.path} ({channels} channels, "
+                f"{marked} marked positions) but got {settings.rank}; choose another"
+            )
+    with stretch("statistics"):
+        if not (isinstance(reference, Mapping) and all(path in reference for path in settings.paths)):
+            images = ImageSet.of(reference, model.classes)
+            kept = default_cache() if cache == "user" else cache
+            reference = key_statistics(
+                model,
+                images,
+                sites,
+                architecture=settings.architecture,
+                seed=settings.seed,
+                cache=kept,
+                progress=progress,
+            )
+    return Problem(model, exemplars, settings, observations, reference)
+
+
+def _observe(model: Classifier, exemplars: Sequence[Exemplar], sites: Sequence[Site]) -> list[Observation]:
+    framed = model.preprocess
+    originals = model.inputs(torch.stack([framed.pixels(exemplar.image) for exemplar in exemplars]))
+    edited = model.inputs(torch.stack([framed.pixels(exemplar.edited) for exemplar in exemplars]))
+    masks = torch.stack([framed.mask(exemplar.mask) for exemplar in exemplars]).to(model.device)
+    for exemplar, mask in zip(exemplars, masks, strict=True):
+        if mask.max() < 0.5:
+            raise ExemplarError(
+                f"expected the concept of {exemplar.name} where the model looks but its mask is empty there; "
+                "the model sees the centre of a picture only: mark the concept there"
+            )
+    return [observe(model.module, site, originals, edited, masks) for site in sites]
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """What an edit may read at a site, found from the exemplars' keys and the reference set.
+
+    Attributes:
+        directions: D, (r, c_in), or (r, c_in, y, x) for the second architecture; float64.
+        gate: where the edit is to act; everywhere if None.
+    """
+
+    directions: Tensor
+    gate: Gate | None
+
+
+def read(problem: Problem, observation: Observation) -> Reading:
+    """Find the directions of an edit at a site, and its gate.
+
+    Args:
+        problem: the problem.
+        observation: what the site sees of the exemplars.
+
+    Returns:
+        The reading.
+    """
+    settings, site, statistics = problem.settings, observation.site, problem.statistics[observation.site.path]
+    keys, weights = observation.concept_keys(settings.architecture)
+    whitener = statistics.whitening(floor=settings.floor).to(keys.device)
+    basis, leading = linalg.directions(keys, weights, whitener, settings.rank)
+    shape = (-1, *site.shape[1:]) if settings.architecture == 2 else (-1, site.shape[1])
+    if settings.gate is None:
+        return Reading(basis.reshape(shape), None)
+    if settings.gate_kind == "soft":
+        basis = basis * torch.sign(weights @ (keys @ basis.T))[:, None]  # new neurons fire on the concept, not off it
+        gate = Gate("soft", settings.gate, statistics.quantile(basis, settings.gate))
+    else:
+        thresholds = statistics.quantile(leading[None], settings.gate)
+        gate = Gate("hard", settings.gate, thresholds, leading.reshape(shape)[0])
+    return Reading(basis.reshape(shape), gate)
+
+
+def part_of(problem: Problem, observation: Observation, reading: Reading, coefficients: Tensor) -> Part:
+    """The change of a site, in float32 on the CPU, as it will be saved.
+
+    Args:
+        problem: the problem.
+        observation: what the site sees of the exemplars.
+        reading: the directions and the gate.
+        coefficients: Λ, (c_out, r, y, x), or (c_out, r) for the second architecture.
+
+    Returns:
+        The part.
+    """
+    gate = reading.gate
+    if gate is not None:
+        direction = None if gate.direction is None else gate.direction.float().cpu()
+        gate = Gate(gate.kind, gate.level, gate.thresholds.float().cpu(), direction)
+    return Part(
+        site=observation.site.path,
+        value_point=observation.site.value_point,
+        directions=reading.directions.float().cpu(),
+        coefficients=coefficients.float().cpu().contiguous(),
+        strength=problem.settings.strength,
+        gate=gate,
+    )
+
+
+def assemble(problem: Problem, parts: Sequence[Part], *, method: str, own: Mapping[str, Any]) -> Edit:
+    """Make an edit of its parts and say how it was made.
+
+    Args:
+        problem: the problem.
+        parts: one for each observation.
+        method: name of the editor.
+        own: settings of that editor alone, as JSON.
+
+    Returns:
+        The edit.
+    """
+    measured = [
+        {"site": part.site, "loss": _loss(observation, part), "predicted_damage": _damage(problem, observation, part)}
+        for observation, part in zip(problem.observations, parts, strict=True)
+    ]
+    exemplars = [
+        {
+            "name": exemplar.name,
+            "digest": exemplar.digest(),
+            "label": exemplar.label,
+            "concept": exemplar.concept,
+            "replacement": exemplar.replacement,
+        }
+        for exemplar in problem.exemplars
+    ]
+    provenance = {
+        "method": method,
+        "settings": asdict(problem.settings) | {"site": list(problem.settings.paths)} | dict(own),
+        "model": problem.model.name,
+        "sites": measured,
+        "exemplars": exemplars,
+        "reference_keys": {path: problem.statistics[path].moment.count for path in problem.settings.paths},
+        "libraries": {name: importlib.metadata.version(name) for name in ("rulepatch", "torch", "torchvision", "timm")},
+    }
+    return Edit(tuple(parts), base_digest(problem.model.module), provenance)
+
+
+def _loss(observation: Observation, part: Part) -> dict[str, float]:
+    """Masked absolute error at the value point (the authors' objective) before and after."""
+    with torch.no_grad():
+        before, after = observation.error(), observation.error(Addition(observation.layer, part)(observation.keys))
+    return {"before": float(before.mean()), "after": float(after.mean())}
+
+
+def _damage(problem: Problem, observation: Observation, part: Part) -> float:
+    """Predicted damage where the gate is open; gates reduce it further."""
+    moment = problem.statistics[part.site].moment.mean().cpu()
+    weight = observation.layer.weight.detach().reshape(part.shape).cpu()
+    return linalg.damage(part.delta(), weight, moment)

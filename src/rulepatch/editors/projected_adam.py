@@ -1,0 +1,147 @@
+"""The authors' algorithm, from its description: for fidelity, and as the yardstick of speed and loss."""
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+from tqdm.auto import trange
+
+from rulepatch.core import linalg
+from rulepatch.core.edit import Edit
+from rulepatch.core.exemplars import Exemplar, Observation
+from rulepatch.core.parts import GateKind
+from rulepatch.core.sites import with_weight
+from rulepatch.data.cache import Cache
+from rulepatch.editors.problem import Reference, Settings, assemble, part_of, pose, read
+from rulepatch.editors.registry import editor
+from rulepatch.errors import SettingError
+from rulepatch.models.classifier import Classifier
+from rulepatch.timing import stretch
+
+__all__ = ["descend", "projected_adam"]
+
+
+@editor("projected-adam")
+def projected_adam(
+    model: Classifier,
+    exemplars: Sequence[Exemplar],
+    *,
+    reference: Reference,
+    site: str | Sequence[str],
+    rank: int = 1,
+    strength: float = 1.0,
+    gate: float | None = None,
+    gate_kind: GateKind = "hard",
+    architecture: int = 1,
+    steps: int = 20_000,
+    learning_rate: float = 1e-4,
+    project_every: int = 10,
+    floor: float = 1e-5,
+    value_point: str | None = None,
+    seed: int = 0,
+    cache: Cache | Literal["user"] | None = "user",
+    progress: bool = True,
+) -> Edit:
+    """Edit a layer as the authors of the paper do: Adam on the whole weight, projected onto the subspace now and then.
+
+    The loss is the mean absolute error of the masked values; every `project_every` steps and at the end the weight is
+    projected onto W0 + span(D) (thesis 2.1.5; Bau et al. 2020). `rewrite` solves for the few numbers that this leaves
+    free, at once.
+
+    Args:
+        model: the classifier; it is not changed.
+        exemplars: pictures, their edited counterparts and masks.
+        reference: pictures whose treatment should stay: a folder, pictures in memory, or statistics computed before.
+        site: dotted path of the layer to edit, or of several, each edited on its own.
+        rank: number of directions at each site.
+        strength: the change is scaled by it; 1 is what Adam found.
+        gate: as in `rewrite`; set after the fact, Adam knows nothing of it. Hard gates only.
+        gate_kind: "hard".
+        architecture: 1 for keys of c_in channels, 2 for keys of unfolded patches (thesis fig. 2-3).
+        steps: of Adam; the paper's grid goes from 10,000 at 1e-3 to 80,000 at 1e-7.
+        learning_rate: of Adam.
+        project_every: steps between projections.
+        floor: smallest eigenvalue of the second moment kept, relative to the largest, in 0..1.
+        value_point: dotted path of the module whose output is matched; found by itself if None.
+        seed: of the sample of the reference set's keys.
+        cache: where statistics are kept; the user's own cache by default, None for nowhere.
+        progress: whether to show bars on standard error.
+
+    Returns:
+        The edit.
+
+    Raises:
+        ExemplarError: no exemplars, or one that does not fit the model.
+        SettingError: a setting out of range.
+        SiteError: a site that the model does not have, or that cannot be edited.
+    """
+    if steps < 0:
+        raise SettingError(f"expected at least 0 steps but got {steps}; 10,000 to 80,000 are usual")
+    if project_every < 1:
+        raise SettingError(f"expected at least 1 step between projections but got {project_every}; 10 is usual")
+    if not 0 < learning_rate < math.inf:
+        raise SettingError(f"expected a learning rate above 0 but got {learning_rate}; 0.0001 is usual")
+    if gate_kind != "hard":
+        raise SettingError(f"expected a hard gate but got {gate_kind!r}; Adam does not know of soft ones: use rewrite")
+    settings = Settings(site, rank, strength, gate, gate_kind, architecture, floor, value_point, seed)
+    problem = pose(model, exemplars, settings, reference=reference, cache=cache, progress=progress)
+    stepping = {"steps": steps, "learning_rate": learning_rate, "project_every": project_every}
+    parts = []
+    with stretch("solve"):
+        for observation in problem.observations:
+            found = read(problem, observation)
+            delta = descend(
+                observation,
+                found.directions,
+                steps=steps,
+                learning_rate=learning_rate,
+                project_every=project_every,
+                progress=progress,
+            )
+            coefficients = linalg.coefficients_of(delta.double(), found.directions.to(delta.device))
+            parts.append(part_of(problem, observation, found, coefficients))
+    return assemble(problem, parts, method="projected-adam", own=stepping)
+
+
+def descend(
+    observation: Observation,
+    directions: Tensor,
+    *,
+    steps: int,
+    learning_rate: float,
+    project_every: int = 10,
+    progress: bool = False,
+) -> Tensor:
+    """Adam on the whole weight, projected onto W0 + span(D) every few steps and at the end.
+
+    Args:
+        observation: what the site sees of the exemplars.
+        directions: D, (r, c_in), or (r, c_in, y, x) for the second architecture.
+        steps: of Adam.
+        learning_rate: of Adam.
+        project_every: steps between projections.
+        progress: whether to show a bar.
+
+    Returns:
+        ΔW, (c_out, c_in, y, x), in the layer's type.
+    """
+    layer, keys = observation.layer, observation.keys
+    basis = directions.to(layer.weight.detach())
+    changed = with_weight(layer, torch.zeros_like(layer.weight.detach()).requires_grad_())
+    optimiser = torch.optim.Adam([changed.weight], lr=learning_rate)
+    with torch.enable_grad():
+        for step in trange(1, steps + 1, desc="steps", delay=2, disable=None if progress else True):
+            loss = observation.error(changed(keys), error="absolute").mean()
+            (changed.weight.grad,) = torch.autograd.grad(loss, changed.weight)
+            optimiser.step()
+            if step % project_every == 0 or step == steps:
+                _project(changed.weight, basis)
+    return changed.weight.detach().reshape(observation.site.shape)
+
+
+@torch.no_grad()
+def _project(weight: Tensor, basis: Tensor) -> None:
+    four_axes = weight.reshape((*weight.shape, 1, 1)[:4])
+    weight.copy_(linalg.project(four_axes, basis).reshape(weight.shape))

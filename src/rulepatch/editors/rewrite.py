@@ -1,0 +1,197 @@
+"""Rewriting by the reduced solve: the edit's directions are found first, then only its coefficients are unknown."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from rulepatch.core import linalg
+from rulepatch.core.edit import Edit
+from rulepatch.core.exemplars import Exemplar, Observation
+from rulepatch.core.parts import GateKind, Reader
+from rulepatch.core.sites import key_axis, patches, rows
+from rulepatch.data.cache import Cache
+from rulepatch.editors.problem import Reading, Reference, Settings, assemble, part_of, pose, read
+from rulepatch.editors.registry import editor
+from rulepatch.errors import SettingError
+from rulepatch.models.classifier import Classifier
+from rulepatch.timing import stretch
+
+__all__ = ["rewrite", "solve"]
+
+Match = Literal["pre-activation", "value"]
+
+
+@editor("rewrite")
+def rewrite(
+    model: Classifier,
+    exemplars: Sequence[Exemplar],
+    *,
+    reference: Reference,
+    site: str | Sequence[str],
+    rank: int = 1,
+    strength: float = 1.0,
+    gate: float | None = None,
+    gate_kind: GateKind = "hard",
+    architecture: int = 1,
+    match: Match = "pre-activation",
+    error: linalg.Error = "squared",
+    steps: int = 600,
+    ridge: float = 1e-3,
+    floor: float = 1e-5,
+    value_point: str | None = None,
+    seed: int = 0,
+    cache: Cache | Literal["user"] | None = "user",
+    progress: bool = True,
+) -> Edit:
+    r"""Rewrite a rule: make a layer treat a new concept as it treats the one that it replaces.
+
+    Directions D are the leading whitened directions of the edited pictures' keys under the mask (Bau et al. 2020; paper
+    2.2); the coefficients Λ of ΔW = Λ·D are then the only unknowns. With the defaults (squared error against the
+    original's pre-activation) they are a closed form: one normal matrix for all output channels. Matching the value
+    itself, after the activation, or by absolute error (the authors' objective), takes first-order steps on Λ alone,
+    starting from the closed form.
+
+    Args:
+        model: the classifier; it is not changed.
+        exemplars: pictures, their edited counterparts and masks.
+        reference: pictures whose treatment should stay: a folder, pictures in memory, or statistics computed before.
+        site: dotted path of the layer to edit, or of several, each solved on its own.
+        rank: number of directions at each site.
+        strength: the change is scaled by it; 1 is the solve, 1 to 4 is usual.
+        gate: quantile q of the reference set, 0..1: the edit acts only on keys that look more like the concept than
+            that share of the reference set; None for everywhere.
+        gate_kind: "hard" (all or nothing) or "soft" (in proportion to the excess; new neurons beside the layer).
+        architecture: 1 for keys of c_in channels, 2 for keys of unfolded patches (thesis fig. 2-3).
+        match: what to match: the "pre-activation" (residual sum included) or the "value" after activation and pool.
+        error: "squared" (the paper) or "absolute" (the authors' code).
+        steps: first-order steps, where there is no closed form.
+        ridge: of the closed form, relative to the mean diagonal of the normal matrix, ≥ 0.
+        floor: smallest eigenvalue of the second moment kept, relative to the largest, in 0..1.
+        value_point: dotted path of the module whose output is matched; found by itself if None.
+        seed: of the sample of the reference set's keys.
+        cache: where statistics are kept; the user's own cache by default, None for nowhere.
+        progress: whether to show bars on standard error.
+
+    Returns:
+        The edit.
+
+    Raises:
+        ExemplarError: no exemplars, or one that does not fit the model.
+        SettingError: a setting out of range.
+        SiteError: a site that the model does not have, or that cannot be edited.
+
+    Example:
+        >>> from rulepatch.models.registry import load_model
+        >>> from rulepatch.playground.pictures import exemplar, training_images
+        >>> model = load_model("playground")
+        >>> edit = rewrite(model, [exemplar("van", ground="snow", seed=1)], reference=training_images(100, seed=2),
+        ...                site="blocks.5.conv", cache=None)
+        >>> edit.sites, edit.parts[0].rank
+        (('blocks.5.conv',), 1)
+    """
+    if not 0 <= ridge < math.inf:
+        raise SettingError(f"expected a ridge of at least 0 but got {ridge}; 0.001 is usual")
+    if steps < 0:
+        raise SettingError(f"expected at least 0 steps but got {steps}; some hundreds are usual")
+    settings = Settings(site, rank, strength, gate, gate_kind, architecture, floor, value_point, seed)
+    problem = pose(model, exemplars, settings, reference=reference, cache=cache, progress=progress)
+    parts = []
+    with stretch("solve"):
+        for observation in problem.observations:
+            found = read(problem, observation)
+            coefficients = solve(observation, found, match=match, error=error, steps=steps, ridge=ridge)
+            parts.append(part_of(problem, observation, found, coefficients))
+    own = {"match": match, "error": error, "steps": steps, "ridge": ridge}
+    return assemble(problem, parts, method="rewrite", own=own)
+
+
+def solve(
+    observation: Observation,
+    reading: Reading,
+    *,
+    match: Match = "pre-activation",
+    error: linalg.Error = "squared",
+    steps: int = 600,
+    ridge: float = 1e-3,
+) -> Tensor:
+    """The reduced solve at one site: coefficients for given directions.
+
+    Args:
+        observation: what the site sees of the exemplars.
+        reading: the directions and the gate.
+        match: "pre-activation" or "value".
+        error: "squared" or "absolute".
+        steps: first-order steps, where there is no closed form.
+        ridge: of the closed form.
+
+    Returns:
+        Λ, (c_out, r, y, x), or (c_out, r) for the second architecture; float64.
+    """
+    features = _features(observation, reading)
+    residuals, weights = observation.residuals.flatten(0, 1), observation.output_weights.flatten()
+    coefficients = linalg.least_squares(features, residuals, weights, ridge=ridge)
+    if (match, error) != ("pre-activation", "squared"):
+        coefficients = _descend(observation, features, coefficients, match=match, error=error, steps=steps)
+    taps = observation.site.shape[2:] if reading.directions.ndim == 2 else ()
+    return coefficients.T.reshape(-1, len(reading.directions), *taps)
+
+
+def _features(observation: Observation, reading: Reading) -> Tensor:
+    """X: what each coefficient contributes at each position of the site's output, (n·p, q), float64."""
+    reader = Reader(observation.layer, reading.directions, reading.gate, dtype=torch.float64)
+    with torch.no_grad():
+        maps = reader(observation.keys.to(reading.directions))
+        if reading.directions.ndim == 2:
+            return patches(observation.layer, maps).flatten(0, 1)
+        return rows(maps, key_axis(observation.site.kind)).flatten(0, 1)
+
+
+def _descend(
+    observation: Observation, features: Tensor, start: Tensor, *, match: Match, error: linalg.Error, steps: int
+) -> Tensor:
+    """Coefficients found by first-order steps on them alone; of each output channel the best that was met.
+
+    The features are whitened first, so that one step size serves all directions, and each channel is measured in units
+    of what it lacks.
+
+    Returns:
+        (q, c_out), float64.
+    """
+    weights = observation.output_weights.flatten()
+    whitener = linalg.whitening((features * weights[:, None]).T @ features, floor=1e-7)
+    lacking = (weights @ observation.residuals.flatten(0, 1).square()).sqrt()
+    scale = lacking.clamp(min=1e-6 * float(lacking.max()) + torch.finfo(lacking.dtype).tiny).float()
+    basis = (features @ whitener).float()
+    unknown = (torch.linalg.solve(whitener, start).float() / scale).requires_grad_()
+    best, best_errors = unknown.detach().clone(), torch.full_like(scale, torch.inf)
+    measured = _measure(observation, match, error)
+    optimiser = torch.optim.Adam([unknown], lr=0.03)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, max(steps, 1))
+    with torch.enable_grad():
+        for _ in range(steps + 1):
+            errors = measured(basis @ (unknown * scale))
+            improved = errors.detach() < best_errors
+            best_errors = torch.where(improved, errors.detach(), best_errors)
+            best = torch.where(improved, unknown.detach(), best)
+            (unknown.grad,) = torch.autograd.grad(errors.sum(), unknown)
+            optimiser.step()
+            schedule.step()
+    return whitener @ (best * scale).double()
+
+
+def _measure(observation: Observation, match: Match, error: linalg.Error) -> Callable[[Tensor], Tensor]:
+    """The error of each output channel, as a function of what is added to the site's output, (n·p, c_out)."""
+    if match == "pre-activation":
+        lacking, weights = observation.residuals.flatten(0, 1).float(), observation.output_weights.flatten().float()
+        return lambda added: linalg.masked_error(added, lacking, weights, error)
+    output, axis = observation.edited.output, key_axis(observation.site.kind)
+
+    def of_values(added: Tensor) -> Tensor:
+        laid_out = added.reshape(output.movedim(axis, -1).shape).movedim(-1, axis)
+        errors = observation.error(laid_out.to(output), error=error)
+        return errors if observation.site.exact else errors.mean().expand(added.shape[1])
+
+    return of_values

@@ -1,0 +1,157 @@
+"""The reduced solve, against dense optimisation of the same objective through the network itself."""
+
+import copy
+
+import pytest
+import torch
+
+from rulepatch.core import capture, linalg
+from rulepatch.core.sites import patches, rows
+from rulepatch.editors.problem import Settings, pose, read
+from rulepatch.editors.rewrite import rewrite, solve
+
+SITES = ["0.0", "1.conv1", "1.conv2", "2.0", "3.conv", "6"]
+
+
+def posed_at(model, exemplars, reference, site, **settings):
+    settings = Settings(site, **{"rank": 2} | settings)
+    return pose(model, exemplars, settings, reference=reference, cache=None, progress=False)
+
+
+@pytest.mark.parametrize("site", SITES)
+@pytest.mark.parametrize("architecture", [1, 2])
+def test_the_closed_form_is_the_dense_optimum_of_its_objective(model, exemplars, reference, site, architecture):
+    """L-BFGS on the coefficients, through convolutions with the whole changed weight, gets no lower and ends there."""
+    problem = posed_at(model, exemplars, reference, site, architecture=architecture)
+    observation = problem.observations[0]
+    reading = read(problem, observation)
+    found = solve(observation, reading, ridge=0)
+    layer, keys = copy.deepcopy(observation.layer).double(), observation.keys.double()
+    head = observation.edited.route.to(dtype=torch.float64).split()[0]
+    head_of_original = observation.original.route.to(dtype=torch.float64).split()[0]
+    target = head_of_original(observation.original.output.double())
+    before = layer(keys).detach()
+    weights = observation.output_weights
+
+    def objective(coefficients):
+        delta = linalg.low_rank(coefficients, reading.directions).reshape(layer.weight.shape)
+        changed = torch.func.functional_call(layer, {"weight": layer.weight.detach() + delta}, (keys,))
+        lacking = target - head(observation.edited.output.double() + changed - before)
+        axis = 1 if observation.site.kind == "conv" else -1
+        return (weights[..., None] * rows(lacking, axis).square()).sum()
+
+    start = torch.zeros(found.shape, dtype=torch.float64, requires_grad=True)
+    optimiser = torch.optim.LBFGS(
+        [start], max_iter=500, tolerance_grad=1e-12, tolerance_change=0, line_search_fn="strong_wolfe"
+    )
+
+    def closure():
+        loss = objective(start)
+        start.grad = torch.autograd.grad(loss, start)[0].contiguous()
+        return loss
+
+    optimiser.step(closure)
+    with torch.no_grad():
+        best, twin, nothing = (float(objective(at)) for at in (found, start, torch.zeros_like(found)))
+    assert best <= twin * (1 + 1e-6) + 1e-12 * nothing
+    assert twin <= best * (1 + 1e-3) + 1e-6 * nothing  # and the twin did find the same optimum
+    assert best < 0.999 * nothing
+
+
+@pytest.mark.parametrize("site", SITES)
+def test_the_loss_that_is_reported_is_the_networks_own(model, exemplars, reference, site):
+    edit = rewrite(model, exemplars, reference=reference, site=site, rank=2, cache=None, progress=False)
+    problem = posed_at(model, exemplars, reference, site)
+    observation = problem.observations[0]
+    pixels = torch.stack([model.preprocess.pixels(exemplar.edited) for exemplar in exemplars])
+    edited = capture.record(edit.apply(model).module, model.inputs(pixels), site, observation.site.value_point)
+    weights = observation.value_weights.float().flatten()
+    axis = observation.site.channel_axis
+    values, targets = (rows(tensor, axis).flatten(0, 1) for tensor in (edited.values, observation.original.values))
+    expected = float(linalg.masked_error(values, targets, weights, "absolute").mean())
+    assert edit.provenance["sites"][0]["loss"]["after"] == pytest.approx(expected, rel=1e-3, abs=1e-6)
+
+
+@pytest.mark.parametrize("match", ["pre-activation", "value"])
+@pytest.mark.parametrize("error", ["squared", "absolute"])
+def test_first_order_steps_lower_the_error_that_they_are_told_to(model, exemplars, reference, match, error):
+    problem = posed_at(model, exemplars, reference, "1.conv2")
+    observation = problem.observations[0]
+    reading = read(problem, observation)
+    start, found = (solve(observation, reading, match=match, error=error, steps=steps, ridge=0) for steps in (0, 800))
+
+    def errors(coefficients):
+        delta = linalg.low_rank(coefficients, reading.directions).float()
+        added = torch.nn.functional.conv2d(observation.keys, delta, padding=1)
+        if match == "value":
+            return observation.error(added, error=error)
+        weights = observation.output_weights.flatten()
+        residuals = observation.residuals.flatten(0, 1)
+        return linalg.masked_error(rows(added, 1).flatten(0, 1).double(), residuals, weights, error)
+
+    assert bool((errors(found) <= errors(start) * (1 + 1e-4) + 1e-7).all())  # of every channel the best is kept
+    if (match, error) != ("pre-activation", "squared"):
+        assert float(errors(found).sum()) < float(errors(start).sum())
+
+
+def test_mixing_sites_are_solved_by_differentiation(model, exemplars, reference):
+    """With a value point two blocks on there is no closed form; the steps still lower the error."""
+    losses = {}
+    for steps in (0, 300):
+        edit = rewrite(
+            model, exemplars, reference=reference, site="1.conv2", value_point="2.2", match="value", steps=steps,
+            rank=3, cache=None, progress=False,
+        )  # fmt: skip
+        losses[steps] = edit.provenance["sites"][0]["loss"]["after"]
+    assert losses[300] < 0.95 * losses[0]
+
+
+def test_the_gate_is_part_of_the_solve(model, exemplars, reference):
+    """Coefficients are fitted to what the gate lets through: with them the objective has no gradient left."""
+    problem = posed_at(model, exemplars, reference, "3.conv", gate=0.8)
+    observation = problem.observations[0]
+    reading = read(problem, observation)
+    found = solve(observation, reading, ridge=0)
+    keys = observation.keys.double()
+    gate = (torch.einsum("nchw,c->nhw", keys, reading.gate.direction) > reading.gate.thresholds)[:, None]
+    assert 0 < float(gate.double().mean()) < 1
+    maps = torch.einsum("nchw,rc->nrhw", keys, reading.directions) * gate
+    features = patches(copy.deepcopy(observation.layer).double(), maps).flatten(0, 1)
+    lacking = observation.residuals.flatten(0, 1) - features @ found.flatten(1).T
+    gradient = (features * observation.output_weights.flatten()[:, None]).T @ lacking
+    assert float(gradient.abs().max()) < 1e-8
+
+
+def test_a_higher_rank_fits_the_exemplars_at_least_as_well(model, exemplars, reference):
+    losses = []
+    for rank in (1, 2, 4, 8):
+        problem = posed_at(model, exemplars, reference, "1.conv2", rank=rank)
+        observation = problem.observations[0]
+        found = solve(observation, (reading := read(problem, observation)), ridge=0)
+        delta = linalg.low_rank(found, reading.directions)
+        added = torch.nn.functional.conv2d(observation.keys.double(), delta, padding=1)
+        weights = observation.output_weights.flatten()
+        residuals = observation.residuals.flatten(0, 1)
+        losses.append(float(linalg.masked_error(rows(added, 1).flatten(0, 1), residuals, weights, "squared").sum()))
+    assert losses == sorted(losses, reverse=True) and losses[-1] < losses[0]
+
+
+def test_precomputed_statistics_give_the_same_edit(model, exemplars, reference):
+    problem = posed_at(model, exemplars, reference, ["2.0", "6"])
+    first, second = (
+        rewrite(model, exemplars, reference=given, site=["2.0", "6"], cache=None, progress=False)
+        for given in (reference, problem.statistics)
+    )
+    assert all(torch.equal(a.delta(), b.delta()) for a, b in zip(first.parts, second.parts, strict=True))
+
+
+def test_a_bfloat16_model_is_edited_in_its_own_type(model, exemplars, reference):
+    half = model.with_module(copy.deepcopy(model.module).bfloat16())
+    edit = rewrite(half, exemplars, reference=reference, site="1.conv2", cache=None, progress=False)
+    changed = edit.apply(half).module[1].conv2.weight
+    assert changed.dtype == torch.bfloat16 and not torch.equal(changed, half.module[1].conv2.weight)
+    full = rewrite(model, exemplars, reference=reference, site="1.conv2", cache=None, progress=False)
+    cosine = torch.nn.functional.cosine_similarity(
+        edit.parts[0].delta().flatten(), full.parts[0].delta().flatten(), dim=0
+    )
+    assert float(cosine) > 0.9
