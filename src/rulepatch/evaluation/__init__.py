@@ -1,0 +1,1 @@
+"""What an edit did: predictions before and after, in numbers and in a report with pictures."""

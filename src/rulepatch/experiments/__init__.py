@@ -1,0 +1,1 @@
+"""Many edits, and whole stories of editing."""
