@@ -1,0 +1,68 @@
+"""rulepatch rewrites a rule inside a trained image classifier, from one picture with a painted mask.
+
+Everything here is loaded when it is first used, so that importing rulepatch loads no torch.
+"""
+
+import importlib
+import logging
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rulepatch.core.edit import Edit
+    from rulepatch.core.exemplars import Exemplar
+    from rulepatch.core.sites import find_sites
+    from rulepatch.data.folders import ImageSet, read_exemplars
+    from rulepatch.editors.projected_adam import projected_adam
+    from rulepatch.editors.rewrite import rewrite
+    from rulepatch.errors import RulepatchError
+    from rulepatch.evaluation.evaluate import Evaluation, evaluate
+    from rulepatch.models.classifier import Classes, Classifier, Preprocess
+    from rulepatch.models.registry import load_model
+
+__all__ = [
+    "Classes",
+    "Classifier",
+    "Edit",
+    "Evaluation",
+    "Exemplar",
+    "ImageSet",
+    "Preprocess",
+    "RulepatchError",
+    "evaluate",
+    "find_sites",
+    "load_model",
+    "projected_adam",
+    "read_exemplars",
+    "rewrite",
+]
+
+_HOMES = {
+    "Classes": "models.classifier",
+    "Classifier": "models.classifier",
+    "Edit": "core.edit",
+    "Evaluation": "evaluation.evaluate",
+    "Exemplar": "core.exemplars",
+    "ImageSet": "data.folders",
+    "Preprocess": "models.classifier",
+    "RulepatchError": "errors",
+    "evaluate": "evaluation.evaluate",
+    "find_sites": "core.sites",
+    "load_model": "models.registry",
+    "projected_adam": "editors.projected_adam",
+    "read_exemplars": "data.folders",
+    "rewrite": "editors.rewrite",
+}
+
+__version__ = "0.1.0"
+
+logging.getLogger("rulepatch").addHandler(logging.NullHandler())
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'rulepatch' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"rulepatch.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

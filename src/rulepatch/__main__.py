@@ -1,0 +1,5 @@
+"""`python -m rulepatch` is the command line."""
+
+from rulepatch.cli import main
+
+main()

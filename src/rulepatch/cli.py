@@ -1,0 +1,290 @@
+"""The command line: one typed function a command, no logic."""
+
+import json
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from rulepatch.errors import RulepatchError
+from rulepatch.memory import keep_freed_memory
+
+if TYPE_CHECKING:
+    from rulepatch.core.exemplars import Exemplar
+    from rulepatch.models.classifier import Classifier
+
+__all__ = ["app", "main"]
+
+INTERRUPTED = 130
+"""What typer returns after Ctrl-C, and the exit code that says so."""
+
+app = typer.Typer(
+    help="Rewrite a wrong rule inside a trained image classifier from one picture with a painted mask.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+class GateKind(StrEnum):
+    """How a gate lets an edit through."""
+
+    hard = "hard"
+    soft = "soft"
+
+
+class Match(StrEnum):
+    """What an edit is to match."""
+
+    pre_activation = "pre-activation"
+    value = "value"
+
+
+class Error(StrEnum):
+    """How a difference counts."""
+
+    squared = "squared"
+    absolute = "absolute"
+
+
+ModelName = Annotated[
+    str,
+    typer.Option(
+        "--model", metavar="MODEL", help="torchvision/NAME, timm/NAME, playground, FILE.py:FUNCTION or FILE.toml"
+    ),
+]
+Weights = Annotated[Path | None, typer.Option(help="Local weights instead of the model's own.")]
+Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, mps.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object on standard output.")]
+Seed = Annotated[int, typer.Option(help="Of everything that is random.", min=0, max=2**32 - 1)]
+EditFile = Annotated[Path, typer.Argument(metavar="FILE", help="An edit file.")]
+Reference = Annotated[
+    Path | None, typer.Option("--reference", metavar="DIR", help="Pictures whose treatment should stay.")
+]
+LeaveOut = Annotated[
+    list[str] | None,
+    typer.Option("--leave-out", metavar="CLASS", help="Leave a class out of the reference set; repeatable."),
+]
+AnyBase = Annotated[bool, typer.Option("--any-base", help="Accept another model than the edit was computed on.")]
+Exemplars = Annotated[
+    list[Path],
+    typer.Option("--exemplar", metavar="DIR|FILE", help="An exemplar folder, or a picture with --mask; repeatable."),
+]
+Masks = Annotated[
+    list[Path] | None, typer.Option("--mask", metavar="FILE", help="Mask of each exemplar that is a picture, in order.")
+]
+Replacement = Annotated[
+    Path | None, typer.Option("--replacement", metavar="FILE", help="A texture to paint over the concept.")
+]
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the edit and the report.")] = Path("rulepatch-demo"),
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """The whole story on the embedded world: seconds, no downloads."""
+    from rulepatch.experiments.demo import run_demo
+
+    story = run_demo(out, seed=seed, progress=True)
+    _print(story.to_json, story.to_text, as_json)
+
+
+@app.command()
+def sites(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="As for --model of the other commands.")],
+    as_json: Json = False,
+) -> None:
+    """Where can a model be edited? Needs no weights."""
+    from rulepatch.core.sites import find_sites
+    from rulepatch.models.registry import load_skeleton
+
+    skeleton = load_skeleton(model)
+    survey = find_sites(skeleton.module, skeleton.example())
+    _print(survey.to_json, survey.to_text, as_json)
+
+
+@app.command()
+def edit(
+    model: ModelName,
+    exemplar: Exemplars,
+    reference: Annotated[Path, typer.Option(metavar="DIR", help="Pictures whose treatment should stay.")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The edit file to write.")],
+    site: Annotated[list[str] | None, typer.Option(metavar="PATH", help="Where to edit; repeatable.")] = None,
+    mask: Masks = None,
+    replacement: Replacement = None,
+    label: Annotated[str | None, typer.Option(metavar="CLASS", help="What the exemplars' pictures show.")] = None,
+    weights: Weights = None,
+    leave_out: LeaveOut = None,
+    method: Annotated[str, typer.Option(help="rewrite or projected-adam.")] = "rewrite",
+    rank: Annotated[int | None, typer.Option(help="Number of directions at each site. [1]")] = None,
+    strength: Annotated[float | None, typer.Option(help="1 is the solve, 1 to 4 is usual. [1]")] = None,
+    gate: Annotated[
+        str, typer.Option(metavar="Q|none", help="Act only on keys beyond this quantile of the reference set.")
+    ] = "none",
+    gate_kind: Annotated[GateKind | None, typer.Option(help="[hard]")] = None,
+    architecture: Annotated[int | None, typer.Option(help="1: keys are channels; 2: keys are patches. [1]")] = None,
+    match: Annotated[Match | None, typer.Option(help="[pre-activation]")] = None,
+    error: Annotated[Error | None, typer.Option(help="[squared]")] = None,
+    ridge: Annotated[float | None, typer.Option(help="Of the closed form. [0.001]")] = None,
+    floor: Annotated[float | None, typer.Option(help="Smallest eigenvalue kept, relative. [0.00001]")] = None,
+    steps: Annotated[int | None, typer.Option(help="Of methods that take steps.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Of projected-adam. [0.0001]")] = None,
+    value_point: Annotated[str | None, typer.Option(metavar="PATH", help="The module whose output is matched.")] = None,
+    device: Device = "cpu",
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Make an edit from exemplars and write it to a file."""
+    from rulepatch.editors.make import gate_level, make
+
+    classifier = _load(model, weights, device)
+    settings = {
+        "site": site,
+        "rank": rank,
+        "strength": strength,
+        "gate": gate_level(gate),
+        "gate_kind": gate_kind,
+        "architecture": architecture,
+        "match": match,
+        "error": error,
+        "ridge": ridge,
+        "floor": floor,
+        "steps": steps,
+        "learning_rate": learning_rate,
+        "value_point": value_point,
+        "seed": seed,
+    }
+    made = make(
+        classifier,
+        _read_exemplars(exemplar, mask, replacement, label),
+        out=out,
+        reference=reference,
+        method=method,
+        leave_out=leave_out or (),
+        settings=settings,
+    )
+    _print(made.to_json, made.to_text, as_json)
+
+
+@app.command()
+def show(file: EditFile, as_json: Json = False) -> None:
+    """What does an edit file say of itself?"""
+    from rulepatch.core.edit import Edit
+
+    found = Edit.load(file)
+    _print(found.describe, found.to_text, as_json)
+
+
+@app.command()
+def apply(
+    file: EditFile,
+    model: ModelName,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The weights file to write (safetensors).")],
+    weights: Weights = None,
+    any_base: AnyBase = False,
+    as_json: Json = False,
+) -> None:
+    """Write the weights of the edited model."""
+    from rulepatch.core.edit import Edit
+    from rulepatch.files import check_writable
+    from rulepatch.models.registry import save_weights
+
+    check_writable(out)
+    classifier = _load(model, weights, "cpu")
+    found = Edit.load(file)
+    edited = found.merged(classifier, any_base=any_base)
+    save_weights(edited.module, out)
+    result = {"weights": str(out), "edit": str(file), "sites": list(found.sites)}
+    _print(lambda: result, lambda: f"{out}: the weights of {model}, edited at {', '.join(found.sites)}", as_json)
+
+
+@app.command()
+def evaluate(
+    file: EditFile,
+    model: ModelName,
+    tests: Annotated[Path | None, typer.Option(metavar="DIR", help="Pictures that the edit should repair.")] = None,
+    reference: Reference = None,
+    weights: Weights = None,
+    leave_out: LeaveOut = None,
+    report: Annotated[Path | None, typer.Option(metavar="FILE", help="Write an HTML report with pictures.")] = None,
+    exemplar: Annotated[list[Path] | None, typer.Option(metavar="DIR", help="To be shown in the report.")] = None,
+    any_base: AnyBase = False,
+    device: Device = "cpu",
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """What does an edit repair, and what does it cost?"""
+    from rulepatch.core.edit import Edit
+    from rulepatch.evaluation.evaluate import evaluate as measure
+    from rulepatch.files import check_writable
+
+    if report is not None:
+        check_writable(report)
+    found = Edit.load(file)
+    exemplars = _read_exemplars(exemplar, None, None, None) if exemplar else ()
+    evaluation = measure(
+        _load(model, weights, device),
+        found,
+        tests=tests,
+        reference=reference,
+        leave_out=leave_out or (),
+        exemplars=exemplars,
+        any_base=any_base,
+    )
+    if report is not None:
+        evaluation.to_html(report)
+    _print(evaluation.to_json, evaluation.to_text, as_json)
+
+
+def _load(model: str, weights: Path | None, device: str) -> "Classifier":
+    from rulepatch.models.registry import load_model
+
+    return load_model(model, weights=weights, device=device)
+
+
+def _read_exemplars(
+    paths: Sequence[Path], masks: Sequence[Path] | None, replacement: Path | None, label: str | None
+) -> "Sequence[Exemplar]":
+    from rulepatch.data.folders import read_exemplars
+
+    return read_exemplars(paths, masks=masks or (), replacement=replacement, label=label)
+
+
+def _print(to_json: Callable[[], Any], to_text: Callable[[], str], as_json: bool) -> None:
+    typer.echo(json.dumps(to_json(), indent=2, ensure_ascii=False) if as_json else to_text())
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line; exit with 0 on success, with 2 and one sentence on bad input.
+
+    Args:
+        arguments: without the program's name; those of the process if None.
+    """
+    log, messages = logging.getLogger("rulepatch"), logging.StreamHandler()
+    messages.setFormatter(logging.Formatter("rulepatch: %(message)s"))
+    log.addHandler(messages)
+    keep_freed_memory()
+    given = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    try:
+        code = app(given, prog_name="rulepatch", standalone_mode=False) or 0
+        if code == INTERRUPTED:
+            typer.echo("rulepatch: interrupted", err=True)
+        sys.exit(code)
+    except RulepatchError as error:
+        sentence = str(error)
+    except OSError as error:
+        sentence = f"expected files and folders that can be read and written but got {error}; check them"
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # what typer raises for bad arguments
+            raise
+        sentence = error.format_message()
+    finally:
+        log.removeHandler(messages)
+    typer.echo(f"rulepatch: {' '.join(sentence.split())}", err=True)
+    sys.exit(2)

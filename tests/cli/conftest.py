@@ -1,0 +1,137 @@
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.torch import save_file
+
+from rulepatch.cli import main
+
+NET = """
+import torch
+from torch import nn
+
+import rulepatch as rp
+
+
+def module():
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        net = nn.Sequential(
+            nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(),
+            nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3),
+        )
+        net[8].weight.data *= 20
+        return net
+
+
+def build():
+    return rp.Classifier(module(), rp.Preprocess((16, 16)), ["red", "green", "blue"])
+
+
+def wide():
+    return rp.Classifier(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 9, 3), nn.ReLU(),
+                                       nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(9, 3)),
+                         rp.Preprocess((16, 16)), ["red", "green", "blue"])
+"""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run of the command line left behind."""
+
+    code: int
+    out: str
+    err: str
+
+    def json(self) -> Any:
+        """The one JSON object on standard output; there is nothing else."""
+        assert self.code == 0, self.err
+        return json.loads(self.out)
+
+
+@pytest.fixture
+def run(capsys):
+    """Run the command line in this process."""
+
+    def call(*arguments: object) -> Result:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as left:
+            main([str(argument) for argument in arguments])
+        out, err = capsys.readouterr()
+        assert isinstance(left.value.code, int)
+        return Result(left.value.code, out, err)
+
+    return call
+
+
+@pytest.fixture
+def shell():
+    """Run the command line in a process of its own."""
+
+    def call(*arguments: object, **options: Any) -> Result:
+        command = [sys.executable, "-m", "rulepatch", *map(str, arguments)]
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, **options)
+        return Result(done.returncode, done.stdout, done.stderr)
+
+    return call
+
+
+def noise(path: Path, seed: int, tint: int | None = None) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 150, (16, 16, 3), dtype=np.uint8)
+    if tint is not None:
+        pixels[..., tint] += 100
+    Image.fromarray(pixels).save(path)
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory):
+    """A folder with a model, its pictures, an exemplar and edits; nobody may change it."""
+    root = tmp_path_factory.mktemp("world")
+    (root / "net.py").write_text(NET)
+    for label, name in enumerate(("red", "green", "blue")):
+        for i in range(6):
+            noise(root / "reference" / name / f"{i}.png", 10 * label + i, label)
+            noise(root / "flat" / f"{name}{i}.png", 10 * label + i, label)
+            noise(root / "tests" / str(label) / f"{i}.png", 100 + 10 * label + i, label)
+    noise(root / "exemplar" / "image.png", 1000, 0)
+    noise(root / "exemplar" / "edited.png", 1001, 1)
+    noise(root / "sand.png", 1002, 2)
+    mask = Image.new("L", (16, 16))
+    mask.paste(255, (0, 8, 16, 16))
+    mask.save(root / "exemplar" / "mask.png")
+    about = {"label": "red", "concept": "road", "replacement": "snow"}
+    (root / "exemplar" / "exemplar.json").write_text(json.dumps(about))
+    (root / "model.toml").write_text('name = "small"\narchitecture = "net.py:build"\nmean = [0.4, 0.5, 0.6]\n')
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RULEPATCH_CACHE", str(tmp_path_factory.mktemp("cache")))
+        for name, options in {"edit": [], "gated": ["--gate", "0.5"]}.items():
+            with pytest.raises(SystemExit, match=r"^0$"):
+                main(list(map(str, [*edit_command(root, root / f"{name}.safetensors"), *options])))
+    from rulepatch import load_model
+
+    state = load_model(f"{root / 'net.py'}:build").module.state_dict()
+    save_file({name: tensor + (name == "8.bias") for name, tensor in state.items()}, root / "weights.safetensors")
+    return root
+
+
+def edit_command(world: Path, out: Path) -> list[object]:
+    return [
+        *("edit", "--model", f"{world / 'net.py'}:build", "--exemplar", world / "exemplar", "--site", "3"),
+        *("--reference", world / "reference", "--rank", "2", "--strength", "3", "--out", out),
+    ]
+
+
+@pytest.fixture
+def editing(world):
+    """The arguments of an `edit` that succeeds, as a function of where to write."""
+    return lambda out: edit_command(world, out)

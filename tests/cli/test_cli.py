@@ -1,0 +1,381 @@
+import json
+import logging
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+import rulepatch as rp
+from rulepatch.evaluation.evaluate import evaluate
+from rulepatch.models.registry import load_model
+
+COMMANDS = ["demo", "sites", "edit", "show", "apply", "evaluate"]
+
+
+@pytest.fixture
+def net(world):
+    return f"{world / 'net.py'}:build"
+
+
+@pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)], ids=str)
+def test_help_is_printed_and_succeeds(command, run):
+    found = run(*command, "--help")
+    assert found.code == 0
+    assert "Usage" in found.out
+    assert found.err == ""
+
+
+def test_without_arguments_the_commands_are_shown(run):
+    found = run()
+    assert (found.code, found.err) == (0, "")
+    assert all(name in found.out for name in COMMANDS)
+    assert "Usage: rulepatch [OPTIONS]" in found.out
+
+
+def test_help_loads_no_torch_and_bad_arguments_neither():
+    program = """
+import sys
+from rulepatch.cli import main
+try:
+    main({})
+except SystemExit:
+    print("torch" in sys.modules)
+"""
+    for arguments in (["--help"], ["edit", "--help"], ["edit", "--rank", "x"], ["nonsense"]):
+        done = subprocess.run([sys.executable, "-c", program.format(arguments)], capture_output=True, text=True)
+        assert done.stdout.splitlines()[-1] == "False"
+
+
+# sites
+
+
+def test_sites_lists_them_as_in_the_design(run, net):
+    found = run("sites", net, "--json").json()
+    assert set(found) >= {"sites", "refused"}
+    assert [site["site"] for site in found["sites"]] == ["0", "3", "8"]
+    assert found["sites"][1] == {
+        "site": "3",
+        "kind": "conv",
+        "shape": [8, 8, 3, 3],
+        "stride": [1, 1],
+        "value_point": "5",
+        "exact": True,
+        "positions": [16, 16],
+    }
+    text = run("sites", net).out
+    assert all(word in text for word in ("site", "value point", "8×8×3×3", "linear"))
+
+
+@pytest.mark.parametrize("model", ["torchvision/squeezenet1_0", "timm/test_resnet"])
+def test_sites_of_a_library_need_no_weights(model, run):
+    found = run("sites", model, "--json").json()
+    assert len(found["sites"]) > 5
+
+
+def test_sites_of_a_model_file(run, world):
+    assert run("sites", world / "model.toml", "--json").json() == run("sites", f"{world}/net.py:build", "--json").json()
+
+
+# edit
+
+
+def test_an_edit_is_written_and_told_as_in_the_design(run, editing, tmp_path):
+    out = tmp_path / "edit.safetensors"
+    found = run(*editing(out), "--json").json()
+    assert found["edit"] == str(out)
+    assert (found["site"], found["rank"], found["strength"], found["method"]) == ("3", 2, 3.0, "rewrite")
+    assert set(found["loss"]) == {"before", "after"}
+    assert found["predicted_damage"] > 0
+    assert set(found["seconds"]) == {"statistics", "solve", "total"}
+    assert all(seconds >= 0 for seconds in found["seconds"].values())
+    edit = rp.Edit.load(out)
+    assert edit.sites == ("3",)
+    assert (edit.parts[0].rank, edit.parts[0].strength) == (2, 3.0)
+    assert [file.name for file in tmp_path.iterdir()] == ["edit.safetensors"]
+
+
+def test_the_text_of_an_edit_names_the_file_and_what_to_do_next(run, editing, tmp_path):
+    found = run(*editing(tmp_path / "edit.safetensors"))
+    assert (found.code, found.err) == (0, "")
+    assert str(tmp_path / "edit.safetensors") in found.out
+    assert "rulepatch evaluate" in found.out
+
+
+def test_the_command_line_makes_what_the_library_makes(run, editing, net, world, tmp_path):
+    run(*editing(tmp_path / "edit.safetensors"))
+    exemplars = rp.read_exemplars([world / "exemplar"])
+    reference = str(world / "reference")
+    edit = rp.rewrite(load_model(net), exemplars, reference=reference, site="3", rank=2, strength=3, cache=None)
+    found = rp.Edit.load(tmp_path / "edit.safetensors")
+    assert torch.equal(found.parts[0].delta(), edit.parts[0].delta())
+    assert found.base == edit.base
+    assert found.provenance["settings"] == edit.provenance["settings"]
+
+
+def test_same_arguments_same_bits(run, editing, tmp_path, monkeypatch):
+    contents = []
+    for name in ("one", "other"):
+        monkeypatch.setenv("RULEPATCH_CACHE", str(tmp_path / name))
+        run(*editing(tmp_path / f"{name}.safetensors"))
+        contents.append((tmp_path / f"{name}.safetensors").read_bytes())
+    assert contents[0] == contents[1]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--gate", "0.9"],
+        ["--gate", "0.9", "--gate-kind", "soft"],
+        ["--gate", "none"],
+        ["--architecture", "2"],
+        ["--match", "value", "--error", "absolute", "--steps", "5"],
+        ["--ridge", "0.1", "--floor", "0.001"],
+        ["--value-point", "4"],
+        ["--seed", "7"],
+        ["--leave-out", "red", "--leave-out", "1"],
+        ["--method", "projected-adam", "--steps", "3", "--learning-rate", "0.01"],
+        ["--site", "0"],
+        ["--device", "cpu"],
+    ],
+    ids=" ".join,
+)
+def test_every_option_is_taken_and_recorded(options, run, editing, tmp_path):
+    found = run(*editing(tmp_path / "edit.safetensors"), *options, "--json").json()
+    edit = rp.Edit.load(tmp_path / "edit.safetensors")
+    settings = edit.provenance["settings"] | {"method": edit.provenance["method"], "device": "cpu", "leave_out": None}
+    given = dict(zip(options[::2], options[1::2], strict=True))
+    for name, value in given.items():
+        recorded = settings[name.removeprefix("--").replace("-", "_")]
+        if name == "--site":
+            assert recorded == ["3", "0"]
+            assert found["site"] == "3+0"
+            assert edit.sites == ("3", "0")
+        elif name != "--leave-out":
+            assert recorded == (None if value == "none" else type(recorded)(value))
+    if "--leave-out" in options:
+        assert edit.provenance["reference_keys"] == {"3": 6 * 256}
+
+
+def test_an_exemplar_can_be_a_picture_with_a_mask_and_a_texture(run, world, net, tmp_path):
+    picture, mask = world / "exemplar" / "image.png", world / "exemplar" / "mask.png"
+    out = tmp_path / "edit.safetensors"
+    found = run(
+        *("edit", "--model", net, "--exemplar", picture, "--mask", mask, "--replacement", world / "sand.png"),
+        *("--label", "red", "--reference", world / "flat", "--site", "3", "--out", out, "--json"),
+    )
+    assert found.json()["edit"] == str(out)
+    (exemplar,) = rp.Edit.load(out).provenance["exemplars"]
+    assert (exemplar["label"], exemplar["replacement"]) == ("red", "sand")
+
+
+def test_an_edit_replaces_a_file_of_its_name(run, editing, tmp_path):
+    (tmp_path / "edit.safetensors").write_text("old")
+    assert run(*editing(tmp_path / "edit.safetensors")).code == 0
+    assert rp.Edit.load(tmp_path / "edit.safetensors").sites == ("3",)
+
+
+def test_local_weights_make_another_base(run, editing, world, tmp_path):
+    bases = []
+    for options in ([], ["--weights", world / "weights.safetensors"]):
+        run(*editing(tmp_path / "edit.safetensors"), *options)
+        bases.append(rp.Edit.load(tmp_path / "edit.safetensors").base)
+    assert bases[0] != bases[1]
+
+
+# show
+
+
+@pytest.mark.parametrize("name", ["edit", "gated"])
+def test_show_tells_what_the_file_says(name, run, world):
+    found = run("show", world / f"{name}.safetensors", "--json").json()
+    assert found == json.loads(json.dumps(rp.Edit.load(world / f"{name}.safetensors").describe()))
+    assert found["schema"] == 1
+    assert found["provenance"]["exemplars"][0]["concept"] == "road"
+    text = run("show", world / f"{name}.safetensors").out
+    assert found["base"] in text
+    assert ("hard 0.5" in text) == (name == "gated")
+
+
+# apply
+
+
+def test_applied_weights_predict_what_the_edit_predicts(run, world, net, tmp_path):
+    out = tmp_path / "edited.safetensors"
+    found = run("apply", world / "edit.safetensors", "--model", net, "--out", out, "--json").json()
+    assert (found["weights"], found["sites"]) == (str(out), ["3"])
+    assert [file.name for file in tmp_path.iterdir()] == ["edited.safetensors"]
+    base, inputs = load_model(net), torch.randn(20, 3, 16, 16)
+    edited = rp.Edit.load(world / "edit.safetensors").apply(base)
+    loaded = load_model(net, weights=out)
+    assert torch.equal(loaded.logits(inputs), edited.logits(inputs))
+    assert not torch.equal(loaded.logits(inputs), base.logits(inputs))
+
+
+def test_applied_weights_can_be_read_whatever_their_name(run, world, net, tmp_path):
+    for name in ("edited.pth", "edited"):
+        run("apply", world / "edit.safetensors", "--model", net, "--out", tmp_path / name)
+        load_model(net, weights=tmp_path / name)
+
+
+def test_a_gated_edit_is_no_change_of_weights(run, world, net, tmp_path):
+    found = run("apply", world / "gated.safetensors", "--model", net, "--out", tmp_path / "w.safetensors")
+    assert found.code == 2
+    assert "gated at 3" in found.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_another_base_is_accepted_only_if_told_to(run, world, net, tmp_path):
+    other = ["--model", net, "--weights", world / "weights.safetensors"]
+    edit, out = world / "edit.safetensors", tmp_path / "w.safetensors"
+    for command in (["evaluate", edit, *other, "--tests", world / "tests"], ["apply", edit, *other, "--out", out]):
+        refused = run(*command)
+        assert refused.code == 2
+        assert rp.Edit.load(edit).base[:12] in refused.err
+        assert not out.exists()
+        assert run(*command, "--any-base").code == 0
+    expected = rp.Edit.load(edit).apply(load_model(net, weights=world / "weights.safetensors"), any_base=True)
+    loaded = load_model(net, weights=out)
+    inputs = torch.randn(5, 3, 16, 16)
+    assert torch.equal(loaded.logits(inputs), expected.logits(inputs))
+
+
+# evaluate
+
+
+def test_evaluate_tells_what_the_design_asks(run, world, net):
+    found = run(
+        *("evaluate", world / "edit.safetensors", "--model", net),
+        *("--tests", world / "tests", "--reference", world / "reference", "--json"),
+    ).json()
+    for name in ("tests", "reference"):
+        numbers = found[name]
+        assert numbers["n"] == 18
+        assert 0 <= numbers["before"] <= 1
+        assert 0 <= numbers["after"] <= 1
+        assert 0 <= numbers["flips"] <= 1
+        assert {type(numbers[key]) for key in ("repaired", "broken")} == {int}
+    assert set(found["tests"]["classes"]) == {"red", "green", "blue"}
+    assert found["tests"]["flips"] > 0
+    edit, model = rp.Edit.load(world / "edit.safetensors"), load_model(net)
+    again = evaluate(model, edit, tests=world / "tests", reference=world / "reference", progress=False)
+    assert again.to_json() == found
+
+
+def test_evaluate_writes_a_report_with_the_exemplars(run, world, net, tmp_path):
+    found = run(
+        *("evaluate", world / "edit.safetensors", "--model", net, "--reference", world / "flat"),
+        *("--report", tmp_path / "report.html", "--exemplar", world / "exemplar", "--json"),
+    ).json()
+    assert set(found) == {"reference"}
+    assert found["reference"]["before"] is None
+    page = (tmp_path / "report.html").read_text("utf-8")
+    assert "Treat snow as road" in page
+    assert "marked" in page
+
+
+def test_the_text_of_an_evaluation_is_a_table(run, world, net):
+    found = run("evaluate", world / "edit.safetensors", "--model", net, "--tests", world / "tests")
+    assert (found.code, found.err) == (0, "")
+    lines = found.out.splitlines()
+    assert lines[0].split() == ["pictures", "before", "after", "repaired", "broken", "flips"]
+    assert [line.split()[0] for line in lines[1:]] == ["tests", "red", "green", "blue"]
+
+
+# Processes of their own
+
+
+def test_json_is_alone_on_standard_output_and_what_was_skipped_is_told_on_the_other(shell, world, tmp_path):
+    (tmp_path / "loud.py").write_text((world / "net.py").read_text() + "\nprint('a word on standard output')\n")
+    (tmp_path / "set" / "0").mkdir(parents=True)
+    for i in range(120):
+        (tmp_path / "set" / "0" / f"{i:03}.png").symlink_to(world / "tests" / "0" / "0.png")
+    (tmp_path / "set" / "0" / "050.png").unlink()
+    (tmp_path / "set" / "0" / "050.png").write_text("no picture")
+    found = shell(
+        *("evaluate", world / "edit.safetensors", "--model", f"{tmp_path / 'loud.py'}:build"),
+        *("--tests", tmp_path / "set", "--json"),
+    )
+    assert found.json()["tests"]["n"] == 119
+    word, skipped = found.err.splitlines()
+    assert word == "a word on standard output"
+    assert skipped.startswith("rulepatch: skipped ")
+    assert "050.png" in skipped
+
+
+def test_bad_input_of_a_process_is_one_sentence(shell, editing, tmp_path):
+    found = shell(*editing(tmp_path / "edit.safetensors"), "--rank", "few", "--json")
+    assert (found.code, found.out) == (2, "")
+    assert found.err.startswith("rulepatch: Invalid value for '--rank'")
+    assert found.err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+SLEEPER = """
+import sys
+import time
+
+import rulepatch as rp
+from torch import nn
+
+
+class Sleeper(nn.Conv2d):
+    def forward(self, x):
+        if len(x) > 1:
+            print("asleep", file=sys.stderr, flush=True)
+            time.sleep(60)
+        return super().forward(x)
+
+
+def build():
+    net = nn.Sequential(Sleeper(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    return rp.Classifier(net, rp.Preprocess((16, 16)), ["red", "green", "blue", "white"])
+"""
+
+
+def test_only_our_own_messages_bear_our_name(run, world, net, monkeypatch):
+    def talkative(*arguments, **options):
+        logging.getLogger("rulepatch").warning("a word of ours")
+        logging.getLogger("some_library").warning("a word of theirs")
+        raise rp.RulepatchError("the\nend")
+
+    monkeypatch.setattr("rulepatch.models.registry.load_model", talkative)
+    for _ in range(2):  # a second run does not say everything twice
+        found = run("apply", world / "edit.safetensors", "--model", net, "--out", "unused")
+        assert found.code == 2
+        assert found.err == "rulepatch: a word of ours\nrulepatch: the end\n"
+
+
+@pytest.mark.slow
+def test_an_interrupted_run_ends_at_once_without_a_trace(world, tmp_path):
+    (tmp_path / "sleeper.py").write_text(SLEEPER)
+    (tmp_path / "out").mkdir()
+    arguments = [
+        *("--model", f"{tmp_path / 'sleeper.py'}:build", "--exemplar", world / "exemplar", "--site", "2"),
+        *("--reference", world / "reference", "--out", tmp_path / "out" / "edit.safetensors"),
+    ]
+    command = [sys.executable, "-m", "rulepatch", "edit", *map(str, arguments)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr.readline() == "asleep\n"
+        start = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        err = process.communicate(timeout=50)[1]
+    assert time.monotonic() - start < 30
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    assert err.splitlines()[-1] == "rulepatch: interrupted"
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.slow
+def test_the_demo_repairs_most_of_what_it_shows_and_breaks_next_to_nothing(shell, tmp_path):
+    found = shell("demo", "--out", tmp_path / "demo", "--json").json()
+    tests, reference = found["tests"], found["reference"]
+    wrong = round(tests["n"] * (1 - tests["before"]))
+    assert wrong > tests["n"] / 4  # the failure is real
+    assert tests["repaired"] - tests["broken"] > wrong / 2
+    assert reference["after"] > reference["before"] - 0.01
+    assert "data:image/jpeg;base64," in (tmp_path / "demo" / "report.html").read_text("utf-8")
+    rp.Edit.load(found["edit"]).check(load_model("playground").module)

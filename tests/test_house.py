@@ -1,0 +1,143 @@
+"""The house stands as docs/architecture.md says: who may import whom, what is loaded when, where hooks are made."""
+
+import ast
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import rulepatch
+
+SOURCE = Path(rulepatch.__file__).parent
+FILES = sorted(SOURCE.rglob("*.py"))
+
+# From the ground up. Rooms of one floor do not import each other.
+FLOORS = [
+    {"errors", "digests", "files", "images", "memory", "text", "timing"},
+    {"core", "models"},
+    {"data"},
+    {"editors", "playground"},
+    {"evaluation"},
+    {"experiments"},
+    {"cli", "web"},
+    {"__init__", "__main__"},
+]
+LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
+# Within `core`, too, there is an up and a down.
+CORE = ["linalg", "moments", "trace", "capture", "sites", "exemplars", "parts", "edit"]
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+
+
+def imports_of(path: Path) -> set[str]:
+    """Modules of rulepatch that a file imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("rulepatch"):
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names if alias.name.startswith("rulepatch")}
+    return found
+
+
+def lower(importer: str, imported: str) -> bool:
+    return importer == imported or LEVEL[imported] < LEVEL[importer]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_rooms_import_only_from_floors_below(path):
+    room = room_of(path)
+    assert room in LEVEL, f"{room} has no floor yet"
+    for name in imports_of(path):
+        parts = name.split(".")
+        if len(parts) > 1 and parts[1] in LEVEL and not (LEVEL[room] == 0 and LEVEL[parts[1]] == 0):
+            assert lower(room, parts[1]), f"{room} imports {name}"
+
+
+def test_the_law_would_be_broken_by_an_import_upwards():
+    assert not lower("core", "data") and not lower("models", "core") and lower("editors", "core")
+
+
+@pytest.mark.parametrize("name", CORE)
+def test_core_is_built_from_the_ground_up(name):
+    for imported in imports_of(SOURCE / "core" / f"{name}.py"):
+        for other in CORE[CORE.index(name) + 1 :]:
+            assert not imported.startswith(f"rulepatch.core.{other}"), imported
+
+
+def test_only_one_file_makes_hooks():
+    makers = {
+        path.name for path in FILES if re.search(r"register_\w*hook|\.forward = |\[.forward.\]", path.read_text())
+    }
+    assert makers == {"capture.py"}
+
+
+def test_no_file_loads_pickles():
+    for path in FILES:
+        for line in path.read_text(encoding="utf-8").splitlines():
+            assert not re.search(r"import pickle|pickle\.load|joblib\.load|allow_pickle=True", line), path
+            assert "torch.load(" not in line or "weights_only=True" in line, path
+
+
+def test_the_public_face_has_at_most_fifteen_names_and_they_exist():
+    assert len(rulepatch.__all__) <= 15
+    for name in rulepatch.__all__:
+        assert getattr(rulepatch, name).__doc__, name
+    assert set(rulepatch.__all__) <= set(dir(rulepatch))
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = rulepatch.nothing
+
+
+def test_every_public_function_says_what_it_does():
+    for path in FILES:
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+                assert ast.get_docstring(node), f"{path.name}: {node.name}"
+
+
+def test_no_file_or_function_outgrows_its_room():
+    for path in FILES:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        assert len(path.read_text(encoding="utf-8").splitlines()) <= 450, path.name
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef):
+                body = [statement for statement in node.body if not isinstance(statement, ast.Expr)]
+                assert not body or (node.end_lineno or 0) - body[0].lineno < 70, f"{path.name}: {node.name}"
+
+
+def modules_after(code: str) -> set[str]:
+    """Names of the modules that a fresh process has loaded after running some code."""
+    program = f"import json, sys\n{code}\nprint(json.dumps(sorted(sys.modules)), file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    return set(json.loads(done.stderr.splitlines()[-1]))
+
+
+HEAVY = {"torch", "torchvision", "timm", "numpy", "PIL", "matplotlib", "jinja2", "tqdm"}
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import rulepatch",
+        "import rulepatch; dir(rulepatch); rulepatch.RulepatchError",
+        "import rulepatch.cli",
+        "from rulepatch.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass",
+        "from rulepatch.cli import main\ntry: main(['edit', '--help'])\nexcept SystemExit: pass",
+        "from rulepatch.cli import main\ntry: main(['edit', '--nonsense'])\nexcept SystemExit: pass",
+    ],
+)
+def test_nothing_heavy_is_loaded_before_it_is_needed(code):
+    assert not modules_after(code) & HEAVY
+
+
+def test_and_loaded_it_is_when_needed():
+    assert "torch" in modules_after("import rulepatch; rulepatch.Edit")
+
+
+def test_showing_an_edit_needs_no_model_zoo(tmp_path):
+    assert not modules_after("import rulepatch; rulepatch.Edit, rulepatch.Exemplar") & {"timm", "torchvision"}
