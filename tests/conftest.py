@@ -1,11 +1,18 @@
 """Small networks with known structure, and the real data where it is at hand."""
 
+import json
 import os
+import subprocess
+import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+
+from rulepatch.cli import main
 
 DATA = Path(os.environ.get("RULEPATCH_DATA", Path(__file__).parent.parent.parent / "shared" / "data"))
 
@@ -37,6 +44,48 @@ def data():
     if not (DATA / "weights").is_dir():
         pytest.skip(f"needs the real weights and photographs in {DATA} (or $RULEPATCH_DATA)")
     return DATA
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run of the command line left behind."""
+
+    code: int
+    out: str
+    err: str
+
+    def json(self) -> Any:
+        """The one JSON object on standard output; there is nothing else."""
+        assert self.code == 0, self.err
+        return json.loads(self.out)
+
+
+@pytest.fixture
+def run(capsys):
+    """Run the command line in this process."""
+
+    def call(*arguments: object) -> Result:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as left:
+            main([str(argument) for argument in arguments])
+        out, err = capsys.readouterr()
+        assert isinstance(left.value.code, int)
+        return Result(left.value.code, out, err)
+
+    return call
+
+
+@pytest.fixture
+def shell():
+    """Run the command line in a process of its own."""
+
+    def call(*arguments: object, **options: Any) -> Result:
+        command = [sys.executable, "-m", "rulepatch", *map(str, arguments)]
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, **options)
+        return Result(done.returncode, done.stdout, done.stderr)
+
+    return call
 
 
 class Residual(nn.Module):

@@ -84,7 +84,7 @@ Replacement = Annotated[
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for the edit and the report.")] = Path("rulepatch-demo"),
+    out: Annotated[Path, typer.Option(help="Folder for pictures, edit and report.")] = Path("rulepatch-demo"),
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:

@@ -1,10 +1,5 @@
 import json
-import os
-import subprocess
-import sys
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -41,48 +36,6 @@ def wide():
                                        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(9, 3)),
                          rp.Preprocess((16, 16)), ["red", "green", "blue"])
 """
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a run of the command line left behind."""
-
-    code: int
-    out: str
-    err: str
-
-    def json(self) -> Any:
-        """The one JSON object on standard output; there is nothing else."""
-        assert self.code == 0, self.err
-        return json.loads(self.out)
-
-
-@pytest.fixture
-def run(capsys):
-    """Run the command line in this process."""
-
-    def call(*arguments: object) -> Result:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as left:
-            main([str(argument) for argument in arguments])
-        out, err = capsys.readouterr()
-        assert isinstance(left.value.code, int)
-        return Result(left.value.code, out, err)
-
-    return call
-
-
-@pytest.fixture
-def shell():
-    """Run the command line in a process of its own."""
-
-    def call(*arguments: object, **options: Any) -> Result:
-        command = [sys.executable, "-m", "rulepatch", *map(str, arguments)]
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, **options)
-        return Result(done.returncode, done.stdout, done.stderr)
-
-    return call
 
 
 def noise(path: Path, seed: int, tint: int | None = None) -> None:

@@ -379,3 +379,9 @@ def test_the_demo_repairs_most_of_what_it_shows_and_breaks_next_to_nothing(shell
     assert reference["after"] > reference["before"] - 0.01
     assert "data:image/jpeg;base64," in (tmp_path / "demo" / "report.html").read_text("utf-8")
     rp.Edit.load(found["edit"]).check(load_model("playground").module)
+    again = shell(
+        *("edit", "--model", "playground", "--exemplar", tmp_path / "demo" / "exemplar", "--site", "blocks.3.conv"),
+        *("--reference", tmp_path / "demo" / "reference", "--gate", 0.95, "--out", tmp_path / "mine", "--json"),
+    ).json()
+    mine, shown = (rp.Edit.load(path) for path in (again["edit"], found["edit"]))
+    assert torch.equal(mine.parts[0].delta(), shown.parts[0].delta())  # the demo does what the commands do

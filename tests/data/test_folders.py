@@ -7,7 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from rulepatch.data.folders import ImageSet, Picture, read_exemplars
+from rulepatch.core.exemplars import Exemplar
+from rulepatch.data.folders import ImageSet, Picture, read_exemplars, write_exemplar
 from rulepatch.errors import ExemplarError, FolderError, ImageError, RulepatchError, SettingError
 from rulepatch.models.classifier import Classes
 
@@ -343,3 +344,30 @@ def test_leaving_classes_out_of_pictures_without_labels_is_refused(tmp_path, pai
     assert flat.without(set()) == flat
     with pytest.raises(FolderError, match="no labels"):
         flat.without({1})
+
+
+def noise(seed, size=(20, 16)):
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
+
+
+def test_a_set_that_is_written_reads_back_the_same(tmp_path, paint):
+    classes = Classes(("tench, Tinca tinca", "police van", "crane", "crane", "a/b", "7"))
+    written = ImageSet((*(Picture(noise(i), i) for i in range(6)), Picture(paint(tmp_path / "b.png", 9), 1)), "some")
+    written.write(tmp_path / "set", classes)
+    assert sorted(path.name for path in (tmp_path / "set").iterdir()) == ["2", "3", "4", "5", "police van", "tench"]
+    found = ImageSet.from_folder(tmp_path / "set", classes)
+    pixels = [(p.label, np.asarray(Image.open(p.source)).tobytes()) for p in found.pictures]
+    expected = [(i, np.asarray(noise(i)).tobytes()) for i in range(6)]
+    assert sorted(pixels) == sorted([*expected, (1, np.asarray(Image.open(tmp_path / "b.png")).tobytes())])
+    with pytest.raises(FolderError, match="none"):
+        ImageSet((Picture(noise(0)),), "unlabelled").write(tmp_path / "set", classes)
+
+
+def test_an_exemplar_that_is_written_reads_back_the_same(tmp_path):
+    mask = np.linspace(0, 1, 16 * 20, dtype=np.float32).reshape(16, 20)
+    written = Exemplar(noise(0), noise(1), mask, label="crane", concept="road", name="x")
+    write_exemplar(written, tmp_path / "x")
+    (found,) = read_exemplars([tmp_path / "x"])
+    assert (found.label, found.concept, found.replacement, found.name) == ("crane", "road", None, "x")
+    assert found.image.tobytes() == written.image.tobytes() and found.edited.tobytes() == written.edited.tobytes()
+    assert np.abs(found.mask - mask).max() <= 0.5 / 255 + 1e-6

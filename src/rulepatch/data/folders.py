@@ -14,11 +14,11 @@ from PIL import Image
 from rulepatch.core.exemplars import Exemplar
 from rulepatch.digests import digest_of_bytes, digest_of_json
 from rulepatch.errors import ExemplarError, FolderError, SettingError
-from rulepatch.images import SUFFIXES
+from rulepatch.images import SUFFIXES, read_image
 from rulepatch.models.classifier import Classes
 from rulepatch.text import plural
 
-__all__ = ["ImageSet", "Picture", "read_exemplars"]
+__all__ = ["ImageSet", "Picture", "read_exemplars", "write_exemplar"]
 
 
 @dataclass(frozen=True)
@@ -159,6 +159,24 @@ class ImageSet:
         chosen = np.sort(np.random.default_rng(seed).choice(len(self), size=count, replace=False))
         return ImageSet(tuple(self.pictures[i] for i in chosen), self.name)
 
+    def write(self, root: Path, classes: Classes) -> None:
+        """Write the pictures as PNG files into a folder for each class, as `from_folder` reads them.
+
+        Args:
+            root: the folder; made if there is none. Files of the same names are replaced, others stay.
+            classes: of the model, to name the class folders.
+
+        Raises:
+            FolderError: a picture has no label.
+        """
+        for number, picture in enumerate(self.pictures):
+            if picture.label is None:
+                raise FolderError(f"expected labels to write {self.name} in class folders but {picture.name} has none")
+            folder = root / _folder_name(picture.label, classes)
+            folder.mkdir(parents=True, exist_ok=True)
+            source = picture.source
+            (read_image(source) if isinstance(source, Path) else source).save(folder / f"{number:05}.png")
+
     def digest(self) -> str:
         """Digest of the contents of all pictures, in order; labels do not count.
 
@@ -167,6 +185,15 @@ class ImageSet:
         """
         with ThreadPoolExecutor() as pool:
             return digest_of_json(list(pool.map(Picture.digest, self.pictures)))
+
+
+def _folder_name(label: int, classes: Classes) -> str:
+    name = classes[label]
+    is_plain = name.replace(" ", "").replace("-", "").isalnum() and not name.isdecimal()
+    try:
+        return name if is_plain and classes.index(name) == label else str(label)
+    except SettingError:  # several classes share it
+        return str(label)
 
 
 def _picture(entry: Any, classes: Classes) -> Picture:
@@ -227,6 +254,22 @@ def read_exemplars(
         folders = [source] if _has_parts(source) or not inside else inside
         found += [_read_exemplar(folder, replacement, label) for folder in folders]
     return found
+
+
+def write_exemplar(exemplar: Exemplar, folder: Path) -> None:
+    """Write an exemplar as a folder, as `read_exemplars` reads it; its mask is rounded to 255 steps.
+
+    Args:
+        exemplar: the exemplar.
+        folder: made if there is none; files of the same names are replaced.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    exemplar.image.save(folder / "image.png")
+    exemplar.edited.save(folder / "edited.png")
+    Image.fromarray((exemplar.mask * 255).round().astype(np.uint8)).save(folder / "mask.png")
+    about = {"label": exemplar.label, "concept": exemplar.concept, "replacement": exemplar.replacement}
+    text = json.dumps({key: value for key, value in about.items() if value is not None}, indent=2)
+    (folder / "exemplar.json").write_text(text + "\n", encoding="utf-8")
 
 
 def _part(folder: Path, stem: str) -> Path | None:

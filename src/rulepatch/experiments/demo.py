@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from rulepatch.core.exemplars import Exemplar
+from rulepatch.data.folders import read_exemplars, write_exemplar
 from rulepatch.editors.rewrite import rewrite
 from rulepatch.errors import FolderError
 from rulepatch.evaluation.evaluate import Evaluation, Outcomes, evaluate
@@ -15,7 +15,7 @@ from rulepatch.models.registry import load_model
 from rulepatch.playground.pictures import exemplar, image_set, training_images
 from rulepatch.playground.scenes import CLASSES, TRAIN_STYLES, Scene, default_style, render
 from rulepatch.text import percent, table
-from rulepatch.timing import collected
+from rulepatch.timing import collected, stretch
 
 __all__ = ["Story", "run_demo"]
 
@@ -31,12 +31,14 @@ class Story:
 
     Attributes:
         evaluation: of the edit, on vehicles on snow and on the training world.
+        folder: where everything was written: `exemplar`, `reference`, `tests`, `clean`, the edit and the report.
         edit_path: where the edit was written.
         report_path: where the report was written.
         seconds: by stretch.
     """
 
     evaluation: Evaluation
+    folder: Path
     edit_path: Path
     report_path: Path
     seconds: dict[str, float]
@@ -98,17 +100,18 @@ class Story:
                 "",
                 table(["pictures of", "", "before", "after", "repaired", "broken"], rows),
                 "",
-                f"edit    {self.edit_path}",
-                f"report  {self.report_path}",
+                f"edit      {self.edit_path}",
+                f"report    {self.report_path}",
+                f"pictures  {self.folder}/{{exemplar,reference,tests,clean}}",
                 "",
-                "Try next:",
+                "Try next, on the same pictures:",
                 f"  rulepatch show {self.edit_path}",
                 "  rulepatch sites playground",
-                "  rulepatch sites torchvision/resnet50",
-                "  rulepatch edit --model torchvision/resnet50 --exemplar van.jpg --mask road.png "
-                "--replacement snow.jpg \\",
-                "      --reference PICTURES --site layer4.1.conv3 --rank 3 --strength 2 --gate 0.98 "
-                "--out snow.safetensors",
+                f"  rulepatch edit --model playground --exemplar {self.folder}/exemplar \\",
+                f"      --reference {self.folder}/reference --site blocks.4.conv --rank 2 --out mine.safetensors",
+                f"  rulepatch evaluate mine.safetensors --model playground --tests {self.folder}/tests \\",
+                f"      --reference {self.folder}/clean --report mine.html",
+                "On your own model: rulepatch sites torchvision/resnet50",
             ]
         )
 
@@ -151,8 +154,10 @@ def scenes_on_snow(per_class: int, *, seed: int) -> Iterator[Scene]:
 def run_demo(out: Path, *, seed: int = 0, progress: bool = True) -> Story:
     """Show the wrong rule, repair it from one exemplar, and measure what that did.
 
+    The pictures are written to folders first and read back, so that every command can repeat what is done here.
+
     Args:
-        out: a folder for the edit and the report; made if there is none.
+        out: a folder for the pictures, the edit and the report; made if there is none.
         seed: of the scenes.
         progress: whether to show bars.
 
@@ -168,11 +173,16 @@ def run_demo(out: Path, *, seed: int = 0, progress: bool = True) -> Story:
         raise FolderError(f"expected a folder to write in but {out} cannot be made ({error}); name another") from None
     with collected() as seconds:
         model = load_model("playground")
-        one: Exemplar = exemplar(LABEL, ground=CONCEPT, seed=seed)
+        with stretch("pictures"):
+            write_exemplar(exemplar(LABEL, ground=CONCEPT, seed=seed), out / "exemplar")
+            training_images(500, seed=seed + 1).write(out / "reference", model.classes)
+            image_set(scenes_on_snow(40, seed=seed), "vehicles on snow").write(out / "tests", model.classes)
+            training_images(1000, seed=seed + 2).write(out / "clean", model.classes)
+        exemplars = read_exemplars([out / "exemplar"])
         edit = rewrite(
             model,
-            [one],
-            reference=training_images(500, seed=seed + 1),
+            exemplars,
+            reference=out / "reference",
             site=SITE,
             rank=RANK,
             strength=STRENGTH,
@@ -180,10 +190,11 @@ def run_demo(out: Path, *, seed: int = 0, progress: bool = True) -> Story:
             cache=None,
             progress=progress,
         )
-        snow = image_set(scenes_on_snow(40, seed=seed), "vehicles on snow")
-        clean = training_images(1000, seed=seed + 2)
-        evaluation = evaluate(model, edit, tests=snow, reference=clean, exemplars=[one], progress=progress)
+        with stretch("evaluation"):
+            evaluation = evaluate(
+                model, edit, tests=out / "tests", reference=out / "clean", exemplars=exemplars, progress=progress
+            )
         edit_path, report_path = out / "snow-to-road.safetensors", out / "report.html"
         edit.save(edit_path)
         evaluation.to_html(report_path)
-    return Story(evaluation, edit_path, report_path, seconds)
+    return Story(evaluation, out, edit_path, report_path, seconds)

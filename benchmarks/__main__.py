@@ -1,0 +1,8 @@
+"""Every benchmark, one after the other: `python -m benchmarks`."""
+
+import runpy
+
+NAMES = ("statistics", "solve", "repair")
+
+for name in NAMES:
+    runpy.run_module(f"benchmarks.{name}", run_name="__main__")

@@ -1,0 +1,63 @@
+"""Draw the pictures of the documentation from the playground: `python docs/make_pictures.py`."""
+
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from PIL import Image
+
+import rulepatch as rp
+from rulepatch.experiments.demo import GATE, RANK, SITE, STRENGTH, scenes_on_snow
+from rulepatch.playground.pictures import exemplar, image_set, training_images
+
+PICTURES = Path(__file__).parent / "pictures"
+WRONG, RIGHT = "#c22f3d", "#17804d"
+SHOWN = ("car", "bus", "truck", "tanker", "motorcycle", "cart")
+
+
+def show(axes: Axes, picture: Image.Image, title: str, colour: str = "black") -> None:
+    """A picture with a line of text under it."""
+    axes.imshow(picture, interpolation="nearest")
+    axes.set_xlabel(title, color=colour, fontsize=9)
+    axes.set(xticks=[], yticks=[])
+    for side in axes.spines.values():
+        side.set_visible(False)
+
+
+def before_after() -> None:
+    """One exemplar, and what the classifier says of other vehicles on snow before and after the edit."""
+    model, one = rp.load_model("playground"), exemplar("van", ground="snow", seed=0)
+    reference = training_images(500, seed=1)
+    edit = rp.rewrite(model, [one], reference=reference, site=SITE, rank=RANK, strength=STRENGTH, gate=GATE, cache=None)
+    tests = image_set(scenes_on_snow(40, seed=0), "vehicles on snow")
+    found = rp.evaluate(model, edit, tests=tests).tests
+    assert found is not None
+    repaired = {model.classes[outcome.picture.label or 0]: outcome for outcome in reversed(found.repaired)}
+
+    figure = plt.figure(figsize=(9, 4.6), layout="constrained")
+    upper, lower = figure.subfigures(2, 1, height_ratios=[1, 1.12])
+    upper.suptitle("One exemplar: treat this snow as you treat road", fontsize=11, fontweight="bold")
+    share = 0.65 * one.mask[..., None]
+    overlay = np.asarray(one.image) * (1 - share) + np.array([230, 40, 120]) * share
+    marked = Image.fromarray(overlay.astype(np.uint8))
+    shown = [(one.image, "the picture"), (marked, "road, marked"), (one.edited, "snow in its place")]
+    grid = upper.subplots(1, 6)
+    for axes, (picture, title) in zip(grid[1:4], shown, strict=True):
+        show(axes, picture, title)
+    for axes in (grid[0], grid[4], grid[5]):
+        axes.axis("off")
+    assert found.before is not None and found.after is not None
+    numbers = f"{found.before:.1%} → {found.after:.1%} of {len(found)} vehicles on snow are right"
+    lower.suptitle(f"In every class: {numbers}", fontsize=11, fontweight="bold")
+    for axes, label in zip(lower.subplots(1, 6), SHOWN, strict=True):
+        outcome = repaired[label]
+        assert isinstance(outcome.picture.source, Image.Image)
+        show(axes, outcome.picture.source, f"was {model.classes[outcome.before]} {outcome.confidence[0]:.0%}", WRONG)
+        after = f"now {model.classes[outcome.after]} {outcome.confidence[1]:.0%}"
+        axes.text(0.5, -0.17, after, transform=axes.transAxes, ha="center", va="top", color=RIGHT, fontsize=9)
+    figure.savefig(PICTURES / "before-after.png", dpi=130, facecolor="white")
+
+
+if __name__ == "__main__":
+    before_after()

@@ -1,0 +1,72 @@
+"""The main job on a real network and real photographs, through the command line, with numeric floors."""
+
+import pytest
+
+pytestmark = [pytest.mark.real, pytest.mark.slow]
+
+LEFT_OUT = [word for name in ("limousine", "minivan", "tow truck") for word in ("--leave-out", name)]
+THREE = ["blocks.5.2.conv_pwl", "blocks.6.0.conv_pwl", "conv_head"]
+
+
+@pytest.fixture
+def repair(run, data, tmp_path):
+    """Edit a network by the snow exemplars, then evaluate it on the photographs and on the sample."""
+
+    def call(model, *settings, sites, exemplar="snow/exemplar"):
+        common = ["--model", data / "models" / model, "--reference", data / "imagenet_sample" / "val", *LEFT_OUT]
+        where = [word for site in sites for word in ("--site", site)]
+        out = tmp_path / "edit.safetensors"
+        made = run("edit", *common, "--exemplar", data / exemplar, *where, *settings, "--out", out, "--json").json()
+        found = run("evaluate", out, *common, "--tests", data / "snow" / "test", "--json").json()
+        return made, found["tests"], found["reference"]
+
+    return call
+
+
+def lost(reference):
+    """Points of accuracy lost, to the 0.1 points that one photograph in a thousand makes."""
+    return round(100 * (reference["before"] - reference["after"]), 1)
+
+
+def test_three_exemplars_at_the_last_convolution(repair):
+    made, tests, reference = repair("mobilenet_v2.toml", "--rank", 3, "--strength", 2, sites=["conv_head"])
+    assert (tests["n"], reference["n"]) == (75, 997)
+    assert tests["before"] == pytest.approx(0.427, abs=0.001)
+    assert tests["after"] >= 0.65 and tests["broken"] == 0
+    assert lost(reference) <= 0.5 and reference["flips"] <= 0.02
+    assert 0 < made["predicted_damage"] < 0.05
+    assert made["seconds"]["solve"] < made["seconds"]["statistics"]
+
+
+def test_several_late_sites_at_once(repair):
+    _, tests, reference = repair("mobilenet_v2.toml", "--rank", 3, sites=THREE)
+    assert tests["after"] >= 0.65 and lost(reference) <= 0.4
+
+
+def test_a_gate_keeps_the_damage_away(repair):
+    settings = ["--rank", 3, "--strength", 3]
+    _, tests, reference = repair("mobilenet_v2.toml", *settings, "--gate", 0.98, sites=["conv_head"])
+    assert tests["after"] >= 0.66
+    assert lost(reference) <= 0.1 and reference["flips"] <= 0.005
+    _, _, ungated = repair("mobilenet_v2.toml", *settings, sites=["conv_head"])
+    assert ungated["flips"] > 3 * reference["flips"]  # the control: it is the gate that does it
+
+
+def test_one_exemplar(repair):
+    _, tests, reference = repair(
+        "mobilenet_v2.toml", "--rank", 3, "--strength", 2, sites=["conv_head"], exemplar="snow/exemplar/exemplar_0"
+    )
+    assert tests["after"] > 0.5 and lost(reference) <= 1
+
+
+def test_an_edit_of_no_strength_changes_nothing(repair):
+    _, tests, reference = repair("mobilenet_v2.toml", "--strength", 0, sites=["conv_head"])
+    assert tests["flips"] == reference["flips"] == 0
+
+
+def test_squeezenet(repair):
+    _, tests, reference = repair(
+        "squeezenet1_0.toml", "--rank", 3, "--strength", 2, "--gate", 0.98, sites=["features.12.expand1x1"]
+    )
+    assert tests["before"] == pytest.approx(0.413, abs=0.001)
+    assert tests["after"] >= tests["before"] and reference["flips"] <= 0.02
