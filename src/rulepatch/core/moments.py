@@ -106,7 +106,9 @@ class KeySample:
 
     def _enter(self, keys: Tensor, priorities: Tensor) -> None:
         """Let keys in whose priorities are among the smallest, as far as is known; nearly none of a long stream are."""
-        entering = priorities < self._threshold
+        entering = (priorities < self._threshold).nonzero()[:, 0]
+        if len(entering) > self.capacity:
+            entering = entering[priorities[entering].topk(self.capacity, largest=False).indices]
         keys, priorities = keys[entering.to(keys.device)], priorities[entering]
         while len(keys):
             if self._count == len(self._keys):
