@@ -11,7 +11,7 @@ from typing import Any
 from benchmarks.measure import DATA, arguments, record
 from rulepatch.core.exemplars import Exemplar
 from rulepatch.data.folders import ImageSet, read_exemplars
-from rulepatch.editors.rewrite import rewrite
+from rulepatch.editors.registry import editor_named
 from rulepatch.evaluation.evaluate import evaluate
 from rulepatch.models.classifier import Classifier
 from rulepatch.models.registry import load_model
@@ -20,10 +20,15 @@ THREE = ("blocks.5.2.conv_pwl", "blocks.6.0.conv_pwl", "conv_head")
 
 
 def row(
-    model: Classifier, what: str, exemplars: Sequence[Exemplar], reference: ImageSet, **settings: Any
+    model: Classifier,
+    what: str,
+    exemplars: Sequence[Exemplar],
+    reference: ImageSet,
+    method: str = "rewrite",
+    **settings: Any,
 ) -> dict[str, Any]:
     """Make an edit and measure it."""
-    edit = rewrite(model, exemplars, reference=reference, **settings)
+    edit = editor_named(method)(model, exemplars, reference=reference, **settings)
     found = evaluate(model, edit, tests=DATA / "snow" / "test", reference=reference)
     tests, sample = found.tests, found.reference
     assert tests is not None and sample is not None
@@ -31,6 +36,7 @@ def row(
     return {
         "model": model.name,
         "edit": what,
+        "loss": sum(site["loss"]["after"] for site in edit.provenance["sites"]),
         "on snow, %": 100 * tests.after,
         "repaired": len(tests.repaired),
         "broken": len(tests.broken),
@@ -53,6 +59,17 @@ def mobilenet() -> list[dict[str, Any]]:
         "three late sites, rank 3, strength 1": {"site": THREE, "rank": 3},
         "three late sites, rank 3, strength 3, gate 0.98": {"site": THREE, "rank": 3, "strength": 3.0, "gate": 0.98},
     }
+    absolute = {"site": "conv_head", "rank": 3, "match": "value", "error": "absolute"}
+    settings |= {
+        "conv_head, rank 3, absolute error after the activation, strength 1": absolute,
+        "conv_head, rank 3, absolute error after the activation, strength 2": absolute | {"strength": 2.0},
+        **{
+            f"authors' algorithm, conv_head, rank 3, {steps:,} steps at {rate:g}": {
+                "method": "projected-adam", "site": "conv_head", "rank": 3, "steps": steps, "learning_rate": rate,
+            }
+            for rate, steps in ((1e-3, 10_000), (1e-4, 20_000))
+        },
+    }  # fmt: skip
     rows = [row(model, what, exemplars, reference, **chosen) for what, chosen in settings.items()]
     for one in exemplars:
         what = f"the exemplar {one.name} alone, conv_head, rank 3, strength 2"

@@ -23,7 +23,7 @@ from rulepatch.data.stream import ImageStream
 from rulepatch.editors.problem import Problem, Settings, pose, read
 from rulepatch.editors.projected_adam import descend
 from rulepatch.editors.rewrite import solve
-from rulepatch.models.classifier import Classifier, Preprocess
+from rulepatch.models.classifier import Classes, Classifier, Preprocess
 from rulepatch.models.registry import load_model
 from rulepatch.playground.pictures import exemplar, training_images
 
@@ -34,7 +34,8 @@ THEIRS = [(1e-3, 10_000), (1e-4, 20_000)]
 def vgg16(device: str) -> Problem:
     """The last block of VGG16, one exemplar; random weights, batch norm measured on pictures."""
     torch.manual_seed(0)
-    model = Classifier(torchvision.models.vgg16_bn(), Preprocess((224, 224), resize=256), [str(i) for i in range(1000)])
+    classes = Classes(tuple(map(str, range(1000))), "imagenet")
+    model = Classifier(torchvision.models.vgg16_bn(), Preprocess((224, 224), resize=256), classes)
     images, found = pictures(model)
     with torch.no_grad():
         for batch in ImageStream(images, model.preprocess, batch_size=16):

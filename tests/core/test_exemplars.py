@@ -23,13 +23,18 @@ def masks_for(inputs):
 def observation_at(net, inputs):
     survey = find_sites(net, inputs[:1])
     edited = inputs + masks_for(inputs)[:, None] * torch.randn_like(inputs)
-    return lambda path, **kw: observe(net, survey.site(path, **kw), inputs, edited, masks_for(inputs))
+
+    def observation(path, *, everywhere=False, **settings):
+        masks = torch.ones_like(masks_for(inputs)) if everywhere else masks_for(inputs)
+        return observe(net, survey.site(path, **settings), inputs, edited, masks)
+
+    return observation
 
 
 @pytest.mark.parametrize("path", SITES)
 def test_adding_the_residuals_gives_the_originals_values(observation_at, path):
     """The residuals are what the output lacks: with them added, the value point sees the original picture's values."""
-    observation = observation_at(path)
+    observation = observation_at(path, everywhere=True)
     output = observation.edited.output
     axis = 1 if observation.site.kind == "conv" else -1
     added = observation.residuals.reshape(output.movedim(axis, -1).shape).movedim(-1, axis)

@@ -85,9 +85,8 @@ def test_first_order_steps_lower_the_error_that_they_are_told_to(model, exemplar
         added = torch.nn.functional.conv2d(observation.keys, delta, padding=1)
         if match == "value":
             return observation.error(added, error=error)
-        weights = observation.output_weights.flatten()
-        residuals = observation.residuals.flatten(0, 1)
-        return linalg.masked_error(rows(added, 1).flatten(0, 1).double(), residuals, weights, error)
+        weights = observation.output_weights[observation.marked]
+        return linalg.masked_error(rows(added, 1)[observation.marked].double(), observation.residuals, weights, error)
 
     assert bool((errors(found) <= errors(start) * (1 + 1e-4) + 1e-7).all())  # of every channel the best is kept
     if (match, error) != ("pre-activation", "squared"):
@@ -116,9 +115,9 @@ def test_the_gate_is_part_of_the_solve(model, exemplars, reference):
     gate = (torch.einsum("nchw,c->nhw", keys, reading.gate.direction) > reading.gate.thresholds)[:, None]
     assert 0 < float(gate.double().mean()) < 1
     maps = torch.einsum("nchw,rc->nrhw", keys, reading.directions) * gate
-    features = patches(copy.deepcopy(observation.layer).double(), maps).flatten(0, 1)
-    lacking = observation.residuals.flatten(0, 1) - features @ found.flatten(1).T
-    gradient = (features * observation.output_weights.flatten()[:, None]).T @ lacking
+    features = patches(copy.deepcopy(observation.layer).double(), maps)[observation.marked]
+    lacking = observation.residuals - features @ found.flatten(1).T
+    gradient = (features * observation.output_weights[observation.marked][:, None]).T @ lacking
     assert float(gradient.abs().max()) < 1e-8
 
 
@@ -130,9 +129,8 @@ def test_a_higher_rank_fits_the_exemplars_at_least_as_well(model, exemplars, ref
         found = solve(observation, (reading := read(problem, observation)), ridge=0)
         delta = linalg.low_rank(found, reading.directions)
         added = torch.nn.functional.conv2d(observation.keys.double(), delta, padding=1)
-        weights = observation.output_weights.flatten()
-        residuals = observation.residuals.flatten(0, 1)
-        losses.append(float(linalg.masked_error(rows(added, 1).flatten(0, 1), residuals, weights, "squared").sum()))
+        weights, under_mask = observation.output_weights[observation.marked], rows(added, 1)[observation.marked]
+        losses.append(float(linalg.masked_error(under_mask, observation.residuals, weights, "squared").sum()))
     assert losses == sorted(losses, reverse=True) and losses[-1] < losses[0]
 
 

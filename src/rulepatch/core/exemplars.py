@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from rulepatch.core import capture, linalg
 from rulepatch.core.sites import Layer, Site, key_axis, patches, rows, with_weight
-from rulepatch.core.trace import Route
+from rulepatch.core.trace import Route, kind_of
 from rulepatch.digests import digest_of_bytes, digest_of_json
 from rulepatch.errors import ExemplarError, SiteError
 from rulepatch.images import composite, read_image, read_mask
@@ -202,23 +202,58 @@ class Observation:
         return _double(keys)[marked], weights[marked]
 
     @cached_property
-    def residuals(self) -> Tensor:
-        """What the site's output lacks at each position for the original's pre-activation, (n, p, c_out), float64.
+    def marked(self) -> Tensor:
+        """Where the mask is at the site's own output, (n, p), bool."""
+        return self.output_weights > 0
 
-        The pre-activation a is affine in every number of the output by itself, a = a0 + J·output with J diagonal up to
-        the order of the numbers; so what is lacking is J⁻¹(a_original − a_edited). Channels with J = 0 lack nothing.
+    @cached_property
+    def slope(self) -> Tensor:
+        """J at the marked positions, what one more of an output adds to its pre-activation, (k, c_out), float64.
+
+        The pre-activation a is affine in every number of the output by itself, a = a0 + J·output, with J diagonal up to
+        the order of the numbers (a batch norm's scale, say).
         """
-        heads = [_precise(recording.route).split()[0] for recording in (self.original, self.edited)]
-        outputs = [_double(recording.output) for recording in (self.original, self.edited)]
-        lacking = heads[0](outputs[0]) - heads[1](outputs[1])
-        scale = heads[1](torch.ones_like(outputs[1])) - heads[1](torch.zeros_like(outputs[1]))
-        output = outputs[1].requires_grad_()
+        return self._times_slope(torch.ones_like(self._head[1]))
+
+    @cached_property
+    def residuals(self) -> Tensor:
+        """What the output lacks at the marked positions for the original's pre-activation, (k, c_out), float64.
+
+        J⁻¹(a_original − a_edited). Channels with J = 0 lack nothing.
+        """
+        original = _precise(self.original.route).split()[0](_double(self.original.output))
+        squared = self.slope.square()
+        lacking = self._times_slope(original - self._head[1].detach())
+        return torch.where(squared > torch.finfo(torch.float64).tiny, lacking / squared, 0)
+
+    @cached_property
+    def pre_activation(self) -> Tensor:
+        """The edited pictures' pre-activation at the marked positions, (k, c_out), float64; 0 where J = 0."""
+        found = self._times_slope(self._head[1].detach())
+        return torch.where(self.slope == 0, 0, found / self.slope)
+
+    def activation(self) -> Route | None:
+        """What makes a value of a pre-activation, if it does so number by number: relu, say, but no pool.
+
+        Returns:
+            A function of tensors of any shape; None if a value depends on anything else.
+        """
+        head, rest = self.edited.route.split()
+        in_order = all(kind_of(step) in {"affine", "elementwise"} for step in head.steps)
+        return rest if in_order and rest.is_elementwise else None
+
+    @cached_property
+    def _head(self) -> tuple[Tensor, Tensor]:
+        """The edited pictures' output, and their pre-activation as a differentiable function of it."""
+        output = _double(self.edited.output).requires_grad_()
         with torch.enable_grad():
-            activation = heads[1](output)
-        (numerator,) = torch.autograd.grad(activation, output, lacking, retain_graph=True)
-        (denominator,) = torch.autograd.grad(activation, output, scale)
-        tiny = torch.finfo(torch.float64).tiny
-        return rows(torch.where(denominator > tiny, numerator / denominator, 0), key_axis(self.site.kind))
+            return output, _precise(self.edited.route).split()[0](output)
+
+    def _times_slope(self, activation: Tensor) -> Tensor:
+        """J·a at the marked positions of the output, for numbers of a pre-activation's shape."""
+        output, head = self._head
+        (found,) = torch.autograd.grad(head, output, activation, retain_graph=True)
+        return rows(found, key_axis(self.site.kind))[self.marked]
 
     def targets(self) -> Tensor:
         """v*, the original pictures' values, (n, p, c)."""

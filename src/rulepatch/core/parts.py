@@ -8,6 +8,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from rulepatch.core import linalg
 from rulepatch.core.sites import Layer, with_weight
@@ -135,13 +136,18 @@ def _channel_shape(layer: Layer) -> tuple[int, ...]:
 def _reading(layer: Layer, directions: Tensor) -> nn.Module:
     if isinstance(layer, nn.Linear) or directions.ndim == 4:
         return with_weight(layer, directions)
-    return _pointwise(directions)
+    return _Pointwise(directions)
 
 
-def _pointwise(weight: Tensor) -> nn.Conv2d:
-    convolution = nn.Conv2d(weight.shape[1], weight.shape[0], 1, bias=False, device="meta")
-    convolution.weight = nn.Parameter(weight[:, :, None, None], requires_grad=False)
-    return convolution
+class _Pointwise(nn.Module):
+    """A 1×1 convolution without bias; making an `nn.Conv2d` would draw random weights first."""
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight[:, :, None, None], requires_grad=False)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return F.conv2d(maps, self.weight)
 
 
 class Addition(nn.Module):
@@ -157,7 +163,7 @@ class Addition(nn.Module):
         self.reader = Reader(layer, part.directions, part.gate)
         weight = (part.strength * part.coefficients.double()).to(layer.weight.detach())
         whole = part.architecture == 1 or isinstance(layer, nn.Linear)
-        self.write = with_weight(layer, weight) if whole else _pointwise(weight)
+        self.write = with_weight(layer, weight) if whole else _Pointwise(weight)
 
     def forward(self, keys: Tensor) -> Tensor:
         """The addition for some keys.

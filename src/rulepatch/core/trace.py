@@ -164,7 +164,16 @@ class Route:
         middle = _last_write(head) if head else self.source
         if any(number != middle and number not in self.constants for number in _outside_reads(rest)):
             head, middle, rest = (), self.source, self.steps  # the rest looks behind the cut: no such cut exists
-        return replace(self, steps=head, target=middle), replace(self, steps=rest, source=middle)
+        return self._piece(head, self.source, middle), self._piece(rest, middle, self.target)
+
+    @property
+    def is_elementwise(self) -> bool:
+        """Whether every number at the target depends on its own number at the source, and on nothing else."""
+        return not self.constants and all(kind_of(step) in {"affine", "elementwise"} for step in self.steps)
+
+    def _piece(self, steps: "tuple[Step, ...]", source: int, target: int) -> "Route":
+        read = {number for step in steps for number in step.reads}
+        return Route(steps, source, target, {number: self.constants[number] for number in read & self.constants.keys()})
 
     def _is_affine(self, step: Step) -> bool:
         if kind_of(step) == "layout":

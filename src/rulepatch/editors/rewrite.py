@@ -130,9 +130,9 @@ def solve(
     Returns:
         Λ, (c_out, r, y, x), or (c_out, r) for the second architecture; float64.
     """
-    features = _features(observation, reading)
-    residuals, weights = observation.residuals.flatten(0, 1), observation.output_weights.flatten()
-    coefficients = linalg.least_squares(features, residuals, weights, ridge=ridge)
+    features, marked = _features(observation, reading), observation.marked
+    weights = observation.output_weights[marked]
+    coefficients = linalg.least_squares(features[marked], observation.residuals, weights, ridge=ridge)
     if (match, error) != ("pre-activation", "squared"):
         coefficients = _descend(observation, features, coefficients, match=match, error=error, steps=steps)
     taps = observation.site.shape[2:] if reading.directions.ndim == 2 else ()
@@ -140,13 +140,13 @@ def solve(
 
 
 def _features(observation: Observation, reading: Reading) -> Tensor:
-    """X: what each coefficient contributes at each position of the site's output, (n·p, q), float64."""
+    """X: what each coefficient contributes at each position of the site's output, (n, p, q), float64."""
     reader = Reader(observation.layer, reading.directions, reading.gate, dtype=torch.float64)
     with torch.no_grad():
         maps = reader(observation.keys.to(reading.directions))
         if reading.directions.ndim == 2:
-            return patches(observation.layer, maps).flatten(0, 1)
-        return rows(maps, key_axis(observation.site.kind)).flatten(0, 1)
+            return patches(observation.layer, maps)
+        return rows(maps, key_axis(observation.site.kind))
 
 
 def _descend(
@@ -160,14 +160,14 @@ def _descend(
     Returns:
         (q, c_out), float64.
     """
-    weights = observation.output_weights.flatten()
-    whitener = linalg.whitening((features * weights[:, None]).T @ features, floor=1e-7)
-    lacking = (weights @ observation.residuals.flatten(0, 1).square()).sqrt()
+    under_mask, weights = features[observation.marked], observation.output_weights[observation.marked]
+    whitener = linalg.whitening((under_mask * weights[:, None]).T @ under_mask, floor=1e-7)
+    lacking = (weights @ observation.residuals.square()).sqrt()
     scale = lacking.clamp(min=1e-6 * float(lacking.max()) + torch.finfo(lacking.dtype).tiny).float()
-    basis = (features @ whitener).float()
+    positions, measured = _measure(observation, match, error)
+    basis = (features @ whitener).float()[positions]
     unknown = (torch.linalg.solve(whitener, start).float() / scale).requires_grad_()
     best, best_errors = unknown.detach().clone(), torch.full_like(scale, torch.inf)
-    measured = _measure(observation, match, error)
     optimiser = torch.optim.Adam([unknown], lr=0.03)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, max(steps, 1))
     with torch.enable_grad():
@@ -182,11 +182,22 @@ def _descend(
     return whitener @ (best * scale).double()
 
 
-def _measure(observation: Observation, match: Match, error: linalg.Error) -> Callable[[Tensor], Tensor]:
-    """The error of each output channel, as a function of what is added to the site's output, (n·p, c_out)."""
+def _measure(observation: Observation, match: Match, error: linalg.Error) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """The error of each output channel, as a function of what is added to the site's output at some positions.
+
+    Where every value depends on one position alone, those under the mask are enough.
+
+    Returns:
+        Which positions, (n, p), bool; and a function of what is added there, (positions, c_out).
+    """
+    marked = observation.marked
+    weights, lacking = observation.output_weights[marked].float(), observation.residuals.float()
     if match == "pre-activation":
-        lacking, weights = observation.residuals.flatten(0, 1).float(), observation.output_weights.flatten().float()
-        return lambda added: linalg.masked_error(added, lacking, weights, error)
+        return marked, lambda added: linalg.masked_error(added, lacking, weights, error)
+    if (activate := observation.activation()) is not None:
+        before, slope = observation.pre_activation.float(), observation.slope.float()
+        targets = observation.targets()[marked].float()
+        return marked, lambda added: linalg.masked_error(activate(before + slope * added), targets, weights, error)
     output, axis = observation.edited.output, key_axis(observation.site.kind)
 
     def of_values(added: Tensor) -> Tensor:
@@ -194,4 +205,4 @@ def _measure(observation: Observation, match: Match, error: linalg.Error) -> Cal
         errors = observation.error(laid_out.to(output), error=error)
         return errors if observation.site.exact else errors.mean().expand(added.shape[1])
 
-    return of_values
+    return torch.ones_like(marked), of_values

@@ -1,0 +1,91 @@
+"""What the README and the docs say is true: snippets run, links lead somewhere, tables are those that were measured."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text("utf-8"), flags=re.DOTALL | re.MULTILINE)
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    """A folder in which the demo was run, as the README tells the reader to."""
+    folder = tmp_path_factory.mktemp("reader")
+    (folder / "told.txt").write_text(run(["rulepatch", "demo"], folder), "utf-8")
+    return folder
+
+
+def run(command: list[str], folder: Path) -> str:
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_readme_run(demo):
+    commands = [
+        line
+        for block in blocks(ROOT / "README.md", "bash")
+        for line in block.replace("\\\n", " ").splitlines()
+        if line.startswith("rulepatch ")
+    ]
+    assert len(commands) >= 4
+    for command in commands:
+        run(command.split(), demo)
+    assert (demo / "report.html").stat().st_size > 50_000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=lambda page: page.name)
+def test_the_python_of_the_docs_runs(page, demo):
+    if page.name == "CONTRIBUTING.md":
+        pytest.skip("its snippet is a sketch of a file to write")
+    for number, block in enumerate(blocks(page, "python")):
+        (demo / f"snippet_{number}.py").write_text(block)
+        run([sys.executable, f"snippet_{number}.py"], demo)
+
+
+@pytest.mark.slow
+def test_what_the_demo_tells_to_try_next_runs(demo):
+    told = (demo / "told.txt").read_text("utf-8").replace("\\\n", " ")
+    commands = re.findall(r"^.*?(rulepatch (?:show|sites|edit|evaluate) .*)$", told, flags=re.MULTILINE)
+    assert {command.split()[1] for command in commands} == {"show", "sites", "edit", "evaluate"}
+    for command in commands:
+        run(command.split(), demo)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\((?!https?://|#)([^)#]+)", page.read_text("utf-8")):
+        assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_every_module_that_the_reference_names_exists():
+    import importlib
+
+    for name in re.findall(r"^::: (\S+)", (ROOT / "docs" / "reference.md").read_text("utf-8"), flags=re.MULTILINE):
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError:
+            module, _, member = name.rpartition(".")
+            assert hasattr(importlib.import_module(module), member), name
+
+
+def test_no_page_or_file_names_a_machine_or_a_registry():
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True).stdout.split()
+    for name in tracked or [str(path.relative_to(ROOT)) for path in PAGES]:
+        path = ROOT / name
+        if path.suffix in {".png", ".safetensors"} or path == Path(__file__):
+            continue
+        text = path.read_text("utf-8")
+        assert not re.search(r"/(?:work|root|home)/\w|pypi\.org|pythonhosted|/tmp/\w", text), name
