@@ -27,7 +27,7 @@ FLOORS = [
 ]
 LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 # Within `core`, too, there is an up and a down.
-CORE = ["linalg", "moments", "trace", "capture", "sites", "exemplars", "parts", "edit"]
+CORE = ["linalg", "moments", "trace", "capture", "sites", "exemplars", "changes", "installation", "edit"]
 
 
 def room_of(path: Path) -> str:

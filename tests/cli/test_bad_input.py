@@ -100,8 +100,8 @@ def bad_edits(world, root):
     save_file(tensors, root / "edit-foreign.safetensors")
     first = next(iter(tensors))
     for name, (about, changed) in {
-        "edit-strength": ({**said, "parts": [{**said["parts"][0], "strength": 9.0}]}, tensors),
-        "edit-nan": ({**said, "parts": [{**said["parts"][0], "strength": float("nan")}]}, tensors),
+        "edit-strength": ({**said, "changes": [{**said["changes"][0], "strength": 9.0}]}, tensors),
+        "edit-nan": ({**said, "changes": [{**said["changes"][0], "strength": float("nan")}]}, tensors),
         "edit-base": ({**said, "base": "0" * 64}, tensors),
         "edit-schema": ({**said, "schema": 99}, tensors),
         "edit-without-schema": ({key: value for key, value in said.items() if key != "schema"}, tensors),

@@ -93,7 +93,7 @@ def test_an_edit_is_written_and_told_as_in_the_design(run, editing, tmp_path):
     assert all(seconds >= 0 for seconds in found["seconds"].values())
     edit = rp.Edit.load(out)
     assert edit.sites == ("3",)
-    assert (edit.parts[0].rank, edit.parts[0].strength) == (2, 3.0)
+    assert (edit.changes[0].rank, edit.changes[0].strength) == (2, 3.0)
     assert [file.name for file in tmp_path.iterdir()] == ["edit.safetensors"]
 
 
@@ -110,7 +110,7 @@ def test_the_command_line_makes_what_the_library_makes(run, editing, net, world,
     reference = str(world / "reference")
     edit = rp.rewrite(load_model(net), exemplars, reference=reference, site="3", rank=2, strength=3, cache=None)
     found = rp.Edit.load(tmp_path / "edit.safetensors")
-    assert torch.equal(found.parts[0].delta(), edit.parts[0].delta())
+    assert torch.equal(found.changes[0].delta(), edit.changes[0].delta())
     assert found.base == edit.base
     assert found.provenance["settings"] == edit.provenance["settings"]
 
@@ -384,4 +384,4 @@ def test_the_demo_repairs_most_of_what_it_shows_and_breaks_next_to_nothing(shell
         *("--reference", tmp_path / "demo" / "reference", "--gate", 0.95, "--out", tmp_path / "mine", "--json"),
     ).json()
     mine, shown = (rp.Edit.load(path) for path in (again["edit"], found["edit"]))
-    assert torch.equal(mine.parts[0].delta(), shown.parts[0].delta())  # the demo does what the commands do
+    assert torch.equal(mine.changes[0].delta(), shown.changes[0].delta())  # the demo does what the commands do

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from rulepatch.core.edit import Edit
-from rulepatch.core.parts import EditedLayer
+from rulepatch.core.installation import EditedLayer
 from rulepatch.core.sites import find_sites
 from rulepatch.editors.registry import editor_named, editors, fitting
 from rulepatch.errors import ExemplarError, SettingError, SiteError
@@ -29,7 +29,7 @@ def make(name, model, exemplars, reference, **settings):
 def test_an_edit_has_its_form_and_does_something(name, model, exemplars, reference, untouched, site, architecture):
     untouched(model.module)
     edit = make(name, model, exemplars, reference, site=site, rank=2, architecture=architecture)
-    (part,) = edit.parts
+    (part,) = edit.changes
     assert part.site == site and part.rank == 2 and part.architecture == architecture
     assert part.directions.dtype == part.coefficients.dtype == torch.float32
     flat = part.directions.flatten(1)
@@ -62,7 +62,7 @@ def test_the_error_on_the_exemplars_falls(name, model, exemplars, reference):
 @every_editor
 def test_strength_scales_what_was_solved(name, model, exemplars, reference):
     one, three = (make(name, model, exemplars, reference, strength=strength) for strength in (1.0, 3.0))
-    assert torch.allclose(three.parts[0].delta(), 3 * one.parts[0].delta())
+    assert torch.allclose(three.changes[0].delta(), 3 * one.changes[0].delta())
 
 
 @every_editor
@@ -70,13 +70,13 @@ def test_several_sites_are_solved_each_on_its_own(name, model, exemplars, refere
     both = make(name, model, exemplars, reference, site=["2.0", "6"])
     alone = make(name, model, exemplars, reference, site="6")
     assert both.sites == ("2.0", "6")
-    assert torch.equal(both.parts[1].delta(), alone.parts[0].delta())
+    assert torch.equal(both.changes[1].delta(), alone.changes[0].delta())
 
 
 @every_editor
 def test_gates_let_through_what_looks_like_the_concept(name, model, exemplars, reference):
     edit = make(name, model, exemplars, reference, gate=0.9, site="3.conv")
-    gate = edit.parts[0].gate
+    gate = edit.changes[0].gate
     assert gate.level == 0.9 and isinstance(edit.apply(model).module[3].conv, EditedLayer)
     keys = torch.cat(
         [model.module[:3](model.inputs(model.preprocess.pixels(p.source)[None])) for p in reference.pictures]
@@ -169,4 +169,4 @@ def test_edits_of_the_playground_survive_a_file(model, exemplars, reference, tmp
     images = model.inputs(torch.rand(3, 3, 16, 16))
     loaded = Edit.load(tmp_path / "edit.safetensors")
     assert torch.equal(loaded.apply(model).module(images), edit.apply(model).module(images))
-    assert find_sites(model.module, model.example()).site("1.conv2").value_point == loaded.parts[0].value_point
+    assert find_sites(model.module, model.example()).site("1.conv2").value_point == loaded.changes[0].value_point

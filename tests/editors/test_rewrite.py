@@ -105,7 +105,7 @@ def test_mixing_sites_are_solved_by_differentiation(model, exemplars, reference)
     assert losses[300] < 0.95 * losses[0]
 
 
-def test_the_gate_is_part_of_the_solve(model, exemplars, reference):
+def test_the_gate_is_change_of_the_solve(model, exemplars, reference):
     """Coefficients are fitted to what the gate lets through: with them the objective has no gradient left."""
     problem = posed_at(model, exemplars, reference, "3.conv", gate=0.8)
     observation = problem.observations[0]
@@ -140,7 +140,7 @@ def test_precomputed_statistics_give_the_same_edit(model, exemplars, reference):
         rewrite(model, exemplars, reference=given, site=["2.0", "6"], cache=None, progress=False)
         for given in (reference, problem.statistics)
     )
-    assert all(torch.equal(a.delta(), b.delta()) for a, b in zip(first.parts, second.parts, strict=True))
+    assert all(torch.equal(a.delta(), b.delta()) for a, b in zip(first.changes, second.changes, strict=True))
 
 
 def test_a_bfloat16_model_is_edited_in_its_own_type(model, exemplars, reference):
@@ -150,6 +150,6 @@ def test_a_bfloat16_model_is_edited_in_its_own_type(model, exemplars, reference)
     assert changed.dtype == torch.bfloat16 and not torch.equal(changed, half.module[1].conv2.weight)
     full = rewrite(model, exemplars, reference=reference, site="1.conv2", cache=None, progress=False)
     cosine = torch.nn.functional.cosine_similarity(
-        edit.parts[0].delta().flatten(), full.parts[0].delta().flatten(), dim=0
+        edit.changes[0].delta().flatten(), full.changes[0].delta().flatten(), dim=0
     )
     assert float(cosine) > 0.9

@@ -6,8 +6,8 @@ import torch
 from PIL import Image
 from torch import nn
 
+from rulepatch.core.changes import LowRank
 from rulepatch.core.edit import Edit, base_digest
-from rulepatch.core.parts import Part
 from rulepatch.models.classifier import Classifier, Preprocess
 
 
@@ -36,5 +36,5 @@ def dominant():
 @pytest.fixture
 def red_as_green(dominant):
     """An edit of it: what is red counts twice as green."""
-    part = Part("0", "0", torch.tensor([[1.0, 0, 0]]), torch.tensor([0.0, 2, 0]).reshape(3, 1, 1, 1))
+    part = LowRank("0", "0", torch.tensor([[1.0, 0, 0]]), torch.tensor([0.0, 2, 0]).reshape(3, 1, 1, 1))
     return Edit((part,), base_digest(dominant.module), {"method": "by hand"})

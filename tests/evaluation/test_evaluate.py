@@ -7,9 +7,9 @@ from PIL import Image
 from torch import nn
 
 import rulepatch
+from rulepatch.core.changes import Gate, LowRank
 from rulepatch.core.edit import Edit, base_digest
 from rulepatch.core.exemplars import Exemplar
-from rulepatch.core.parts import Gate, Part
 from rulepatch.data.folders import ImageSet, Picture
 from rulepatch.errors import BaseMismatchError, FolderError, ModelError, SettingError, SiteError
 from rulepatch.evaluation.evaluate import evaluate
@@ -42,7 +42,7 @@ def random_part(model, site, rank=2, scale=1.0, gate=None):
     weight = model.module.get_submodule(site).weight
     c_out, c_in, y, x = (*weight.shape, 1, 1)[:4]
     directions = torch.linalg.qr(torch.randn(c_in, rank))[0].T.contiguous()
-    return Part(site, site, directions, scale * torch.randn(c_out, rank, y, x), gate=gate)
+    return LowRank(site, site, directions, scale * torch.randn(c_out, rank, y, x), gate=gate)
 
 
 SITES = [["0.0"], ["1.conv1"], ["1.conv2"], ["3.conv"], ["6"], ["6", "1.conv2", "2.0"], ["1.conv2", "1.conv2"], []]
@@ -263,7 +263,7 @@ def test_what_does_not_fit_is_refused_before_any_picture_is_read(model, net, unt
     with pytest.raises(BaseMismatchError, match="000000000000"):
         evaluate(model, other, tests=never())
     assert evaluate(model, other, tests=pictures(3), any_base=True, progress=False).tests
-    elsewhere = Edit((Part("1.conv3", "1", torch.ones(1, 8), torch.ones(8, 1, 3, 3)),), base_digest(net))
+    elsewhere = Edit((LowRank("1.conv3", "1", torch.ones(1, 8), torch.ones(8, 1, 3, 3)),), base_digest(net))
     with pytest.raises(SiteError, match=r"1\.conv3"):
         evaluate(model, elsewhere, tests=never())
 

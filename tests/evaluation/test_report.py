@@ -10,9 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
+from rulepatch.core.changes import Gate, LowRank
 from rulepatch.core.edit import Edit
 from rulepatch.core.exemplars import Exemplar
-from rulepatch.core.parts import Gate, Part
 from rulepatch.errors import OutputError, RulepatchError
 from rulepatch.evaluation.evaluate import Evaluation, evaluate
 from rulepatch.evaluation.report import MOST_THUMBNAILS, render_report, write_report
@@ -177,7 +177,7 @@ def test_pictures_of_any_size_become_thumbnails(size, dominant, red_as_green):
 
 def test_gates_several_sites_and_composed_edits_are_described(dominant):
     gate = Gate("hard", 0.98, torch.tensor([0.5]), torch.tensor([1.0, 0, 0]))
-    part = Part("0", "1", torch.tensor([[1.0, 0, 0]]), torch.ones(3, 1, 1, 1), 2.5, gate)
+    part = LowRank("0", "1", torch.tensor([[1.0, 0, 0]]), torch.ones(3, 1, 1, 1), 2.5, gate)
     measured = {"site": "0", "loss": {"before": 0.123456, "after": 0.01}, "predicted_damage": 0.0325}
     edit = Edit((part, dataclasses.replace(part, gate=None)), "0" * 64, {"sites": [measured, measured]})
     pictures = coloured(("red", 0))

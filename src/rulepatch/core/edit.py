@@ -1,4 +1,4 @@
-"""Edits: low-rank changes of layers, as frozen values that can be applied, taken back, saved, scaled and composed."""
+"""Edits: changes of a model as frozen values that can be applied, taken back, saved, scaled and composed."""
 
 import copy
 import json
@@ -12,10 +12,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from rulepatch.core.parts import Gate, Part, install, installed
-from rulepatch.core.sites import Layer
+from rulepatch.core.changes import KINDS, Change
+from rulepatch.core.installation import Installation
 from rulepatch.digests import digest_of_json, digest_of_tensors
-from rulepatch.errors import BaseMismatchError, EditFileError, SettingError, SiteError, WeightsError, nearest
+from rulepatch.errors import BaseMismatchError, EditFileError, SettingError
 from rulepatch.files import atomic_path
 from rulepatch.text import table
 
@@ -50,16 +50,17 @@ class Edit:
     """A low-rank change at one or more sites of a model.
 
     Attributes:
-        parts: the change of each site; a site may have several, which add up.
+        changes: what is changed; a site may have several, which add up.
         base: digest of the weights of the model that it was computed on.
         provenance: how it was made: method, settings, seed, exemplars, reference set, library versions. JSON values.
 
     Example:
         >>> import torch
+        >>> from rulepatch.core.changes import LowRank
         >>> model = nn.Sequential(nn.Linear(2, 1, bias=False))
         >>> before = nn.init.constant_(model[0].weight, 0.5).tolist()
-        >>> part = Part("0", "0", torch.tensor([[1.0, 0.0]]), torch.ones(1, 1, 1, 1))
-        >>> edit = Edit((part,), base_digest(model))
+        >>> change = LowRank("0", "0", torch.tensor([[1.0, 0.0]]), torch.ones(1, 1, 1, 1))
+        >>> edit = Edit((change,), base_digest(model))
         >>> with edit.applied(model):
         ...     model[0].weight.tolist()
         [[1.5, 0.5]]
@@ -67,14 +68,14 @@ class Edit:
         True
     """
 
-    parts: tuple[Part, ...]
+    changes: tuple[Change, ...]
     base: str
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def sites(self) -> tuple[str, ...]:
         """The sites, in order, each once."""
-        return tuple(dict.fromkeys(part.site for part in self.parts))
+        return tuple(dict.fromkeys(change.site for change in self.changes))
 
     def with_strength(self, strength: float) -> "Edit":
         """The same edit at another strength; 1 is the solve.
@@ -85,7 +86,7 @@ class Edit:
         Raises:
             SettingError: the strength is not finite.
         """
-        return replace(self, parts=tuple(replace(part, strength=strength) for part in self.parts))
+        return replace(self, changes=tuple(replace(change, strength=strength) for change in self.changes))
 
     @classmethod
     def compose(cls, *edits: "Edit") -> "Edit":
@@ -106,8 +107,8 @@ class Edit:
                     f"expected edits of one base but got bases {edits[0].base[:12]} and {edit.base[:12]}; "
                     "compute them on the same model"
                 )
-        parts = tuple(part for edit in edits for part in edit.parts)
-        return cls(parts, edits[0].base, {"composed": [dict(edit.provenance) for edit in edits]})
+        changes = tuple(change for edit in edits for change in edit.changes)
+        return cls(changes, edits[0].base, {"composed": [dict(edit.provenance) for edit in edits]})
 
     def apply(self, model: Model, *, any_base: bool = False) -> Model:
         """A new model with the edit in it; the given one is untouched.
@@ -126,7 +127,7 @@ class Edit:
         module = _module_of(model)
         self.check(module, any_base=any_base)
         edited = copy.deepcopy(module)
-        install(edited, self.parts)
+        Installation(edited, self.changes).put_in()
         return edited if isinstance(model, nn.Module) else model.with_module(edited)  # type: ignore[return-value]
 
     @contextmanager
@@ -146,7 +147,7 @@ class Edit:
         """
         module = _module_of(model)
         self.check(module, any_base=any_base)
-        with installed(module, self.parts):
+        with Installation(module, self.changes):
             yield model
 
     def merged(self, model: Model, *, any_base: bool = False) -> Model:
@@ -162,7 +163,7 @@ class Edit:
         Raises:
             SettingError: the edit is gated, and a gate is no change of weights.
         """
-        if behind_gates := [part.site for part in self.parts if part.gate is not None]:
+        if behind_gates := [change.site for change in self.changes if change.gate is not None]:
             raise SettingError(
                 f"expected an edit that is a change of weights but it is gated at {', '.join(behind_gates)}; "
                 "use Edit.apply, which puts the gate beside the layer, or make the edit without a gate"
@@ -177,24 +178,8 @@ class Edit:
             SiteError: the model does not have a site, or its shape differs.
             WeightsError: a weight to be edited holds NaN or infinity.
         """
-        layers = {path: layer for path, layer in module.named_modules() if isinstance(layer, Layer)}
-        for part in self.parts:
-            if part.site not in layers:
-                raise SiteError(
-                    f"expected a convolution or linear layer at {part.site} but the model has none there; "
-                    f"the nearest are {nearest(part.site, layers)}"
-                )
-            weight = layers[part.site].weight
-            shape = (*weight.shape, 1, 1)[:4]
-            if tuple(shape) != part.shape:
-                raise SiteError(
-                    f"expected a weight of shape {part.shape} at {part.site} but the model's has {tuple(shape)}; "
-                    "apply the edit to the model that it was computed on"
-                )
-            if not weight.isfinite().all():
-                raise WeightsError(
-                    f"expected finite weights at {part.site} but got NaN or infinity; load sound weights"
-                )
+        for change in self.changes:
+            change.check(module)
         if not any_base and (digest := base_digest(module)) != self.base:
             raise BaseMismatchError(
                 f"expected the base {self.base[:12]} that the edit was computed on but got a model with digest "
@@ -212,12 +197,8 @@ class Edit:
         """
         path = Path(path)
         tensors: dict[str, Tensor] = {}
-        for i, part in enumerate(self.parts):
-            tensors |= {f"{i}.directions": part.directions, f"{i}.coefficients": part.coefficients}
-            if part.gate is not None:
-                tensors[f"{i}.thresholds"] = part.gate.thresholds
-                if part.gate.direction is not None:
-                    tensors[f"{i}.direction"] = part.gate.direction
+        for i, change in enumerate(self.changes):
+            tensors |= {f"{i}.{name}": tensor for name, tensor in change.tensors().items()}
         tensors = {name: tensor.detach().float().cpu().contiguous().clone() for name, tensor in tensors.items()}
         described = self.describe()
         described["content"] = _content_digest(described, tensors)
@@ -228,21 +209,10 @@ class Edit:
         """Everything but the tensors, as JSON.
 
         Returns:
-            A dictionary with the schema version, the base, the parts and the provenance.
+            A dictionary with the schema version, the base, the changes and the provenance.
         """
-        parts = [
-            {
-                "site": part.site,
-                "value_point": part.value_point,
-                "shape": list(part.shape),
-                "rank": part.rank,
-                "architecture": part.architecture,
-                "strength": part.strength,
-                "gate": None if part.gate is None else {"kind": part.gate.kind, "level": part.gate.level},
-            }
-            for part in self.parts
-        ]
-        return {"schema": SCHEMA, "base": self.base, "parts": parts, "provenance": dict(self.provenance)}
+        changes = [change.describe() for change in self.changes]
+        return {"schema": SCHEMA, "base": self.base, "changes": changes, "provenance": dict(self.provenance)}
 
     def to_text(self) -> str:
         """What the edit is and how it was made, for people.
@@ -252,16 +222,17 @@ class Edit:
         """
         rows = [
             [
-                part.site,
-                part.value_point,
-                "×".join(map(str, part.shape)),
-                part.rank,
-                part.strength,
-                "none" if part.gate is None else f"{part.gate.kind} {part.gate.level}",
+                described.get("parameter", change.site),
+                described.get("value_point", ""),
+                "×".join(map(str, change.shape)),
+                described.get("rank", "full"),
+                change.strength,
+                "none" if change.gate is None else f"{change.gate.kind} {change.gate.level}",
             ]
-            for part in self.parts
+            for change in self.changes
+            for described in [change.describe()]
         ]
-        found = table(["site", "matched at", "weight", "rank", "strength", "gate"], rows)
+        found = table(["where", "matched at", "weight", "rank", "strength", "gate"], rows)
         return f"{found}\n\nbase {self.base}\n{json.dumps(dict(self.provenance), indent=2, ensure_ascii=False)}"
 
     @classmethod
@@ -286,8 +257,8 @@ class Edit:
                 raise EditFileError(
                     f"expected {path} as it was saved but its contents have been changed; get a sound copy"
                 )
-            parts = tuple(_part(entry, tensors, i) for i, entry in enumerate(described["parts"]))
-            return cls(parts, described["base"], described["provenance"])
+            changes = tuple(_restore(entry, tensors, i) for i, entry in enumerate(described["changes"]))
+            return cls(changes, described["base"], described["provenance"])
         except (KeyError, TypeError, IndexError) as error:
             raise EditFileError(f"expected a complete edit file but {path} lacks {error}; get a sound copy") from None
 
@@ -315,23 +286,10 @@ def _read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, described
 
 
-def _part(entry: Mapping[str, Any], tensors: Mapping[str, Tensor], index: int) -> Part:
-    gate = None
-    if entry["gate"] is not None:
-        gate = Gate(
-            entry["gate"]["kind"],
-            entry["gate"]["level"],
-            tensors[f"{index}.thresholds"],
-            tensors.get(f"{index}.direction"),
-        )
-    return Part(
-        entry["site"],
-        entry["value_point"],
-        tensors[f"{index}.directions"],
-        tensors[f"{index}.coefficients"],
-        entry["strength"],
-        gate,
-    )
+def _restore(described: Mapping[str, Any], tensors: Mapping[str, Tensor], index: int) -> Change:
+    prefix = f"{index}."
+    own = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+    return KINDS[described["kind"]].restore(described, own)
 
 
 def _module_of(model: "nn.Module | Holder") -> nn.Module:

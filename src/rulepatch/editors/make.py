@@ -40,14 +40,15 @@ class Made:
             A dictionary.
         """
         measured = self.edit.provenance["sites"]
-        part = self.edit.parts[0]
+        change = self.edit.changes[0].describe()
+        gate = change.get("gate")
         return {
             "edit": str(self.path),
             "site": "+".join(self.edit.sites),
             "sites": measured,
-            "rank": part.rank,
-            "strength": part.strength,
-            "gate": None if part.gate is None else part.gate.level,
+            "rank": change.get("rank"),
+            "strength": change["strength"],
+            "gate": None if gate is None else gate["level"],
             "method": self.edit.provenance["method"],
             "loss": {when: sum(site["loss"][when] for site in measured) for when in ("before", "after")},
             "predicted_damage": max(site["predicted_damage"] for site in measured),

@@ -1,4 +1,4 @@
-"""What every editor starts from and ends with: the problem posed at each site, and the edit assembled of the parts."""
+"""What every editor starts from and ends with: the problem posed at each site, and the edit of the changes."""
 
 import importlib.metadata
 import math
@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from rulepatch.core import linalg
+from rulepatch.core.changes import Gate, GateKind, LowRank
 from rulepatch.core.edit import Edit, base_digest
 from rulepatch.core.exemplars import Exemplar, Observation, observe
+from rulepatch.core.installation import Addition
 from rulepatch.core.moments import KeyStatistics
-from rulepatch.core.parts import Addition, Gate, GateKind, Part
 from rulepatch.core.sites import Site, find_sites
 from rulepatch.data.cache import Cache, default_cache
 from rulepatch.data.folders import ImageSet
@@ -22,7 +23,7 @@ from rulepatch.errors import ExemplarError, SettingError
 from rulepatch.models.classifier import Classifier
 from rulepatch.timing import stretch
 
-__all__ = ["Problem", "Reading", "Reference", "Settings", "assemble", "part_of", "pose", "read"]
+__all__ = ["Problem", "Reading", "Reference", "Settings", "assemble", "change_of", "pose", "read"]
 
 Reference = Any
 """Pictures whose treatment should stay: a folder, an `ImageSet`, pictures in memory; or statistics of every site."""
@@ -215,7 +216,7 @@ def read(problem: Problem, observation: Observation) -> Reading:
     return Reading(basis.reshape(shape), gate)
 
 
-def part_of(problem: Problem, observation: Observation, reading: Reading, coefficients: Tensor) -> Part:
+def change_of(problem: Problem, observation: Observation, reading: Reading, coefficients: Tensor) -> LowRank:
     """The change of a site, in float32 on the CPU, as it will be saved.
 
     Args:
@@ -225,13 +226,13 @@ def part_of(problem: Problem, observation: Observation, reading: Reading, coeffi
         coefficients: Λ, (c_out, r, y, x), or (c_out, r) for the second architecture.
 
     Returns:
-        The part.
+        The change.
     """
     gate = reading.gate
     if gate is not None:
         direction = None if gate.direction is None else gate.direction.float().cpu()
         gate = Gate(gate.kind, gate.level, gate.thresholds.float().cpu(), direction)
-    return Part(
+    return LowRank(
         site=observation.site.path,
         value_point=observation.site.value_point,
         directions=reading.directions.float().cpu(),
@@ -241,12 +242,12 @@ def part_of(problem: Problem, observation: Observation, reading: Reading, coeffi
     )
 
 
-def assemble(problem: Problem, parts: Sequence[Part], *, method: str, own: Mapping[str, Any]) -> Edit:
-    """Make an edit of its parts and say how it was made.
+def assemble(problem: Problem, changes: Sequence[LowRank], *, method: str, own: Mapping[str, Any]) -> Edit:
+    """Make an edit of its changes and say how it was made.
 
     Args:
         problem: the problem.
-        parts: one for each observation.
+        changes: one for each observation.
         method: name of the editor.
         own: settings of that editor alone, as JSON.
 
@@ -254,8 +255,8 @@ def assemble(problem: Problem, parts: Sequence[Part], *, method: str, own: Mappi
         The edit.
     """
     measured = [
-        {"site": part.site, "loss": _loss(observation, part), "predicted_damage": _damage(problem, observation, part)}
-        for observation, part in zip(problem.observations, parts, strict=True)
+        {"site": seen.site.path, "loss": _loss(seen, change), "predicted_damage": _damage(problem, seen, change)}
+        for seen, change in zip(problem.observations, changes, strict=True)
     ]
     exemplars = [
         {
@@ -276,18 +277,18 @@ def assemble(problem: Problem, parts: Sequence[Part], *, method: str, own: Mappi
         "reference_keys": {path: problem.statistics[path].moment.count for path in problem.settings.paths},
         "libraries": {name: importlib.metadata.version(name) for name in ("rulepatch", "torch", "torchvision", "timm")},
     }
-    return Edit(tuple(parts), base_digest(problem.model.module), provenance)
+    return Edit(tuple(changes), base_digest(problem.model.module), provenance)
 
 
-def _loss(observation: Observation, part: Part) -> dict[str, float]:
+def _loss(observation: Observation, change: LowRank) -> dict[str, float]:
     """Masked absolute error at the value point (the authors' objective) before and after."""
     with torch.no_grad():
-        before, after = observation.error(), observation.error(Addition(observation.layer, part)(observation.keys))
+        before, after = observation.error(), observation.error(Addition(observation.layer, change)(observation.keys))
     return {"before": float(before.mean()), "after": float(after.mean())}
 
 
-def _damage(problem: Problem, observation: Observation, part: Part) -> float:
+def _damage(problem: Problem, observation: Observation, change: LowRank) -> float:
     """Predicted damage where the gate is open; gates reduce it further."""
-    moment = problem.statistics[part.site].moment.mean().cpu()
-    weight = observation.layer.weight.detach().reshape(part.shape).cpu()
-    return linalg.damage(part.delta(), weight, moment)
+    moment = problem.statistics[change.site].moment.mean().cpu()
+    weight = observation.layer.weight.detach().reshape(change.shape).cpu()
+    return linalg.damage(change.delta(), weight, moment)

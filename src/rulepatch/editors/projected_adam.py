@@ -9,12 +9,12 @@ from torch import Tensor
 from tqdm.auto import trange
 
 from rulepatch.core import linalg
+from rulepatch.core.changes import GateKind
 from rulepatch.core.edit import Edit
 from rulepatch.core.exemplars import Exemplar, Observation
-from rulepatch.core.parts import GateKind
 from rulepatch.core.sites import with_weight
 from rulepatch.data.cache import Cache
-from rulepatch.editors.problem import Reference, Settings, assemble, part_of, pose, read
+from rulepatch.editors.problem import Reference, Settings, assemble, change_of, pose, read
 from rulepatch.editors.registry import editor
 from rulepatch.errors import SettingError
 from rulepatch.models.classifier import Classifier
@@ -88,7 +88,7 @@ def projected_adam(
     settings = Settings(site, rank, strength, gate, gate_kind, architecture, floor, value_point, seed)
     problem = pose(model, exemplars, settings, reference=reference, cache=cache, progress=progress)
     stepping = {"steps": steps, "learning_rate": learning_rate, "project_every": project_every}
-    parts = []
+    changes = []
     with stretch("solve"):
         for observation in problem.observations:
             found = read(problem, observation)
@@ -101,8 +101,8 @@ def projected_adam(
                 progress=progress,
             )
             coefficients = linalg.coefficients_of(delta.double(), found.directions.to(delta.device))
-            parts.append(part_of(problem, observation, found, coefficients))
-    return assemble(problem, parts, method="projected-adam", own=stepping)
+            changes.append(change_of(problem, observation, found, coefficients))
+    return assemble(problem, changes, method="projected-adam", own=stepping)
 
 
 def descend(

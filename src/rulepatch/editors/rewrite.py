@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 
 from rulepatch.core import linalg
+from rulepatch.core.changes import GateKind
 from rulepatch.core.edit import Edit
 from rulepatch.core.exemplars import Exemplar, Observation
-from rulepatch.core.parts import GateKind, Reader
+from rulepatch.core.installation import Reader
 from rulepatch.core.sites import key_axis, patches, rows
 from rulepatch.data.cache import Cache
-from rulepatch.editors.problem import Reading, Reference, Settings, assemble, part_of, pose, read
+from rulepatch.editors.problem import Reading, Reference, Settings, assemble, change_of, pose, read
 from rulepatch.editors.registry import editor
 from rulepatch.errors import SettingError
 from rulepatch.models.classifier import Classifier
@@ -89,7 +90,7 @@ def rewrite(
         >>> model = load_model("playground")
         >>> edit = rewrite(model, [exemplar("van", ground="snow", seed=1)], reference=training_images(100, seed=2),
         ...                site="blocks.5.conv", cache=None)
-        >>> edit.sites, edit.parts[0].rank
+        >>> edit.sites, edit.changes[0].rank
         (('blocks.5.conv',), 1)
     """
     if not 0 <= ridge < math.inf:
@@ -98,14 +99,14 @@ def rewrite(
         raise SettingError(f"expected at least 0 steps but got {steps}; some hundreds are usual")
     settings = Settings(site, rank, strength, gate, gate_kind, architecture, floor, value_point, seed)
     problem = pose(model, exemplars, settings, reference=reference, cache=cache, progress=progress)
-    parts = []
+    changes = []
     with stretch("solve"):
         for observation in problem.observations:
             found = read(problem, observation)
             coefficients = solve(observation, found, match=match, error=error, steps=steps, ridge=ridge)
-            parts.append(part_of(problem, observation, found, coefficients))
+            changes.append(change_of(problem, observation, found, coefficients))
     own = {"match": match, "error": error, "steps": steps, "ridge": ridge}
-    return assemble(problem, parts, method="rewrite", own=own)
+    return assemble(problem, changes, method="rewrite", own=own)
 
 
 def solve(

@@ -11,7 +11,7 @@ from torch import Tensor
 from rulepatch.core import capture
 from rulepatch.core.edit import Edit
 from rulepatch.core.exemplars import Exemplar
-from rulepatch.core.parts import installed
+from rulepatch.core.installation import Installation
 from rulepatch.data.folders import ImageSet, Picture
 from rulepatch.data.stream import ImageStream
 from rulepatch.errors import FolderError, SettingError
@@ -293,7 +293,7 @@ def _both_ways(model: Classifier, edit: Edit) -> Callable[[Tensor], tuple[Tensor
 
     def run(inputs: Tensor) -> tuple[Tensor, Tensor]:
         output, start = capture.checkpoint(model.module, plan, inputs)
-        with installed(model.module, edit.parts):
+        with Installation(model.module, edit.changes):
             edited = capture.resume(model.module, plan, start)
         return model.logits_of(output), model.logits_of(edited)
 

@@ -1,0 +1,264 @@
+"""What an edit is made of: low-rank changes of sites, with or without a gate, and dense changes of parameters."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Self
+
+from torch import Tensor, nn
+
+from rulepatch.core import linalg
+from rulepatch.core.sites import Layer
+from rulepatch.errors import SettingError, SiteError, WeightsError, nearest
+
+__all__ = ["KINDS", "Change", "Dense", "Gate", "GateKind", "LowRank"]
+
+GateKind = Literal["hard", "soft"]
+
+
+@dataclass(frozen=True, eq=False)
+class Gate:
+    """Where an edit acts: only where a key looks like the concept.
+
+    Attributes:
+        kind: "hard" lets the edit through whole where ⟨d, k⟩ > τ; "soft" lets through relu(⟨D, k⟩ − τ).
+        level: q, the quantile over the reference set at which τ was set, 0..1.
+        thresholds: τ, (1,) for a hard gate, (r,) for a soft one.
+        direction: d, (c_in,), or (c_in, y, x) for the second architecture; None for a soft gate, which reads the
+            edit's own directions.
+    """
+
+    kind: GateKind
+    level: float
+    thresholds: Tensor
+    direction: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class LowRank:
+    """A low-rank change of the weight of one site.
+
+    Attributes:
+        site: dotted path of the layer.
+        value_point: dotted path of the module whose output was matched.
+        directions: D, (r, c_in), or (r, c_in, y, x) for the second architecture.
+        coefficients: Λ, (c_out, r, y, x), or (c_out, r) for the second architecture.
+        strength: s; the change is s·Λ·D, and s = 1 is the solve.
+        gate: where the change acts; everywhere if None.
+    """
+
+    kind: ClassVar[str] = "low-rank"
+
+    site: str
+    value_point: str
+    directions: Tensor
+    coefficients: Tensor
+    strength: float = 1.0
+    gate: Gate | None = None
+
+    @property
+    def rank(self) -> int:
+        """Number of directions."""
+        return len(self.directions)
+
+    @property
+    def architecture(self) -> int:
+        """1 if the key of a position is its channels, 2 if it is the unfolded patch (thesis fig. 2-3)."""
+        return 1 if self.directions.ndim == 2 else 2
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """Shape of the weight that is changed, (c_out, c_in, y, x)."""
+        taps = (self.coefficients if self.architecture == 1 else self.directions).shape[2:]
+        return (self.coefficients.shape[0], self.directions.shape[1], taps[0], taps[1])
+
+    @property
+    def parameter(self) -> str:
+        """Dotted path of the parameter that is changed."""
+        return f"{self.site}.weight"
+
+    def delta(self) -> Tensor:
+        """The change of the weight where the gate is open, s·ΔW.
+
+        Returns:
+            (c_out, c_in, y, x), float64.
+        """
+        return self.strength * linalg.low_rank(self.coefficients.double(), self.directions.double())
+
+    def describe(self) -> dict[str, Any]:
+        """Everything but the tensors, as JSON.
+
+        Returns:
+            A dictionary.
+        """
+        return {
+            "kind": self.kind,
+            "site": self.site,
+            "value_point": self.value_point,
+            "shape": list(self.shape),
+            "rank": self.rank,
+            "architecture": self.architecture,
+            "strength": self.strength,
+            "gate": None if self.gate is None else {"kind": self.gate.kind, "level": self.gate.level},
+        }
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors, by the names that they have in a file.
+
+        Returns:
+            Named tensors.
+        """
+        found = {"directions": self.directions, "coefficients": self.coefficients}
+        if self.gate is not None:
+            found["thresholds"] = self.gate.thresholds
+            if self.gate.direction is not None:
+                found["direction"] = self.gate.direction
+        return found
+
+    @classmethod
+    def restore(cls, described: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
+        """The part that was described and whose tensors were kept.
+
+        Returns:
+            An equal part.
+        """
+        about, gate = described["gate"], None
+        if about is not None:
+            gate = Gate(about["kind"], about["level"], tensors["thresholds"], tensors.get("direction"))
+        factors = tensors["directions"], tensors["coefficients"]
+        return cls(described["site"], described["value_point"], *factors, described["strength"], gate)
+
+    def check(self, module: nn.Module) -> None:
+        """Make sure that the change fits a model.
+
+        Raises:
+            SiteError: the model does not have the site, or its shape differs.
+            WeightsError: the weight to be changed holds NaN or infinity.
+        """
+        layers = {path: layer for path, layer in module.named_modules() if isinstance(layer, Layer)}
+        if self.site not in layers:
+            raise SiteError(
+                f"expected a convolution or linear layer at {self.site} but the model has none there; "
+                f"the nearest are {nearest(self.site, layers)}"
+            )
+        weight = layers[self.site].weight
+        _check_weight(weight, tuple((*weight.shape, 1, 1)[:4]), self.shape, self.site)
+
+    def __post_init__(self) -> None:
+        _check_strength(self.strength)
+        thresholds = [self.gate.thresholds] if self.gate else []
+        if not all(tensor.isfinite().all() for tensor in (self.directions, self.coefficients, *thresholds)):
+            raise SettingError(
+                f"expected finite factors at {self.site} but got NaN or infinity; check the exemplars and the weights"
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class Dense:
+    """A dense change of one parameter, as fine-tuning makes it.
+
+    Attributes:
+        parameter: dotted path of the parameter: of a weight, a bias, a scale.
+        values: ΔP, of the parameter's shape.
+        strength: s; the change is s·ΔP.
+    """
+
+    kind: ClassVar[str] = "dense"
+
+    parameter: str
+    values: Tensor
+    strength: float = 1.0
+
+    @property
+    def site(self) -> str:
+        """Dotted path of the module that has the parameter."""
+        return self.parameter.rpartition(".")[0]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the parameter."""
+        return tuple(self.values.shape)
+
+    @property
+    def gate(self) -> None:
+        """A dense change acts everywhere."""
+        return
+
+    def delta(self) -> Tensor:
+        """The change, s·ΔP.
+
+        Returns:
+            A tensor of the parameter's shape, float64.
+        """
+        return self.strength * self.values.double()
+
+    def describe(self) -> dict[str, Any]:
+        """Everything but the tensor, as JSON.
+
+        Returns:
+            A dictionary.
+        """
+        shape, strength = list(self.shape), self.strength
+        return {"kind": self.kind, "parameter": self.parameter, "shape": shape, "strength": strength}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensor, by the name that it has in a file.
+
+        Returns:
+            A named tensor.
+        """
+        return {"values": self.values}
+
+    @classmethod
+    def restore(cls, described: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
+        """The change that was described and whose tensor was kept.
+
+        Returns:
+            An equal change.
+        """
+        return cls(described["parameter"], tensors["values"], described["strength"])
+
+    def check(self, module: nn.Module) -> None:
+        """Make sure that the change fits a model.
+
+        Raises:
+            SiteError: the model does not have the parameter, or its shape differs.
+            WeightsError: the parameter holds NaN or infinity.
+        """
+        parameters = dict(module.named_parameters(remove_duplicate=False))
+        if self.parameter not in parameters:
+            raise SiteError(
+                f"expected a parameter {self.parameter} but the model has none of that name; "
+                f"the nearest are {nearest(self.parameter, parameters)}"
+            )
+        found = parameters[self.parameter]
+        _check_weight(found, tuple(found.shape), self.shape, self.parameter)
+
+    def __post_init__(self) -> None:
+        _check_strength(self.strength)
+        if not self.values.isfinite().all():
+            raise SettingError(
+                f"expected a finite change of {self.parameter} but got NaN or infinity; take a lower learning rate"
+            )
+
+
+Change = LowRank | Dense
+"""What an edit is made of."""
+
+KINDS: Mapping[str, type[LowRank] | type[Dense]] = {kind.kind: kind for kind in (LowRank, Dense)}
+"""Changes by the names that they have in files."""
+
+
+def _check_strength(strength: float) -> None:
+    if not math.isfinite(strength):
+        raise SettingError(f"expected a finite strength but got {strength}; 1 is the solve, 1 to 4 is usual")
+
+
+def _check_weight(weight: Tensor, shape: tuple[int, ...], wanted: tuple[int, ...], path: str) -> None:
+    if shape != wanted:
+        raise SiteError(
+            f"expected a weight of shape {wanted} at {path} but the model's has {shape}; "
+            "apply the edit to the model that it was computed on"
+        )
+    if not weight.isfinite().all():
+        raise WeightsError(f"expected finite weights at {path} but got NaN or infinity; load sound weights")

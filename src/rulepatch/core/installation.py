@@ -1,0 +1,204 @@
+"""The layers that changes make, and putting them into a network and taking them out."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from rulepatch.core import linalg
+from rulepatch.core.changes import Change, Gate, LowRank
+from rulepatch.core.sites import Layer, with_weight
+
+__all__ = ["Addition", "EditedLayer", "Installation", "Reader"]
+
+
+class Reader(nn.Module):
+    """Reads a site's keys for an edit: ⟨D_r, k⟩ at each position, through the gate.
+
+    Args:
+        layer: the site's layer.
+        directions: D, (r, c_in), or (r, c_in, y, x) to read whole patches at the layer's output positions.
+        gate: where to let it through; everywhere if None.
+        dtype: of the keys; the layer's if None.
+    """
+
+    def __init__(
+        self, layer: Layer, directions: Tensor, gate: Gate | None, *, dtype: torch.dtype | None = None
+    ) -> None:
+        super().__init__()
+        like = layer.weight.detach().new_empty(0, dtype=dtype or layer.weight.dtype)
+        self.read = _reading(layer, directions.to(like))
+        self.score: nn.Module | None = None
+        self.thresholds: Tensor | None
+        self.register_buffer("thresholds", None)
+        if gate is not None:
+            self.thresholds = gate.thresholds.to(like).reshape(_channel_shape(layer))
+            if gate.direction is not None:
+                self.score = _reading(layer, gate.direction[None].to(like))
+
+    def forward(self, keys: Tensor) -> Tensor:
+        """Read keys, (n, c_in, h, w) or (n, …, c_in), as maps, (n, r, h, w) or (n, …, r).
+
+        Returns:
+            The maps.
+        """
+        maps: Tensor = self.read(keys)
+        if self.thresholds is None:
+            return maps
+        if self.score is None:
+            return linalg.soft_gated(maps, self.thresholds)
+        return linalg.gated(maps, self.score(keys), self.thresholds)
+
+
+def _channel_shape(layer: Layer) -> tuple[int, ...]:
+    return (-1,) if isinstance(layer, nn.Linear) else (-1, 1, 1)
+
+
+def _reading(layer: Layer, directions: Tensor) -> nn.Module:
+    if isinstance(layer, nn.Linear) or directions.ndim == 4:
+        return with_weight(layer, directions)
+    return _Pointwise(directions)
+
+
+class _Pointwise(nn.Module):
+    """A 1×1 convolution without bias; making an `nn.Conv2d` would draw random weights first."""
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight[:, :, None, None], requires_grad=False)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return F.conv2d(maps, self.weight)
+
+
+class Addition(nn.Module):
+    """What one change adds to a layer's output: s·Λ·g(k)⟨D, k⟩, as ordinary layers.
+
+    Args:
+        layer: the layer.
+        change: the change.
+    """
+
+    def __init__(self, layer: Layer, change: LowRank) -> None:
+        super().__init__()
+        self.reader = Reader(layer, change.directions, change.gate)
+        weight = (change.strength * change.coefficients.double()).to(layer.weight.detach())
+        whole = change.architecture == 1 or isinstance(layer, nn.Linear)
+        self.write = with_weight(layer, weight) if whole else _Pointwise(weight)
+
+    def forward(self, keys: Tensor) -> Tensor:
+        """The addition for some keys.
+
+        Returns:
+            A tensor of the layer's output shape, zero where the gate is shut.
+        """
+        added: Tensor = self.write(self.reader(keys))
+        return added
+
+
+class EditedLayer(nn.Module):
+    """A layer with gated changes beside it. Where every gate is shut its output is the layer's own, bit for bit.
+
+    Args:
+        layer: the layer; it is kept as it is.
+        changes: all of that layer.
+    """
+
+    def __init__(self, layer: Layer, changes: Sequence[LowRank]) -> None:
+        super().__init__()
+        self.layer = layer
+        self.additions = nn.ModuleList(Addition(layer, change) for change in changes)
+
+    def forward(self, keys: Tensor) -> Tensor:
+        """The layer's output with the changes added.
+
+        Returns:
+            What the layer returns.
+        """
+        output: Tensor = self.layer(keys)
+        for addition in self.additions:
+            added = addition(keys)
+            output = torch.where(added == 0, output, output + added)  # even -0.0 stays what it was
+        return output
+
+
+class Installation:
+    """Changes of a module, computed once, to be put in and taken out any number of times.
+
+    What was there before comes back as it was: the very tensors and layers.
+
+    Args:
+        module: the network.
+        changes: all of them fit it.
+
+    Example:
+        >>> from rulepatch.core.changes import Dense
+        >>> layer = nn.Sequential(nn.Linear(2, 1))
+        >>> change = Dense("0.bias", torch.ones(1))
+        >>> before = layer[0].bias.tolist()
+        >>> with Installation(layer, [change]):
+        ...     layer[0].bias.tolist() == before
+        False
+        >>> layer[0].bias.tolist() == before
+        True
+    """
+
+    def __init__(self, module: nn.Module, changes: Sequence[Change]) -> None:
+        self._module = module
+        totals: dict[str, Tensor] = {}
+        gated: dict[str, list[LowRank]] = {}
+        for change in changes:
+            if isinstance(change, LowRank) and change.gate is not None:
+                gated.setdefault(change.site, []).append(change)
+            else:
+                path = change.parameter
+                delta = change.delta().reshape(module.get_parameter(path).shape)
+                totals[path] = totals[path] + delta if path in totals else delta
+        self._weights = {path: _added(module.get_parameter(path), total) for path, total in totals.items()}
+        self._layers = {path: _edited_layer(module, path, behind) for path, behind in gated.items()}
+        self._take_out: list[Callable[[], None]] = []
+
+    @property
+    def bytes(self) -> int:
+        """Memory that the new weights take."""
+        return sum(weight.nbytes for weight in self._weights.values())
+
+    def put_in(self) -> None:
+        """Change the module."""
+        assert not self._take_out
+        for path, weight in self._weights.items():
+            parameter = self._module.get_parameter(path)
+            self._take_out.append(partial(setattr, parameter, "data", parameter.data))
+            parameter.data = weight
+        for path, layer in self._layers.items():
+            parent, _, name = path.rpartition(".")
+            children = self._module.get_submodule(parent)._modules
+            self._take_out.append(partial(children.__setitem__, name, layer.layer))
+            children[name] = layer.train(layer.layer.training)
+
+    def take_out(self) -> None:
+        """Put back what was there."""
+        while self._take_out:
+            self._take_out.pop()()
+
+    def __enter__(self) -> Self:
+        self.put_in()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.take_out()
+
+
+def _added(parameter: Tensor, delta: Tensor) -> Tensor:
+    saved = parameter.data
+    precise = saved.cpu() if saved.device.type == "mps" else saved  # MPS has no float64
+    return (precise.double() + delta.to(precise.device)).to(saved)
+
+
+def _edited_layer(module: nn.Module, path: str, changes: Sequence[LowRank]) -> "EditedLayer":
+    layer = module.get_submodule(path)
+    assert isinstance(layer, Layer)
+    return EditedLayer(layer, changes)
