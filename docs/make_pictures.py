@@ -33,7 +33,7 @@ def before_after() -> None:
     tests = image_set(scenes_on_snow(40, seed=0), "vehicles on snow")
     found = rp.evaluate(model, edit, tests=tests).tests
     assert found is not None
-    repaired = {model.classes[outcome.picture.label or 0]: outcome for outcome in reversed(found.repaired)}
+    repaired = {model.classes[found.labels[i]]: found[i] for i in reversed(found.repaired.tolist())}
 
     figure = plt.figure(figsize=(9, 4.6), layout="constrained")
     upper, lower = figure.subfigures(2, 1, height_ratios=[1, 1.12])

@@ -144,7 +144,7 @@ def test_value_points_before_the_site_are_refused(net, inputs, untouched, site, 
 def test_the_tail_gives_the_bits_of_the_whole_pass(net, inputs, untouched, site):
     untouched(net)
     plan = capture.plan_tail(capture.trace(net, inputs[:1]), site)
-    output, start = capture.checkpoint(net, plan, inputs)
+    output, (start,) = capture.checkpoint(net, [plan], inputs)
     assert torch.equal(output, net(inputs))
     for _ in range(2):  # the rest of a network may write into what it is given; a second run must not see that
         assert torch.equal(capture.resume(net, plan, start), output)
@@ -153,7 +153,7 @@ def test_the_tail_gives_the_bits_of_the_whole_pass(net, inputs, untouched, site)
 @pytest.mark.parametrize("site", SITES)
 def test_the_tail_sees_a_changed_weight_at_its_site(net, inputs, site):
     plan = capture.plan_tail(capture.trace(net, inputs[:1]), site)
-    before, start = capture.checkpoint(net, plan, inputs)
+    before, (start,) = capture.checkpoint(net, [plan], inputs)
     with torch.no_grad():
         net.get_submodule(site).weight.mul_(-1)
     after = capture.resume(net, plan, start)
@@ -162,7 +162,7 @@ def test_the_tail_sees_a_changed_weight_at_its_site(net, inputs, site):
 
 def test_the_tail_does_not_run_what_comes_before(net, inputs):
     plan = capture.plan_tail(capture.trace(net, inputs[:1]), "2.0")
-    _, start = capture.checkpoint(net, plan, inputs)
+    _, (start,) = capture.checkpoint(net, [plan], inputs)
     called = []
     net[0][0].register_forward_hook(lambda *_: called.append("early"))
     net[2][1].register_forward_hook(lambda *_: called.append("late"))
@@ -173,7 +173,7 @@ def test_the_tail_does_not_run_what_comes_before(net, inputs):
 
 def test_the_tail_leaves_nothing_behind_after_an_exception(net, inputs, untouched):
     plan = capture.plan_tail(capture.trace(net, inputs[:1]), "2.0")
-    _, start = capture.checkpoint(net, plan, inputs)
+    _, (start,) = capture.checkpoint(net, [plan], inputs)
     untouched(net)
 
     class BreakError(RuntimeError):
@@ -186,6 +186,14 @@ def test_the_tail_leaves_nothing_behind_after_an_exception(net, inputs, untouche
     with pytest.raises(BreakError):
         capture.resume(net, plan, start)
     hook.remove()
+
+
+def test_one_pass_serves_the_tails_of_many_sites(net, inputs):
+    traced = capture.trace(net, inputs[:1])
+    plans = [capture.plan_tail(traced, site) for site in SITES]
+    output, starts = capture.checkpoint(net, plans, inputs)
+    for plan, start in zip(plans, starts, strict=True):
+        assert torch.equal(capture.resume(net, plan, start), output)
 
 
 MODELS = {
@@ -214,5 +222,5 @@ def test_tails_of_real_architectures(name):
         expected = model(images)
     for site in called[:: max(1, len(called) // 4)] + called[-1:]:
         plan = capture.plan_tail(traced, site)
-        _, start = capture.checkpoint(model, plan, images)
+        _, (start,) = capture.checkpoint(model, [plan], images)
         assert torch.equal(capture.resume(model, plan, start), expected), site

@@ -73,9 +73,9 @@ def same_as_naive(outcomes, expected):
 def test_predictions_are_those_of_two_whole_passes(sites, model):
     edit, labelled = edit_at(model, sites), pictures()
     found = evaluate(model, edit, tests=labelled, reference=labelled[:9], batch_size=8, progress=False)
-    same_as_naive(found.tests.outcomes, naive(model, edit, labelled))
-    same_as_naive(found.reference.outcomes, naive(model, edit, labelled[:9]))
-    assert bool(found.tests.flips) == bool(sites)  # an edit that changed nothing would prove nothing
+    same_as_naive(found.tests, naive(model, edit, labelled))
+    same_as_naive(found.reference, naive(model, edit, labelled[:9]))
+    assert bool(len(found.tests.flips)) == bool(sites)  # an edit that changed nothing would prove nothing
 
 
 @pytest.mark.parametrize("kind", ["hard", "soft"])
@@ -83,14 +83,14 @@ def test_gated_edits_are_evaluated_as_they_are_applied(kind, model):
     gate = Gate(kind, 0.5, torch.full((1 if kind == "hard" else 2,), 0.2), torch.randn(8) if kind == "hard" else None)
     edit, labelled = edit_at(model, ["1.conv2"], gate=gate, scale=3), pictures()
     found = evaluate(model, edit, tests=labelled, progress=False)
-    same_as_naive(found.tests.outcomes, naive(model, edit, labelled))
-    assert found.tests.flips
+    same_as_naive(found.tests, naive(model, edit, labelled))
+    assert len(found.tests.flips)
 
 
 def test_the_size_of_batches_does_not_matter(model):
     edit, labelled = edit_at(model, ["1.conv2"]), pictures()
     one, other = (evaluate(model, edit, tests=labelled, batch_size=size, progress=False) for size in (1, 16))
-    assert [o.after for o in one.tests.outcomes] == [o.after for o in other.tests.outcomes]
+    assert [o.after for o in one.tests] == [o.after for o in other.tests]
 
 
 def test_counts_are_those_counted_by_hand(dominant, red_as_green, paint, tmp_path):
@@ -106,7 +106,15 @@ def test_counts_are_those_counted_by_hand(dominant, red_as_green, paint, tmp_pat
     }.items():
         paint(tmp_path / f"{name}.png", colour=colour)
     found = evaluate(dominant, red_as_green, tests=tmp_path, reference=tmp_path, progress=False)
-    assert found.to_json()["tests"] == {
+    numbers = found.to_json()["tests"]
+    flips = [(flip["label"], flip["from"], flip["to"]) for flip in numbers.pop("flip_list")]
+    assert flips == [("blue", "red", "green"), ("green", "red", "green"), *[("red", "red", "green")] * 2]
+    assert numbers.pop("mcnemar_p") == 1 and set(numbers.pop("calibration_error")) == {"before", "after"}
+    low, high = numbers.pop("intervals")["difference"]
+    assert low < -1 / 7 < high
+    extra = {name: (own.pop("confidence"), own.pop("drawn")) for name, own in numbers["classes"].items()}
+    assert extra["red"][1] == [4, 0] and extra["green"][1] == [2, 6] and extra["red"][0][1] < extra["red"][0][0]
+    assert numbers == {
         "n": 7,
         "before": pytest.approx(4 / 7),
         "after": pytest.approx(3 / 7),
@@ -130,7 +138,7 @@ def test_counts_are_those_counted_by_hand(dominant, red_as_green, paint, tmp_pat
         "skipped": [],
     }
     assert found.to_json()["reference"] == found.to_json()["tests"]
-    names = [[outcome.picture.name[-9:] for outcome in some] for some in (found.tests.repaired, found.tests.broken)]
+    names = [[found.tests[i].picture.name[-9:] for i in some] for some in (found.tests.repaired, found.tests.broken)]
     assert names == [["een/0.png"], ["red/0.png", "red/1.png"]]
     text = found.to_text()
     assert "57.1 %" in text
@@ -143,7 +151,8 @@ def test_a_reference_set_needs_no_labels(dominant, red_as_green, paint, tmp_path
     found = evaluate(dominant, red_as_green, reference=tmp_path, progress=False)
     assert found.tests is None
     numbers = found.to_json()
-    assert set(numbers) == {"reference"}
+    assert set(numbers) == {"reference", "predicted_damage"} and numbers["predicted_damage"] is None
+    assert [(flip["label"], flip["to"]) for flip in numbers["reference"].pop("flip_list")] == [(None, "green")] * 2
     assert numbers["reference"] == {
         "n": 4,
         "before": None,
@@ -152,6 +161,9 @@ def test_a_reference_set_needs_no_labels(dominant, red_as_green, paint, tmp_path
         "broken": 0,
         "flips": 0.5,
         "flipped": 2,
+        "intervals": None,
+        "mcnemar_p": None,
+        "calibration_error": None,
         "classes": {},
         "skipped": [],
     }
@@ -184,7 +196,7 @@ def test_there_must_be_something_to_look_at(dominant, red_as_green):
 def test_classes_are_left_out_of_the_reference_set_alone(dominant, red_as_green):
     both = [(Image.new("RGB", (16, 16)), name) for name in ("red", "green", "blue")]
     found = evaluate(dominant, red_as_green, tests=both, reference=both, leave_out=["green", 2], progress=False)
-    assert [outcome.picture.label for outcome in found.reference.outcomes] == [0]
+    assert [outcome.picture.label for outcome in found.reference] == [0]
     assert len(found.tests) == 3
     with pytest.raises(SettingError, match="gren"):
         evaluate(dominant, red_as_green, reference=both, leave_out=["gren"], progress=False)
@@ -287,7 +299,7 @@ def test_half_precision_and_outputs_with_names_are_evaluated(net):
     model = Classifier(Named(net).to(torch.bfloat16), Preprocess((16, 16)), NAMES)
     found = evaluate(model, edit_at(model, ["inner.1.conv2"], scale=2), tests=pictures(8), progress=False)
     assert len(found.tests) == 8
-    assert all(0 < share <= 1 for outcome in found.tests.outcomes for share in outcome.confidence)
+    assert all(0 < share <= 1 for outcome in found.tests for share in outcome.confidence)
 
 
 def test_the_evaluation_keeps_what_it_was_made_of(model):

@@ -269,28 +269,30 @@ def plan_tail(traced: Trace, site: str) -> TailPlan:
     return TailPlan(site, finished, needed, traced.input_number in read)
 
 
-def checkpoint(model: nn.Module, plan: TailPlan, inputs: Tensor) -> tuple[Any, Checkpoint]:
-    """Run the model and keep what is needed to run it again from the plan's site on.
+def checkpoint(model: nn.Module, plans: Sequence[TailPlan], inputs: Tensor) -> tuple[Any, list[Checkpoint]]:
+    """Run the model once and keep what is needed to run it again from the site of each of some plans on.
 
     Args:
         model: the model that was traced.
-        plan: of the site.
+        plans: of the sites.
         inputs: the model's input, (n, …).
 
     Returns:
-        The model's output, and the checkpoint.
+        The model's output, and a checkpoint for each plan.
     """
-    results = [
-        None if needed else _placeholders(call, len(inputs))
+    wanted = {
+        (call.path, call.occurrence)
+        for plan in plans
         for call, needed in zip(plan.calls, plan.needed, strict=True)
-    ]
-    wanted = {(call.path, call.occurrence): i for i, call in enumerate(plan.calls) if plan.needed[i]}
+        if needed
+    }
+    kept: dict[tuple[str, int], Any] = {}
     seen: Counter[str] = Counter()
 
     def hook_of(path: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             if (path, seen[path]) in wanted:
-                results[wanted[path, seen[path]]] = _copy(output)
+                kept[path, seen[path]] = _copy(output)
             seen[path] += 1
 
         return hook
@@ -301,8 +303,15 @@ def checkpoint(model: nn.Module, plan: TailPlan, inputs: Tensor) -> tuple[Any, C
 
     with inference(model), _hooked(handles):
         output = model(inputs)
-    kept = inputs if plan.input_needed else torch.empty_like(inputs, device="meta")
-    return output, Checkpoint(kept, tuple(results))
+    return output, [_checkpoint(plan, kept, inputs) for plan in plans]
+
+
+def _checkpoint(plan: TailPlan, kept: Mapping[tuple[str, int], Any], inputs: Tensor) -> Checkpoint:
+    results = [
+        kept[call.path, call.occurrence] if needed else _placeholders(call, len(inputs))
+        for call, needed in zip(plan.calls, plan.needed, strict=True)
+    ]
+    return Checkpoint(inputs if plan.input_needed else torch.empty_like(inputs, device="meta"), tuple(results))
 
 
 def resume(model: nn.Module, plan: TailPlan, start: Checkpoint) -> Any:

@@ -1,144 +1,28 @@
 """Predictions before and after an edit, on test pictures and on a reference set."""
 
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from rulepatch.core import capture
 from rulepatch.core.edit import Edit
 from rulepatch.core.exemplars import Exemplar
 from rulepatch.core.installation import Installation
+from rulepatch.core.trace import Trace
 from rulepatch.data.folders import ImageSet, Picture
 from rulepatch.data.stream import ImageStream
 from rulepatch.errors import FolderError, SettingError
+from rulepatch.evaluation.outcomes import Outcomes, Predictions
 from rulepatch.models.classifier import Classes, Classifier
 from rulepatch.text import percent, table
 
-__all__ = ["Evaluation", "Outcome", "Outcomes", "evaluate"]
+__all__ = ["Evaluation", "evaluate", "evaluate_all", "outcomes_of"]
 
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a model says of one picture before and after an edit.
-
-    Attributes:
-        picture: the picture with its label.
-        before: class predicted before.
-        after: class predicted after.
-        confidence: of these two predictions, 0..1.
-    """
-
-    picture: Picture
-    before: int
-    after: int
-    confidence: tuple[float, float]
-
-    @property
-    def is_flip(self) -> bool:
-        """Whether the prediction changed."""
-        return self.before != self.after
-
-    @property
-    def is_repaired(self) -> bool:
-        """Whether the prediction was wrong and is right."""
-        return self.is_flip and self.after == self.picture.label
-
-    @property
-    def is_broken(self) -> bool:
-        """Whether the prediction was right and is wrong."""
-        return self.is_flip and self.before == self.picture.label
-
-
-@dataclass(frozen=True)
-class Outcomes:
-    """What a model says of a set of pictures before and after an edit.
-
-    Attributes:
-        name: of the set.
-        outcomes: one for each picture that could be read.
-        skipped: names of the pictures that could not.
-    """
-
-    name: str
-    outcomes: tuple[Outcome, ...]
-    skipped: tuple[str, ...] = ()
-
-    def __len__(self) -> int:
-        return len(self.outcomes)
-
-    @property
-    def is_labelled(self) -> bool:
-        """Whether right and wrong are known."""
-        return all(outcome.picture.label is not None for outcome in self.outcomes)
-
-    @property
-    def before(self) -> float | None:
-        """Accuracy before, 0..1; None without labels."""
-        return self._share([outcome.before == outcome.picture.label for outcome in self.outcomes])
-
-    @property
-    def after(self) -> float | None:
-        """Accuracy after, 0..1; None without labels."""
-        return self._share([outcome.after == outcome.picture.label for outcome in self.outcomes])
-
-    @property
-    def repaired(self) -> tuple[Outcome, ...]:
-        """Pictures that were wrong and are right."""
-        return tuple(outcome for outcome in self.outcomes if outcome.is_repaired)
-
-    @property
-    def broken(self) -> tuple[Outcome, ...]:
-        """Pictures that were right and are wrong."""
-        return tuple(outcome for outcome in self.outcomes if outcome.is_broken)
-
-    @property
-    def flips(self) -> tuple[Outcome, ...]:
-        """Pictures whose prediction changed."""
-        return tuple(outcome for outcome in self.outcomes if outcome.is_flip)
-
-    def by_class(self) -> "dict[int, Outcomes]":
-        """The outcomes of each class.
-
-        Returns:
-            For each label, in order, its own outcomes; empty without labels.
-        """
-        labels = sorted({outcome.picture.label for outcome in self.outcomes if outcome.picture.label is not None})
-        return {
-            label: Outcomes(self.name, tuple(o for o in self.outcomes if o.picture.label == label)) for label in labels
-        }
-
-    def to_json(self, classes: Classes) -> dict[str, Any]:
-        """The numbers, as JSON; accuracies and the share of flips in 0..1.
-
-        Returns:
-            A dictionary.
-        """
-        numbers, found = self._numbers(), self.by_class()
-        often = Counter(classes[label] for label in found)  # some classes share their first name
-        numbers["classes"] = {
-            classes[label] if often[classes[label]] == 1 else f"{classes[label]} ({label})": own._numbers()
-            for label, own in found.items()
-        }
-        numbers["skipped"] = list(self.skipped)
-        return numbers
-
-    def _numbers(self) -> dict[str, Any]:
-        return {
-            "n": len(self),
-            "before": self.before,
-            "after": self.after,
-            "repaired": len(self.repaired),
-            "broken": len(self.broken),
-            "flips": len(self.flips) / len(self),
-            "flipped": len(self.flips),
-        }
-
-    def _share(self, right: Sequence[bool]) -> float | None:
-        return sum(right) / len(right) if self.is_labelled else None
+KEPT_BYTES = 1 << 30
+"""Memory for the changed weights of edits that are evaluated together; those beyond are computed for each batch."""
 
 
 @dataclass(frozen=True)
@@ -161,14 +45,21 @@ class Evaluation:
     reference: Outcomes | None
     exemplars: tuple[Exemplar, ...] = field(default=(), repr=False)
 
+    @property
+    def predicted_damage(self) -> float | None:
+        """Damage predicted from the second moment alone, 0..1, the largest of the sites; None if it was not."""
+        found = [site["predicted_damage"] for site in self.edit.provenance.get("sites", [])]
+        return max((damage for damage in found if damage is not None), default=None)
+
     def to_json(self) -> dict[str, Any]:
         """The numbers, as JSON.
 
         Returns:
-            A dictionary with `tests` and `reference`, as far as they were measured.
+            A dictionary with `tests` and `reference`, as far as they were measured, and `predicted_damage`.
         """
         sets = {"tests": self.tests, "reference": self.reference}
-        return {name: found.to_json(self.classes) for name, found in sets.items() if found is not None}
+        measured = {name: found.to_json(self.classes) for name, found in sets.items() if found is not None}
+        return {**measured, "predicted_damage": self.predicted_damage}
 
     def to_text(self) -> str:
         """The numbers, for people.
@@ -182,19 +73,20 @@ class Evaluation:
                 continue
             classes = found.by_class() if name == "tests" else {}
             named = [(name, found), *((f"  {self.classes[label]}", own) for label, own in classes.items())]
-            rows += [
-                [
-                    title,
-                    len(own),
-                    percent(own.before),
-                    percent(own.after),
-                    len(own.repaired),
-                    len(own.broken),
-                    percent(len(own.flips) / len(own)),
-                ]
-                for title, own in named
-            ]
-        return table(["", "pictures", "before", "after", "repaired", "broken", "flips"], rows)
+            rows += [[title, *_cells(own)] for title, own in named]
+        told = table(["", "pictures", "before", "after", "repaired", "broken", "flips"], rows)
+        return "\n".join([told, *self._surprises()])
+
+    def _surprises(self) -> Iterator[str]:
+        """What a person must see at once: the classes that lost most on the reference set."""
+        if self.reference is None:
+            return
+        lost = [e for e in self.reference.exposures() if e.right[1] < e.right[0]]
+        if lost:
+            named = ", ".join(
+                f"{self.classes[e.label]} {100 * e.confidence[0]:.0f} → {100 * e.confidence[1]:.0f}" for e in lost[:8]
+            )
+            yield f"lost most (mean confidence, %): {named}{', …' if len(lost) > 8 else ''}"
 
     def to_html(self, path: Path | str) -> None:
         """Write a self-contained report with pictures.
@@ -205,6 +97,17 @@ class Evaluation:
         from rulepatch.evaluation.report import write_report
 
         write_report(self, Path(path))
+
+    def _repr_html_(self) -> str:
+        """The report in a frame of a notebook."""
+        from rulepatch.evaluation.report import render_frame
+
+        return render_frame(self)
+
+
+def _cells(found: Outcomes) -> list[object]:
+    numbers = [len(found.repaired), len(found.broken), percent(len(found.flips) / len(found))]
+    return [len(found), percent(found.before), percent(found.after), *numbers]
 
 
 def evaluate(
@@ -251,9 +154,73 @@ def evaluate(
         >>> evaluate(model, nothing, reference=training_images(8, seed=3)).to_json()["reference"]["flips"]
         0.0
     """
+    (found,) = evaluate_all(
+        model,
+        [edit],
+        tests=tests,
+        reference=reference,
+        leave_out=leave_out,
+        exemplars=exemplars,
+        any_base=any_base,
+        batch_size=batch_size,
+        progress=progress,
+    )
+    return found
+
+
+def evaluate_all(
+    model: Classifier,
+    edits: Sequence[Edit],
+    *,
+    tests: Any = None,
+    reference: Any = None,
+    leave_out: Sequence[int | str] = (),
+    exemplars: Sequence[Exemplar] = (),
+    any_base: bool = False,
+    batch_size: int | None = None,
+    progress: bool = True,
+) -> list[Evaluation]:
+    """Measure many edits of one model at once.
+
+    For each batch of pictures the untouched network runs once, and every edit costs only what comes after its first
+    site. Memory does not grow with the number of pictures but for the predictions themselves.
+
+    Args:
+        model: the classifier; it is edited for a while and then as it was.
+        edits: the edits.
+        tests: as for `evaluate`.
+        reference: as for `evaluate`.
+        leave_out: as for `evaluate`.
+        exemplars: as for `evaluate`.
+        any_base: accept another base than the one that an edit was computed on.
+        batch_size: pictures in a pass; what suits the device if None.
+        progress: whether to show bars on standard error.
+
+    Returns:
+        An evaluation of each.
+
+    Raises:
+        FolderError: a folder is missing, empty or does not match the classes, or the tests have no labels.
+        BaseMismatchError: the model is not an edit's base.
+        SettingError: there is nothing to evaluate on, or a class to leave out is unknown.
+    """
     if tests is None and reference is None:
         raise SettingError("expected test pictures or a reference set to evaluate on but got neither; give one of them")
-    edit.check(model.module, any_base=any_base)
+    for edit in edits:
+        edit.check(model.module, any_base=any_base)
+    sets = _sets(model, tests=tests, reference=reference, leave_out=leave_out)
+    size = batch_size or model.batch_size
+    found = {
+        name: outcomes_of(model, edits, images, batch_size=size, progress=name if progress else None)
+        for name, images in sets.items()
+    }
+    shown = tuple(exemplars)
+    nothing = [None] * len(edits)
+    each = zip(edits, found.get("tests", nothing), found.get("reference", nothing), strict=True)
+    return [Evaluation(edit, model.name, model.classes, on_tests, on_ref, shown) for edit, on_tests, on_ref in each]
+
+
+def _sets(model: Classifier, *, tests: Any, reference: Any, leave_out: Sequence[int | str]) -> dict[str, ImageSet]:
     sets: dict[str, ImageSet] = {}
     if tests is not None:
         sets["tests"] = ImageSet.of(tests, model.classes)
@@ -265,41 +232,75 @@ def evaluate(
     if reference is not None:
         left_out = {model.classes.index(label) for label in leave_out}
         sets["reference"] = ImageSet.of(reference, model.classes).without(left_out)
-    found = {
-        name: _outcomes(
-            model, edit, images, batch_size=batch_size or model.batch_size, progress=name if progress else None
-        )
-        for name, images in sets.items()
-    }
-    return Evaluation(edit, model.name, model.classes, found.get("tests"), found.get("reference"), tuple(exemplars))
+    return sets
 
 
-def _outcomes(model: Classifier, edit: Edit, images: ImageSet, *, batch_size: int, progress: str | None) -> Outcomes:
-    outcomes: list[Outcome] = []
-    stream = ImageStream(images, model.preprocess, batch_size=batch_size, progress=progress)
-    both = _both_ways(model, edit)
+def outcomes_of(
+    model: Classifier,
+    edits: Sequence[Edit],
+    images: ImageSet,
+    *,
+    watched: Sequence[int] = (),
+    batch_size: int | None = None,
+    progress: str | None = None,
+) -> list[Outcomes]:
+    """What a model says of a set of pictures before and after each of some edits; unchecked.
+
+    Args:
+        model: the classifier; it is edited for a while and then as it was.
+        edits: they fit the model.
+        images: the pictures.
+        watched: classes whose probability is kept for every picture.
+        batch_size: pictures in a pass; what suits the device if None.
+        progress: what the bar says; none if None.
+
+    Returns:
+        The outcomes of each edit.
+    """
+    stream = ImageStream(images, model.preprocess, batch_size=batch_size or model.batch_size, progress=progress)
+    every_way = _every_way(model, edits)
+    pictures: list[Picture] = []
+    pieces: list[list[Predictions]] = [[] for _ in range(1 + len(edits))]
     for batch in stream:
-        (before, sure), (after, surer) = (_predictions(logits) for logits in both(model.inputs(batch.pixels)))
-        outcomes += map(Outcome, batch.pictures, before, after, zip(sure, surer, strict=True))
-    return Outcomes(images.name, tuple(outcomes), tuple(picture.name for picture in stream.skipped))
+        pictures += batch.pictures
+        labels = [picture.label for picture in batch.pictures]
+        for found, logits in zip(pieces, every_way(model.inputs(batch.pixels)), strict=True):
+            found.append(Predictions.of(logits, labels, watched))
+    before, *afters = (Predictions.join(found) for found in pieces)
+    skipped = tuple(picture.name for picture in stream.skipped)
+    return [Outcomes(images.name, tuple(pictures), before, after, skipped) for after in afters]
 
 
-def _both_ways(model: Classifier, edit: Edit) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
-    """Logits before and after, as a function of inputs; what comes before the first edited site is computed once."""
+def _every_way(model: Classifier, edits: Sequence[Edit]) -> Callable[[Tensor], Iterator[Tensor]]:
+    """Logits before and after each edit, as a function of inputs; what comes before its sites is computed once."""
     traced = capture.trace(model.module, model.example())
-    starts = {traced.calls_of(site)[0]: site for site in edit.sites if traced.calls_of(site)}
-    first = starts[min(starts)] if starts else traced.calls[1].path  # an edit of nothing may start anywhere
-    plan = capture.plan_tail(traced, first)
+    firsts = [_first_site(traced, edit) for edit in edits]
+    plans = {site: capture.plan_tail(traced, site) for site in firsts}
+    installations = _installations(model.module, edits)
 
-    def run(inputs: Tensor) -> tuple[Tensor, Tensor]:
-        output, start = capture.checkpoint(model.module, plan, inputs)
-        with Installation(model.module, edit.changes):
-            edited = capture.resume(model.module, plan, start)
-        return model.logits_of(output), model.logits_of(edited)
+    def run(inputs: Tensor) -> Iterator[Tensor]:
+        output, starts = capture.checkpoint(model.module, list(plans.values()), inputs)
+        yield model.logits_of(output)
+        start_at = dict(zip(plans, starts, strict=True))
+        for site, edit, kept in zip(firsts, edits, installations, strict=True):
+            with kept or Installation(model.module, edit.changes):
+                edited = capture.resume(model.module, plans[site], start_at[site])
+            yield model.logits_of(edited)
 
     return run
 
 
-def _predictions(logits: Tensor) -> tuple[list[int], list[float]]:
-    confidence, predicted = logits.softmax(dim=1).max(dim=1)
-    return predicted.tolist(), confidence.tolist()
+def _first_site(traced: Trace, edit: Edit) -> str:
+    starts = {traced.calls_of(site)[0]: site for site in edit.sites if traced.calls_of(site)}
+    return starts[min(starts)] if starts else traced.calls[1].path  # an edit of nothing may start anywhere
+
+
+def _installations(module: nn.Module, edits: Sequence[Edit]) -> list[Installation | None]:
+    """The edits ready to be put in, as far as memory allows."""
+    found: list[Installation | None] = []
+    room = KEPT_BYTES
+    for edit in edits:
+        installation = Installation(module, edit.changes) if room > 0 else None
+        room -= installation.bytes if installation is not None else 0
+        found.append(installation if room > 0 else None)
+    return found

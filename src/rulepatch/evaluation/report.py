@@ -1,8 +1,9 @@
 """The report of an evaluation: one self-contained HTML page, with pictures and no outside reference."""
 
 import base64
+import html
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -13,15 +14,19 @@ import numpy as np
 from PIL import Image
 
 from rulepatch.core.exemplars import Exemplar
-from rulepatch.evaluation.evaluate import Evaluation, Outcome, Outcomes
+from rulepatch.evaluation.evaluate import Evaluation
+from rulepatch.evaluation.outcomes import Exposure, Outcome, Outcomes
 from rulepatch.files import atomic_path, check_writable
 from rulepatch.images import read_image
 from rulepatch.text import percent, plural, points
 
-__all__ = ["render_report", "write_report"]
+__all__ = ["render_frame", "render_report", "write_report"]
 
 MOST_THUMBNAILS = 48
 """Pictures shown of each set; the counts always cover all of them."""
+
+MOST_ROWS = 200
+"""Rows of the list of flips, and of the table of exposed classes a tenth of that."""
 
 THUMBNAIL = 128
 
@@ -50,6 +55,16 @@ def write_report(evaluation: Evaluation, path: Path) -> None:
         unfinished.write_text(page, encoding="utf-8", errors="replace")  # a file's name may be no text
 
 
+def render_frame(evaluation: Evaluation) -> str:
+    """The report in a frame, for a notebook: its styles stay inside.
+
+    Returns:
+        An HTML element.
+    """
+    page = html.escape(render_report(evaluation), quote=True)
+    return f'<iframe srcdoc="{page}" style="width: 100%; height: 40rem; border: 0" title="rulepatch report"></iframe>'
+
+
 def render_report(evaluation: Evaluation) -> str:
     """The report as a page of HTML.
 
@@ -57,20 +72,35 @@ def render_report(evaluation: Evaluation) -> str:
         The page; everything in it is inline.
     """
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"percent": percent, "points": points, "plural": plural}
+    environment.filters |= {"percent": percent, "points": points, "plural": plural, "probability": _probability}
     template = environment.from_string((resources.files(__package__) / "report.html.jinja").read_text("utf-8"))
+    reference = evaluation.reference
     return template.render(
         evaluation=evaluation,
         described=evaluation.edit.describe(),
         title=_title(evaluation),
         exemplars=[_exemplar(exemplar) for exemplar in evaluation.exemplars],
         tests=evaluation.tests,
-        reference=evaluation.reference,
+        reference=reference,
+        numbers={name: found.numbers() for name, found in _sets(evaluation)},
         test_tiles=_wall(evaluation, evaluation.tests, only_flips=False),
-        flip_tiles=_wall(evaluation, evaluation.reference, only_flips=True),
+        flip_tiles=_wall(evaluation, reference, only_flips=True),
         tests_by_class=_by_class(evaluation, evaluation.tests),
+        exposed=_exposed(evaluation, reference),
+        flip_list=reference.to_json(evaluation.classes)["flip_list"][:MOST_ROWS] if reference else [],
         most=MOST_THUMBNAILS,
+        most_rows=MOST_ROWS,
     )
+
+
+def _sets(evaluation: Evaluation) -> Iterator[tuple[str, Outcomes]]:
+    for name, found in (("tests", evaluation.tests), ("reference", evaluation.reference)):
+        if found is not None:
+            yield name, found
+
+
+def _probability(p: float) -> str:
+    return f"p = {p:.2g}" if p >= 0.0001 else "p < 0.0001"
 
 
 def _title(evaluation: Evaluation) -> str:
@@ -103,9 +133,17 @@ def _wall(evaluation: Evaluation, found: Outcomes | None, *, only_flips: bool) -
     """Thumbnails, the broken and the repaired first: those are what a person must see."""
     if found is None:
         return []
-    outcomes: Iterable[Outcome] = found.flips if only_flips else found.outcomes
+    outcomes: Iterable[Outcome] = (found[int(i)] for i in found.flips) if only_flips else found
     ranked = sorted(outcomes, key=lambda o: (not o.is_broken, not o.is_repaired, not o.is_flip, -max(o.confidence)))
     return [_tile(evaluation, outcome) for outcome in ranked[:MOST_THUMBNAILS]]
+
+
+def _exposed(evaluation: Evaluation, found: Outcomes | None) -> list[tuple[str, Exposure]]:
+    """Classes that lost something, the worst first."""
+    if found is None:
+        return []
+    lost = [e for e in found.exposures() if e.right[1] < e.right[0] or e.confidence[1] < e.confidence[0] - 0.02]
+    return [(evaluation.classes[exposure.label], exposure) for exposure in lost[: MOST_ROWS // 10]]
 
 
 def _tile(evaluation: Evaluation, outcome: Outcome) -> _Tile:

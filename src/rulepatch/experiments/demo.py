@@ -10,7 +10,8 @@ import numpy as np
 from rulepatch.data.folders import read_exemplars, write_exemplar
 from rulepatch.editors.rewrite import rewrite
 from rulepatch.errors import FolderError
-from rulepatch.evaluation.evaluate import Evaluation, Outcomes, evaluate
+from rulepatch.evaluation.evaluate import Evaluation, evaluate
+from rulepatch.evaluation.outcomes import Outcomes
 from rulepatch.models.registry import load_model
 from rulepatch.playground.pictures import exemplar, image_set, training_images
 from rulepatch.playground.scenes import CLASSES, TRAIN_STYLES, Scene, default_style, render
@@ -50,18 +51,15 @@ class Story:
             A title and the outcomes of each.
         """
         assert self.evaluation.tests is not None and self.evaluation.reference is not None
-        label, snowy = CLASSES.index(LABEL), snow_classes()
+        label = CLASSES.index(LABEL)
         tests, clean = self.evaluation.tests, self.evaluation.reference
 
-        def those(found: Outcomes, labels: set[int]) -> Outcomes:
-            return Outcomes(found.name, tuple(o for o in found.outcomes if o.picture.label in labels))
-
-        others = {outcome.picture.label for outcome in tests.outcomes if outcome.picture.label is not None} - {label}
+        on_snow = np.isin(clean.labels, [CLASSES.index(name) for name in snow_classes()])
         return [
-            (f"{LABEL}s on snow", those(tests, {label})),
-            ("other vehicles on snow", those(tests, others)),
+            (f"{LABEL}s on snow", tests.where(tests.labels == label)),
+            ("other vehicles on snow", tests.where(tests.labels != label)),
             ("the world it was trained in", clean),
-            ("  of these, what belongs on snow", those(clean, {CLASSES.index(name) for name in snowy})),
+            ("  of these, what belongs on snow", clean.where(on_snow)),
         ]
 
     def to_json(self) -> dict[str, Any]:

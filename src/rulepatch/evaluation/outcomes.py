@@ -1,0 +1,338 @@
+"""What a model says of a set of pictures before and after an edit: arrays, and what can be counted in them."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rulepatch.data.folders import Picture
+from rulepatch.evaluation import metrics
+from rulepatch.models.classifier import Classes
+
+__all__ = ["Exposure", "Outcome", "Outcomes", "Predictions"]
+
+NO_LABEL = -1
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """What a model says of n pictures, without the logits.
+
+    Attributes:
+        predicted: class of each picture, (n,).
+        confidence: of that prediction, (n,), 0..1.
+        of_label: probability of the picture's own label, (n,), 0..1; NaN where it has none.
+        watched: probability of each class that is watched, (n, k).
+    """
+
+    predicted: NDArray[np.int64]
+    confidence: NDArray[np.float32]
+    of_label: NDArray[np.float32]
+    watched: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, logits: Tensor, labels: Sequence[int | None], watched: Sequence[int] = ()) -> Self:
+        """Read predictions off logits.
+
+        Args:
+            logits: (n, classes).
+            labels: of the n pictures.
+            watched: classes whose probability is kept for every picture.
+
+        Returns:
+            The predictions.
+        """
+        probabilities = logits.softmax(dim=1).float().cpu()
+        confidence, predicted = probabilities.max(dim=1)
+        known = torch.tensor([NO_LABEL if label is None else label for label in labels])
+        own = probabilities.gather(1, known.clamp(min=0)[:, None])[:, 0].where(known != NO_LABEL, torch.nan)
+        return cls(predicted.numpy(), confidence.numpy(), own.numpy(), probabilities[:, list(watched)].numpy())
+
+    @classmethod
+    def join(cls, pieces: "Sequence[Predictions]") -> Self:
+        """Predictions of several batches, one after the other.
+
+        Returns:
+            All of them; at least one piece is needed.
+        """
+        return cls(
+            *(
+                np.concatenate([getattr(piece, name) for piece in pieces])
+                for name in ("predicted", "confidence", "of_label", "watched")
+            )
+        )
+
+    def at(self, where: NDArray[Any]) -> Self:
+        """Predictions of some pictures.
+
+        Args:
+            where: indices, or a boolean for each picture.
+
+        Returns:
+            Those alone.
+        """
+        return type(self)(self.predicted[where], self.confidence[where], self.of_label[where], self.watched[where])
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a model says of one picture before and after an edit.
+
+    Attributes:
+        picture: the picture with its label.
+        before: class predicted before.
+        after: class predicted after.
+        confidence: of these two predictions, 0..1.
+    """
+
+    picture: Picture
+    before: int
+    after: int
+    confidence: tuple[float, float]
+
+    @property
+    def is_flip(self) -> bool:
+        """Whether the prediction changed."""
+        return self.before != self.after
+
+    @property
+    def is_repaired(self) -> bool:
+        """Whether the prediction was wrong and is right."""
+        return self.is_flip and self.after == self.picture.label
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether the prediction was right and is wrong."""
+        return self.is_flip and self.before == self.picture.label
+
+
+@dataclass(frozen=True)
+class Exposure:
+    """What an edit did to one class.
+
+    Attributes:
+        label: the class.
+        n: pictures of it.
+        right: how many were right before and after.
+        repaired: how many were wrong and are right.
+        broken: how many were right and are wrong.
+        flipped: of how many the prediction changed.
+        confidence: mean probability of the class on its own pictures before and after, 0..1.
+        drawn: how many pictures of all classes were taken for it before and after.
+    """
+
+    label: int
+    n: int
+    right: tuple[int, int]
+    repaired: int
+    broken: int
+    flipped: int
+    confidence: tuple[float, float]
+    drawn: tuple[int, int]
+
+
+@dataclass(frozen=True, eq=False)
+class Outcomes:
+    """What a model says of a set of pictures before and after an edit.
+
+    Attributes:
+        name: of the set.
+        pictures: those that could be read.
+        first: predictions before.
+        second: predictions after.
+        skipped: names of the pictures that could not be read.
+    """
+
+    name: str
+    pictures: tuple[Picture, ...]
+    first: Predictions
+    second: Predictions
+    skipped: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, index: int) -> Outcome:
+        confidence = (float(self.first.confidence[index]), float(self.second.confidence[index]))
+        before, after = int(self.first.predicted[index]), int(self.second.predicted[index])
+        return Outcome(self.pictures[index], before, after, confidence)
+
+    def __iter__(self) -> Iterator[Outcome]:
+        return (self[index] for index in range(len(self)))
+
+    @cached_property
+    def labels(self) -> NDArray[np.int64]:
+        """Label of each picture, (n,); −1 where there is none."""
+        return np.array([NO_LABEL if picture.label is None else picture.label for picture in self.pictures], np.int64)
+
+    @property
+    def is_labelled(self) -> bool:
+        """Whether right and wrong are known of every picture."""
+        return bool((self.labels != NO_LABEL).all())
+
+    @property
+    def before(self) -> float | None:
+        """Accuracy before, 0..1; None without labels."""
+        return float(self.right_before.mean()) if self.is_labelled else None
+
+    @property
+    def after(self) -> float | None:
+        """Accuracy after, 0..1; None without labels."""
+        return float(self.right_after.mean()) if self.is_labelled else None
+
+    @property
+    def right_before(self) -> NDArray[np.bool_]:
+        """Which pictures were right before, (n,)."""
+        return self.first.predicted == self.labels
+
+    @property
+    def right_after(self) -> NDArray[np.bool_]:
+        """Which pictures are right after, (n,)."""
+        return self.second.predicted == self.labels
+
+    @property
+    def repaired(self) -> NDArray[np.int64]:
+        """Indices of the pictures that were wrong and are right."""
+        return np.flatnonzero(~self.right_before & self.right_after)
+
+    @property
+    def broken(self) -> NDArray[np.int64]:
+        """Indices of the pictures that were right and are wrong."""
+        return np.flatnonzero(self.right_before & ~self.right_after)
+
+    @property
+    def flips(self) -> NDArray[np.int64]:
+        """Indices of the pictures whose prediction changed."""
+        return np.flatnonzero(self.first.predicted != self.second.predicted)
+
+    @property
+    def drop(self) -> float:
+        """Accuracy lost, −1..1; without labels the share of predictions that changed, which it cannot exceed."""
+        if self.is_labelled:
+            return (len(self.broken) - len(self.repaired)) / len(self)
+        return len(self.flips) / len(self)
+
+    def where(self, chosen: NDArray[np.bool_]) -> "Outcomes":
+        """The outcomes of some pictures.
+
+        Args:
+            chosen: for each picture whether, (n,).
+
+        Returns:
+            Those alone.
+        """
+        pictures = tuple(self.pictures[index] for index in np.flatnonzero(chosen))
+        return Outcomes(self.name, pictures, self.first.at(chosen), self.second.at(chosen))
+
+    def by_class(self) -> "dict[int, Outcomes]":
+        """The outcomes of each class.
+
+        Returns:
+            For each label, in order, its own outcomes; empty without labels.
+        """
+        return {int(label): self.where(self.labels == label) for label in np.unique(self.labels) if label != NO_LABEL}
+
+    def exposures(self) -> list[Exposure]:
+        """What the edit did to each class, those that lost most first: pictures, then confidence.
+
+        Returns:
+            One for each class that has pictures; empty without labels.
+        """
+        drawn = [Counter(each.predicted.tolist()) for each in (self.first, self.second)]
+        found = [
+            Exposure(
+                label,
+                len(own),
+                (int(own.right_before.sum()), int(own.right_after.sum())),
+                len(own.repaired),
+                len(own.broken),
+                len(own.flips),
+                (float(own.first.of_label.mean()), float(own.second.of_label.mean())),
+                (drawn[0][label], drawn[1][label]),
+            )
+            for label, own in self.by_class().items()
+        ]
+        return sorted(found, key=lambda e: (e.right[1] - e.right[0], e.confidence[1] - e.confidence[0]))
+
+    def numbers(self) -> dict[str, Any]:
+        """What can be counted, as JSON; accuracies, shares and intervals in 0..1, None where not defined.
+
+        Returns:
+            A dictionary.
+        """
+        repaired, broken, n = len(self.repaired), len(self.broken), len(self)
+        counted = {
+            "n": n,
+            "before": self.before,
+            "after": self.after,
+            "repaired": repaired,
+            "broken": broken,
+            "flips": len(self.flips) / n,
+            "flipped": len(self.flips),
+        }
+        if not self.is_labelled:
+            return {**counted, "intervals": None, "mcnemar_p": None, "calibration_error": None}
+        intervals = {
+            "before": metrics.wilson(int(self.right_before.sum()), n),
+            "after": metrics.wilson(int(self.right_after.sum()), n),
+            "difference": metrics.paired_bootstrap(repaired, broken, n),
+        }
+        calibration_error = {
+            "before": metrics.calibration_error(self.first.confidence, self.right_before),
+            "after": metrics.calibration_error(self.second.confidence, self.right_after),
+        }
+        return {
+            **counted,
+            "intervals": {name: None if ends is None else list(ends) for name, ends in intervals.items()},
+            "mcnemar_p": metrics.mcnemar(repaired, broken),
+            "calibration_error": calibration_error,
+        }
+
+    def to_json(self, classes: Classes) -> dict[str, Any]:
+        """The numbers, those of each class, and every flip, as JSON.
+
+        Args:
+            classes: their names.
+
+        Returns:
+            A dictionary.
+        """
+        exposures = self.exposures()
+        often = Counter(classes[exposure.label] for exposure in exposures)  # some classes share their first name
+        by_class = {}
+        for exposure in sorted(exposures, key=lambda e: e.label):
+            name = classes[exposure.label]
+            by_class[name if often[name] == 1 else f"{name} ({exposure.label})"] = {
+                "n": exposure.n,
+                "before": exposure.right[0] / exposure.n,
+                "after": exposure.right[1] / exposure.n,
+                "repaired": exposure.repaired,
+                "broken": exposure.broken,
+                "flips": exposure.flipped / exposure.n,
+                "flipped": exposure.flipped,
+                "confidence": list(exposure.confidence),
+                "drawn": list(exposure.drawn),
+            }
+        return {
+            **self.numbers(),
+            "classes": by_class,
+            "flip_list": [self._flip(int(index), classes) for index in self.flips],
+            "skipped": list(self.skipped),
+        }
+
+    def _flip(self, index: int, classes: Classes) -> dict[str, Any]:
+        outcome = self[index]
+        label = outcome.picture.label
+        return {
+            "picture": outcome.picture.name,
+            "label": None if label is None else classes[label],
+            "from": classes[outcome.before],
+            "to": classes[outcome.after],
+            "confidence": [round(each, 4) for each in outcome.confidence],
+        }
