@@ -19,9 +19,10 @@ from rulepatch.models.registry import load_model
 THREE = ("blocks.5.2.conv_pwl", "blocks.6.0.conv_pwl", "conv_head")
 
 Settings = Mapping[str, Any]
+Wanted = Mapping[str, tuple[Sequence[Exemplar], Settings]]
 
 
-def rows(model: Classifier, wanted: Mapping[str, tuple[Sequence[Exemplar], Settings]], reference: ImageSet) -> list[Any]:
+def rows(model: Classifier, wanted: Wanted, reference: ImageSet) -> list[dict[str, Any]]:
     """Make edits and measure them all in one pass."""
     edits = []
     for exemplars, settings in wanted.values():
