@@ -154,6 +154,23 @@ def test_directions_without_data_get_nothing():
     assert found[1].item() == 0 and torch.isfinite(found).all()
 
 
+@given(positions=st.integers(1, 8), balance=st.sampled_from([0.1, 1.0, 30.0]), seed=st.integers(0, 99))
+@settings(deadline=None)
+def test_dense_least_squares_is_memits_formula_and_has_no_gradient_left(positions, balance, seed):
+    keys, residuals = randn(positions, 5, seed=seed), randn(positions, 3, seed=seed + 1)
+    weights, moment = torch.rand(positions).double() + 0.1, moment_of(5)
+    basis, coefficients = linalg.dense_least_squares(keys, residuals, weights, moment, balance=balance)
+    found = coefficients.T @ basis
+    scale = balance * weights.sum()
+    expected = (residuals.T * weights) @ keys @ torch.linalg.inv(scale * moment + (keys.T * weights) @ keys)
+    assert torch.allclose(found, expected, atol=1e-8)
+    assert len(basis) == min(positions, 5) and torch.allclose(basis @ basis.T, torch.eye(len(basis)).double())
+    delta = found.clone().requires_grad_()
+    lost = (weights[:, None] * (residuals - keys @ delta.T).square()).sum()
+    (gradient,) = torch.autograd.grad(lost + scale * torch.einsum("oi,ij,oj->", delta, moment, delta), delta)
+    assert float(gradient.abs().max()) < 1e-7
+
+
 def test_damage_is_the_share_of_the_outputs_power():
     keys, weight, delta = randn(500, 6), randn(4, 6, 1, 1, seed=1), randn(4, 6, 1, 1, seed=2)
     changed, before = keys @ delta[:, :, 0, 0].T, keys @ weight[:, :, 0, 0].T

@@ -11,7 +11,15 @@ from rulepatch.core.sites import find_sites
 from rulepatch.editors.registry import editor_named, editors, fitting
 from rulepatch.errors import ExemplarError, SettingError, SiteError
 
+
+def takes(name, setting):
+    return setting in inspect.signature(editor_named(name)).parameters
+
+
 every_editor = pytest.mark.parametrize("name", editors())
+every_changing = pytest.mark.parametrize("name", [name for name in editors() if name != "nothing"])
+every_local = pytest.mark.parametrize("name", ["rewrite", "projected-adam", "dense", "finetune-local"])
+every_low_rank = pytest.mark.parametrize("name", [name for name in editors() if takes(name, "gate")])
 SITES = ["0.0", "1.conv1", "1.conv2", "2.0", "3.conv", "6"]
 COMMON = ["reference", "site", "strength", "seed", "cache", "progress"]
 
@@ -19,11 +27,32 @@ COMMON = ["reference", "site", "strength", "seed", "cache", "progress"]
 def make(name, model, exemplars, reference, **settings):
     if "steps" in inspect.signature(editor_named(name)).parameters:
         settings = {"steps": 30} | settings
-    settings = {"site": "1.conv2", "cache": None, "progress": False} | settings
+    where = {} if name == "last-layer" else {"site": "1.conv2"}
+    settings = where | {"cache": None, "progress": False} | settings
     return editor_named(name)(model, exemplars, reference=reference, **settings)
 
 
-@every_editor
+@every_changing
+def test_an_edit_does_something_and_leaves_the_model_alone(name, model, exemplars, reference, untouched, tmp_path):
+    untouched(model.module)
+    edit = make(name, model, exemplars, reference)
+    images = model.inputs(torch.rand(3, 3, 16, 16))
+    edited = edit.apply(model).module(images)
+    assert not torch.equal(edited, model.module(images))
+    edit.save(tmp_path / "edit.safetensors")
+    assert torch.equal(Edit.load(tmp_path / "edit.safetensors").apply(model).module(images), edited)
+    with edit.applied(model):
+        assert torch.equal(model.module(images), edited)
+
+
+def test_doing_nothing_does_nothing(model, exemplars, reference):
+    edit = make("nothing", model, exemplars, reference)
+    images = model.inputs(torch.rand(3, 3, 16, 16))
+    assert edit.changes == () and torch.equal(edit.apply(model).module(images), model.module(images))
+    assert edit.provenance["sites"][0]["predicted_damage"] == 0
+
+
+@every_low_rank
 @pytest.mark.parametrize("site", SITES)
 @pytest.mark.parametrize("architecture", [1, 2])
 def test_an_edit_has_its_form_and_does_something(name, model, exemplars, reference, untouched, site, architecture):
@@ -46,26 +75,25 @@ def test_an_edit_has_its_form_and_does_something(name, model, exemplars, referen
 def test_same_seed_same_bits(name, model, exemplars, reference, tmp_path):
     files = [tmp_path / "one.safetensors", tmp_path / "two.safetensors"]
     for file in files:
-        make(name, model, exemplars, reference, rank=2, gate=0.9).save(file)
+        make(name, model, exemplars, reference, **({"rank": 2, "gate": 0.9} if takes(name, "gate") else {})).save(file)
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
-@every_editor
+@pytest.mark.parametrize("name", ["rewrite", "projected-adam", "dense"])
 def test_the_error_on_the_exemplars_falls(name, model, exemplars, reference):
-    edit = make(
-        name, model, exemplars, reference, rank=3, **({"steps": 300, "learning_rate": 1e-3} if "adam" in name else {})
-    )
+    further = {"projected-adam": {"steps": 300, "learning_rate": 1e-3, "rank": 3}, "rewrite": {"rank": 3}}
+    edit = make(name, model, exemplars, reference, **further.get(name, {}))
     loss = edit.provenance["sites"][0]["loss"]
     assert loss["after"] < 0.9 * loss["before"]
 
 
-@every_editor
+@every_changing
 def test_strength_scales_what_was_solved(name, model, exemplars, reference):
     one, three = (make(name, model, exemplars, reference, strength=strength) for strength in (1.0, 3.0))
     assert torch.allclose(three.changes[0].delta(), 3 * one.changes[0].delta())
 
 
-@every_editor
+@pytest.mark.parametrize("name", ["rewrite", "projected-adam", "dense"])
 def test_several_sites_are_solved_each_on_its_own(name, model, exemplars, reference):
     both = make(name, model, exemplars, reference, site=["2.0", "6"])
     alone = make(name, model, exemplars, reference, site="6")
@@ -73,7 +101,7 @@ def test_several_sites_are_solved_each_on_its_own(name, model, exemplars, refere
     assert torch.equal(both.changes[1].delta(), alone.changes[0].delta())
 
 
-@every_editor
+@every_low_rank
 def test_gates_let_through_what_looks_like_the_concept(name, model, exemplars, reference):
     edit = make(name, model, exemplars, reference, gate=0.9, site="3.conv")
     gate = edit.changes[0].gate
@@ -87,13 +115,14 @@ def test_gates_let_through_what_looks_like_the_concept(name, model, exemplars, r
 
 @every_editor
 def test_how_it_was_made_is_kept(name, model, exemplars, reference):
-    about = make(name, model, exemplars, reference, rank=2, seed=5).provenance
+    about = make(name, model, exemplars, reference, seed=5, **({"rank": 2} if takes(name, "rank") else {})).provenance
     assert about["method"] == name
-    assert about["settings"]["rank"] == 2 and about["settings"]["seed"] == 5
+    assert about["settings"]["rank"] == 1 + takes(name, "rank") and about["settings"]["seed"] == 5
     assert [entry["digest"] for entry in about["exemplars"]] == [exemplar.digest() for exemplar in exemplars]
     assert about["exemplars"][0]["label"] == "ant"
     assert set(about["libraries"]) == {"rulepatch", "torch", "torchvision", "timm"}
-    assert about["reference_keys"] == {"1.conv2": 24 * 64}
+    assert about["reference_keys"] == ({"6": 24} if name == "last-layer" else {"1.conv2": 24 * 64})
+    assert all(site["predicted_damage"] >= 0 for site in about["sites"])
 
 
 @every_editor
@@ -122,10 +151,19 @@ bad = {
 }
 
 
-@every_editor
-@pytest.mark.parametrize("case", bad)
+@pytest.mark.parametrize(
+    ("name", "case"),
+    [
+        (name, case)
+        for name in editors()
+        for case, (settings, *_) in bad.items()
+        if all(key == "exemplars" or takes(name, key) for key in settings) and name != "last-layer"
+    ],
+)
 def test_bad_settings_are_refused_before_the_reference_set_is_read(name, model, exemplars, untouched, case):
     settings, error, words = bad[case]
+    if name == "finetune-global" and isinstance(settings.get("site"), list):
+        words = "one site"
     settings = {"exemplars": exemplars} | settings
     untouched(model.module)
     with pytest.raises(error, match=words):

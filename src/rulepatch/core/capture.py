@@ -37,8 +37,15 @@ class _Stop(BaseException):
 
 
 @contextmanager
-def inference(model: nn.Module) -> Iterator[None]:
+def inference(model: nn.Module, *, gradients: bool = False) -> Iterator[None]:
     """Run a block in evaluation mode and without gradients, then put every module's training flag back.
+
+    Args:
+        model: any module.
+        gradients: keep them after all.
+
+    Yields:
+        Nothing.
 
     Example:
         >>> model = nn.Sequential(nn.Dropout(), nn.Linear(2, 2).eval())
@@ -51,7 +58,7 @@ def inference(model: nn.Module) -> Iterator[None]:
     flags = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        with torch.no_grad():
+        with torch.set_grad_enabled(gradients):
             yield
     finally:
         for module, training in flags:
@@ -314,13 +321,14 @@ def _checkpoint(plan: TailPlan, kept: Mapping[tuple[str, int], Any], inputs: Ten
     return Checkpoint(inputs if plan.input_needed else torch.empty_like(inputs, device="meta"), tuple(results))
 
 
-def resume(model: nn.Module, plan: TailPlan, start: Checkpoint) -> Any:
+def resume(model: nn.Module, plan: TailPlan, start: Checkpoint, *, gradients: bool = False) -> Any:
     """Run the rest of the model, from the plan's site on.
 
     Args:
         model: the model, perhaps with an edit applied at the site or after it.
         plan: of the site.
         start: a checkpoint made with that plan.
+        gradients: keep track of them.
 
     Returns:
         The model's output, bit for bit what the whole pass gives.
@@ -328,7 +336,7 @@ def resume(model: nn.Module, plan: TailPlan, start: Checkpoint) -> Any:
     answers: dict[str, list[Any]] = {}
     for call, result in zip(plan.calls, start.results, strict=True):
         answers.setdefault(call.path, []).append(result)
-    with inference(model), ExitStack() as stack:
+    with inference(model, gradients=gradients), ExitStack() as stack:
         for path, results in answers.items():
             stack.enter_context(_answering(model.get_submodule(path), results))
         return model(start.inputs)

@@ -270,9 +270,21 @@ class Observation:
             (c,), the mean over the mask's positions.
         """
         output = self.edited.output if added is None else self.edited.output + added
-        values = rows(self.edited.route(output), self.site.channel_axis)
-        weights = self.value_weights.to(values).flatten()
-        return linalg.masked_error(values.flatten(0, 1), self.targets().flatten(0, 1), weights, error)
+        return self.error_of(self.edited.route(output), error=error)
+
+    def error_of(self, values: Tensor, *, error: linalg.Error = "absolute") -> Tensor:
+        """The masked error of some values of the edited pictures.
+
+        Args:
+            values: of the value point's shape.
+            error: absolute (the authors' code) or squared (the paper).
+
+        Returns:
+            (c,), the mean over the mask's positions.
+        """
+        found = rows(values, self.site.channel_axis).flatten(0, 1)
+        weights = self.value_weights.to(found).flatten()
+        return linalg.masked_error(found, self.targets().flatten(0, 1), weights, error)
 
 
 def observe(model: nn.Module, site: Site, originals: Tensor, edited: Tensor, masks: Tensor) -> Observation:

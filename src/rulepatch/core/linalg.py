@@ -22,6 +22,7 @@ __all__ = [
     "Error",
     "coefficients_of",
     "damage",
+    "dense_least_squares",
     "directions",
     "gated",
     "least_squares",
@@ -199,6 +200,32 @@ def least_squares(features: Tensor, residuals: Tensor, weights: Tensor, *, ridge
         [[3.0, 2.0]]
     """
     return ridge_path(features, residuals, weights, [ridge])[0]
+
+
+def dense_least_squares(
+    keys: Tensor, residuals: Tensor, weights: Tensor, moment: Tensor, *, balance: float
+) -> tuple[Tensor, Tensor]:
+    r"""MEMIT's form: ΔW = R K*ᵀ (λC + K* K*ᵀ)⁻¹, the least squares of new values against old ones (Meng et al. 2023).
+
+    Minimises Σ_p m_p ‖R_p − ΔW k_p‖² + λ·E‖ΔW k‖² with λ = balance·Σ_p m_p.
+
+    Args:
+        keys: K*, (p, c_in), float64.
+        residuals: R, (p, c_out).
+        weights: m, (p,), above 0.
+        moment: C, (c_in, c_in), float64.
+        balance: of the reference set's keys beside the new ones, above 0.
+
+    Returns:
+        The change in factors: an orthonormal basis of what it reads, (r, c_in) with r ≤ min(p, c_in), and its
+        coefficients, (r, c_out).
+    """
+    weighted = keys * weights[:, None]
+    tiny = moment.diagonal().mean() * torch.finfo(moment.dtype).eps * len(moment)  # C may be singular
+    both = balance * weights.sum() * moment + weighted.T @ keys
+    readers = torch.linalg.solve(both + tiny * torch.eye(len(moment)).to(moment), weighted.T)
+    basis, upper = torch.linalg.qr(readers)
+    return basis.T, upper @ residuals
 
 
 def gated(maps: Tensor, scores: Tensor, threshold: Tensor) -> Tensor:

@@ -7,15 +7,15 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from rulepatch.core import linalg
-from rulepatch.core.changes import Gate, GateKind, LowRank
+from rulepatch.core import capture, linalg
+from rulepatch.core.changes import Change, Gate, GateKind, LowRank
 from rulepatch.core.edit import Edit, base_digest
 from rulepatch.core.exemplars import Exemplar, Observation, observe
-from rulepatch.core.installation import Addition
+from rulepatch.core.installation import Installation
 from rulepatch.core.moments import KeyStatistics
-from rulepatch.core.sites import Site, find_sites
+from rulepatch.core.sites import find_sites
 from rulepatch.data.cache import Cache, default_cache
 from rulepatch.data.folders import ImageSet
 from rulepatch.data.statistics import key_statistics
@@ -43,6 +43,7 @@ class Settings:
         floor: smallest eigenvalue of the second moment kept, relative to the largest, in 0..1.
         value_point: dotted path of the module whose output is matched; found by itself if None. One site only.
         seed: of the sample of the reference set's keys.
+        whole_image: match the whole pictures, without the mask (an ablation of the paper).
     """
 
     site: str | Sequence[str]
@@ -54,6 +55,7 @@ class Settings:
     floor: float = 1e-5
     value_point: str | None = None
     seed: int = 0
+    whole_image: bool = False
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -93,6 +95,8 @@ class Problem:
     Attributes:
         model: the classifier.
         exemplars: what to learn from.
+        originals: model inputs of the original pictures, (n, 3, height, width).
+        edited: model inputs of the edited pictures, (n, 3, height, width).
         settings: what the editor is told.
         observations: what each site sees of the exemplars.
         statistics: of each site's keys on the reference set.
@@ -100,6 +104,8 @@ class Problem:
 
     model: Classifier
     exemplars: Sequence[Exemplar]
+    originals: Tensor
+    edited: Tensor
     settings: Settings
     observations: Sequence[Observation]
     statistics: Mapping[str, KeyStatistics]
@@ -139,7 +145,10 @@ def pose(
     survey = find_sites(model.module, model.example())
     model.logits_of(survey.trace.calls[0].result)  # says so now if the class names do not fit
     sites = [survey.site(path, value_point=settings.value_point) for path in settings.paths]
-    observations = _observe(model, exemplars, sites)
+    originals, edited, masks = _inputs(model, exemplars)
+    if settings.whole_image:
+        masks = torch.ones_like(masks)
+    observations = [observe(model.module, site, originals, edited, masks) for site in sites]
     for observation in observations:  # before the pass over the reference set, which may take long
         marked, channels = observation.concept_keys(settings.architecture)[0].shape
         if settings.rank > min(channels, marked):
@@ -160,10 +169,11 @@ def pose(
                 cache=kept,
                 progress=progress,
             )
-    return Problem(model, exemplars, settings, observations, reference)
+    return Problem(model, exemplars, originals, edited, settings, observations, reference)
 
 
-def _observe(model: Classifier, exemplars: Sequence[Exemplar], sites: Sequence[Site]) -> list[Observation]:
+def _inputs(model: Classifier, exemplars: Sequence[Exemplar]) -> tuple[Tensor, Tensor, Tensor]:
+    """The original and the edited pictures as model inputs, and their masks, (n, height, width)."""
     framed = model.preprocess
     originals = model.inputs(torch.stack([framed.pixels(exemplar.image) for exemplar in exemplars]))
     edited = model.inputs(torch.stack([framed.pixels(exemplar.edited) for exemplar in exemplars]))
@@ -174,7 +184,7 @@ def _observe(model: Classifier, exemplars: Sequence[Exemplar], sites: Sequence[S
                 f"expected the concept of {exemplar.name} where the model looks but its mask is empty there; "
                 "the model sees the centre of a picture only: mark the concept there"
             )
-    return [observe(model.module, site, originals, edited, masks) for site in sites]
+    return originals, edited, masks
 
 
 @dataclass(frozen=True, eq=False)
@@ -242,21 +252,22 @@ def change_of(problem: Problem, observation: Observation, reading: Reading, coef
     )
 
 
-def assemble(problem: Problem, changes: Sequence[LowRank], *, method: str, own: Mapping[str, Any]) -> Edit:
-    """Make an edit of its changes and say how it was made.
+def assemble(problem: Problem, changes: Sequence[Change], *, method: str, own: Mapping[str, Any]) -> Edit:
+    """Make an edit of its changes, measure it at the problem's sites, and say how it was made.
 
     Args:
         problem: the problem.
-        changes: one for each observation.
+        changes: what the editor found.
         method: name of the editor.
         own: settings of that editor alone, as JSON.
 
     Returns:
         The edit.
     """
+    losses = _losses(problem, changes)
     measured = [
-        {"site": seen.site.path, "loss": _loss(seen, change), "predicted_damage": _damage(problem, seen, change)}
-        for seen, change in zip(problem.observations, changes, strict=True)
+        {"site": seen.site.path, "loss": loss, "predicted_damage": _damage(problem, seen, changes)}
+        for seen, loss in zip(problem.observations, losses, strict=True)
     ]
     exemplars = [
         {
@@ -280,15 +291,24 @@ def assemble(problem: Problem, changes: Sequence[LowRank], *, method: str, own: 
     return Edit(tuple(changes), base_digest(problem.model.module), provenance)
 
 
-def _loss(observation: Observation, change: LowRank) -> dict[str, float]:
-    """Masked absolute error at the value point (the authors' objective) before and after."""
+def _losses(problem: Problem, changes: Sequence[Change]) -> list[dict[str, float]]:
+    """Masked absolute error at each value point (the authors' objective) before and after, all changes in place."""
+    module = problem.model.module
     with torch.no_grad():
-        before, after = observation.error(), observation.error(Addition(observation.layer, change)(observation.keys))
-    return {"before": float(before.mean()), "after": float(after.mean())}
+        before = [float(seen.error().mean()) for seen in problem.observations]
+        with Installation(module, changes):
+            after = [float(_error_now(module, problem.edited, seen).mean()) for seen in problem.observations]
+    return [{"before": each, "after": then} for each, then in zip(before, after, strict=True)]
 
 
-def _damage(problem: Problem, observation: Observation, change: LowRank) -> float:
-    """Predicted damage where the gate is open; gates reduce it further."""
-    moment = problem.statistics[change.site].moment.mean().cpu()
-    weight = observation.layer.weight.detach().reshape(change.shape).cpu()
-    return linalg.damage(change.delta(), weight, moment)
+def _error_now(module: nn.Module, edited: Tensor, seen: Observation) -> Tensor:
+    return seen.error_of(capture.record(module, edited, seen.site.path, seen.site.value_point).values)
+
+
+def _damage(problem: Problem, seen: Observation, changes: Sequence[Change]) -> float:
+    """Damage predicted at a site where the gate is open; gates reduce it further."""
+    path, shape = seen.site.path, seen.site.shape
+    own = [change.delta().cpu().reshape(shape) for change in changes if change.parameter == f"{path}.weight"]
+    delta = torch.stack([torch.zeros(shape, dtype=torch.float64), *own]).sum(dim=0)
+    moment = problem.statistics[path].moment.mean().cpu()
+    return linalg.damage(delta, seen.layer.weight.detach().reshape(shape).cpu(), moment)

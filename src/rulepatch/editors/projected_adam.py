@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Literal
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 from tqdm.auto import trange
 
 from rulepatch.core import linalg
-from rulepatch.core.changes import GateKind
+from rulepatch.core.changes import Change, Dense, GateKind
 from rulepatch.core.edit import Edit
 from rulepatch.core.exemplars import Exemplar, Observation
 from rulepatch.core.sites import with_weight
@@ -38,8 +39,10 @@ def projected_adam(
     steps: int = 20_000,
     learning_rate: float = 1e-4,
     project_every: int = 10,
+    projected: bool = True,
     floor: float = 1e-5,
     value_point: str | None = None,
+    whole_image: bool = False,
     seed: int = 0,
     cache: Cache | Literal["user"] | None = "user",
     progress: bool = True,
@@ -63,8 +66,10 @@ def projected_adam(
         steps: of Adam; the paper's grid goes from 10,000 at 1e-3 to 80,000 at 1e-7.
         learning_rate: of Adam.
         project_every: steps between projections.
+        projected: project at all; without, the change is dense (an ablation of the paper).
         floor: smallest eigenvalue of the second moment kept, relative to the largest, in 0..1.
         value_point: dotted path of the module whose output is matched; found by itself if None.
+        whole_image: match the whole pictures, without the mask (an ablation of the paper).
         seed: of the sample of the reference set's keys.
         cache: where statistics are kept; the user's own cache by default, None for nowhere.
         progress: whether to show bars on standard error.
@@ -85,29 +90,31 @@ def projected_adam(
         raise SettingError(f"expected a learning rate above 0 but got {learning_rate}; 0.0001 is usual")
     if gate_kind != "hard":
         raise SettingError(f"expected a hard gate but got {gate_kind!r}; Adam does not know of soft ones: use rewrite")
-    settings = Settings(site, rank, strength, gate, gate_kind, architecture, floor, value_point, seed)
+    if gate is not None and not projected:
+        raise SettingError("expected no gate without the projection but got both; a dense change acts everywhere")
+    settings = Settings(
+        site, rank, strength, gate, gate_kind, architecture, floor, value_point, seed, whole_image=whole_image
+    )
     problem = pose(model, exemplars, settings, reference=reference, cache=cache, progress=progress)
-    stepping = {"steps": steps, "learning_rate": learning_rate, "project_every": project_every}
-    changes = []
+    own = {"steps": steps, "learning_rate": learning_rate, "project_every": project_every, "projected": projected}
+    adam = partial(descend, steps=steps, learning_rate=learning_rate, project_every=project_every, progress=progress)
+    changes: list[Change] = []
     with stretch("solve"):
-        for observation in problem.observations:
-            found = read(problem, observation)
-            delta = descend(
-                observation,
-                found.directions,
-                steps=steps,
-                learning_rate=learning_rate,
-                project_every=project_every,
-                progress=progress,
-            )
-            coefficients = linalg.coefficients_of(delta.double(), found.directions.to(delta.device))
-            changes.append(change_of(problem, observation, found, coefficients))
-    return assemble(problem, changes, method="projected-adam", own=stepping)
+        for seen in problem.observations:
+            if projected:
+                found = read(problem, seen)
+                delta = adam(seen, found.directions)
+                coefficients = linalg.coefficients_of(delta.double(), found.directions.to(delta.device))
+                changes.append(change_of(problem, seen, found, coefficients))
+            else:
+                delta = adam(seen, None).reshape(seen.layer.weight.shape)
+                changes.append(Dense(f"{seen.site.path}.weight", delta.float().cpu(), strength))
+    return assemble(problem, changes, method="projected-adam", own=own)
 
 
 def descend(
     observation: Observation,
-    directions: Tensor,
+    directions: Tensor | None,
     *,
     steps: int,
     learning_rate: float,
@@ -118,7 +125,7 @@ def descend(
 
     Args:
         observation: what the site sees of the exemplars.
-        directions: D, (r, c_in), or (r, c_in, y, x) for the second architecture.
+        directions: D, (r, c_in), or (r, c_in, y, x) for the second architecture; None to leave out the projection.
         steps: of Adam.
         learning_rate: of Adam.
         project_every: steps between projections.
@@ -128,7 +135,7 @@ def descend(
         ΔW, (c_out, c_in, y, x), in the layer's type.
     """
     layer, keys = observation.layer, observation.keys
-    basis = directions.to(layer.weight.detach())
+    basis = None if directions is None else directions.to(layer.weight.detach())
     changed = with_weight(layer, torch.zeros_like(layer.weight.detach()).requires_grad_())
     optimiser = torch.optim.Adam([changed.weight], lr=learning_rate)
     with torch.enable_grad():
@@ -136,7 +143,7 @@ def descend(
             loss = observation.error(changed(keys), error="absolute").mean()
             (changed.weight.grad,) = torch.autograd.grad(loss, changed.weight)
             optimiser.step()
-            if step % project_every == 0 or step == steps:
+            if basis is not None and (step % project_every == 0 or step == steps):
                 _project(changed.weight, basis)
     return changed.weight.detach().reshape(observation.site.shape)
 

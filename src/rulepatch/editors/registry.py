@@ -17,6 +17,11 @@ _EDITORS: dict[str, Editor] = {}
 _FILES = {
     "rewrite": "rulepatch.editors.rewrite",
     "projected-adam": "rulepatch.editors.projected_adam",
+    "finetune-local": "rulepatch.editors.finetune",
+    "finetune-global": "rulepatch.editors.finetune",
+    "last-layer": "rulepatch.editors.last_layer",
+    "dense": "rulepatch.editors.dense",
+    "nothing": "rulepatch.editors.nothing",
 }
 
 

@@ -43,6 +43,7 @@ def rewrite(
     ridge: float = 1e-3,
     floor: float = 1e-5,
     value_point: str | None = None,
+    whole_image: bool = False,
     seed: int = 0,
     cache: Cache | Literal["user"] | None = "user",
     progress: bool = True,
@@ -72,6 +73,7 @@ def rewrite(
         ridge: of the closed form, relative to the mean diagonal of the normal matrix, ≥ 0.
         floor: smallest eigenvalue of the second moment kept, relative to the largest, in 0..1.
         value_point: dotted path of the module whose output is matched; found by itself if None.
+        whole_image: match the whole pictures, without the mask (an ablation of the paper).
         seed: of the sample of the reference set's keys.
         cache: where statistics are kept; the user's own cache by default, None for nowhere.
         progress: whether to show bars on standard error.
@@ -97,7 +99,7 @@ def rewrite(
         raise SettingError(f"expected a ridge of at least 0 but got {ridge}; 0.001 is usual")
     if steps < 0:
         raise SettingError(f"expected at least 0 steps but got {steps}; some hundreds are usual")
-    settings = Settings(site, rank, strength, gate, gate_kind, architecture, floor, value_point, seed)
+    settings = Settings(site, rank, strength, gate, gate_kind, architecture, floor, value_point, seed, whole_image)
     problem = pose(model, exemplars, settings, reference=reference, cache=cache, progress=progress)
     changes = []
     with stretch("solve"):

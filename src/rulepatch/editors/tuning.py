@@ -1,0 +1,95 @@
+"""What editors that tune parameters by gradients share: the network from a site on, leaves, and labels to aim at."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from rulepatch.core import capture
+from rulepatch.editors.problem import Problem
+from rulepatch.errors import SettingError
+from rulepatch.models.classifier import Classifier
+
+__all__ = ["Tail", "check_stepping", "labels_of", "leaves_of"]
+
+
+def check_stepping(steps: int, learning_rate: float = 1.0) -> None:
+    """Make sure that steps can be taken.
+
+    Raises:
+        SettingError: fewer than 0 steps, or a learning rate of 0 or below.
+    """
+    if steps < 0:
+        raise SettingError(f"expected at least 0 steps but got {steps}; some hundreds are usual")
+    if not 0 < learning_rate < math.inf:
+        raise SettingError(f"expected a learning rate above 0 but got {learning_rate}; 0.001 is usual")
+
+
+class Tail(nn.Module):
+    """What follows a site, as a differentiable function of parameters.
+
+    Args:
+        model: the classifier.
+        site: dotted path.
+    """
+
+    def __init__(self, model: Classifier, site: str) -> None:
+        super().__init__()
+        self.network, self._logits_of = model.module, model.logits_of
+        self._plan = capture.plan_tail(capture.trace(model.module, model.example()), site)
+
+    def start(self, inputs: Tensor) -> capture.Checkpoint:
+        """What comes before the site, for some inputs.
+
+        Returns:
+            A checkpoint, the same whatever is tuned.
+        """
+        _, (start,) = capture.checkpoint(self.network, [self._plan], inputs)
+        return start
+
+    def forward(self, start: capture.Checkpoint) -> Tensor:
+        """Return the logits, (n, classes)."""
+        return self._logits_of(capture.resume(self.network, self._plan, start, gradients=torch.is_grad_enabled()))
+
+    def run(self, leaves: Mapping[str, Tensor], start: capture.Checkpoint) -> Tensor:
+        """The logits with other parameters in the place of the network's own.
+
+        Args:
+            leaves: the parameters, by dotted path.
+            start: what comes before the site.
+
+        Returns:
+            (n, classes).
+        """
+        named = {f"network.{path}": leaf for path, leaf in leaves.items()}
+        logits: Tensor = torch.func.functional_call(self, named, (start,))
+        return logits
+
+
+def leaves_of(module: nn.Module, paths: Sequence[str]) -> dict[str, Tensor]:
+    """Copies of parameters, to be tuned.
+
+    Args:
+        module: the network.
+        paths: dotted paths; those that the module does not have are passed over.
+
+    Returns:
+        Tensors that ask for gradients, by path.
+    """
+    own = dict(module.named_parameters())
+    return {path: own[path].detach().clone().requires_grad_() for path in paths if path in own}
+
+
+def labels_of(problem: Problem) -> Tensor:
+    """The exemplars' labels; what the model says of the original picture where there is none.
+
+    Returns:
+        (n,), class indices.
+    """
+    model = problem.model
+    with capture.inference(model.module):
+        said = model.logits(problem.originals).argmax(dim=1).tolist()
+    given = [exemplar.label for exemplar in problem.exemplars]
+    labels = [now if label is None else model.classes.index(label) for label, now in zip(given, said, strict=True)]
+    return torch.tensor(labels, device=model.device)
