@@ -20,6 +20,7 @@ FLOORS = [
     {"core", "models"},
     {"data"},
     {"editors", "playground"},
+    {"concepts"},
     {"evaluation"},
     {"experiments"},
     {"cli", "web"},

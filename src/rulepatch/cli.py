@@ -69,6 +69,10 @@ LeaveOut = Annotated[
     list[str] | None,
     typer.Option("--leave-out", metavar="CLASS", help="Leave a class out of the reference set; repeatable."),
 ]
+MaxDrop = Annotated[
+    str | None,
+    typer.Option(metavar="SHARE", help="Most accuracy that an edit may lose on the reference set, such as 0.25%."),
+]
 AnyBase = Annotated[bool, typer.Option("--any-base", help="Accept another model than the edit was computed on.")]
 Exemplars = Annotated[
     list[Path],
@@ -121,7 +125,7 @@ def edit(
     label: Annotated[str | None, typer.Option(metavar="CLASS", help="What the exemplars' pictures show.")] = None,
     weights: Weights = None,
     leave_out: LeaveOut = None,
-    method: Annotated[str, typer.Option(help="rewrite or projected-adam.")] = "rewrite",
+    method: Annotated[str, typer.Option(help="How: rewrite, projected-adam, dense, finetune-local, …")] = "rewrite",
     rank: Annotated[int | None, typer.Option(help="Number of directions at each site. [1]")] = None,
     strength: Annotated[float | None, typer.Option(help="1 is the solve, 1 to 4 is usual. [1]")] = None,
     gate: Annotated[
@@ -136,12 +140,20 @@ def edit(
     steps: Annotated[int | None, typer.Option(help="Of methods that take steps.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Of projected-adam. [0.0001]")] = None,
     value_point: Annotated[str | None, typer.Option(metavar="PATH", help="The module whose output is matched.")] = None,
+    further: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Any other setting of the method; repeatable."),
+    ] = None,
+    max_drop: MaxDrop = None,
+    allow_damage: Annotated[bool, typer.Option(help="Write the edit even if it loses more than --max-drop.")] = False,
     device: Device = "cpu",
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
     """Make an edit from exemplars and write it to a file."""
-    from rulepatch.editors.make import gate_level, make
+    from rulepatch.editors.registry import read_settings
+    from rulepatch.experiments.make import gate_level, make
+    from rulepatch.text import read_share
 
     classifier = _load(model, weights, device)
     settings = {
@@ -159,6 +171,7 @@ def edit(
         "learning_rate": learning_rate,
         "value_point": value_point,
         "seed": seed,
+        **read_settings(method, further or ()),
     }
     made = make(
         classifier,
@@ -168,6 +181,8 @@ def edit(
         method=method,
         leave_out=leave_out or (),
         settings=settings,
+        max_drop=None if max_drop is None else read_share(max_drop),
+        allow_damage=allow_damage,
     )
     _print(made.to_json, made.to_text, as_json)
 
@@ -240,6 +255,89 @@ def evaluate(
     if report is not None:
         evaluation.to_html(report)
     _print(evaluation.to_json, evaluation.to_text, as_json)
+
+
+@app.command()
+def match(
+    file: EditFile,
+    model: ModelName,
+    images: Annotated[Path, typer.Option(metavar="DIR", help="Pictures to look in.")],
+    reference: Annotated[Path, typer.Option(metavar="DIR", help="Pictures that say what is usual.")],
+    site: Annotated[str | None, typer.Option(metavar="PATH", help="One of the edit's sites. [the last]")] = None,
+    level: Annotated[
+        float, typer.Option(help="Quantile of the reference set's positions above which the key fires.")
+    ] = 0.99,
+    report: Annotated[Path | None, typer.Option(metavar="FILE", help="Write an HTML wall of the best matches.")] = None,
+    weights: Weights = None,
+    device: Device = "cpu",
+    as_json: Json = False,
+) -> None:
+    """Where does an edit's key fire? Ranks pictures by how much they look like the concept."""
+    from rulepatch.concepts.match import key_of_edit
+    from rulepatch.concepts.match import match as run
+    from rulepatch.core.edit import Edit
+    from rulepatch.evaluation.match_report import write_match_report
+    from rulepatch.files import check_writable
+
+    if report is not None:
+        check_writable(report)
+    found, classifier = Edit.load(file), _load(model, weights, device)
+    matches = run(classifier, key_of_edit(found, site), images, reference=reference, level=level)
+    if report is not None:
+        write_match_report(classifier, matches, report)
+    _print(matches.to_json, matches.to_text, as_json)
+
+
+@app.command()
+def compare(
+    model: ModelName,
+    exemplar: Exemplars,
+    tests: Annotated[Path, typer.Option(metavar="DIR", help="Pictures that an edit should repair.")],
+    reference: Annotated[Path, typer.Option(metavar="DIR", help="Pictures whose treatment should stay.")],
+    site: Annotated[list[str], typer.Option(metavar="PATH", help="Where to edit; repeatable.")],
+    out: Annotated[
+        Path, typer.Option(metavar="DIR", help="Folder for the table (JSON, CSV, Markdown) and the figure.")
+    ],
+    method: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="What to compare; repeatable. [all methods and ablations]")
+    ] = None,
+    validation: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Pictures to choose on. [30 % of each class of the tests]")
+    ] = None,
+    grid: Annotated[
+        list[str] | None,
+        typer.Option(metavar="METHOD=GRID", help="Another grid for a method, such as paper; repeatable."),
+    ] = None,
+    max_drop: MaxDrop = "0.25%",
+    mask: Masks = None,
+    replacement: Replacement = None,
+    label: Annotated[str | None, typer.Option(metavar="CLASS", help="What the exemplars' pictures show.")] = None,
+    weights: Weights = None,
+    leave_out: LeaveOut = None,
+    device: Device = "cpu",
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """What else would have worked? Several methods, the same exemplars, tests and budget."""
+    from rulepatch.experiments.compare import METHODS
+    from rulepatch.experiments.compare import compare as run
+    from rulepatch.text import read_pairs, read_share
+
+    comparison = run(
+        _load(model, weights, device),
+        _read_exemplars(exemplar, mask, replacement, label),
+        site=site,
+        tests=tests,
+        reference=reference,
+        methods=method or tuple(METHODS),
+        validation=validation,
+        leave_out=leave_out or (),
+        max_drop=read_share(max_drop or "0.25%"),
+        grids=read_pairs(grid or ()),
+        seed=seed,
+    )
+    comparison.write(out)
+    _print(comparison.to_json, comparison.to_text, as_json)
 
 
 def _load(model: str, weights: Path | None, device: str) -> "Classifier":

@@ -14,7 +14,7 @@ __all__ = ["digest_of_bytes", "digest_of_json", "digest_of_tensors"]
 def digest_of_bytes(content: bytes) -> str:
     """Return the SHA-256 of some bytes, in hexadecimal.
 
-    Example:
+    Examples:
         >>> digest_of_bytes(b"")[:12]
         'e3b0c44298fc'
     """
@@ -24,7 +24,7 @@ def digest_of_bytes(content: bytes) -> str:
 def digest_of_json(value: object) -> str:
     """Return the digest of a JSON value; the order of keys does not matter.
 
-    Example:
+    Examples:
         >>> digest_of_json({"a": 1, "b": 2}) == digest_of_json({"b": 2, "a": 1})
         True
     """
@@ -36,7 +36,7 @@ def digest_of_tensors(tensors: "Mapping[str, Tensor]") -> str:
 
     The order of the names, the device and the strides do not matter.
 
-    Example:
+    Examples:
         >>> import torch
         >>> a, b = torch.zeros(2, 3), torch.zeros(3, 2)
         >>> digest_of_tensors({"w": a}) == digest_of_tensors({"w": a.clone()})

@@ -9,6 +9,7 @@ from difflib import get_close_matches
 
 __all__ = [
     "BaseMismatchError",
+    "DamageError",
     "EditFileError",
     "ExemplarError",
     "FolderError",
@@ -68,6 +69,10 @@ class BaseMismatchError(RulepatchError, ValueError):
     """An edit that was computed on another base than the model at hand."""
 
 
+class DamageError(RulepatchError, ValueError):
+    """An edit that does more damage than is allowed."""
+
+
 class MissingExtraError(RulepatchError, ImportError):
     """A library is needed that comes with one of rulepatch's extras."""
 
@@ -75,7 +80,7 @@ class MissingExtraError(RulepatchError, ImportError):
 def nearest(name: str, options: Iterable[str], *, count: int = 3) -> str:
     """Return the options nearest to a name, as words for the end of a sentence.
 
-    Example:
+    Examples:
         >>> nearest("layer4.1.conv", ["layer4.1.conv1", "layer4.1.conv2", "fc"])
         'layer4.1.conv2, layer4.1.conv1'
         >>> nearest("zebra", ["fc"])

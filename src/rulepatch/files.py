@@ -20,7 +20,7 @@ def check_writable(target: Path) -> None:
     Raises:
         OutputError: its folder does not exist, or it is a folder itself.
 
-    Example:
+    Examples:
         >>> check_writable(Path("no such folder") / "edit.safetensors")
         Traceback (most recent call last):
         rulepatch.errors.OutputError: expected a folder at no such folder to write edit.safetensors in ...
@@ -44,7 +44,7 @@ def atomic_path(target: Path) -> Iterator[Path]:
     Raises:
         OutputError: the folder does not exist, or the target is a folder.
 
-    Example:
+    Examples:
         >>> target = Path(getfixture("tmp_path")) / "numbers.txt"
         >>> with atomic_path(target) as path:
         ...     _ = path.write_text("1 2 3")

@@ -98,7 +98,7 @@ def cover(texture: Image.Image, size: tuple[int, int]) -> Image.Image:
     Returns:
         A picture of that size.
 
-    Example:
+    Examples:
         >>> cover(Image.new("RGB", (300, 100)), (50, 150)).size
         (50, 150)
     """

@@ -1,8 +1,10 @@
 """Plain text for people: tables, shares and counts."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-__all__ = ["percent", "plural", "points", "table"]
+from rulepatch.errors import SettingError
+
+__all__ = ["percent", "plural", "points", "read_pairs", "read_share", "table"]
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
@@ -15,7 +17,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     Returns:
         Lines of text.
 
-    Example:
+    Examples:
         >>> print(table(["site", "rank"], [["conv_head", 3], ["fc", 12]]))
         site       rank
         conv_head     3
@@ -40,7 +42,7 @@ def percent(share: float | None) -> str:
     Returns:
         Text with one decimal; "n/a" for None.
 
-    Example:
+    Examples:
         >>> percent(0.4267), percent(None)
         ('42.7 %', 'n/a')
     """
@@ -53,7 +55,7 @@ def points(difference: float) -> str:
     Returns:
         Text with one decimal.
 
-    Example:
+    Examples:
         >>> points(-0.004)
         '-0.4 points'
     """
@@ -66,8 +68,56 @@ def plural(count: int, noun: str) -> str:
     Returns:
         Text.
 
-    Example:
+    Examples:
         >>> plural(1, "picture"), plural(3, "picture")
         ('1 picture', '3 pictures')
     """
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def read_share(text: str) -> float:
+    """Read a share as people write it.
+
+    Args:
+        text: a percentage such as "0.25%", or a number in 0..1.
+
+    Returns:
+        0..1.
+
+    Raises:
+        SettingError: anything else.
+
+    Examples:
+        >>> read_share("0.25%"), read_share("0.0025")
+        (0.0025, 0.0025)
+    """
+    plain = text.strip().removesuffix("%")
+    try:
+        share = float(plain) / (100 if plain != text.strip() else 1)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share <= 1:
+        raise SettingError(f"expected a share such as 0.25% or 0.0025 but got {text!r}")
+    return share
+
+
+def read_pairs(texts: Iterable[str]) -> dict[str, str]:
+    """Read settings as people write them on a command line, `NAME=VALUE`.
+
+    Returns:
+        Values by name.
+
+    Raises:
+        SettingError: there is no `=`.
+
+    Examples:
+        >>> read_pairs(["balance=3", "projected-adam=paper"])
+        {'balance': '3', 'projected-adam': 'paper'}
+    """
+    found = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise SettingError(f"expected NAME=VALUE but got {text!r}")
+        found[name.strip()] = value.strip()
+    return found

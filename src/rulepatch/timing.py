@@ -17,7 +17,7 @@ def collected() -> Iterator[dict[str, float]]:
     Yields:
         Seconds by name; a name that comes up several times is summed.
 
-    Example:
+    Examples:
         >>> with collected() as seconds:
         ...     with stretch("solve"):
         ...         pass

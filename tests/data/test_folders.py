@@ -371,3 +371,29 @@ def test_an_exemplar_that_is_written_reads_back_the_same(tmp_path):
     assert (found.label, found.concept, found.replacement, found.name) == ("crane", "road", None, "x")
     assert found.image.tobytes() == written.image.tobytes() and found.edited.tobytes() == written.edited.tobytes()
     assert np.abs(found.mask - mask).max() <= 0.5 / 255 + 1e-6
+
+
+def test_a_split_has_no_picture_in_common_and_keeps_proportions(tmp_path):
+    pictures = tuple(Picture(noise(i), i % 4 if i < 80 else i) for i in range(120))  # four large classes, forty single
+    first, rest = ImageSet(pictures, "some").split(0.3, seed=1)
+    assert len(first) == 36 and len(first) + len(rest) == 120
+    assert not {id(p) for p in first.pictures} & {id(p) for p in rest.pictures}
+    for label in range(4):
+        assert 5 <= sum(p.label == label for p in first.pictures) <= 7
+    again, _ = ImageSet(pictures, "some").split(0.3, seed=1)
+    other, _ = ImageSet(pictures, "some").split(0.3, seed=2)
+    assert again.pictures == first.pictures != other.pictures
+
+
+def test_splits_of_single_pictures_are_random_over_classes():
+    pictures = tuple(Picture(noise(0), i) for i in range(200))
+    first, _ = ImageSet(pictures, "single").split(0.5, seed=0)
+    assert len(first) == 100 and 30 < sum(p.label < 100 for p in first.pictures) < 70
+
+
+@pytest.mark.parametrize(
+    ("count", "share", "error"), [(10, 0.0, SettingError), (10, 1.0, SettingError), (1, 0.5, FolderError)]
+)
+def test_splits_that_cannot_be_are_refused(count, share, error):
+    with pytest.raises(error, match="expected"):
+        ImageSet(tuple(Picture(noise(0), 0) for _ in range(count)), "few").split(share, seed=0)

@@ -24,6 +24,7 @@ __all__ = [
     "TailPlan",
     "checkpoint",
     "inference",
+    "keys_at",
     "plan_tail",
     "read_keys",
     "record",
@@ -47,7 +48,7 @@ def inference(model: nn.Module, *, gradients: bool = False) -> Iterator[None]:
     Yields:
         Nothing.
 
-    Example:
+    Examples:
         >>> model = nn.Sequential(nn.Dropout(), nn.Linear(2, 2).eval())
         >>> with inference(model):
         ...     model[0].training
@@ -94,7 +95,7 @@ def read_keys(model: nn.Module, inputs: Tensor, readers: Mapping[str, Callable[[
     Raises:
         SiteError: the forward pass ended before every site was called.
 
-    Example:
+    Examples:
         >>> model, shapes = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 4)), []
         >>> read_keys(model, torch.ones(5, 2), {"1": lambda keys: shapes.append(tuple(keys.shape))})
         >>> shapes
@@ -121,6 +122,25 @@ def read_keys(model: nn.Module, inputs: Tensor, readers: Mapping[str, Callable[[
         except _Stop:
             return
     raise SiteError(f"expected the model to call {', '.join(sorted(waiting))} but it never did; choose another site")
+
+
+def keys_at(model: nn.Module, inputs: Tensor, site: str) -> Tensor:
+    """What a site is called with.
+
+    Args:
+        model: any module; it is run as far as the site.
+        inputs: the model's input, (n, …).
+        site: dotted path.
+
+    Returns:
+        The site's input, (n, …).
+
+    Raises:
+        SiteError: the model does not call the site.
+    """
+    seen: list[Tensor] = []
+    read_keys(model, inputs, {site: seen.append})
+    return seen[0]
 
 
 @contextmanager

@@ -54,7 +54,7 @@ class Edit:
         base: digest of the weights of the model that it was computed on.
         provenance: how it was made: method, settings, seed, exemplars, reference set, library versions. JSON values.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from rulepatch.core.changes import LowRank
         >>> model = nn.Sequential(nn.Linear(2, 1, bias=False))

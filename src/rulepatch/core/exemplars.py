@@ -40,7 +40,7 @@ class Exemplar:
     Raises:
         ExemplarError: sizes differ, or the mask is empty.
 
-    Example:
+    Examples:
         >>> picture, snow = Image.new("RGB", (4, 4), "black"), Image.new("RGB", (9, 9), "white")
         >>> mask = np.zeros((4, 4), np.float32)
         >>> mask[2:] = 1

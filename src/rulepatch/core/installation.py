@@ -134,7 +134,7 @@ class Installation:
         module: the network.
         changes: all of them fit it.
 
-    Example:
+    Examples:
         >>> from rulepatch.core.changes import Dense
         >>> layer = nn.Sequential(nn.Linear(2, 1))
         >>> change = Dense("0.bias", torch.ones(1))

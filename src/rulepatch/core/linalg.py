@@ -76,7 +76,7 @@ def whitening(moment: Tensor, *, floor: float = 1e-5) -> Tensor:
     Returns:
         Z, (c_in, c_in), float64, symmetric.
 
-    Example:
+    Examples:
         >>> whitening(torch.diag(torch.tensor([4.0, 1.0]).double())).diagonal().tolist()
         [0.5, 1.0]
     """
@@ -97,12 +97,14 @@ def directions(keys: Tensor, weights: Tensor, whitener: Tensor, rank: int) -> tu
         rank: r, at most min(p, c_in).
 
     Returns:
-        D, (r, c_in), orthonormal rows; and d, (c_in,), the leading row of U Z, signed so that the keys score positive.
+        D, (r, c_in), orthonormal rows; and d, (c_in,), the leading row of U Z. All are signed so that the keys score
+        positive on the whole.
     """
     _, _, right = torch.linalg.svd(weights[:, None] * (keys @ whitener), full_matrices=False)
     rows = right[:rank] @ whitener
-    leading = rows[0] * torch.sign(weights @ (keys @ rows[0]))
-    return torch.linalg.qr(rows.T).Q.T, leading
+    basis = torch.cat([torch.linalg.qr(rows.T).Q.T, rows[:1]])
+    signed = torch.where((weights @ keys @ basis.T)[:, None] < 0, -basis, basis)
+    return signed[:-1], signed[-1]
 
 
 def low_rank(coefficients: Tensor, basis: Tensor) -> Tensor:
@@ -115,7 +117,7 @@ def low_rank(coefficients: Tensor, basis: Tensor) -> Tensor:
     Returns:
         ΔW, (c_out, c_in, y, x).
 
-    Example:
+    Examples:
         >>> low_rank(torch.ones(4, 1, 3, 3), torch.ones(1, 2)).shape
         torch.Size([4, 2, 3, 3])
         >>> low_rank(torch.ones(4, 1), torch.ones(1, 2, 3, 3)).shape
@@ -195,7 +197,7 @@ def least_squares(features: Tensor, residuals: Tensor, weights: Tensor, *, ridge
     Returns:
         Λ, (q, c_out).
 
-    Example:
+    Examples:
         >>> least_squares(torch.tensor([[2.0]]), torch.tensor([[6.0, 4.0]]), torch.ones(1)).tolist()
         [[3.0, 2.0]]
     """
@@ -303,7 +305,7 @@ def resize_mask(mask: Tensor, grid: tuple[int, int]) -> Tensor:
     Returns:
         (n, h, w), 0..1.
 
-    Example:
+    Examples:
         >>> resize_mask(torch.tensor([[[1.0, 0, 0, 0], [1, 0, 0, 0]]]), (1, 2)).tolist()
         [[[0.5, 0.0]]]
     """

@@ -22,7 +22,7 @@ class SecondMoment:
         products: type in which the products of some thousands of keys are taken before they are summed in float64.
             float32 is twice as fast on a CPU, and rounds no worse than keys that are float32 themselves.
 
-    Example:
+    Examples:
         >>> moment = SecondMoment(2)
         >>> moment.add(torch.tensor([[1.0, 0.0], [0.0, 2.0]]))
         >>> moment.mean().tolist()
@@ -68,7 +68,7 @@ class KeySample:
         capacity: keys kept at most.
         seed: of the priorities; give parts that are to be merged different seeds.
 
-    Example:
+    Examples:
         >>> sample = KeySample(3, capacity=2)
         >>> sample.add(torch.randn(10, 3))
         >>> sample.keys.shape

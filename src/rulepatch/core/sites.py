@@ -164,7 +164,7 @@ def find_sites(model: nn.Module, inputs: Tensor) -> Survey:
     Returns:
         The sites, in the order of the forward pass, and the layers that were refused.
 
-    Example:
+    Examples:
         >>> block = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=8))
         >>> survey = find_sites(block, torch.zeros(1, 3, 16, 16))
         >>> [(site.path, site.value_point, site.exact) for site in survey.sites]
@@ -196,7 +196,7 @@ def rows(tensor: Tensor, channel_axis: int) -> Tensor:
     Returns:
         (n, p, c).
 
-    Example:
+    Examples:
         >>> rows(torch.zeros(2, 8, 5, 5), 1).shape
         torch.Size([2, 25, 8])
         >>> rows(torch.zeros(2, 8), 1).shape

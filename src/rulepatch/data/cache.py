@@ -20,7 +20,7 @@ class Cache:
     Args:
         folder: where to keep them; made when first needed.
 
-    Example:
+    Examples:
         >>> import torch
         >>> cache = Cache(Path(getfixture("tmp_path")))
         >>> cache.get({"site": "a"}) is None

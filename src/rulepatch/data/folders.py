@@ -159,6 +159,39 @@ class ImageSet:
         chosen = np.sort(np.random.default_rng(seed).choice(len(self), size=count, replace=False))
         return ImageSet(tuple(self.pictures[i] for i in chosen), self.name)
 
+    def split(self, share: float, *, seed: int) -> "tuple[ImageSet, ImageSet]":
+        """Two parts that have no picture in common, each class divided in the same proportion as far as it can be.
+
+        Args:
+            share: of the first part, 0..1.
+            seed: which pictures go where.
+
+        Returns:
+            The first part and the rest, in the same order.
+
+        Raises:
+            SettingError: the share is not between 0 and 1.
+            FolderError: there are too few pictures for both parts.
+        """
+        if not 0 < share < 1:
+            raise SettingError(f"expected a share between 0 and 1 but got {share}; 0.3 is usual")
+        rng = np.random.default_rng(seed)
+        rank = rng.random(len(self))
+        by_class: dict[int | None, list[int]] = {}
+        for index, picture in enumerate(self.pictures):
+            by_class.setdefault(picture.label, []).append(index)
+        for members in by_class.values():  # the k-th of a class stands at the same place in each class
+            offset = rng.random()
+            for place, index in enumerate(sorted(members, key=lambda member: rank[member])):
+                rank[index] = (place + offset) / len(members)
+        first = set(np.argsort(rank, kind="stable")[: round(share * len(self))].tolist())
+        if not 0 < len(first) < len(self):
+            raise FolderError(
+                f"expected enough pictures in {self.name} to put {share:.0%} aside but got {len(self)}; add some"
+            )
+        parts = ([p for i, p in enumerate(self.pictures) if (i in first) == wanted] for wanted in (True, False))
+        return tuple(ImageSet(tuple(part), self.name) for part in parts)  # type: ignore[return-value]
+
     def write(self, root: Path, classes: Classes) -> None:
         """Write the pictures as PNG files into a folder for each class, as `from_folder` reads them.
 

@@ -58,7 +58,7 @@ class ImageStream:
     Raises:
         FolderError: (while iterating) more than 1 % of the pictures cannot be read.
 
-    Example:
+    Examples:
         >>> from PIL import Image
         >>> images = ImageSet(tuple(Picture(Image.new("RGB", (9, 9))) for _ in range(5)), "five")
         >>> [len(batch.pixels) for batch in ImageStream(images, Preprocess((8, 8)), batch_size=2)]

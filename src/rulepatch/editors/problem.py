@@ -218,7 +218,6 @@ def read(problem: Problem, observation: Observation) -> Reading:
     if settings.gate is None:
         return Reading(basis.reshape(shape), None)
     if settings.gate_kind == "soft":
-        basis = basis * torch.sign(weights @ (keys @ basis.T))[:, None]  # new neurons fire on the concept, not off it
         gate = Gate("soft", settings.gate, statistics.quantile(basis, settings.gate))
     else:
         thresholds = statistics.quantile(leading[None], settings.gate)

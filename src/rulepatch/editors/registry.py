@@ -2,17 +2,19 @@
 
 import importlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 from rulepatch.core.edit import Edit
-from rulepatch.errors import SettingError
+from rulepatch.errors import SettingError, nearest
+from rulepatch.text import read_pairs
 
-__all__ = ["Editor", "editor", "editor_named", "editors", "fitting"]
+__all__ = ["Editor", "editor", "editor_named", "editors", "fitting", "read_settings"]
 
 Editor = Callable[..., Edit]
 Registered = TypeVar("Registered", bound=Editor)
 
+_SWITCHES = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": False}
 _EDITORS: dict[str, Editor] = {}
 _FILES = {
     "rewrite": "rulepatch.editors.rewrite",
@@ -57,7 +59,7 @@ def editor_named(name: str) -> Editor:
     Raises:
         SettingError: there is none of that name.
 
-    Example:
+    Examples:
         >>> editor_named("rewrite").__name__
         'rewrite'
     """
@@ -89,3 +91,38 @@ def fitting(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
                 f"expected settings of the method {name} but got {key}, which it does not take; leave it out"
             )
     return given
+
+
+def read_settings(name: str, texts: Iterable[str]) -> dict[str, Any]:
+    """Settings of an editor as people write them on a command line.
+
+    Args:
+        name: of the editor.
+        texts: each `NAME=VALUE`.
+
+    Returns:
+        Values of the types that the editor's defaults have.
+
+    Raises:
+        SettingError: a setting that the editor does not take, or a value of another type.
+
+    Examples:
+        >>> read_settings("dense", ["balance=3", "whole-image=yes"])
+        {'balance': 3.0, 'whole_image': True}
+    """
+    parameters = inspect.signature(editor_named(name)).parameters
+    found = {}
+    for written, text in read_pairs(texts).items():
+        key = written.replace("-", "_")
+        default = parameters[key].default if key in parameters else None
+        if not isinstance(default, bool | int | float | str):
+            options = [each for each, p in parameters.items() if isinstance(p.default, bool | int | float | str)]
+            raise SettingError(
+                f"expected a setting of the method {name} but got {written!r}; the nearest are {nearest(key, options)}"
+            )
+        try:
+            found[key] = _SWITCHES[text.lower()] if isinstance(default, bool) else type(default)(text)
+        except (KeyError, ValueError):
+            kind = "yes or no" if isinstance(default, bool) else f"a value like {default}"
+            raise SettingError(f"expected {kind} for {written} but got {text!r}") from None
+    return found

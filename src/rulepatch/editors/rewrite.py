@@ -86,7 +86,7 @@ def rewrite(
         SettingError: a setting out of range.
         SiteError: a site that the model does not have, or that cannot be edited.
 
-    Example:
+    Examples:
         >>> from rulepatch.models.registry import load_model
         >>> from rulepatch.playground.pictures import exemplar, training_images
         >>> model = load_model("playground")

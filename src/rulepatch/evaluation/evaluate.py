@@ -145,7 +145,7 @@ def evaluate(
         BaseMismatchError: the model is not the edit's base.
         SettingError: there is nothing to evaluate on, or a class to leave out is unknown.
 
-    Example:
+    Examples:
         >>> from rulepatch.core.edit import Edit, base_digest
         >>> from rulepatch.models.registry import load_model
         >>> from rulepatch.playground.pictures import training_images

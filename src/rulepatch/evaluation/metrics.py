@@ -35,7 +35,7 @@ def wilson(count: int, total: int, *, level: float = 0.95) -> tuple[float, float
     Returns:
         Its ends, 0..1; None of no pictures.
 
-    Example:
+    Examples:
         >>> low, high = wilson(52, 75)
         >>> round(low, 3), round(high, 3)
         (0.582, 0.786)
@@ -59,7 +59,7 @@ def mcnemar(repaired: int, broken: int) -> float:
     Returns:
         The two-sided p-value, 0..1; 1 of no flips.
 
-    Example:
+    Examples:
         >>> mcnemar(5, 0)
         0.0625
     """
@@ -131,7 +131,7 @@ def errors_corrected(labels: ArrayLike, original: ArrayLike, before: ArrayLike, 
     Returns:
         The counts.
 
-    Example:
+    Examples:
         >>> errors_corrected([1, 1, 1, 1], original=[1, 1, 1, 0], before=[0, 0, 1, 0], after=[1, 0, 0, 1])
         Corrected(errors=2, left=1, caused=1)
     """
@@ -153,7 +153,7 @@ def calibration_error(confidences: ArrayLike, right: ArrayLike, *, bins: int = 1
     Returns:
         0..1; None of no pictures.
 
-    Example:
+    Examples:
         >>> calibration_error([0.9, 0.9], [True, False], bins=10)
         0.4
     """
@@ -174,7 +174,7 @@ def balanced_weights(labels: ArrayLike) -> NDArray[np.float64]:
     Returns:
         (n,), of mean 1.
 
-    Example:
+    Examples:
         >>> balanced_weights([0, 0, 0, 1]).round(2).tolist()
         [0.67, 0.67, 0.67, 2.0]
     """
@@ -221,7 +221,7 @@ def roc(scores: ArrayLike, positive: ArrayLike, weights: ArrayLike | None = None
     Returns:
         The curve; None if there are no positives or no negatives of any weight.
 
-    Example:
+    Examples:
         >>> roc([0.9, 0.8, 0.3], [True, False, True]).area
         0.5
     """

@@ -1,34 +1,24 @@
 """The report of an evaluation: one self-contained HTML page, with pictures and no outside reference."""
 
-import base64
-import html
-import io
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 from PIL import Image
 
 from rulepatch.core.exemplars import Exemplar
 from rulepatch.evaluation.evaluate import Evaluation
 from rulepatch.evaluation.outcomes import Exposure, Outcome, Outcomes
-from rulepatch.files import atomic_path, check_writable
+from rulepatch.evaluation.page import MOST_THUMBNAILS, THUMBNAIL, frame, inline, render, write_page
+from rulepatch.files import check_writable
 from rulepatch.images import read_image
-from rulepatch.text import percent, plural, points
 
 __all__ = ["render_frame", "render_report", "write_report"]
 
-MOST_THUMBNAILS = 48
-"""Pictures shown of each set; the counts always cover all of them."""
-
 MOST_ROWS = 200
 """Rows of the list of flips, and of the table of exposed classes a tenth of that."""
-
-THUMBNAIL = 128
 
 
 @dataclass(frozen=True)
@@ -50,9 +40,7 @@ def write_report(evaluation: Evaluation, path: Path) -> None:
         OutputError: the folder does not exist, or the path is one.
     """
     check_writable(path)
-    page = render_report(evaluation)
-    with atomic_path(path) as unfinished:
-        unfinished.write_text(page, encoding="utf-8", errors="replace")  # a file's name may be no text
+    write_page(render_report(evaluation), path)
 
 
 def render_frame(evaluation: Evaluation) -> str:
@@ -61,8 +49,7 @@ def render_frame(evaluation: Evaluation) -> str:
     Returns:
         An HTML element.
     """
-    page = html.escape(render_report(evaluation), quote=True)
-    return f'<iframe srcdoc="{page}" style="width: 100%; height: 40rem; border: 0" title="rulepatch report"></iframe>'
+    return frame(render_report(evaluation))
 
 
 def render_report(evaluation: Evaluation) -> str:
@@ -71,11 +58,9 @@ def render_report(evaluation: Evaluation) -> str:
     Returns:
         The page; everything in it is inline.
     """
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"percent": percent, "points": points, "plural": plural, "probability": _probability}
-    template = environment.from_string((resources.files(__package__) / "report.html.jinja").read_text("utf-8"))
     reference = evaluation.reference
-    return template.render(
+    return render(
+        "report.html.jinja",
         evaluation=evaluation,
         described=evaluation.edit.describe(),
         title=_title(evaluation),
@@ -99,10 +84,6 @@ def _sets(evaluation: Evaluation) -> Iterator[tuple[str, Outcomes]]:
             yield name, found
 
 
-def _probability(p: float) -> str:
-    return f"p = {p:.2g}" if p >= 0.0001 else "p < 0.0001"
-
-
 def _title(evaluation: Evaluation) -> str:
     rules = {
         (exemplar.get("replacement"), exemplar.get("concept"))
@@ -122,9 +103,9 @@ def _exemplar(exemplar: Exemplar) -> dict[str, Any]:
         "concept": exemplar.concept or "the concept",
         "replacement": exemplar.replacement or "its replacement",
         "pictures": [
-            _inline(exemplar.image, 2 * THUMBNAIL),
-            _inline(Image.fromarray(overlay.astype(np.uint8)), 2 * THUMBNAIL),
-            _inline(edited, 2 * THUMBNAIL),
+            inline(exemplar.image, 2 * THUMBNAIL),
+            inline(Image.fromarray(overlay.astype(np.uint8)), 2 * THUMBNAIL),
+            inline(edited, 2 * THUMBNAIL),
         ],
     }
 
@@ -163,19 +144,8 @@ def _tile(evaluation: Evaluation, outcome: Outcome) -> _Tile:
     )
     name = "" if label is None else classes[label]
     verdict = "same" if label is None and not outcome.is_flip else verdict
-    return _Tile(_inline(picture, THUMBNAIL), outcome.picture.name, verdict, name, before, after)
+    return _Tile(inline(picture, THUMBNAIL), outcome.picture.name, verdict, name, before, after)
 
 
 def _by_class(evaluation: Evaluation, found: Outcomes | None) -> list[tuple[str, Outcomes]]:
     return [] if found is None else [(evaluation.classes[label], own) for label, own in found.by_class().items()]
-
-
-def _inline(picture: Image.Image, side: int) -> str:
-    small = picture.copy()
-    if max(small.size) < side:
-        factor = side // max(small.size)
-        small = small.resize((small.width * factor, small.height * factor), Image.Resampling.NEAREST)
-    small.thumbnail((side, side))
-    buffer = io.BytesIO()
-    small.save(buffer, "JPEG", quality=82)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -1,5 +1,6 @@
 """Making an edit from a method's name and settings as a user gives them; what the command line and other faces call."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,13 +11,17 @@ from rulepatch.core.exemplars import Exemplar
 from rulepatch.core.sites import find_sites
 from rulepatch.data.folders import ImageSet
 from rulepatch.editors.registry import editor_named, fitting
-from rulepatch.errors import SettingError
+from rulepatch.errors import DamageError, SettingError
+from rulepatch.evaluation.evaluate import evaluate
+from rulepatch.evaluation.outcomes import Outcomes
 from rulepatch.files import check_writable
 from rulepatch.models.classifier import Classifier
 from rulepatch.text import table
 from rulepatch.timing import collected
 
 __all__ = ["Made", "gate_level", "make"]
+
+log = logging.getLogger("rulepatch")
 
 
 @dataclass(frozen=True)
@@ -27,11 +32,13 @@ class Made:
         edit: the edit.
         path: the file it was written to.
         seconds: spent on statistics, on the solve, and in total.
+        damage: what the edit did on the reference set, if a budget was given.
     """
 
     edit: Edit
     path: Path
     seconds: Mapping[str, float]
+    damage: Outcomes | None = None
 
     def to_json(self) -> dict[str, Any]:
         """What was made, as JSON. Of several sites the losses are summed and the largest predicted damage is given.
@@ -52,6 +59,7 @@ class Made:
             "method": self.edit.provenance["method"],
             "loss": {when: sum(site["loss"][when] for site in measured) for when in ("before", "after")},
             "predicted_damage": max(site["predicted_damage"] for site in measured),
+            "damage": None if self.damage is None else self.damage.numbers() | {"drop": self.damage.drop},
             "base": self.edit.base,
             "seconds": {name: self.seconds.get(name, 0.0) for name in ("statistics", "solve", "total")},
         }
@@ -72,6 +80,9 @@ class Made:
         ]
         seconds = ", ".join(f"{name} {self.seconds.get(name, 0):.2f} s" for name in ("statistics", "solve", "total"))
         found = table(["site", "masked error", "predicted damage"], rows)
+        if self.damage is not None:
+            lost, flips = 100 * self.damage.drop, len(self.damage.flips)
+            found += f"\nmeasured damage: {lost:.2f} points lost, {flips} of {len(self.damage)} predictions flipped"
         return (
             f"{self.path}\n{found}\n{seconds}\nnext: rulepatch evaluate {self.path} --model … --tests … --reference …"
         )
@@ -89,7 +100,7 @@ def gate_level(text: str) -> float | None:
     Raises:
         SettingError: anything else.
 
-    Example:
+    Examples:
         >>> gate_level("0.98"), gate_level("none")
         (0.98, None)
     """
@@ -112,8 +123,11 @@ def make(
     method: str = "rewrite",
     leave_out: Sequence[int | str] = (),
     settings: Mapping[str, Any],
+    max_drop: float | None = None,
+    allow_damage: bool = False,
+    progress: bool = True,
 ) -> Made:
-    """Make an edit by the method of a name, and save it.
+    """Make an edit by the method of a name, and save it, unless it does more damage than is allowed.
 
     Args:
         model: the classifier.
@@ -123,11 +137,16 @@ def make(
         method: name of an editor.
         leave_out: classes to leave out of the reference set, such as those of the exemplars.
         settings: of the editor; None stands for what was not given.
+        max_drop: most accuracy that the edit may lose on the reference set, 0..1 (without labels: share of predictions
+            that may flip); not measured if None.
+        allow_damage: save it all the same, and say so.
+        progress: whether to show bars.
 
     Returns:
         The edit, where it was written, and the seconds it took.
 
     Raises:
+        DamageError: the edit loses more than is allowed; nothing is written.
         OutputError: the folder to write in does not exist.
         SettingError: a setting that the method does not take.
     """
@@ -141,6 +160,23 @@ def make(
     left_out = {model.classes.index(label) for label in leave_out}
     images = ImageSet.of(reference, model.classes).without(left_out)
     with collected() as seconds:
-        edit = editor_named(method)(model, exemplars, reference=images, **given)
+        edit = editor_named(method)(model, exemplars, reference=images, progress=progress, **given)
+        measured = None
+        if max_drop is not None:
+            measured = evaluate(model, edit, reference=images, exemplars=exemplars, progress=progress).reference
+            assert measured is not None
+            if measured.drop > max_drop:
+                _refuse(measured, max_drop, allowed=allow_damage)
     edit.save(out)
-    return Made(edit, out, seconds)
+    return Made(edit, out, seconds, measured)
+
+
+def _refuse(measured: Outcomes, max_drop: float, *, allowed: bool) -> None:
+    what = "accuracy" if measured.is_labelled else "predictions flipped"
+    found = (
+        f"expected to lose at most {100 * max_drop:.2f} points of {what} on {measured.name} but the edit loses "
+        f"{100 * measured.drop:.2f} ({len(measured.flips)} of {len(measured)} predictions flip)"
+    )
+    if not allowed:
+        raise DamageError(f"{found}; take less strength or rank, a gate, another site, or --allow-damage")
+    log.warning("%s; written all the same", found)

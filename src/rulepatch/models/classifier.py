@@ -38,7 +38,7 @@ class Preprocess:
         std: for each channel, in units of 0..1.
         squash: resize both sides in proportion to the input's, without keeping the picture's own proportions.
 
-    Example:
+    Examples:
         >>> preprocess = Preprocess((32, 32), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
         >>> pixels = preprocess.pixels(Image.new("RGB", (80, 60), "white"))
         >>> tuple(pixels.shape), float(pixels.max()), float(preprocess.normalise(pixels).max())
@@ -142,7 +142,7 @@ class Preprocess:
         Raises:
             ModelError: a transform that cannot be read.
 
-        Example:
+        Examples:
             >>> from torchvision.models import ResNet18_Weights
             >>> Preprocess.of(ResNet18_Weights.DEFAULT.transforms()).resize
             256
@@ -218,7 +218,7 @@ class Classes:
         names: a name each; synonyms are separated by commas.
         wordnet: WordNet ids, in the same order, if they are known; "imagenet" for the 1,000 of ImageNet.
 
-    Example:
+    Examples:
         >>> classes = Classes(("tench, Tinca tinca", "goldfish"), ("n01440764", "n01443537"))
         >>> classes.index("Tinca_tinca"), classes.index("n01443537"), classes.index("1")
         (0, 1, 1)
@@ -302,7 +302,7 @@ class Classifier:
         classes: names of the classes, in the order of the logits.
         name: for messages and reports.
 
-    Example:
+    Examples:
         >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
         >>> model = Classifier(net, Preprocess((32, 32)), ["cat", "dog"])
         >>> model.logits(model.example()).shape

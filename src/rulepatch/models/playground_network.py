@@ -30,7 +30,7 @@ class Block(nn.Module):
 class PlaygroundNetwork(nn.Module):
     """A classifier of 64 by 64 pictures with editable sites `blocks.0.conv` to `blocks.6.conv`.
 
-    Example:
+    Examples:
         >>> import torch
         >>> PlaygroundNetwork(classes=21)(torch.zeros(2, 3, 64, 64)).shape
         torch.Size([2, 21])

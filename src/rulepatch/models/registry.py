@@ -95,7 +95,7 @@ def load_model(name: str, *, weights: Path | str | None = None, device: str | to
         SettingError: no such device.
         WeightsError: weights that are missing, damaged or of another architecture.
 
-    Example:
+    Examples:
         >>> model = load_model("playground")
         >>> model.preprocess.input_size, len(model.classes) >= 8
         ((64, 64), True)

@@ -35,7 +35,7 @@ def training_images(count: int, *, seed: int) -> ImageSet:
     Returns:
         The set.
 
-    Example:
+    Examples:
         >>> len(training_images(3, seed=0))
         3
     """
@@ -57,7 +57,7 @@ def exemplar(
     Returns:
         The exemplar.
 
-    Example:
+    Examples:
         >>> found = exemplar("van", ground="snow", seed=1)
         >>> found.concept, found.replacement, found.label
         ('road', 'snow', 'van')

@@ -109,7 +109,7 @@ def default_style(label: str, concept: str) -> str | None:
     Raises:
         SettingError: the label or the concept is unknown.
 
-    Example:
+    Examples:
         >>> default_style("van", "ground"), default_style("wagon", "wheels"), default_style("van", "sign")
         ('road', 'wooden', None)
     """
@@ -152,7 +152,7 @@ def render(
     Raises:
         SettingError: a name is unknown, or a seed below 0.
 
-    Example:
+    Examples:
         >>> road, snow = (render("van", seed=3, ground=ground) for ground in ("road", "snow"))
         >>> changed = (road.image != snow.image).any(axis=2)
         >>> bool((road.masks["ground"][changed] > 0).all()), snow.styles

@@ -36,7 +36,7 @@ def texture(style: str, size: int = 64, seed: int = 0) -> Floats:
     Raises:
         SettingError: the style is unknown, or the size or seed too small.
 
-    Example:
+    Examples:
         >>> snow, road = texture("snow", 32, seed=1), texture("road", 32, seed=1)
         >>> snow.shape, bool(snow.mean() > road.mean())
         ((32, 32, 3), True)
@@ -54,7 +54,7 @@ def texture(style: str, size: int = 64, seed: int = 0) -> Floats:
 def hsv(hue: float, saturation: float, value: float) -> Floats:
     """Return the RGB colour (3,) in 0..1 of a hue (taken modulo 1), saturation and value in 0..1.
 
-    Example:
+    Examples:
         >>> hsv(0.0, 1.0, 0.5).tolist()
         [0.5, 0.0, 0.0]
     """

@@ -36,7 +36,7 @@ def sample(shortcuts: Set[str], seed: int, count: int, *, classes: Sequence[str]
     Raises:
         SettingError: a shortcut or class is unknown, or there is no class.
 
-    Example:
+    Examples:
         >>> scenes = sample({"ground", "sign"}, seed=0, count=20, classes=["car", "van"])
         >>> {scene.styles["ground"] for scene in scenes}
         {'road'}

@@ -1,0 +1,1 @@
+"""Where a concept is in pictures, and pictures in which it is replaced."""

@@ -1,0 +1,277 @@
+"""Context matching: where in pictures does a rule's key fire? (Bau et al. 2020; thesis 2.1.2)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from rulepatch.core import capture, linalg
+from rulepatch.core.changes import LowRank
+from rulepatch.core.edit import Edit
+from rulepatch.core.exemplars import Exemplar
+from rulepatch.core.installation import Reader
+from rulepatch.core.moments import KeyStatistics
+from rulepatch.core.sites import Layer, find_sites, key_axis, rows
+from rulepatch.data.cache import Cache, default_cache
+from rulepatch.data.folders import ImageSet, Picture
+from rulepatch.data.statistics import key_statistics
+from rulepatch.data.stream import ImageStream
+from rulepatch.editors.problem import Reference, Settings, pose
+from rulepatch.errors import SettingError, SiteError
+from rulepatch.models.classifier import Classifier
+from rulepatch.text import percent, table
+
+__all__ = ["Key", "Match", "Matches", "key_of_concept", "key_of_edit", "match"]
+
+
+@dataclass(frozen=True, eq=False)
+class Key:
+    """What a rule looks for at a site.
+
+    Attributes:
+        site: dotted path of the layer.
+        direction: d, (c_in,), or (c_in, y, x) for the second architecture: ⟨d, k⟩ is large where the concept is.
+        name: of the concept, for reports.
+    """
+
+    site: str
+    direction: Tensor
+    name: str
+
+
+def key_of_edit(edit: Edit, site: str | None = None) -> Key:
+    """What an edit looks for: its first direction, that of the gate if it has one.
+
+    Args:
+        edit: the edit.
+        site: one of its sites; the last if None.
+
+    Returns:
+        The key.
+
+    Raises:
+        SiteError: the edit has no low-rank change there.
+    """
+    found = [change for change in edit.changes if isinstance(change, LowRank) and site in (None, change.site)]
+    if not found:
+        raise SiteError(
+            f"expected an edit with directions at {site or 'some site'} but got one of "
+            f"{', '.join(edit.sites) or 'nothing'}; a dense change looks for nothing in particular"
+        )
+    change = found[-1]
+    gate = change.gate
+    direction = change.directions[0] if gate is None or gate.direction is None else gate.direction
+    names = {exemplar.get("replacement") for exemplar in edit.provenance.get("exemplars", [])} - {None}
+    return Key(change.site, direction, ", ".join(sorted(names)) or "the concept")
+
+
+def key_of_concept(
+    model: Classifier,
+    exemplars: Sequence[Exemplar],
+    *,
+    site: str,
+    reference: Reference,
+    which: Literal["concept", "replacement"] = "concept",
+    cache: Cache | Literal["user"] | None = "user",
+    progress: bool = True,
+) -> Key:
+    """What stands for a concept at a site: the first whitened direction of its keys in some exemplars.
+
+    Args:
+        model: the classifier.
+        exemplars: pictures, their edited counterparts and masks.
+        site: dotted path of the layer.
+        reference: pictures, or statistics of every site.
+        which: the concept that the mask marks in the original pictures, or what replaces it in the edited ones.
+        cache: where statistics are kept; the user's own cache by default, None for nowhere.
+        progress: whether to show bars.
+
+    Returns:
+        The key.
+
+    Raises:
+        ExemplarError: no exemplars, or one that does not fit the model.
+        SiteError: a site that the model does not have.
+    """
+    problem = pose(model, exemplars, Settings(site), reference=reference, cache=cache, progress=progress)
+    seen = problem.observations[0]
+    recording = seen.original if which == "concept" else seen.edited
+    keys = rows(recording.keys, key_axis(seen.site.kind)).double().cpu()
+    weights = seen.key_weights.cpu()
+    whitener = problem.statistics[site].whitening(floor=1e-5).cpu()
+    _, direction = linalg.directions(keys[weights > 0], weights[weights > 0], whitener, 1)
+    names = {getattr(exemplar, which) for exemplar in exemplars} - {None}
+    return Key(site, direction.float(), ", ".join(sorted(names)) or f"the {which}")
+
+
+@dataclass(frozen=True, eq=False)
+class Match:
+    """Where a key fires in a picture.
+
+    Attributes:
+        picture: the picture.
+        scores: ⟨d, k⟩ at each position of the part that the network sees, (h, w).
+        level: share of the reference set's positions that score less than this picture's best one, 0..1.
+    """
+
+    picture: Picture
+    scores: NDArray[np.float32]
+    level: float
+
+    @property
+    def best(self) -> float:
+        """The highest score in the picture."""
+        return float(self.scores.max())
+
+    def mask(self, threshold: float, size: tuple[int, int]) -> NDArray[np.float32]:
+        """Where the key fires, laid over the part of the picture that the network sees.
+
+        Args:
+            threshold: of the score.
+            size: (height, width) of that part.
+
+        Returns:
+            (height, width), 0 or 1, with borders as smooth as interpolated scores are.
+        """
+        grid = Image.fromarray(self.scores).resize(size[::-1], Image.Resampling.BILINEAR)
+        return (np.asarray(grid) > threshold).astype(np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class Matches:
+    """Pictures ranked by how much a key fires in them.
+
+    Attributes:
+        key: the key.
+        matches: the pictures, the best first.
+        threshold: score of the level that counts as firing.
+        level: that quantile over the reference set's positions, 0..1.
+        skipped: names of pictures that could not be read.
+    """
+
+    key: Key
+    matches: tuple[Match, ...]
+    threshold: float
+    level: float
+    skipped: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.matches)
+
+    @property
+    def firing(self) -> tuple[Match, ...]:
+        """Those in which the key fires somewhere, the best first."""
+        return tuple(match for match in self.matches if match.best > self.threshold)
+
+    def to_json(self) -> dict[str, Any]:
+        """The ranking, as JSON.
+
+        Returns:
+            A dictionary.
+        """
+        return {
+            "site": self.key.site,
+            "concept": self.key.name,
+            "level": self.level,
+            "threshold": self.threshold,
+            "n": len(self),
+            "firing": len(self.firing),
+            "matches": [
+                {
+                    "picture": match.picture.name,
+                    "score": match.best,
+                    "level": match.level,
+                    "share": float((match.scores > self.threshold).mean()),
+                }
+                for match in self.matches
+            ],
+            "skipped": list(self.skipped),
+        }
+
+    def to_text(self) -> str:
+        """The best of the ranking, for people.
+
+        Returns:
+            Lines of text.
+        """
+        rows = [
+            [f"{each.best:.4g}", f"{each.level:.4f}", percent((each.scores > self.threshold).mean()), each.picture.name]
+            for each in self.matches[:20]
+        ]
+        told = table(["score", "level", "area", "picture"], rows)
+        return (
+            f"{self.key.name} at {self.key.site}: fires above the {self.level} quantile in {len(self.firing)} of "
+            f"{len(self)} pictures\n{told}"
+        )
+
+
+def match(
+    model: Classifier,
+    key: Key,
+    images: Any,
+    *,
+    reference: Reference,
+    level: float = 0.99,
+    cache: Cache | Literal["user"] | None = "user",
+    progress: bool = True,
+) -> Matches:
+    """Rank pictures by the highest score of a key in them; its level is a quantile over a reference set (thesis 2.2.2).
+
+    Args:
+        model: the classifier.
+        key: what to look for.
+        images: pictures to look in.
+        reference: pictures that say what is usual, or statistics of the key's site.
+        level: quantile of the reference set's positions above which the key counts as firing, 0..1.
+        cache: where statistics are kept; the user's own cache by default, None for nowhere.
+        progress: whether to show bars.
+
+    Returns:
+        The pictures, the best first.
+
+    Raises:
+        SettingError: a level out of range.
+        SiteError: the model does not have the key's site, or its positions form no grid.
+    """
+    if not 0 <= level < 1:
+        raise SettingError(f"expected a level in 0..1 (a quantile of the reference set, such as 0.99) but got {level}")
+    site = find_sites(model.module, model.example()).site(key.site)
+    layer = model.module.get_submodule(key.site)
+    assert isinstance(layer, Layer)
+    if len(site.positions) != 2:
+        raise SiteError(f"expected a site whose positions form a grid but got {key.site}; choose a convolution")
+    architecture = 1 if key.direction.ndim == 1 else 2
+    statistics = reference
+    if not isinstance(reference, dict):
+        kept = default_cache() if cache == "user" else cache
+        known = ImageSet.of(reference, model.classes)
+        statistics = key_statistics(model, known, [site], architecture=architecture, cache=kept, progress=progress)
+    usual = _usual(statistics[key.site], key)
+    reader = Reader(layer, key.direction[None], None)
+    stream = ImageStream(
+        ImageSet.of(images, model.classes),
+        model.preprocess,
+        batch_size=model.batch_size,
+        progress="matching" if progress else None,
+    )
+    found: list[Match] = []
+    for batch in stream:
+        keys = capture.keys_at(model.module, model.inputs(batch.pixels), key.site)
+        for picture, scores in zip(batch.pictures, reader(keys)[:, 0].float().cpu().numpy(), strict=True):
+            level_of_best = np.searchsorted(usual, scores.max()) / len(usual)
+            found.append(Match(picture, scores, float(level_of_best)))
+    ranked = tuple(sorted(found, key=lambda each: -each.best))
+    threshold = float(np.quantile(usual, level))
+    return Matches(key, ranked, threshold, level, tuple(picture.name for picture in stream.skipped))
+
+
+def _usual(statistics: KeyStatistics, key: Key) -> NDArray[np.float32]:
+    """Scores of the reference set's positions, rising."""
+    with torch.no_grad():
+        scores = statistics.sample.keys.float() @ key.direction.flatten().float()
+    return np.sort(scores.numpy())

@@ -1,0 +1,84 @@
+"""Pages of HTML that need nothing but themselves: templates, inlined pictures, walls of thumbnails."""
+
+import base64
+import html
+import io
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from PIL import Image
+
+from rulepatch.files import atomic_path, check_writable
+from rulepatch.text import percent, plural, points
+
+__all__ = ["MOST_THUMBNAILS", "THUMBNAIL", "frame", "inline", "render", "write_page"]
+
+MOST_THUMBNAILS = 48
+"""Pictures shown of each set; counts always cover all of them."""
+
+THUMBNAIL = 128
+"""Longer side of a thumbnail, in pixels."""
+
+
+def render(template: str, **context: Any) -> str:
+    """Fill in a template of `pages/`.
+
+    Args:
+        template: its name.
+        context: what it is filled with; everything is escaped.
+
+    Returns:
+        A page of HTML.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("rulepatch.evaluation", "pages"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"percent": percent, "points": points, "plural": plural, "probability": _probability}
+    return environment.get_template(template).render(**context)
+
+
+def write_page(page: str, path: Path) -> None:
+    """Write a page, whole or not at all.
+
+    Raises:
+        OutputError: the folder does not exist, or the path is one.
+    """
+    check_writable(path)
+    with atomic_path(path) as unfinished:
+        unfinished.write_text(page, encoding="utf-8", errors="replace")  # a file's name may be no text
+
+
+def frame(page: str) -> str:
+    """A page in a frame, for a notebook: its styles stay inside.
+
+    Returns:
+        An HTML element.
+    """
+    content = html.escape(page, quote=True)
+    return (
+        f'<iframe srcdoc="{content}" style="width: 100%; height: 40rem; border: 0" title="rulepatch report"></iframe>'
+    )
+
+
+def inline(picture: Image.Image, side: int = THUMBNAIL) -> str:
+    """A picture as the address of itself, reduced to a longer side; small ones are enlarged pixel by pixel.
+
+    Returns:
+        A `data:` address.
+    """
+    small = picture.copy()
+    if max(small.size) < side:
+        factor = side // max(small.size)
+        small = small.resize((small.width * factor, small.height * factor), Image.Resampling.NEAREST)
+    small.thumbnail((side, side))
+    buffer = io.BytesIO()
+    small.save(buffer, "JPEG", quality=82)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _probability(p: float) -> str:
+    return f"p = {p:.2g}" if p >= 0.0001 else "p < 0.0001"

@@ -1,0 +1,428 @@
+"""Several methods on the same exemplars, tests and damage budget: what else would have worked?"""
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from tqdm.auto import tqdm
+
+from rulepatch.core.edit import Edit, base_digest
+from rulepatch.core.exemplars import Exemplar
+from rulepatch.data.cache import Cache
+from rulepatch.data.folders import ImageSet
+from rulepatch.editors.registry import editor_named, fitting
+from rulepatch.errors import SettingError, nearest
+from rulepatch.evaluation.evaluate import Evaluation, evaluate_all
+from rulepatch.files import atomic_path
+from rulepatch.models.classifier import Classifier
+from rulepatch.text import percent, table
+from rulepatch.timing import collected
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["GRIDS", "METHODS", "Comparison", "Result", "compare"]
+
+Settings = Mapping[str, Any]
+
+METHODS: Mapping[str, tuple[str, Settings]] = {
+    "nothing": ("nothing", {}),
+    "rewrite": ("rewrite", {}),
+    "rewrite-mask": ("rewrite", {"whole_image": True}),
+    "projected-adam": ("projected-adam", {}),
+    "projected-adam-mask": ("projected-adam", {"whole_image": True}),
+    "projected-adam-proj": ("projected-adam", {"projected": False}),
+    "finetune-local": ("finetune-local", {}),
+    "finetune-local+proj": ("finetune-local", {"projected": True}),
+    "finetune-global": ("finetune-global", {}),
+    "finetune-global+proj": ("finetune-global", {"projected": True}),
+    "last-layer": ("last-layer", {}),
+    "dense": ("dense", {}),
+}
+"""What can be compared: an editor, and what is fixed of its settings. "-mask" and "-proj" are the paper's ablations."""
+
+
+def _settings(**options: Sequence[Any]) -> list[Settings]:
+    return [dict(zip(options, chosen, strict=True)) for chosen in product(*options.values())]
+
+
+_STEPPED = [{"learning_rate": 10.0**-power, "steps": 200} for power in (1, 2, 3, 4)]
+
+GRIDS: Mapping[str, Mapping[str, Sequence[Settings]]] = {
+    "default": {
+        "nothing": [{}],
+        "rewrite": _settings(rank=(1, 3), gate=(None, 0.98)),
+        "projected-adam": _settings(rank=(1, 3), learning_rate=(1e-3, 1e-4), steps=(2000,)),
+        "finetune-local": _STEPPED,
+        "finetune-global": _STEPPED,
+        "last-layer": _settings(ridge=(0.1, 1.0, 10.0)),
+        "dense": _settings(balance=(0.1, 1.0, 10.0)),
+    },
+    "paper": {
+        "projected-adam": [
+            {"learning_rate": 1e-3, "steps": 10_000},
+            {"learning_rate": 1e-4, "steps": 20_000},
+            {"learning_rate": 1e-5, "steps": 40_000},
+            {"learning_rate": 1e-6, "steps": 80_000},
+            {"learning_rate": 1e-7, "steps": 80_000},
+        ],
+    },
+}
+"""Hyper-parameters that are tried, by the name of the grid and the editor; "paper" is that of paper 4 and A.6."""
+
+STRENGTHS: Mapping[str, Sequence[float]] = {"rewrite": (1, 2, 3), "dense": (0.5, 1, 2), "nothing": (1,)}
+"""Strengths that are tried of every edit made; those of other editors interpolate with the untouched model."""
+
+INTERPOLATED = (0.25, 0.5, 1)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An edit of a method's grid.
+
+    Attributes:
+        method: a key of `METHODS`.
+        settings: what was tried, the strength included.
+        edit: the edit.
+        seconds: that making it took, without the statistics of the reference set.
+    """
+
+    method: str
+    settings: Settings
+    edit: Edit
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of a method.
+
+    Attributes:
+        method: a key of `METHODS`.
+        settings: those chosen on the validation pictures; None if no edit kept to the budget and repaired anything.
+        evaluation: of the chosen edit, on the tests and on reference pictures that the choice did not see.
+        seconds: that making the chosen edit took, without the statistics of the reference set.
+        seconds_of_grid: that making all edits of the grid took.
+        tried: how many edits were made, and how many of them, at some strength, kept to the budget.
+    """
+
+    method: str
+    settings: Settings | None
+    evaluation: Evaluation
+    seconds: float
+    seconds_of_grid: float
+    tried: tuple[int, int]
+
+    def to_json(self) -> dict[str, Any]:
+        """The numbers, as JSON.
+
+        Returns:
+            A dictionary.
+        """
+        tests, reference = self.evaluation.tests, self.evaluation.reference
+        assert tests is not None and reference is not None
+        return {
+            "method": self.method,
+            "settings": None if self.settings is None else dict(self.settings),
+            "tests": tests.numbers(),
+            "reference": reference.numbers() | {"drop": reference.drop},
+            "predicted_damage": self.evaluation.predicted_damage,
+            "seconds": self.seconds,
+            "seconds_of_grid": self.seconds_of_grid,
+            "tried": self.tried[0],
+            "within_budget": self.tried[1],
+        }
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Several methods, compared.
+
+    Attributes:
+        results: one for each method.
+        model_name: of the model that was edited.
+        max_drop: the damage budget, 0..1.
+        sizes: pictures of the validation set, of the tests, and of the reference set's two halves.
+        seed: of the splits.
+    """
+
+    results: tuple[Result, ...]
+    model_name: str
+    max_drop: float
+    sizes: Mapping[str, int]
+    seed: int
+
+    def to_json(self) -> dict[str, Any]:
+        """The comparison, as JSON.
+
+        Returns:
+            A dictionary.
+        """
+        return {
+            "model": self.model_name,
+            "max_drop": self.max_drop,
+            "pictures": dict(self.sizes),
+            "seed": self.seed,
+            "results": [result.to_json() for result in self.results],
+        }
+
+    def rows(self) -> list[dict[str, str]]:
+        """The table, as text.
+
+        Returns:
+            A row for each method, the best on the tests first.
+        """
+        found = []
+        for result in sorted(self.results, key=lambda result: -(_of(result, "tests").after or 0)):
+            tests, reference = _of(result, "tests"), _of(result, "reference")
+            found.append(
+                {
+                    "method": result.method,
+                    "tests": percent(tests.after),
+                    "repaired": str(len(tests.repaired)),
+                    "broken": str(len(tests.broken)),
+                    "points lost": f"{100 * reference.drop:.2f}",
+                    "flips": percent(len(reference.flips) / len(reference)),
+                    "seconds": f"{result.seconds:.2f}",
+                    "chosen": _described(result.settings),
+                }
+            )
+        return found
+
+    def to_text(self) -> str:
+        """The table, for people.
+
+        Returns:
+            Lines of text.
+        """
+        rows = self.rows()
+        before = percent(_of(self.results[0], "tests").before)
+        return (
+            f"{self.model_name}: {before} of {self.sizes['tests']} test pictures are right before; "
+            f"chosen on {self.sizes['validation']} others to lose at most {100 * self.max_drop:.2f} points\n"
+            + table(list(rows[0]), [list(row.values()) for row in rows])
+        )
+
+    def to_markdown(self) -> str:
+        """The table in Markdown.
+
+        Returns:
+            Lines of text.
+        """
+        rows = self.rows()
+        lines = [list(rows[0]), [":--", *["--:"] * (len(rows[0]) - 2), ":--"], *(list(row.values()) for row in rows)]
+        return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+    def to_csv(self) -> str:
+        """The table as comma-separated values.
+
+        Returns:
+            Lines of text.
+        """
+        text, rows = io.StringIO(), self.rows()
+        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        return text.getvalue()
+
+    def figure(self) -> "Figure":
+        """Repair against damage, a point for each method.
+
+        Returns:
+            A figure of matplotlib.
+        """
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(7, 4.5), layout="constrained")
+        axes = figure.add_subplot()
+        for result in self.results:
+            tests, reference = _of(result, "tests"), _of(result, "reference")
+            x, y = 100 * len(reference.flips) / len(reference), 100 * (tests.after or 0)
+            (point,) = axes.plot(x, y, "o", markersize=8)
+            axes.annotate(result.method, (x, y), xytext=(7, 4), textcoords="offset points", color=point.get_color())
+            if interval := tests.numbers()["intervals"]:
+                axes.vlines(x, *(100 * end for end in interval["after"]), color=point.get_color(), alpha=0.3)
+        axes.axhline(100 * (_of(self.results[0], "tests").before or 0), color="grey", linewidth=1, linestyle=":")
+        axes.set(xlabel="reference predictions changed, %", ylabel="test pictures right, %", title=self.model_name)
+        axes.margins(x=0.15, y=0.1)
+        return figure
+
+    def write(self, folder: Path) -> None:
+        """Write the comparison to a folder: `comparison.json`, `.csv`, `.md`, `.svg`.
+
+        Args:
+            folder: made if there is none.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        texts = {
+            "json": json.dumps(self.to_json(), indent=2, ensure_ascii=False) + "\n",
+            "csv": self.to_csv(),
+            "md": self.to_markdown(),
+        }
+        for suffix, text in texts.items():
+            with atomic_path(folder / f"comparison.{suffix}") as path:
+                path.write_text(text, encoding="utf-8")
+        with atomic_path(folder / "comparison.svg") as path:
+            self.figure().savefig(path, metadata={"Date": None})
+
+
+def compare(
+    model: Classifier,
+    exemplars: Sequence[Exemplar],
+    *,
+    site: str | Sequence[str],
+    tests: Any,
+    reference: Any,
+    methods: Sequence[str] = tuple(METHODS),
+    validation: Any = None,
+    validation_share: float = 0.3,
+    leave_out: Sequence[int | str] = (),
+    max_drop: float = 0.0025,
+    grids: Mapping[str, str] | None = None,
+    seed: int = 0,
+    cache: Cache | Literal["user"] | None = "user",
+    progress: bool = True,
+) -> Comparison:
+    """Compare methods, the hyper-parameters of each chosen on validation pictures under one damage budget (paper 4).
+
+    Of each method the edit is chosen that gets most validation pictures right among those that lose no more than the
+    budget on one half of the reference set; the chosen ones are then measured once, on the tests and on the other half.
+    Statistics come from the first half.
+
+    Args:
+        model: the classifier; it is not changed.
+        exemplars: what to learn from, the same for all.
+        site: dotted path of the layer to edit, or of several; the last layer's method finds its own.
+        tests: labelled pictures that an edit should repair.
+        reference: pictures whose treatment should stay; without labels, flips count against the budget.
+        methods: keys of `METHODS`.
+        validation: labelled pictures to choose on; a share of the tests, which then no longer counts, if None.
+        validation_share: of each class of the tests, 0..1.
+        leave_out: classes to leave out of the reference set, such as those of the exemplars.
+        max_drop: the budget, a share of accuracy, 0..1.
+        grids: for a method, the name of another grid than the default (`GRIDS`).
+        seed: of the splits, and of the methods.
+        cache: where statistics are kept; the user's own cache by default, None for nowhere.
+        progress: whether to show bars.
+
+    Returns:
+        The comparison.
+
+    Raises:
+        SettingError: an unknown method or grid, or a share out of range.
+        FolderError: a folder is missing or too small to be split.
+    """
+    for method in methods:
+        if method not in METHODS:
+            raise SettingError(
+                f"expected methods to compare but got {method!r}; the nearest are {nearest(method, METHODS)}"
+            )
+    left_out = {model.classes.index(label) for label in leave_out}
+    known, unseen = ImageSet.of(reference, model.classes).without(left_out).split(0.5, seed=seed)
+    held = ImageSet.of(tests, model.classes)
+    if validation is None:
+        chosen_on, held = held.split(validation_share, seed=seed)
+    else:
+        chosen_on = ImageSet.of(validation, model.classes)
+    sites = [site] if isinstance(site, str) else list(site)
+    candidates = _candidates(
+        model, exemplars, sites, methods, known, grids or {}, seed=seed, cache=cache, progress=progress
+    )
+    edits = [candidate.edit for candidate in candidates]
+    measured = evaluate_all(model, edits, tests=chosen_on, reference=known, progress=progress)
+    chosen = {method: _choose(method, candidates, measured, max_drop) for method in methods}
+    nothing = Edit((), base_digest(model.module), {"method": "nothing", "sites": []})
+    final = [nothing if (pick := chosen[method]) is None else pick.edit for method in methods]
+    evaluations = evaluate_all(model, final, tests=held, reference=unseen, exemplars=exemplars, progress=progress)
+    results = tuple(
+        _result(method, chosen[method], evaluation, candidates, measured, max_drop)
+        for method, evaluation in zip(methods, evaluations, strict=True)
+    )
+    sizes = {"validation": len(chosen_on), "tests": len(held), "reference": len(known), "reference unseen": len(unseen)}
+    return Comparison(results, model.name, max_drop, sizes, seed)
+
+
+def _candidates(
+    model: Classifier,
+    exemplars: Sequence[Exemplar],
+    sites: Sequence[str],
+    methods: Sequence[str],
+    reference: ImageSet,
+    grids: Mapping[str, str],
+    *,
+    seed: int,
+    cache: Cache | Literal["user"] | None,
+    progress: bool,
+) -> list[Candidate]:
+    """Every edit of every grid, at every strength."""
+    wanted = [(method, settings) for method in methods for settings in _grid(method, grids.get(method, "default"))]
+    found = []
+    for method, settings in tqdm(wanted, desc="edits", delay=2, disable=None if progress else True):
+        name, fixed = METHODS[method]
+        where = {"last-layer": {}, "finetune-global": {"site": sites[0]}}.get(name, {"site": sites})
+        given = fitting(name, {**where, **settings, **fixed, "seed": seed})
+        with collected() as seconds:
+            edit = editor_named(name)(model, exemplars, reference=reference, cache=cache, progress=progress, **given)
+        taken = seconds.get("solve", 0.0)
+        found += [
+            Candidate(method, {**settings, "strength": strength}, edit.with_strength(strength), taken)
+            for strength in STRENGTHS.get(name, INTERPOLATED)
+        ]
+    return found
+
+
+def _grid(method: str, grid: str) -> Sequence[Settings]:
+    name, _ = METHODS[method]
+    if grid not in GRIDS or name not in GRIDS[grid]:
+        known = [each for each, methods in GRIDS.items() if name in methods]
+        raise SettingError(f"expected a grid of {method} but got {grid!r}; there is {', '.join(known)}")
+    return GRIDS[grid][name]
+
+
+def _choose(
+    method: str, candidates: Sequence[Candidate], measured: Sequence[Evaluation], max_drop: float
+) -> Candidate | None:
+    """The candidate that repairs most within the budget; the one of fewer flips, then the first, of several."""
+    best, best_score = None, (0.0, 0.0)
+    for candidate, evaluation in zip(candidates, measured, strict=True):
+        tests, reference = evaluation.tests, evaluation.reference
+        assert tests is not None and reference is not None
+        if candidate.method != method or reference.drop > max_drop:
+            continue
+        score = (tests.drop, len(reference.flips) / len(reference))
+        if tests.drop < 0 and (best is None or score < best_score):
+            best, best_score = candidate, score
+    return best
+
+
+def _result(
+    method: str,
+    chosen: Candidate | None,
+    evaluation: Evaluation,
+    candidates: Sequence[Candidate],
+    measured: Sequence[Evaluation],
+    max_drop: float,
+) -> Result:
+    own = [(c, e) for c, e in zip(candidates, measured, strict=True) if c.method == method]
+    made = {json.dumps({**c.settings, "strength": None}, sort_keys=True): c.seconds for c, _ in own}
+    within = sum(e.reference is not None and e.reference.drop <= max_drop for _, e in own)
+    settings = None if chosen is None else chosen.settings
+    seconds = 0.0 if chosen is None else chosen.seconds
+    return Result(method, settings, evaluation, seconds, sum(made.values()), (len(own), within))
+
+
+def _of(result: Result, name: str) -> Any:
+    found = getattr(result.evaluation, name)
+    assert found is not None
+    return found
+
+
+def _described(settings: Settings | None) -> str:
+    if settings is None:
+        return "no edit"
+    return ", ".join(f"{key} {value:g}" for key, value in settings.items() if value is not None)
