@@ -12,7 +12,7 @@ import rulepatch as rp
 from rulepatch.evaluation.evaluate import evaluate
 from rulepatch.models.registry import load_model
 
-COMMANDS = ["demo", "sites", "edit", "show", "apply", "evaluate"]
+COMMANDS = ["demo", "sites", "edit", "show", "apply", "evaluate", "match", "compare"]
 
 
 @pytest.fixture
@@ -139,15 +139,29 @@ def test_same_arguments_same_bits(run, editing, tmp_path, monkeypatch):
         ["--method", "projected-adam", "--steps", "3", "--learning-rate", "0.01"],
         ["--site", "0"],
         ["--device", "cpu"],
+        ["--method", "dense", "--set", "balance=3"],
+        ["--method", "finetune-local", "--steps", "3", "--set", "projected=yes"],
+        ["--set", "whole-image=yes"],
+        ["--max-drop", "100%"],
     ],
     ids=" ".join,
 )
 def test_every_option_is_taken_and_recorded(options, run, editing, tmp_path):
-    found = run(*editing(tmp_path / "edit.safetensors"), *options, "--json").json()
+    command = editing(tmp_path / "edit.safetensors")
+    if "dense" in options:
+        del command[command.index("--rank") : command.index("--rank") + 2]
+    found = run(*command, *options, "--json").json()
     edit = rp.Edit.load(tmp_path / "edit.safetensors")
     settings = edit.provenance["settings"] | {"method": edit.provenance["method"], "device": "cpu", "leave_out": None}
     given = dict(zip(options[::2], options[1::2], strict=True))
     for name, value in given.items():
+        if name == "--max-drop":
+            assert found["damage"]["n"] == 18
+            continue
+        if name == "--set":
+            key, text = value.replace("-", "_").split("=")
+            assert settings[key] == (True if text == "yes" else float(text))
+            continue
         recorded = settings[name.removeprefix("--").replace("-", "_")]
         if name == "--site":
             assert recorded == ["3", "0"]
@@ -282,6 +296,30 @@ def test_the_text_of_an_evaluation_is_a_table(run, world, net):
     lines = found.out.splitlines()
     assert lines[0].split() == ["pictures", "before", "after", "repaired", "broken", "flips"]
     assert [line.split()[0] for line in lines[1:5]] == ["tests", "red", "green", "blue"]
+
+
+# match and compare
+
+
+def test_match_ranks_pictures_and_writes_a_wall(run, world, net, tmp_path):
+    found = run(
+        *("match", world / "edit.safetensors", "--model", net, "--images", world / "tests"),
+        *("--reference", world / "reference", "--report", tmp_path / "match.html", "--json"),
+    ).json()
+    scores = [each["score"] for each in found["matches"]]
+    assert (found["site"], found["concept"], found["n"]) == ("3", "snow", 18) and scores == sorted(scores, reverse=True)
+    assert (tmp_path / "match.html").read_text("utf-8").count("data:image/jpeg") == 18
+
+
+def test_compare_writes_its_table_and_figure(run, world, net, tmp_path):
+    found = run(
+        *("compare", "--model", net, "--exemplar", world / "exemplar", "--tests", world / "tests", "--site", "3"),
+        *("--reference", world / "reference", "--method", "nothing", "--method", "rewrite", "--max-drop", "50%"),
+        *("--out", tmp_path / "out", "--json"),
+    ).json()
+    assert [result["method"] for result in found["results"]] == ["nothing", "rewrite"]
+    assert found["max_drop"] == 0.5
+    assert json.loads((tmp_path / "out" / "comparison.json").read_text("utf-8")) == found
 
 
 # Processes of their own

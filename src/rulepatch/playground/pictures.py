@@ -43,7 +43,13 @@ def training_images(count: int, *, seed: int) -> ImageSet:
 
 
 def exemplar(
-    label: str, *, seed: int, ground: str = DEFAULT, wheels: str = DEFAULT, sign: str | None = DEFAULT
+    label: str,
+    *,
+    seed: int,
+    ground: str = DEFAULT,
+    wheels: str = DEFAULT,
+    sign: str | None = DEFAULT,
+    ground_seed: int | None = None,
 ) -> Exemplar:
     """A scene of the training world, its counterpart with one concept in another style, and the concept's exact mask.
 
@@ -53,6 +59,7 @@ def exemplar(
         ground: the other style, if the concept is the ground.
         wheels: the other style, if the concept is the wheels.
         sign: the other style, if the concept is the sign.
+        ground_seed: which instance of the other ground's texture; one that follows from the seed if None.
 
     Returns:
         The exemplar.
@@ -62,7 +69,7 @@ def exemplar(
         >>> found.concept, found.replacement, found.label
         ('road', 'snow', 'van')
     """
-    edited = render(label, seed=seed, ground=ground, wheels=wheels, sign=sign)
+    edited = render(label, seed=seed, ground=ground, wheels=wheels, sign=sign, ground_seed=ground_seed)
     original = render(label, seed=seed)
     changed = next(
         (concept for concept, style in edited.styles.items() if style != default_style(label, concept)), "ground"
