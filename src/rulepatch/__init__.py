@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rulepatch.editors.rewrite import rewrite
     from rulepatch.errors import RulepatchError
     from rulepatch.evaluation.evaluate import Evaluation, evaluate
+    from rulepatch.experiments.search import search
     from rulepatch.models.classifier import Classes, Classifier, Preprocess
     from rulepatch.models.registry import load_model
 
@@ -34,6 +35,7 @@ __all__ = [
     "projected_adam",
     "read_exemplars",
     "rewrite",
+    "search",
 ]
 
 _HOMES = {
@@ -51,6 +53,7 @@ _HOMES = {
     "projected_adam": "editors.projected_adam",
     "read_exemplars": "data.folders",
     "rewrite": "editors.rewrite",
+    "search": "experiments.search",
 }
 
 __version__ = "0.1.0"

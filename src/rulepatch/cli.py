@@ -119,7 +119,13 @@ def edit(
     exemplar: Exemplars,
     reference: Annotated[Path, typer.Option(metavar="DIR", help="Pictures whose treatment should stay.")],
     out: Annotated[Path, typer.Option(metavar="FILE", help="The edit file to write.")],
-    site: Annotated[list[str] | None, typer.Option(metavar="PATH", help="Where to edit; repeatable.")] = None,
+    site: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PATH|auto", help="Where to edit, repeatable; or auto, to choose site and settings."),
+    ] = None,
+    validation: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Labelled pictures that --site auto chooses on, never the tests.")
+    ] = None,
     mask: Masks = None,
     replacement: Replacement = None,
     label: Annotated[str | None, typer.Option(metavar="CLASS", help="What the exemplars' pictures show.")] = None,
@@ -181,6 +187,7 @@ def edit(
         method=method,
         leave_out=leave_out or (),
         settings=settings,
+        validation=validation,
         max_drop=None if max_drop is None else read_share(max_drop),
         allow_damage=allow_damage,
     )

@@ -117,8 +117,12 @@ def test_intervals_of_nothing_are_not_defined():
     assert wilson(0, 0) is None and paired_bootstrap(0, 0, 0) is None
 
 
+def test_where_nothing_changed_resampling_tells_nothing():
+    assert paired_bootstrap(0, 0, 10) is None and paired_bootstrap(1, 0, 10) is not None
+
+
 @settings(deadline=None, max_examples=20)
-@given(repaired=counts, broken=counts, same=st.integers(1, 60), seed=st.integers(0, 99))
+@given(repaired=st.integers(1, 9), broken=counts, same=st.integers(1, 60), seed=st.integers(0, 99))
 def test_the_bootstrap_of_counts_is_that_of_pictures(repaired, broken, same, seed):
     """The naive twin draws pictures with replacement."""
     changes = np.repeat([1, -1, 0], [repaired, broken, same])

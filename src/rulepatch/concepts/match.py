@@ -13,7 +13,7 @@ from torch import Tensor
 from rulepatch.core import capture, linalg
 from rulepatch.core.changes import LowRank
 from rulepatch.core.edit import Edit
-from rulepatch.core.exemplars import Exemplar
+from rulepatch.core.exemplars import Exemplar, Observation
 from rulepatch.core.installation import Reader
 from rulepatch.core.moments import KeyStatistics
 from rulepatch.core.sites import Layer, find_sites, key_axis, rows
@@ -21,12 +21,12 @@ from rulepatch.data.cache import Cache, default_cache
 from rulepatch.data.folders import ImageSet, Picture
 from rulepatch.data.statistics import key_statistics
 from rulepatch.data.stream import ImageStream
-from rulepatch.editors.problem import Reference, Settings, pose
+from rulepatch.editors.problem import Problem, Reference, Settings, pose
 from rulepatch.errors import SettingError, SiteError
 from rulepatch.models.classifier import Classifier
 from rulepatch.text import percent, table
 
-__all__ = ["Key", "Match", "Matches", "key_of_concept", "key_of_edit", "match"]
+__all__ = ["Key", "Match", "Matches", "key_at", "key_of_concept", "key_of_edit", "match", "usual_scores"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,14 +99,27 @@ def key_of_concept(
         SiteError: a site that the model does not have.
     """
     problem = pose(model, exemplars, Settings(site), reference=reference, cache=cache, progress=progress)
-    seen = problem.observations[0]
+    return key_at(problem, problem.observations[0], which)
+
+
+def key_at(problem: Problem, seen: Observation, which: Literal["concept", "replacement"] = "concept") -> Key:
+    """`key_of_concept` at a site whose problem was posed before.
+
+    Args:
+        problem: the problem.
+        seen: what the site sees of the exemplars.
+        which: the concept that the mask marks in the original pictures, or what replaces it in the edited ones.
+
+    Returns:
+        The key.
+    """
     recording = seen.original if which == "concept" else seen.edited
     keys = rows(recording.keys, key_axis(seen.site.kind)).double().cpu()
     weights = seen.key_weights.cpu()
-    whitener = problem.statistics[site].whitening(floor=1e-5).cpu()
+    whitener = problem.statistics[seen.site.path].whitening(floor=1e-5).cpu()
     _, direction = linalg.directions(keys[weights > 0], weights[weights > 0], whitener, 1)
-    names = {getattr(exemplar, which) for exemplar in exemplars} - {None}
-    return Key(site, direction.float(), ", ".join(sorted(names)) or f"the {which}")
+    names = {getattr(exemplar, which) for exemplar in problem.exemplars} - {None}
+    return Key(seen.site.path, direction.float(), ", ".join(sorted(names)) or f"the {which}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -251,7 +264,7 @@ def match(
         kept = default_cache() if cache == "user" else cache
         known = ImageSet.of(reference, model.classes)
         statistics = key_statistics(model, known, [site], architecture=architecture, cache=kept, progress=progress)
-    usual = _usual(statistics[key.site], key)
+    usual = usual_scores(statistics[key.site], key)
     reader = Reader(layer, key.direction[None], None)
     stream = ImageStream(
         ImageSet.of(images, model.classes),
@@ -270,8 +283,16 @@ def match(
     return Matches(key, ranked, threshold, level, tuple(picture.name for picture in stream.skipped))
 
 
-def _usual(statistics: KeyStatistics, key: Key) -> NDArray[np.float32]:
-    """Scores of the reference set's positions, rising."""
+def usual_scores(statistics: KeyStatistics, key: Key) -> NDArray[np.float32]:
+    """Scores of a key at a sample of the reference set's positions.
+
+    Args:
+        statistics: of the key's site.
+        key: the key.
+
+    Returns:
+        (positions,), rising.
+    """
     with torch.no_grad():
         scores = statistics.sample.keys.float() @ key.direction.flatten().float()
     return np.sort(scores.numpy())

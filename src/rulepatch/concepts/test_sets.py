@@ -13,10 +13,10 @@ from rulepatch.errors import SettingError
 from rulepatch.images import composite, read_image
 from rulepatch.models.classifier import Classifier
 
-__all__ = ["TestSet", "make_test_sets", "paste_at_match"]
+__all__ = ["TestSet", "make_test_sets", "paste_at_match", "seen_of"]
 
-FEATHER = 2
-"""Radius in pixels over which a pasted texture fades out."""
+FEATHER = 0.01
+"""Radius over which a pasted texture fades out, as a share of the picture's side."""
 
 
 @dataclass(frozen=True)
@@ -100,9 +100,9 @@ def paste_at_match(model: Classifier, match: Match, threshold: float, texture: I
     Returns:
         A picture of the network's input size.
     """
-    seen = _seen(model, match)
+    seen = seen_of(model, match.picture)
     mask = Image.fromarray((match.mask(threshold, (seen.height, seen.width)) * 255).astype(np.uint8))
-    share = np.asarray(mask.filter(ImageFilter.GaussianBlur(FEATHER)), np.float32) / np.float32(255)
+    share = np.asarray(mask.filter(ImageFilter.GaussianBlur(FEATHER * max(seen.size))), np.float32) / np.float32(255)
     return composite(seen, texture, share)
 
 
@@ -112,7 +112,9 @@ def _set(
     def pictures(manipulated: bool) -> ImageSet:
         found = tuple(
             Picture(
-                paste_at_match(model, each, matches.threshold, texture) if manipulated else _seen(model, each),
+                paste_at_match(model, each, matches.threshold, texture)
+                if manipulated
+                else seen_of(model, each.picture),
                 each.picture.label if label is None else label,
             )
             for each in chosen
@@ -122,6 +124,15 @@ def _set(
     return TestSet(name, pictures(manipulated=False), pictures(manipulated=True))
 
 
-def _seen(model: Classifier, match: Match) -> Image.Image:
-    source = match.picture.source
+def seen_of(model: Classifier, picture: Picture) -> Image.Image:
+    """The part of a picture that the network sees.
+
+    Args:
+        model: the classifier.
+        picture: the picture.
+
+    Returns:
+        A picture of the network's input size, RGB.
+    """
+    source = picture.source
     return model.preprocess.frame(read_image(source) if isinstance(source, Path) else source)

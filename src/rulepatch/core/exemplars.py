@@ -259,6 +259,19 @@ class Observation:
         """v*, the original pictures' values, (n, p, c)."""
         return rows(self.original.values, self.site.channel_axis)
 
+    def again(self, model: nn.Module, edited: Tensor) -> "Observation":
+        """What the site sees of the edited pictures now, with the originals as they were seen before.
+
+        Args:
+            model: the model, with edits of sites before this one in place.
+            edited: model inputs of the edited pictures, (n, 3, height, width).
+
+        Returns:
+            A new observation.
+        """
+        counterpart = capture.record(model, edited, self.site.path, self.site.value_point)
+        return Observation(self.site, self.layer, self.original, counterpart, self.masks)
+
     def error(self, added: Tensor | None = None, *, error: linalg.Error = "absolute") -> Tensor:
         """The masked error of the values in the form of the authors' objective, for each channel of the value point.
 

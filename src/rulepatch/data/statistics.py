@@ -16,7 +16,7 @@ from rulepatch.digests import digest_of_json, digest_of_tensors
 from rulepatch.errors import ModelError
 from rulepatch.models.classifier import Classifier
 
-__all__ = ["key_statistics"]
+__all__ = ["identity_of", "key_statistics"]
 
 MOST_KEYS = 16_384
 """Keys kept of each site's sample, as long as all samples together stay within `MOST_BYTES`."""
@@ -88,6 +88,32 @@ def key_statistics(
     return {site.path: found[site.path] for site in sites}
 
 
+def identity_of(model: Classifier) -> dict[str, object]:
+    """What determines everything that a model computes of a picture, for keys of the cache.
+
+    Two networks can share their weights and differ in what they do with them (padding, say), so a digest of the
+    operations on a picture of noise goes in as well.
+
+    Args:
+        model: the classifier.
+
+    Returns:
+        A dictionary that can be written as JSON.
+    """
+    steps = capture.trace(model.module, model.inputs(_noise(model))).steps
+    return {
+        "weights": base_digest(model.module),
+        "operations": digest_of_json([f"{step.operator} {step.arguments}" for step in steps]),
+        "preprocess": model.preprocess.describe(),
+        "dtype": str(model.dtype),
+        "device": model.device.type,
+    }
+
+
+def _noise(model: Classifier) -> Tensor:
+    return torch.rand(1, 3, *model.preprocess.input_size, generator=torch.Generator().manual_seed(0))
+
+
 def _channels(site: Site, architecture: int) -> int:
     _, c_in, y, x = site.shape
     return c_in if architecture == 1 else c_in * y * x
@@ -113,27 +139,12 @@ def _reader(model: Classifier, site: Site, architecture: int, statistics: KeySta
 def _cache_keys(
     model: Classifier, images: ImageSet, sites: Sequence[Site], settings: Mapping[str, object]
 ) -> dict[str, dict[str, object]]:
-    """Return for each site everything that determines its statistics; the only place where cache keys are made.
-
-    Two networks can share their weights and differ in what they do with them (padding, say), so digests of the
-    operations on a fixed picture of noise, and of what each site sees of it, go in as well.
-    """
-    noise = torch.rand(1, 3, *model.preprocess.input_size, generator=torch.Generator().manual_seed(0))
-    steps = capture.trace(model.module, model.inputs(noise)).steps
-    common = {
-        "what": "key statistics",
-        "schema": 1,
-        "weights": base_digest(model.module),
-        "operations": digest_of_json([f"{step.operator} {step.arguments}" for step in steps]),
-        "preprocess": model.preprocess.describe(),
-        "images": images.digest(),
-        "dtype": str(model.dtype),
-        "device": model.device.type,
-        **settings,
-    }
+    """Return for each site everything that determines its statistics, what it sees of a picture of noise included."""
+    noise = model.inputs(_noise(model))
+    common = {"what": "key statistics", "schema": 1, **identity_of(model), "images": images.digest(), **settings}
     seen: dict[str, str] = {}
     readers = {
         site.path: lambda keys, path=site.path: seen.update({path: digest_of_tensors({"": keys})}) for site in sites
     }
-    capture.read_keys(model.module, model.inputs(noise), readers)
+    capture.read_keys(model.module, noise, readers)
     return {site.path: {**common, "site": site.path, "seen": seen[site.path]} for site in sites}

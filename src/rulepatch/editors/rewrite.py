@@ -2,27 +2,56 @@
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from rulepatch.core import linalg
-from rulepatch.core.changes import GateKind
+from rulepatch.core.changes import Change, GateKind
 from rulepatch.core.edit import Edit
 from rulepatch.core.exemplars import Exemplar, Observation
-from rulepatch.core.installation import Reader
+from rulepatch.core.installation import Installation, Reader
 from rulepatch.core.sites import key_axis, patches, rows
 from rulepatch.data.cache import Cache
-from rulepatch.editors.problem import Reading, Reference, Settings, assemble, change_of, pose, read
+from rulepatch.editors.problem import Problem, Reading, Reference, Settings, assemble, change_of, pose, read
 from rulepatch.editors.registry import editor
 from rulepatch.errors import SettingError
 from rulepatch.models.classifier import Classifier
 from rulepatch.timing import stretch
 
-__all__ = ["rewrite", "solve"]
+__all__ = ["Coupling", "Match", "Solving", "rewrite", "rewrite_posed", "solve"]
 
 Match = Literal["pre-activation", "value"]
+Coupling = Literal["none", "sequence"]
+
+
+@dataclass(frozen=True)
+class Solving:
+    """How the coefficients are found; see `rewrite`.
+
+    Attributes:
+        match: "pre-activation" or "value".
+        error: "squared" or "absolute".
+        steps: first-order steps, at least 0, where there is no closed form.
+        ridge: of the closed form, at least 0.
+        coupling: of several sites, "none" or "sequence".
+    """
+
+    match: Match = "pre-activation"
+    error: linalg.Error = "squared"
+    steps: int = 600
+    ridge: float = 1e-3
+    coupling: Coupling = "none"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.ridge < math.inf:
+            raise SettingError(f"expected a ridge of at least 0 but got {self.ridge}; 0.001 is usual")
+        if self.steps < 0:
+            raise SettingError(f"expected at least 0 steps but got {self.steps}; some hundreds are usual")
+        if self.coupling not in {"none", "sequence"}:
+            raise SettingError(f"expected a coupling none or sequence but got {self.coupling!r}; choose one")
 
 
 @editor("rewrite")
@@ -41,6 +70,7 @@ def rewrite(
     error: linalg.Error = "squared",
     steps: int = 600,
     ridge: float = 1e-3,
+    coupling: Coupling = "none",
     floor: float = 1e-5,
     value_point: str | None = None,
     whole_image: bool = False,
@@ -60,7 +90,7 @@ def rewrite(
         model: the classifier; it is not changed.
         exemplars: pictures, their edited counterparts and masks.
         reference: pictures whose treatment should stay: a folder, pictures in memory, or statistics computed before.
-        site: dotted path of the layer to edit, or of several, each solved on its own.
+        site: dotted path of the layer to edit, or of several.
         rank: number of directions at each site.
         strength: the change is scaled by it; 1 is the solve, 1 to 4 is usual.
         gate: quantile q of the reference set, 0..1: the edit acts only on keys that look more like the concept than
@@ -71,6 +101,8 @@ def rewrite(
         error: "squared" (the paper) or "absolute" (the authors' code).
         steps: first-order steps, where there is no closed form.
         ridge: of the closed form, relative to the mean diagonal of the normal matrix, ≥ 0.
+        coupling: of several sites: with "none" each is solved on its own; in "sequence" each sees the edits of those
+            before it.
         floor: smallest eigenvalue of the second moment kept, relative to the largest, in 0..1.
         value_point: dotted path of the module whose output is matched; found by itself if None.
         whole_image: match the whole pictures, without the mask (an ablation of the paper).
@@ -95,20 +127,35 @@ def rewrite(
         >>> edit.sites, edit.changes[0].rank
         (('blocks.5.conv',), 1)
     """
-    if not 0 <= ridge < math.inf:
-        raise SettingError(f"expected a ridge of at least 0 but got {ridge}; 0.001 is usual")
-    if steps < 0:
-        raise SettingError(f"expected at least 0 steps but got {steps}; some hundreds are usual")
     settings = Settings(site, rank, strength, gate, gate_kind, architecture, floor, value_point, seed, whole_image)
+    solving = Solving(match, error, steps, ridge, coupling)
     problem = pose(model, exemplars, settings, reference=reference, cache=cache, progress=progress)
-    changes = []
+    return rewrite_posed(problem, solving)
+
+
+def rewrite_posed(problem: Problem, solving: Solving) -> Edit:
+    """Rewrite a rule whose problem was posed before, as when many settings are tried of one problem.
+
+    Args:
+        problem: the problem.
+        solving: how to solve it.
+
+    Returns:
+        The edit.
+    """
+    changes: list[Change] = []
     with stretch("solve"):
         for observation in problem.observations:
-            found = read(problem, observation)
-            coefficients = solve(observation, found, match=match, error=error, steps=steps, ridge=ridge)
-            changes.append(change_of(problem, observation, found, coefficients))
-    own = {"match": match, "error": error, "steps": steps, "ridge": ridge}
-    return assemble(problem, changes, method="rewrite", own=own)
+            seen = observation
+            if solving.coupling == "sequence" and changes:
+                with Installation(problem.model.module, changes):
+                    seen = observation.again(problem.model.module, problem.edited)
+            found = read(problem, seen)
+            coefficients = solve(
+                seen, found, match=solving.match, error=solving.error, steps=solving.steps, ridge=solving.ridge
+            )
+            changes.append(change_of(problem, seen, found, coefficients))
+    return assemble(problem, changes, method="rewrite", own=asdict(solving))
 
 
 def solve(

@@ -11,10 +11,10 @@ from rulepatch.core import capture
 from rulepatch.core.edit import Edit
 from rulepatch.core.exemplars import Exemplar
 from rulepatch.core.installation import Installation
-from rulepatch.core.trace import Trace
 from rulepatch.data.folders import ImageSet, Picture
 from rulepatch.data.stream import ImageStream
 from rulepatch.errors import FolderError, SettingError
+from rulepatch.evaluation.activations import first_site
 from rulepatch.evaluation.outcomes import Outcomes, Predictions
 from rulepatch.models.classifier import Classes, Classifier
 from rulepatch.text import percent, table
@@ -274,7 +274,7 @@ def outcomes_of(
 def _every_way(model: Classifier, edits: Sequence[Edit]) -> Callable[[Tensor], Iterator[Tensor]]:
     """Logits before and after each edit, as a function of inputs; what comes before its sites is computed once."""
     traced = capture.trace(model.module, model.example())
-    firsts = [_first_site(traced, edit) for edit in edits]
+    firsts = [first_site(traced, edit) for edit in edits]
     plans = {site: capture.plan_tail(traced, site) for site in firsts}
     installations = _installations(model.module, edits)
 
@@ -288,11 +288,6 @@ def _every_way(model: Classifier, edits: Sequence[Edit]) -> Callable[[Tensor], I
             yield model.logits_of(edited)
 
     return run
-
-
-def _first_site(traced: Trace, edit: Edit) -> str:
-    starts = {traced.calls_of(site)[0]: site for site in edit.sites if traced.calls_of(site)}
-    return starts[min(starts)] if starts else traced.calls[1].path  # an edit of nothing may start anywhere
 
 
 def _installations(module: nn.Module, edits: Sequence[Edit]) -> list[Installation | None]:

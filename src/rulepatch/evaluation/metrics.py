@@ -84,9 +84,9 @@ def paired_bootstrap(
         seed: of the resampling.
 
     Returns:
-        Its ends, −1..1; None of no pictures.
+        Its ends, −1..1; None where no picture changed, of which resampling can tell nothing.
     """
-    if total == 0:
+    if repaired + broken == 0:
         return None
     shares = np.array([repaired, broken, total - repaired - broken]) / total
     drawn = np.random.default_rng(seed).multinomial(total, shares, size=resamples)

@@ -14,6 +14,7 @@ from rulepatch.editors.registry import editor_named, fitting
 from rulepatch.errors import DamageError, SettingError
 from rulepatch.evaluation.evaluate import evaluate
 from rulepatch.evaluation.outcomes import Outcomes
+from rulepatch.experiments.search import MAX_DROP, Search, search
 from rulepatch.files import check_writable
 from rulepatch.models.classifier import Classifier
 from rulepatch.text import table
@@ -33,12 +34,14 @@ class Made:
         path: the file it was written to.
         seconds: spent on statistics, on the solve, and in total.
         damage: what the edit did on the reference set, if a budget was given.
+        search: what chose its site and settings, if that was asked for.
     """
 
     edit: Edit
     path: Path
     seconds: Mapping[str, float]
     damage: Outcomes | None = None
+    search: Search | None = None
 
     def to_json(self) -> dict[str, Any]:
         """What was made, as JSON. Of several sites the losses are summed and the largest predicted damage is given.
@@ -61,8 +64,14 @@ class Made:
             "predicted_damage": max(site["predicted_damage"] for site in measured),
             "damage": None if self.damage is None else self.damage.numbers() | {"drop": self.damage.drop},
             "base": self.edit.base,
+            **({} if self.search is None else self._searched(self.search)),
             "seconds": {name: self.seconds.get(name, 0.0) for name in ("statistics", "solve", "total")},
         }
+
+    @staticmethod
+    def _searched(search: Search) -> dict[str, Any]:
+        found = search.to_json()
+        return {key: found[key] for key in ("why", "validation", "max_drop", "candidates")}
 
     def to_text(self) -> str:
         """What was made, for people.
@@ -83,6 +92,8 @@ class Made:
         if self.damage is not None:
             lost, flips = 100 * self.damage.drop, len(self.damage.flips)
             found += f"\nmeasured damage: {lost:.2f} points lost, {flips} of {len(self.damage)} predictions flipped"
+        if self.search is not None:
+            found = f"{self.search.to_text()}\n\n{found}"
         return (
             f"{self.path}\n{found}\n{seconds}\nnext: rulepatch evaluate {self.path} --model … --tests … --reference …"
         )
@@ -123,6 +134,7 @@ def make(
     method: str = "rewrite",
     leave_out: Sequence[int | str] = (),
     settings: Mapping[str, Any],
+    validation: Any = None,
     max_drop: float | None = None,
     allow_damage: bool = False,
     progress: bool = True,
@@ -136,7 +148,8 @@ def make(
         reference: pictures whose treatment should stay.
         method: name of an editor.
         leave_out: classes to leave out of the reference set, such as those of the exemplars.
-        settings: of the editor; None stands for what was not given.
+        settings: of the editor; None stands for what was not given. With the site "auto" all others are searched for.
+        validation: labelled pictures for the search.
         max_drop: most accuracy that the edit may lose on the reference set, 0..1 (without labels: share of predictions
             that may flip); not measured if None.
         allow_damage: save it all the same, and say so.
@@ -146,11 +159,18 @@ def make(
         The edit, where it was written, and the seconds it took.
 
     Raises:
-        DamageError: the edit loses more than is allowed; nothing is written.
+        DamageError: the edit loses more than is allowed, or nothing within the budget helps; nothing is written.
         OutputError: the folder to write in does not exist.
         SettingError: a setting that the method does not take.
     """
     check_writable(out)
+    if settings.get("site") == ["auto"]:
+        return _make_by_search(
+            model, exemplars, out=out, reference=reference, method=method, leave_out=leave_out, settings=settings,
+            validation=validation, max_drop=max_drop, progress=progress,
+        )  # fmt: skip
+    if validation is not None:
+        raise SettingError("expected --site auto with validation pictures, which only a search looks at; leave one out")
     given = fitting(method, settings)
     if not given.get("site"):
         last = [site.path for site in find_sites(model.module, model.example()).sites if site.positions][-3:]
@@ -169,6 +189,45 @@ def make(
                 _refuse(measured, max_drop, allowed=allow_damage)
     edit.save(out)
     return Made(edit, out, seconds, measured)
+
+
+def _make_by_search(
+    model: Classifier,
+    exemplars: Sequence[Exemplar],
+    *,
+    out: Path,
+    reference: Any,
+    method: str,
+    leave_out: Sequence[int | str],
+    settings: Mapping[str, Any],
+    validation: Any,
+    max_drop: float | None,
+    progress: bool,
+) -> Made:
+    others = [name for name, value in settings.items() if value is not None and name not in {"site", "seed"}]
+    if method != "rewrite" or others:
+        raise SettingError(
+            f"expected --site auto to choose everything by itself but got {', '.join([method, *others])}; "
+            "name a site to set them"
+        )
+    with collected() as seconds:
+        found = search(
+            model,
+            exemplars,
+            reference=reference,
+            validation=validation,
+            max_drop=MAX_DROP if max_drop is None else max_drop,
+            leave_out=leave_out,
+            seed=settings.get("seed") or 0,
+            progress=progress,
+        )
+    if found.edit is None:
+        raise DamageError(
+            f"expected an edit that helps and loses at most {100 * found.max_drop:.2f} points but {found.why}; "
+            "give other exemplars, labelled validation pictures, or a larger budget"
+        )
+    found.edit.save(out)
+    return Made(found.edit, out, seconds, search=found)
 
 
 def _refuse(measured: Outcomes, max_drop: float, *, allowed: bool) -> None:
