@@ -1,6 +1,6 @@
 """Outcomes from kept activations against whole passes of the network."""
 
-import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -78,10 +78,10 @@ def test_an_edit_before_every_kept_site_is_our_own_mistake(model, images):
 
 def test_what_is_on_disk_goes_away(model, images):
     with Activations(model, images, SITES, most_bytes=0) as kept:
-        folder = kept._folder.name
-        assert len(os.listdir(folder)) == len(kept._shelves)
+        folder = Path(kept._folder.name)
+        assert len(list(folder.iterdir())) == len(kept._shelves)
         assert all(not shelf.tensors for shelf in kept._shelves)
-    assert not os.path.exists(folder)
+    assert not folder.exists()
 
 
 def test_a_failure_leaves_nothing_on_disk(model, images, tmp_path, monkeypatch):
@@ -95,7 +95,7 @@ def test_a_failure_leaves_nothing_on_disk(model, images, tmp_path, monkeypatch):
 def test_half_the_memory_and_each_tensor_once(model, images):
     """The residual block's input is needed at both its sites, and kept once."""
     with Activations(model, images, ["1.conv1", "1.conv2"]) as both, Activations(model, images, ["1.conv2"]) as one:
-        sizes = [[t for t in kept._shelves[0].tensors.values()] for kept in (both, one)]
+        sizes = [list(kept._shelves[0].tensors.values()) for kept in (both, one)]
         assert all(t.dtype == torch.float16 for t in sizes[0])
         pointers = [t.data_ptr() for t in sizes[0]]
         assert len(set(pointers)) == len(pointers)

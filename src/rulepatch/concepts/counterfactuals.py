@@ -27,9 +27,6 @@ __all__ = ["Counterfactuals", "Place", "counterfactuals_of", "locate", "make_cou
 THRESHOLDS = 49
 """Thresholds that are tried of a concept's score, evenly spread over its quantiles in the exemplars."""
 
-TOLERANCE = 0.9
-"""How well a site and a threshold must agree with the masks, as a share of the best agreement."""
-
 SMALLEST_SHARE = 0.25
 """How much of the concept a picture must show beside the exemplar that shows least of it."""
 
@@ -61,11 +58,14 @@ class Counterfactuals:
     Attributes:
         originals: the pictures as the network sees them, labelled with what it says of them.
         replaced: the same with the concept replaced, with the same labels.
+        groups: number of the picture that each was made of, (n,): with several textures pasted on one they are no
+            independent witnesses.
         place: how the concept was found; None where its masks were given.
     """
 
     originals: ImageSet
     replaced: ImageSet
+    groups: NDArray[np.int64]
     place: Place | None = None
 
     def __len__(self) -> int:
@@ -100,14 +100,13 @@ def make_counterfactuals(
     found = match(model, place.key, images, reference=problem.statistics, progress=progress)
     least = SMALLEST_SHARE * min(shares)
     showing = [each for each in found.matches if each.mask(place.threshold, size).mean() >= least]
-    pairs = [
-        (each, textures[(turn + i) % len(textures)]) for turn in range(len(textures)) for i, each in enumerate(showing)
-    ]
-    if not pairs:
+    if not showing:
         return None
-    originals = [seen_of(model, each.picture) for each, _ in pairs[:count]]
-    replaced = [paste_at_match(model, each, place.threshold, texture) for each, texture in pairs[:count]]
-    return _labelled(model, originals, replaced, place)
+    pairs = [(turn + i, i) for turn in range(len(textures)) for i in range(len(showing))][:count]
+    frames = [seen_of(model, each.picture) for each in showing]
+    replaced = [paste_at_match(model, showing[i], place.threshold, textures[turn % len(textures)]) for turn, i in pairs]
+    groups = np.array([i for _, i in pairs])
+    return _labelled(model, [frames[i] for i in groups], replaced, groups, place)
 
 
 def counterfactuals_of(model: Classifier, exemplars: Sequence[Exemplar]) -> Counterfactuals:
@@ -122,15 +121,15 @@ def counterfactuals_of(model: Classifier, exemplars: Sequence[Exemplar]) -> Coun
     """
     framed = model.preprocess.frame
     given = [None if each.label is None else model.classes.index(each.label) for each in exemplars]
-    return _labelled(
-        model, [framed(each.image) for each in exemplars], [framed(each.edited) for each in exemplars], None, given
-    )
+    originals, edited = [framed(each.image) for each in exemplars], [framed(each.edited) for each in exemplars]
+    return _labelled(model, originals, edited, np.arange(len(exemplars)), None, given)
 
 
 def _labelled(
     model: Classifier,
     originals: Sequence[Image.Image],
     replaced: Sequence[Image.Image],
+    groups: NDArray[np.int64],
     place: Place | None,
     given: Sequence[int | None] = (),
 ) -> Counterfactuals:
@@ -146,17 +145,15 @@ def _labelled(
     def pictures(frames: Sequence[Image.Image], name: str) -> ImageSet:
         return ImageSet(tuple(map(Picture, frames, labels)), name)
 
-    return Counterfactuals(
-        pictures(originals, "originals"), pictures(replaced, "pictures with the concept replaced"), place
-    )
+    named = pictures(originals, "originals"), pictures(replaced, "pictures with the concept replaced")
+    return Counterfactuals(*named, groups, place)
 
 
 def locate(problem: Problem) -> Place | None:
     """Find the site and the threshold at which a concept's key agrees best with the exemplars' masks.
 
-    Of the sites that agree nearly as well as the best that one is taken whose key fires most rarely on the reference
-    set: keys of early layers fire on whatever has the same texture. Of its thresholds that agree nearly as well the
-    lowest is taken, as other pictures show the concept less plainly than the exemplars do.
+    Keys of early layers fire on whatever has the same texture, and a key that fires everywhere agrees with large masks
+    by chance, so the root of the share of the reference set's positions where it fires is taken off its agreement.
 
     Args:
         problem: posed at every site that may show the concept.
@@ -165,13 +162,8 @@ def locate(problem: Problem) -> Place | None:
         The place; None if the positions of no site form a grid.
     """
     grids = [seen for seen in problem.observations if len(seen.site.positions) == 2]
-    by_site = [list(_places(problem, seen)) for seen in grids]
-    if not by_site:
-        return None
-    good = TOLERANCE * max(place.agreement for places in by_site for place in places)
-    able = [[place for place in places if place.agreement >= good] for places in by_site]
-    rarest = min((places for places in able if places), key=lambda places: min(place.usual for place in places))
-    return min(rarest, key=lambda place: place.threshold)
+    places = (place for seen in grids for place in _places(problem, seen))
+    return max(places, key=lambda place: place.agreement - place.usual**0.5, default=None)
 
 
 def _places(problem: Problem, seen: Observation) -> Iterator[Place]:

@@ -131,7 +131,8 @@ class Candidate:
         round: which round of the search tried it.
         predicted_damage: from the second moment alone, the largest of the sites.
         loss: masked error at the sites after the edit, as a share of that before, the mean of the sites.
-        gains: what each validation picture gained in log-probability of its label, (n,); None without validation.
+        gains: what each validation picture gained in log-probability of its label, the mean of those made of the same
+            picture, (n,); None without validation.
         repaired: validation pictures that were wrong and are right.
         broken: validation pictures that were right and are wrong.
         drop: accuracy lost on the reference set, −1..1; without labels the share of predictions that changed.
@@ -142,7 +143,7 @@ class Candidate:
     round: Literal["screen", "refine", "vary"]
     predicted_damage: float
     loss: float
-    gains: NDArray[np.float32] | None = field(repr=False)
+    gains: NDArray[np.float64] | None = field(repr=False)
     repaired: int
     broken: int
     drop: float
@@ -183,6 +184,7 @@ class Scorer:
         reference: pictures whose treatment should stay.
         validation: labelled pictures; None if there are none.
         cache: where measurements are kept.
+        groups: of the validation pictures, those made of the same picture, (n,); each is its own if None.
         progress: whether to show bars.
     """
 
@@ -193,10 +195,12 @@ class Scorer:
         reference: ImageSet,
         validation: ImageSet | None,
         *,
+        groups: NDArray[np.int64] | None = None,
         cache: Cache | None,
         progress: bool,
     ) -> None:
         self._model = problem.model
+        self._groups = np.arange(0 if validation is None else len(validation)) if groups is None else groups
         self._sites = sites
         self._sets = {"reference": reference} | ({} if validation is None else {"validation": validation})
         self._cache = cache
@@ -259,7 +263,8 @@ class Scorer:
         seen = self._kept["validation"].outcomes(edit)
         first, second = (np.log(np.maximum(each.of_label, SMALLEST_PROBABILITY)) for each in (seen.first, seen.second))
         counts = torch.tensor([len(seen.repaired), len(seen.broken)])
-        return {"damage": damage, "gains": torch.from_numpy(second - first), "counts": counts}
+        of_group = np.bincount(self._groups, second - first) / np.bincount(self._groups)
+        return {"damage": damage, "gains": torch.from_numpy(of_group), "counts": counts}
 
 
 def _labels(images: ImageSet) -> str:

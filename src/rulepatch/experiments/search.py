@@ -5,12 +5,13 @@ and strengths. *Vary*: the best edit's neighbours. Each candidate is measured on
 repairs, and on the reference set, for what it costs.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from rulepatch.concepts.counterfactuals import Counterfactuals, counterfactuals_of, make_counterfactuals
@@ -23,6 +24,7 @@ from rulepatch.data.statistics import key_statistics
 from rulepatch.editors.problem import Problem, Settings, pose
 from rulepatch.errors import FolderError, SettingError, SiteError
 from rulepatch.experiments.candidates import Candidate, Maker, Proposal, Scorer
+from rulepatch.experiments.choice import FLIPS, choose, is_within, name_of, or_zero
 from rulepatch.models.classifier import Classifier
 from rulepatch.text import percent, plural, table
 from rulepatch.timing import stretch
@@ -30,7 +32,7 @@ from rulepatch.timing import stretch
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Search", "search"]
+__all__ = ["MAX_DROP", "Search", "search"]
 
 RANKS = (1, 3)
 STRENGTHS = (1.0, 2.0, 3.0, 4.0)
@@ -65,6 +67,7 @@ class Search:
         max_drop: the budget, 0..1.
         reference_size: pictures on which damage was measured.
         model_name: of the model.
+        make: makes the edit of any candidate's proposal, as when another than the chosen one is wanted.
     """
 
     edit: Edit | None
@@ -75,6 +78,7 @@ class Search:
     max_drop: float
     reference_size: int
     model_name: str
+    make: Callable[[Proposal], Edit] = field(repr=False)
 
     def to_json(self) -> dict[str, Any]:
         """The search, as JSON.
@@ -98,8 +102,8 @@ class Search:
         Returns:
             Lines of text.
         """
-        within = [each for each in self.candidates if each.drop <= self.max_drop]
-        best = sorted(within, key=lambda each: -_or_zero(each.score))[:12]
+        within = [each for each in self.candidates if is_within(each, self.max_drop)]
+        best = sorted(within, key=lambda each: -or_zero(each.score))[:12]
         rows = [
             [
                 "+".join(each.proposal.sites),
@@ -132,15 +136,15 @@ class Search:
             own = [each for each in self.candidates if "+".join(each.proposal.sites) == path]
             axes.scatter(
                 [100 * each.flips for each in own],
-                [_or_zero(each.score) for each in own],
-                s=[30 if each.drop <= self.max_drop else 8 for each in own],
+                [or_zero(each.score) for each in own],
+                s=[30 if is_within(each, self.max_drop) else 8 for each in own],
                 marker="os^Dv"[number // 10 % 5],
                 color=f"C{number % 10}",
                 alpha=0.7,
                 label=path,
             )
         if self.chosen is not None:
-            at = (100 * self.chosen.flips, _or_zero(self.chosen.score))
+            at = (100 * self.chosen.flips, or_zero(self.chosen.score))
             axes.scatter(*at, s=160, facecolors="none", edgecolors="black", label="chosen")
         axes.axhline(0, color="grey", linewidth=1, linestyle=":")
         axes.set(
@@ -170,9 +174,9 @@ def search(
 
     Without labelled validation pictures, counterfactuals are made from the reference set: the old concept is found
     where its key fires and replaced as in the exemplars, and the model should say what it said before. The score is
-    the mean gain in log-probability. Of candidates within a standard error of the best, the one of fewest flips is
-    chosen. Where no counterfactuals can be made, the rule of the design stands in: the last site, rank 3, gated, as
-    strong as the budget allows.
+    the mean gain in log-probability. The edit of a simple rule (the last site, rank 3, gated, as strong as the budget
+    allows) is taken unless the best is ahead of it by two standard errors; then of candidates within one standard error
+    of the best the one of fewest flips. Where no counterfactuals can be made, the rule stands alone.
 
     What was measured is kept in the cache: a search that was interrupted goes on where it was.
 
@@ -214,17 +218,19 @@ def search(
     with stretch("search"):
         known, unseen = images.split(0.5, seed=seed)  # an edit spares the very pictures that its statistics come from
         problem = _pose(model, exemplars, sites, known, seed=seed, cache=kept, progress=progress)
-        pictures, told = _validation(problem, validation, images, progress=progress)
+        pictures, groups, told = _validation(problem, validation, images, progress=progress)
         sample = unseen.sample(MOST_REFERENCE, seed=seed)
         maker = Maker(problem, known, kept)
-        with Scorer(problem, list(maker.sites), sample, pictures, cache=kept, progress=progress) as scorer:
+        with Scorer(
+            problem, list(maker.sites), sample, pictures, groups=groups, cache=kept, progress=progress
+        ) as scorer:
             run = _Run(maker, scorer, max_drop, progress)
             if pictures is None:
                 chosen, why = _by_rule(run)
             else:
                 chosen, why = _by_score(run)
     edit = None if chosen is None else maker.finish(chosen.proposal)
-    return Search(edit, chosen, tuple(run.found), why, told, max_drop, len(sample), model.name)
+    return Search(edit, chosen, tuple(run.found), why, told, max_drop, len(sample), model.name, maker.make)
 
 
 def _pose(
@@ -254,31 +260,33 @@ def _pose(
     return pose(model, exemplars, settings, reference=statistics, cache=cache, progress=progress)
 
 
-def _validation(problem: Problem, given: Any, images: ImageSet, *, progress: bool) -> tuple[ImageSet | None, str]:
-    """The pictures on which repair is measured, and what to say of them."""
-    if given is not None:
-        if isinstance(given, Sequence) and given and isinstance(given[0], Exemplar):
-            made = counterfactuals_of(problem.model, given)
-            return made.replaced, f"repair measured on {plural(len(made), 'exemplar')} of validation"
-        pictures = ImageSet.of(given, problem.model.classes)
-        if not pictures.is_labelled:
-            raise FolderError(
-                f"expected validation pictures in a folder for each class but {pictures.name} has some without; "
-                "name the folders by class"
-            )
-        return pictures, f"repair measured on {plural(len(pictures), 'labelled validation picture')}"
-    made_up = make_counterfactuals(problem, images, progress=progress)
-    if made_up is None or len(made_up) < FEWEST_COUNTERFACTUALS:
-        count = 0 if made_up is None else len(made_up)
-        return None, f"repair not measured: only {plural(count, 'counterfactual')} could be made"
-    return made_up.replaced, f"repair measured on {_told(made_up)}"
+def _validation(
+    problem: Problem, given: Any, images: ImageSet, *, progress: bool
+) -> tuple[ImageSet | None, NDArray[np.int64] | None, str]:
+    """The pictures on which repair is measured, which of them belong together, and what to say of them."""
+    if given is None:
+        made = make_counterfactuals(problem, images, progress=progress)
+        if made is None or len(made) < FEWEST_COUNTERFACTUALS:
+            count = plural(0 if made is None else len(made), "counterfactual")
+            return None, None, f"repair not measured: only {count} could be made"
+        return made.replaced, made.groups, f"repair measured on {_told(made)}"
+    if isinstance(given, Sequence) and given and isinstance(given[0], Exemplar):
+        shown = counterfactuals_of(problem.model, given)
+        return shown.replaced, None, f"repair measured on {plural(len(shown), 'exemplar')} of validation"
+    pictures = ImageSet.of(given, problem.model.classes)
+    if not pictures.is_labelled:
+        raise FolderError(
+            f"expected validation pictures in a folder for each class but {pictures.name} has some without; "
+            "name the folders by class"
+        )
+    return pictures, None, f"repair measured on {plural(len(pictures), 'labelled validation picture')}"
 
 
 def _told(made: Counterfactuals) -> str:
     place = made.place
     assert place is not None
     return (
-        f"{plural(len(made), 'counterfactual')}, the concept found at {place.key.site} (agreement with the exemplars' "
+        f"{plural(len(made), 'counterfactual')} of {plural(int(made.groups.max()) + 1, 'picture')}, the concept found at {place.key.site} (agreement with the exemplars' "
         f"masks {place.agreement:.2f})"
     )
 
@@ -296,7 +304,7 @@ class _Run:
     @property
     def within(self) -> list[Candidate]:
         """Candidates within the budget."""
-        return [each for each in self.found if each.drop <= self.max_drop]
+        return [each for each in self.found if is_within(each, self.max_drop)]
 
     def try_all(self, turn: Turn, ladders: Sequence[Sequence[Proposal]]) -> None:
         """Measure proposals. Each ladder rises in strength and is left where the damage is far beyond the budget."""
@@ -305,7 +313,7 @@ class _Run:
             for ladder in ladders:
                 for proposal in ladder:
                     candidate = self._try(turn, proposal)
-                    if candidate is None or candidate.drop > 3 * self.max_drop + 0.01:
+                    if candidate is None or candidate.flips > 3 * FLIPS * self.max_drop + 0.01:
                         break
                 bar.update(len(ladder))
 
@@ -327,50 +335,34 @@ class _Run:
 
 def _by_score(run: _Run) -> tuple[Candidate | None, str]:
     paths = list(run.maker.sites)
+    rule = _rule(run)
     run.try_all("screen", [ladder for path in paths for ladder in _screen(run, path)])
     best_of = {
-        path: max((_or_zero(c.score) for c in run.within if c.proposal.sites == (path,)), default=-np.inf)
+        path: max((or_zero(c.score) for c in run.within if c.proposal.sites == (path,)), default=-np.inf)
         for path in paths
     }
     ranked = sorted(paths, key=lambda path: -best_of[path])
-    sets = _sets(ranked, paths)
-    run.try_all("refine", [ladder for sites in sets for ladder in _refine(run, sites)])
-    if (best := _choose(run.within)) is not None:
+    run.try_all("refine", [ladder for sites in _sets(ranked, paths) for ladder in _refine(run, sites)])
+    best = max(run.within, key=lambda each: or_zero(each.score), default=None)
+    if best is not None:
         run.try_all("vary", [[proposal] for proposal in _vary(run, best.proposal)])
-    chosen = _choose(run.within)
-    if chosen is None:
-        return None, (
-            f"nothing helps: of {plural(len(run.found), 'candidate')} none that keeps to the budget brings the "
-            "validation pictures nearer to what they should be"
-        )
-    return chosen, _reason(chosen, run)
+    return choose(run.within, rule)
 
 
-def _reason(chosen: Candidate, run: _Run) -> str:
-    best = max(run.within, key=lambda each: _or_zero(each.score))
-    told = (
-        f"chosen: {_name(chosen.proposal)}; validation gain {_or_zero(chosen.score):+.3f} ({chosen.repaired} repaired, "
-        f"{chosen.broken} broken), {100 * chosen.drop:+.2f} points lost, {percent(chosen.flips)} flips"
-    )
-    if best is chosen:
-        return f"{told}: the best score within the budget"
-    return (
-        f"{told}: the fewest flips within a standard error of the best score ({_or_zero(best.score):+.3f}, "
-        f"{_name(best.proposal)}, {percent(best.flips)} flips)"
-    )
+def _rule(run: _Run) -> Candidate | None:
+    """The edit of the rule: the last site, rank 3, gated, as strong as the budget allows."""
+    last = tuple(run.maker.sites)[-1:]
+    ladder = [Proposal(last, run.rank_of(last, 3), strength, GATE) for strength in STRENGTHS[:3]]
+    run.try_all("screen", [ladder])
+    return next((each for each in reversed(run.within) if each.proposal in ladder), None)
 
 
 def _by_rule(run: _Run) -> tuple[Candidate | None, str]:
-    """The last site, rank 3, gated, as strong as the budget allows."""
-    last = list(run.maker.sites)[-1:]
-    rank = run.rank_of(last, 3)
-    run.try_all("refine", [[Proposal(tuple(last), rank, s, GATE) for s in STRENGTHS[:3]]])
-    able = [each for each in run.within if each.loss < 1]
-    if not able:
+    chosen = _rule(run)
+    if chosen is None or chosen.loss >= 1:
         return None, "nothing helps: at the last site no strength keeps to the budget"
-    chosen = able[-1]
     return chosen, (
-        f"chosen: {_name(chosen.proposal)} by rule (the last site, rank 3, gated, as strong as the budget allows), as "
+        f"chosen: {name_of(chosen.proposal)} by rule (the last site, rank 3, gated, as strong as the budget allows), as "
         "there is nothing to measure repair on; give labelled validation pictures if you can"
     )
 
@@ -383,19 +375,11 @@ def _screen(run: _Run, path: str) -> Iterator[list[Proposal]]:
 
 def _sets(ranked: Sequence[str], paths: Sequence[str]) -> list[tuple[str, ...]]:
     """The best sites alone, pairs and a triple of them, and the last two and three; in the order of the network."""
-    alone = [*ranked[:REFINED], paths[-1]]
     first, second, third = [*ranked, *[ranked[0]] * 2][:3]
-    together = [
-        {first, second},
-        {first, third},
-        {second, third},
-        {first, second, third},
-        set(paths[-2:]),
-        set(paths[-3:]),
-    ]
-    return list(
-        dict.fromkeys(tuple(path for path in paths if path in each) for each in [*({one} for one in alone), *together])
-    )
+    wanted = [{path} for path in (*ranked[:REFINED], paths[-1])]
+    wanted += [{first, second}, {first, third}, {second, third}, {first, second, third}]
+    wanted += [set(paths[-2:]), set(paths[-3:])]
+    return list(dict.fromkeys(tuple(path for path in paths if path in each) for each in wanted))
 
 
 def _refine(run: _Run, sites: tuple[str, ...]) -> Iterator[list[Proposal]]:
@@ -417,29 +401,3 @@ def _vary(run: _Run, best: Proposal) -> Iterator[Proposal]:
         yield replace(best, coupling="sequence")
     if any(max(run.maker.sites[path].shape[2:]) > 1 for path in best.sites):
         yield replace(best, architecture=2)
-
-
-def _choose(candidates: Sequence[Candidate]) -> Candidate | None:
-    """The candidate of fewest flips within a standard error of the best score; None if no score is above 0."""
-    able = [each for each in candidates if each.gains is not None and _or_zero(each.score) > 0]
-    if not able:
-        return None
-    best = max(able, key=lambda each: _or_zero(each.score))
-    near = [each for each in able if _gap(best, each) <= 0]
-    return min(near, key=lambda each: (each.flips, -_or_zero(each.score)))
-
-
-def _gap(best: Candidate, other: Candidate) -> float:
-    """How far a candidate is behind the best beyond one standard error of the paired difference."""
-    assert best.gains is not None and other.gains is not None
-    behind = best.gains - other.gains
-    return float(behind.mean() - behind.std() / np.sqrt(len(behind)))
-
-
-def _or_zero(score: float | None) -> float:
-    return 0.0 if score is None else score
-
-
-def _name(proposal: Proposal) -> str:
-    gate = "no gate" if proposal.gate is None else f"gate {proposal.gate:g}"
-    return f"{' + '.join(proposal.sites)}, rank {proposal.rank}, strength {proposal.strength:g}, {gate}"

@@ -1,0 +1,154 @@
+"""Which signal ranks edits as the tests do? `python -m benchmarks.signals`.
+
+In the playground, where truth is known: many rules, every candidate of a search (site, sets of sites, rank, gate,
+strength) scored by each signal and by the truth, other classes on other instances of the new ground. On the real
+network the same, with the photographs on snow as the truth: measured for this study only, the search never sees them.
+About half an hour on two cores.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from benchmarks.measure import DATA, arguments, record
+from rulepatch.data.folders import ImageSet
+from rulepatch.evaluation.evaluate import outcomes_of
+from rulepatch.evaluation.outcomes import Outcomes
+from rulepatch.experiments.candidates import Candidate
+from rulepatch.experiments.choice import choose, is_within, or_zero
+from rulepatch.experiments.demo import road_vehicles
+from rulepatch.experiments.search import MAX_DROP, Search, search
+from rulepatch.models.classifier import Classifier
+from rulepatch.models.registry import load_model
+from rulepatch.playground.pictures import exemplar, image_set, training_images
+from rulepatch.playground.scenes import TRAIN_STYLES, render
+
+GROUNDS = ("snow", "grass", "leaves", "sand", "ice", "cobble", "brick", "water")
+CASES = 8
+LABELLED = (5, 20)
+
+
+def gains_of(found: Outcomes, chosen: np.ndarray) -> float:
+    """Mean gain in log-probability of the label over some pictures."""
+    first, second = (np.log(np.maximum(each.of_label[chosen], 1e-4)) for each in (found.first, found.second))
+    return float((second - first).mean())
+
+
+def signals(searched: Search, truth: Sequence[Outcomes], order: Sequence[str], seed: int) -> dict[str, list[float]]:
+    """What each signal says of each candidate; larger is better."""
+    own = searched.candidates
+    failures = np.flatnonzero(~truth[0].right_before)
+    drawn = np.random.default_rng(seed).permutation(failures)
+    found: dict[str, list[float]] = {
+        "depth of the last site": [max(order.index(path) for path in each.proposal.sites) for each in own],
+        "exemplars' masked error": [-each.loss for each in own],
+        "predicted damage": [-each.predicted_damage for each in own],
+        "flips on the reference set": [each.flips for each in own],
+        "counterfactuals, log-probability": [or_zero(each.score) for each in own],
+        "counterfactuals, net repaired": [each.repaired - each.broken for each in own],
+    }
+    for count in LABELLED:
+        if len(failures) >= count:
+            found[f"{count} labelled failures, log-probability"] = [gains_of(each, drawn[:count]) for each in truth]
+    return found
+
+
+def correlation(one: Sequence[float], other: Sequence[float]) -> float:
+    """Spearman's, 0 where one does not vary."""
+    ranks = [np.argsort(np.argsort(np.asarray(each))) for each in (one, other)]
+    return float(np.corrcoef(*ranks)[0, 1]) if min(len(set(one)), len(set(other))) > 1 else 0.0
+
+
+def rows_of(
+    case: str, searched: Search, truth: Sequence[Outcomes], order: Sequence[str], seed: int
+) -> list[dict[str, Any]]:
+    """A row for each signal: rank correlation with the truth within the budget, and the truth of what it would choose."""
+    repair = [float(each.after or 0) for each in truth]
+    within = [i for i, each in enumerate(searched.candidates) if is_within(each, MAX_DROP)]
+    base = {
+        "case": case,
+        "before": float(truth[0].before or 0),
+        "best": max(repair[i] for i in within),
+        "candidates": len(within),
+    }
+    rows = []
+    for name, values in signals(searched, truth, order, seed).items():
+        top = max(within, key=lambda i: values[i])  # noqa: B023
+        rho = correlation([values[i] for i in within], [repair[i] for i in within])
+        rows.append({**base, "signal": name, "rho": rho, "chosen": repair[top]})
+    for name, candidate in choices(searched).items():
+        if candidate is not None:
+            rows.append({**base, "signal": name, "rho": None, "chosen": repair[searched.candidates.index(candidate)]})
+    return rows
+
+
+def choices(searched: Search) -> dict[str, Candidate | None]:
+    """What the search chose, and what the rule alone would have."""
+    within = [each for each in searched.candidates if is_within(each, MAX_DROP)]
+    last = [each for each in within[:3] if each.proposal.sites == searched.candidates[0].proposal.sites]
+    rule = last[-1] if last else None
+    return {
+        "the rule alone": rule,
+        "the search": searched.chosen,
+        "the search without the rule": choose(within, None)[0],
+    }
+
+
+def playground(model: Classifier, seed: int) -> list[dict[str, Any]]:
+    """A rule of the playground."""
+    rng = np.random.default_rng([seed, 17])
+    target, ground = str(rng.choice(road_vehicles())), GROUNDS[seed % len(GROUNDS)]
+    exemplars = [exemplar(target, seed=10 * seed + i, ground=ground, ground_seed=1000 + seed) for i in range(3)]
+    others = [label for label in road_vehicles() if label != target]
+    scenes = (
+        render(others[i % len(others)], seed=int(rng.integers(2**31)), ground=ground,
+               ground_seed=int(rng.integers(TRAIN_STYLES.stop, 100_000)))
+        for i in range(270)
+    )  # fmt: skip
+    tests = image_set(scenes, f"{ground}")
+    order = [f"blocks.{i}.conv" for i in range(1, 7)]
+    searched = search(
+        model, exemplars, reference=training_images(1200, seed=seed + 500), sites=order, seed=seed, cache=None, progress=False
+    )  # fmt: skip
+    return rows_of(f"{target} on {ground}", searched, outcomes(model, searched, tests), order, seed)
+
+
+def outcomes(model: Classifier, searched: Search, tests: ImageSet) -> list[Outcomes]:
+    """The truth of every candidate."""
+    return outcomes_of(model, [searched.make(each.proposal) for each in searched.candidates], tests)
+
+
+def summary(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Each signal's mean over cases."""
+    found = []
+    for name in dict.fromkeys(row["signal"] for row in rows):
+        own = [row for row in rows if row["signal"] == name]
+        correlations = [row["rho"] for row in own if row["rho"] is not None]
+        found.append(
+            {
+                "signal": name,
+                "cases": len(own),
+                "rho": float(np.mean(correlations)) if correlations else None,
+                "rho, least": float(np.min(correlations)) if correlations else None,
+                "chosen, %": 100 * float(np.mean([row["chosen"] for row in own])),
+                "short of the best, points": 100 * float(np.mean([row["best"] - row["chosen"] for row in own])),
+            }
+        )
+    return found
+
+
+def main() -> None:
+    """Measure and record."""
+    parser = arguments(__doc__ or "")
+    parser.add_argument("--cases", type=int, default=CASES, help="rules of the playground")
+    given = parser.parse_args()
+    model = load_model("playground", device=given.device)
+    rows = [row for seed in range(given.cases) for row in playground(model, seed)]
+    for row in rows:
+        print(row)
+    record("signals", given.device, summary(rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,178 @@
+"""The search on the playground, where the repair of other classes and textures is known."""
+
+import json
+
+import numpy as np
+import pytest
+
+import rulepatch
+from rulepatch.data.cache import Cache
+from rulepatch.data.folders import ImageSet
+from rulepatch.errors import DamageError, FolderError, SettingError, SiteError
+from rulepatch.evaluation.evaluate import evaluate
+from rulepatch.experiments import candidates
+from rulepatch.experiments.demo import road_vehicles
+from rulepatch.experiments.search import search
+from rulepatch.models.registry import load_model
+from rulepatch.playground.pictures import exemplar, image_set, training_images
+from rulepatch.playground.scenes import render
+
+SITES = ["blocks.2.conv", "blocks.4.conv", "blocks.5.conv"]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return load_model("playground")
+
+
+@pytest.fixture(scope="module")
+def exemplars():
+    return [exemplar("van", ground="snow", seed=seed, ground_seed=1000) for seed in (1, 2)]
+
+
+@pytest.fixture(scope="module")
+def reference():
+    return training_images(240, seed=3)
+
+
+def scenes(count, seed):
+    """Other classes on other snow."""
+    labels = [label for label in road_vehicles() if label != "van"]
+    each = (
+        render(labels[i % len(labels)], seed=seed + i, ground="snow", ground_seed=2000 + seed + i) for i in range(count)
+    )
+    return image_set(each, "on snow")
+
+
+@pytest.fixture(scope="module")
+def found(model, exemplars, reference, tmp_path_factory):
+    cache = Cache(tmp_path_factory.mktemp("cache"))
+    return search(model, exemplars, reference=reference, sites=SITES, cache=cache, progress=False)
+
+
+def test_it_chooses_an_edit_that_repairs_what_it_never_saw(model, found):
+    seen = evaluate(model, found.edit, tests=scenes(90, 500), reference=training_images(400, seed=9), progress=False)
+    assert seen.tests.before < 0.65 and seen.tests.after > 0.85
+    assert seen.reference.drop <= 0.01
+    assert found.chosen.drop <= found.max_drop
+
+
+def test_what_was_chosen_is_within_a_standard_error_of_the_best(found):
+    within = [each for each in found.candidates if each.drop <= found.max_drop]
+    best = max(within, key=lambda each: each.score)
+    behind = best.gains - found.chosen.gains
+    assert behind.mean() <= behind.std() / np.sqrt(len(behind)) + 1e-9
+    assert found.chosen.flips <= best.flips
+    assert "chosen" in found.why and "counterfactual" in found.validation
+
+
+def test_candidates_are_sites_and_sets_at_many_settings(found):
+    proposals = [each.proposal for each in found.candidates]
+    assert len(set(proposals)) == len(proposals)
+    assert {len(each.sites) for each in proposals} == {1, 2, 3}
+    assert {each.gate for each in proposals} >= {None, 0.98} and {each.rank for each in proposals} >= {1, 3}
+    assert {each.round for each in found.candidates} == {"screen", "refine", "vary"}
+    assert {each.architecture for each in proposals} == {1, 2} and len({each.ridge for each in proposals}) == 3
+
+
+def test_the_edit_says_at_what_strength_it_was_measured(found):
+    assert found.edit.provenance["settings"]["strength"] == found.chosen.proposal.strength
+    assert found.edit.provenance["settings"]["site"] == list(found.chosen.proposal.sites)
+
+
+def test_table_and_figure(found, tmp_path):
+    told = json.loads(json.dumps(found.to_json()))
+    assert len(told["candidates"]) == len(found.candidates) and told["chosen"]["site"] == list(found.edit.sites)
+    assert found.why in found.to_text()
+    found.figure().savefig(tmp_path / "search.png")
+
+
+def test_labelled_validation_pictures_are_used(model, exemplars, reference):
+    found = search(
+        model, exemplars, reference=reference, sites=SITES[-1:], validation=scenes(20, 900), cache=None, progress=False
+    )
+    assert "20 labelled validation pictures" in found.validation
+    assert found.chosen.repaired > 0
+
+
+def test_exemplars_can_be_validation(model, exemplars, reference):
+    others = [exemplar("bus", ground="snow", seed=seed, ground_seed=77) for seed in range(4)]
+    found = search(
+        model, exemplars, reference=reference, sites=SITES[-1:], validation=others, cache=None, progress=False
+    )
+    assert "4 exemplars" in found.validation
+
+
+def test_an_interrupted_search_goes_on_where_it_was(model, exemplars, reference, tmp_path, monkeypatch):
+    cache, measure, measured = Cache(tmp_path), candidates.Scorer._measure, []
+
+    def counting(self, edit):
+        if len(measured) == 5:
+            raise KeyboardInterrupt
+        measured.append(edit)
+        return measure(self, edit)
+
+    given = {"reference": reference, "sites": SITES[-1:], "cache": cache, "progress": False}
+    monkeypatch.setattr(candidates.Scorer, "_measure", counting)
+    with pytest.raises(KeyboardInterrupt):
+        search(model, exemplars, **given)
+    measured.clear()
+    monkeypatch.setattr(candidates.Scorer, "_measure", lambda self, edit: measured.append(edit) or measure(self, edit))
+    went_on = search(model, exemplars, **given)
+    at_once = search(model, exemplars, **given | {"cache": None})
+    assert len(measured) == len(went_on.candidates) - 5 + len(at_once.candidates)
+    assert went_on.to_json() == at_once.to_json()
+
+
+def test_another_reference_is_measured_anew(model, exemplars, reference, tmp_path):
+    cache = Cache(tmp_path)
+    first = search(model, exemplars, reference=reference, sites=SITES[-1:], cache=cache, progress=False)
+    other = search(
+        model, exemplars, reference=training_images(240, seed=8), sites=SITES[-1:], cache=cache, progress=False
+    )
+    alone = search(
+        model, exemplars, reference=training_images(240, seed=8), sites=SITES[-1:], cache=None, progress=False
+    )
+    assert other.to_json() == alone.to_json() != first.to_json()
+
+
+def test_without_anything_to_measure_repair_on_a_rule_stands_in(model, exemplars, monkeypatch):
+    labels = ["boat", "canoe", "ship", "plane"]
+    afloat = image_set(
+        (render(name, seed=i) for i in range(30) for name in labels if name in set(model.classes.names)), "afloat"
+    )
+    if not len(afloat):
+        pytest.skip("the playground has no such classes")
+    found = search(model, exemplars, reference=afloat, sites=SITES, cache=None, progress=False)
+    assert "by rule" in found.why and found.edit.sites == (SITES[-1],)
+
+
+def test_nothing_helps_where_nothing_is_wrong(model, reference):
+    """Exemplars in which road is replaced by road."""
+    same = [exemplar("van", ground="road", seed=seed) for seed in (1, 2)]
+    wrong = ImageSet.of(
+        [(each.source, "boat" if "boat" in model.classes.names else 0) for each in reference.pictures[:20]],
+        model.classes,
+    )
+    found = search(model, same, reference=reference, sites=SITES[-1:], validation=wrong, cache=None, progress=False)
+    assert found.edit is None or found.chosen.score > 0
+    if found.edit is None:
+        assert "nothing helps" in found.why
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"max_drop": 2}, SettingError),
+        ({"sites": ["nowhere"]}, SiteError),
+        ({"validation": [exemplar("van", ground="snow", seed=1).image]}, FolderError),
+    ],
+)
+def test_bad_input(model, exemplars, reference, options, error):
+    with pytest.raises(error, match="expected"):
+        search(model, exemplars, reference=reference, cache=None, progress=False, **{"sites": SITES[-1:], **options})
+
+
+def test_the_public_face_has_it():
+    assert rulepatch.search is search
+    assert issubclass(DamageError, rulepatch.RulepatchError)
