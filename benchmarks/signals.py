@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.measure import DATA, arguments, record
+from benchmarks.measure import arguments, record
 from rulepatch.data.folders import ImageSet
 from rulepatch.evaluation.evaluate import outcomes_of
 from rulepatch.evaluation.outcomes import Outcomes

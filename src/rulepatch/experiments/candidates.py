@@ -1,6 +1,6 @@
 """What a search tries: proposals, the edits that they stand for, and how each did."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from rulepatch.core.changes import GateKind
 from rulepatch.core.edit import Edit
+from rulepatch.core.moments import KeyStatistics
 from rulepatch.core.sites import Site
 from rulepatch.data.cache import Cache
 from rulepatch.data.folders import ImageSet
@@ -89,16 +90,20 @@ class Maker:
             self._made[unscaled] = self.finish(unscaled)
         return self._made[unscaled].with_strength(proposal.strength)
 
-    def finish(self, proposal: Proposal) -> Edit:
+    def finish(self, proposal: Proposal, statistics: Mapping[str, KeyStatistics] | None = None) -> Edit:
         """The edit of a proposal, with losses measured at its own strength.
 
         Args:
             proposal: what to make.
+            statistics: of its sites; those of the problem if None.
 
         Returns:
             The edit.
         """
-        return rewrite_posed(self._posed(proposal), Solving(ridge=proposal.ridge, coupling=proposal.coupling))
+        posed = self._posed(proposal)
+        if statistics is not None:
+            posed = replace(posed, statistics=statistics)
+        return rewrite_posed(posed, Solving(ridge=proposal.ridge, coupling=proposal.coupling))
 
     def _posed(self, proposal: Proposal) -> Problem:
         seen = [each for each in self.problem.observations if each.site.path in proposal.sites]

@@ -23,6 +23,7 @@ from rulepatch.data.folders import ImageSet
 from rulepatch.data.statistics import key_statistics
 from rulepatch.editors.problem import Problem, Settings, pose
 from rulepatch.errors import FolderError, SettingError, SiteError
+from rulepatch.evaluation.evaluate import outcomes_of
 from rulepatch.experiments.candidates import Candidate, Maker, Proposal, Scorer
 from rulepatch.experiments.choice import FLIPS, choose, is_within, name_of, or_zero
 from rulepatch.models.classifier import Classifier
@@ -183,8 +184,8 @@ def search(
     Args:
         model: the classifier; it is not changed.
         exemplars: what to learn from.
-        reference: pictures whose treatment should stay: a folder, or pictures in memory. One half is for statistics,
-            damage is measured on the other.
+        reference: pictures whose treatment should stay: a folder, or pictures in memory. While candidates are compared
+            statistics come from one half, and damage is measured on the other; the chosen edit has statistics of both.
         validation: labelled pictures that the edit should repair, never the tests; or exemplars that are not learnt
             from; made from the reference set if None.
         sites: where to look; every site with positions in the second half of the network if None.
@@ -229,8 +230,35 @@ def search(
                 chosen, why = _by_rule(run)
             else:
                 chosen, why = _by_score(run)
-    edit = None if chosen is None else maker.finish(chosen.proposal)
+        edit = None
+        if chosen is not None:
+            edit, told_of_edit = _made_final(maker, chosen, images, max_drop, cache=kept, progress=progress)
+            why = f"{why}; {told_of_edit}"
     return Search(edit, chosen, tuple(run.found), why, told, max_drop, len(sample), model.name, maker.make)
+
+
+def _made_final(
+    maker: Maker, chosen: Candidate, images: ImageSet, max_drop: float, *, cache: Cache | None, progress: bool
+) -> tuple[Edit, str]:
+    """The chosen edit made anew with statistics of the whole reference set, if that keeps to the budget as well."""
+    proposal, problem = chosen.proposal, maker.problem
+    statistics = key_statistics(
+        problem.model,
+        images,
+        [maker.sites[path] for path in proposal.sites],
+        architecture=proposal.architecture,
+        seed=problem.settings.seed,
+        cache=cache,
+        progress=progress,
+    )
+    edit = maker.finish(proposal, statistics)
+    sample = images.sample(MOST_REFERENCE, seed=problem.settings.seed)
+    (found,) = outcomes_of(problem.model, [edit], sample, progress="damage" if progress else None)
+    flips = len(found.flips) / len(found)
+    told = f"{100 * found.drop:+.2f} points lost and {percent(flips)} flips on {plural(len(found), 'picture')}"
+    if found.drop <= max_drop and flips <= FLIPS * max_drop:
+        return edit, f"made anew with statistics of the whole reference set: {told}"
+    return maker.finish(proposal), f"kept as it is, as with statistics of the whole reference set: {told}"
 
 
 def _pose(
