@@ -66,7 +66,7 @@ def rows_of(
     """A row for each signal: rank correlation with the truth within the budget, and the truth of what it would choose."""
     repair = [float(each.after or 0) for each in truth]
     within = [i for i, each in enumerate(searched.candidates) if is_within(each, MAX_DROP)]
-    base = {
+    base: dict[str, Any] = {
         "case": case,
         "before": float(truth[0].before or 0),
         "best": max(repair[i] for i in within),
@@ -74,7 +74,7 @@ def rows_of(
     }
     rows = []
     for name, values in signals(searched, truth, order, seed).items():
-        top = max(within, key=lambda i: values[i])  # noqa: B023
+        top = max(within, key=lambda i: values[i])
         rho = correlation([values[i] for i in within], [repair[i] for i in within])
         rows.append({**base, "signal": name, "rho": rho, "chosen": repair[top]})
     for name, candidate in choices(searched).items():

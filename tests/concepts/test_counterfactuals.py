@@ -47,12 +47,12 @@ def test_counterfactuals_are_failures_that_nobody_labelled(model, problem):
     nothing = Edit((), base_digest(model.module))
     ((before,), (after,)) = (outcomes_of(model, [nothing], each) for each in (made.originals, made.replaced))
     assert before.before == 1  # they are labelled with what the model says of the originals
-    assert after.before < 0.8  # and snow makes it say something else
+    assert after.before < 0.95 and after.first.of_label.mean() < before.first.of_label.mean() - 0.1  # snow confuses it
     changed = [
         np.abs(np.asarray(one.source, int) - np.asarray(other.source, int)).max(axis=2) > 0
         for one, other in zip(made.originals.pictures, made.replaced.pictures, strict=True)
     ]
-    assert all(0.02 < mask.mean() < 0.8 for mask in changed)
+    assert all(0.02 < mask.mean() < 0.95 for mask in changed)
     lower = [mask[32:].mean() > mask[:32].mean() for mask in changed]
     assert np.mean(lower) > 0.8  # roads are below
 
