@@ -63,7 +63,7 @@ def correlation(one: Sequence[float], other: Sequence[float]) -> float:
 def rows_of(
     case: str, searched: Search, truth: Sequence[Outcomes], order: Sequence[str], seed: int
 ) -> list[dict[str, Any]]:
-    """A row for each signal: rank correlation with the truth within the budget, and the truth of what it would choose."""
+    """A row for each signal: rank correlation with the truth within the budget, and the truth of its choice."""
     repair = [float(each.after or 0) for each in truth]
     within = [i for i, each in enumerate(searched.candidates) if is_within(each, MAX_DROP)]
     base: dict[str, Any] = {
@@ -108,9 +108,8 @@ def playground(model: Classifier, seed: int) -> list[dict[str, Any]]:
     )  # fmt: skip
     tests = image_set(scenes, f"{ground}")
     order = [f"blocks.{i}.conv" for i in range(1, 7)]
-    searched = search(
-        model, exemplars, reference=training_images(1200, seed=seed + 500), sites=order, seed=seed, cache=None, progress=False
-    )  # fmt: skip
+    reference = training_images(1200, seed=seed + 500)
+    searched = search(model, exemplars, reference=reference, sites=order, seed=seed, cache=None, progress=False)
     return rows_of(f"{target} on {ground}", searched, outcomes(model, searched, tests), order, seed)
 
 

@@ -347,6 +347,37 @@ def compare(
     _print(comparison.to_json, comparison.to_text, as_json)
 
 
+@app.command()
+def compose(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Edit files, at least two.")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The edit file to write.")],
+    model: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="That the edits were computed on, to measure where they fight.")
+    ] = None,
+    reference: Reference = None,
+    exemplar: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="DIR", help="Exemplars of the edits, to solve them together; repeatable."),
+    ] = None,
+    weights: Weights = None,
+    leave_out: LeaveOut = None,
+    device: Device = "cpu",
+    as_json: Json = False,
+) -> None:
+    """Make one edit of several, and say where their rules fight."""
+    from rulepatch.experiments.compose import compose_files
+
+    composition = compose_files(
+        files,
+        out,
+        model=None if model is None else _load(model, weights, device),
+        reference=reference,
+        leave_out=leave_out or (),
+        exemplars=_read_exemplars(exemplar, None, None, None) if exemplar else (),
+    )
+    _print(composition.to_json, composition.to_text, as_json)
+
+
 def _load(model: str, weights: Path | None, device: str) -> "Classifier":
     from rulepatch.models.registry import load_model
 

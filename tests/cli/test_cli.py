@@ -12,7 +12,7 @@ import rulepatch as rp
 from rulepatch.evaluation.evaluate import evaluate
 from rulepatch.models.registry import load_model
 
-COMMANDS = ["demo", "sites", "edit", "show", "apply", "evaluate", "match", "compare"]
+COMMANDS = ["demo", "sites", "edit", "show", "apply", "evaluate", "match", "compare", "compose"]
 
 
 @pytest.fixture
@@ -323,6 +323,36 @@ def test_compare_writes_its_table_and_figure(run, world, net, tmp_path):
 
 
 # Processes of their own
+
+
+def test_site_auto_chooses_and_tells_what_it_tried(run, editing, world, tmp_path):
+    out = tmp_path / "edit.safetensors"
+    words = [str(word) for word in editing(out)]
+    for option in ("--site", "--rank", "--strength"):
+        del words[words.index(option) : words.index(option) + 2]
+    found = run(*words, "--site", "auto", "--max-drop", "100%", "--validation", world / "tests", "--json")
+    if found.code == 2:
+        assert "nothing helps" in found.err and not out.exists()
+        return
+    told = found.json()
+    assert len(told["candidates"]) > 10 and "chosen" in told["why"]
+    assert {"site", "rank", "strength", "gate", "score", "drop", "flips"} <= set(told["candidates"][0])
+    assert rp.Edit.load(out).sites == tuple(told["site"].split("+"))
+
+
+def test_compose_writes_one_edit_of_several(run, world, net, tmp_path):
+    out = tmp_path / "both.safetensors"
+    files = [world / "edit.safetensors", world / "gated.safetensors"]
+    told = run("compose", *files, "--out", out, "--json").json()
+    assert told["edits"] == ["edit", "gated"] and told["interference"] == {}
+    measured = run("compose", *files, "--out", out, "--model", net, "--reference", world / "reference", "--json").json()
+    assert measured["interference"]["3"][0][1] == pytest.approx(1)  # they read the same directions
+    assert measured["fights"]
+    joint = run(
+        "compose", *files, "--out", out, "--model", net, "--reference", world / "reference",
+        "--exemplar", world / "exemplar", "--json",
+    ).json()  # fmt: skip
+    assert joint["jointly"] and len(rp.Edit.load(out).changes) == 2
 
 
 def test_json_is_alone_on_standard_output_and_what_was_skipped_is_told_on_the_other(shell, world, tmp_path):

@@ -7,13 +7,12 @@ import pytest
 
 import rulepatch
 from rulepatch.data.cache import Cache
-from rulepatch.data.folders import ImageSet
 from rulepatch.errors import DamageError, FolderError, SettingError, SiteError
 from rulepatch.evaluation.evaluate import evaluate
 from rulepatch.experiments import candidates
 from rulepatch.experiments.candidates import Candidate, Proposal
-from rulepatch.experiments.demo import road_vehicles
 from rulepatch.experiments.choice import choose, is_within
+from rulepatch.experiments.demo import road_vehicles
 from rulepatch.experiments.search import search
 from rulepatch.models.registry import load_model
 from rulepatch.playground.pictures import exemplar, image_set, training_images

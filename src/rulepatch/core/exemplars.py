@@ -185,11 +185,12 @@ class Observation:
         """Share of the mask at each position of the value point, (n, p), float64."""
         return position_weights(self.masks, self.edited.values, self.site.channel_axis)
 
-    def concept_keys(self, architecture: int) -> tuple[Tensor, Tensor]:
+    def concept_keys(self, architecture: int, pictures: slice = slice(None)) -> tuple[Tensor, Tensor]:
         """The edited pictures' keys at the marked positions, and the weights of these positions.
 
         Args:
             architecture: 1 for keys of c_in channels, 2 for unfolded patches of c_in·y·x (thesis fig. 2-3).
+            pictures: which; all by default.
 
         Returns:
             (p, c), and (p,) in 0..1 without zeros, both float64.
@@ -198,6 +199,7 @@ class Observation:
             keys, weights = rows(self.keys, key_axis(self.site.kind)), self.key_weights
         else:
             keys, weights = patches(self.layer, self.keys), self.output_weights
+        keys, weights = keys[pictures], weights[pictures]
         marked = weights > 0
         return _double(keys)[marked], weights[marked]
 

@@ -25,6 +25,7 @@ __all__ = [
     "dense_least_squares",
     "directions",
     "gated",
+    "interference",
     "least_squares",
     "low_rank",
     "masked_error",
@@ -276,6 +277,33 @@ def damage(delta: Tensor, weight: Tensor, moment: Tensor) -> float:
         return torch.einsum("ai,ij,aj->", rows, moment, rows)
 
     return float(power(delta) / power(weight))
+
+
+def interference(first: Tensor, second: Tensor, moment: Tensor) -> float:
+    r"""How much two rules read the same: the largest correlation of ⟨d, k⟩ of the one with ⟨e, k⟩ of the other.
+
+    Directions are whitened keys, d = C⁻¹k, so ⟨d, C e⟩ = ⟨k_d, C⁻¹ k_e⟩ is what one rule answers to the other's key
+    (thesis eq. 2.23-2.24; design 2, "Several rules"). Over all directions that two rules read it is the cosine of the
+    smallest angle between the spans of D and E in the inner product of C.
+
+    Args:
+        first: D, (r, c), independent rows.
+        second: E, (s, c), independent rows.
+        moment: C, (c, c), float64.
+
+    Returns:
+        0..1: 0 if where one rule acts the other is silent on average, 1 if they share a direction.
+
+    Examples:
+        >>> eye = torch.eye(2).double()
+        >>> interference(eye[:1], eye[1:], eye), interference(eye[:1], eye[:1], eye)
+        (0.0, 1.0)
+    """
+    first, second = (rows.double() for rows in (first, second))
+    lower = [torch.linalg.cholesky(rows @ moment @ rows.T) for rows in (first, second)]
+    crossed = torch.linalg.solve_triangular(lower[0], first @ moment @ second.T, upper=False)
+    both = torch.linalg.solve_triangular(lower[1], crossed.T, upper=False)
+    return float(torch.linalg.matrix_norm(both, ord=2).clamp(max=1))
 
 
 def masked_error(values: Tensor, targets: Tensor, weights: Tensor, error: Error) -> Tensor:

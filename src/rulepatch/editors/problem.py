@@ -23,7 +23,18 @@ from rulepatch.errors import ExemplarError, SettingError
 from rulepatch.models.classifier import Classifier
 from rulepatch.timing import stretch
 
-__all__ = ["Problem", "Reading", "Reference", "Settings", "assemble", "change_of", "pose", "read"]
+__all__ = [
+    "Problem",
+    "Reading",
+    "Reference",
+    "Settings",
+    "assemble",
+    "change_of",
+    "errors_at",
+    "look",
+    "pose",
+    "read",
+]
 
 Reference = Any
 """Pictures whose treatment should stay: a folder, an `ImageSet`, pictures in memory; or statistics of every site."""
@@ -137,18 +148,7 @@ def pose(
         ExemplarError: no exemplars are given.
         SettingError: the rank is too high for a site, or a label is unknown to the model.
     """
-    if not exemplars:
-        raise ExemplarError("expected at least one exemplar but got none; give a picture with a mask")
-    for exemplar in exemplars:
-        if exemplar.label is not None:
-            model.classes.index(exemplar.label)
-    survey = find_sites(model.module, model.example())
-    model.logits_of(survey.trace.calls[0].result)  # says so now if the class names do not fit
-    sites = [survey.site(path, value_point=settings.value_point) for path in settings.paths]
-    originals, edited, masks = _inputs(model, exemplars)
-    if settings.whole_image:
-        masks = torch.ones_like(masks)
-    observations = [observe(model.module, site, originals, edited, masks) for site in sites]
+    originals, edited, observations = look(model, exemplars, settings)
     for observation in observations:  # before the pass over the reference set, which may take long
         marked, channels = observation.concept_keys(settings.architecture)[0].shape
         if settings.rank > min(channels, marked):
@@ -163,13 +163,45 @@ def pose(
             reference = key_statistics(
                 model,
                 images,
-                sites,
+                [observation.site for observation in observations],
                 architecture=settings.architecture,
                 seed=settings.seed,
                 cache=kept,
                 progress=progress,
             )
     return Problem(model, exemplars, originals, edited, settings, observations, reference)
+
+
+def look(
+    model: Classifier, exemplars: Sequence[Exemplar], settings: Settings
+) -> tuple[Tensor, Tensor, list[Observation]]:
+    """Look at the exemplars through some sites.
+
+    Args:
+        model: the classifier.
+        exemplars: at least one.
+        settings: the sites, their value point, and whether the mask counts.
+
+    Returns:
+        Model inputs of the original pictures and of the edited ones, (n, 3, height, width), and what each site sees.
+
+    Raises:
+        ExemplarError: no exemplars are given.
+        SettingError: a label is unknown to the model.
+        SiteError: a site that the model does not have, or that cannot be edited.
+    """
+    if not exemplars:
+        raise ExemplarError("expected at least one exemplar but got none; give a picture with a mask")
+    for exemplar in exemplars:
+        if exemplar.label is not None:
+            model.classes.index(exemplar.label)
+    survey = find_sites(model.module, model.example())
+    model.logits_of(survey.trace.calls[0].result)  # says so now if the class names do not fit
+    sites = [survey.site(path, value_point=settings.value_point) for path in settings.paths]
+    originals, edited, masks = _inputs(model, exemplars)
+    if settings.whole_image:
+        masks = torch.ones_like(masks)
+    return originals, edited, [observe(model.module, site, originals, edited, masks) for site in sites]
 
 
 def _inputs(model: Classifier, exemplars: Sequence[Exemplar]) -> tuple[Tensor, Tensor, Tensor]:
@@ -200,18 +232,19 @@ class Reading:
     gate: Gate | None
 
 
-def read(problem: Problem, observation: Observation) -> Reading:
+def read(problem: Problem, observation: Observation, pictures: slice = slice(None)) -> Reading:
     """Find the directions of an edit at a site, and its gate.
 
     Args:
         problem: the problem.
         observation: what the site sees of the exemplars.
+        pictures: exemplars to read; all by default.
 
     Returns:
         The reading.
     """
     settings, site, statistics = problem.settings, observation.site, problem.statistics[observation.site.path]
-    keys, weights = observation.concept_keys(settings.architecture)
+    keys, weights = observation.concept_keys(settings.architecture, pictures)
     whitener = statistics.whitening(floor=settings.floor).to(keys.device)
     basis, leading = linalg.directions(keys, weights, whitener, settings.rank)
     shape = (-1, *site.shape[1:]) if settings.architecture == 2 else (-1, site.shape[1])
@@ -292,12 +325,27 @@ def assemble(problem: Problem, changes: Sequence[Change], *, method: str, own: M
 
 def _losses(problem: Problem, changes: Sequence[Change]) -> list[dict[str, float]]:
     """Masked absolute error at each value point (the authors' objective) before and after, all changes in place."""
-    module = problem.model.module
-    with torch.no_grad():
-        before = [float(seen.error().mean()) for seen in problem.observations]
-        with Installation(module, changes):
-            after = [float(_error_now(module, problem.edited, seen).mean()) for seen in problem.observations]
+    module, seen = problem.model.module, problem.observations
+    before, after = (errors_at(module, problem.edited, seen, each) for each in ((), changes))
     return [{"before": each, "after": then} for each, then in zip(before, after, strict=True)]
+
+
+def errors_at(
+    module: nn.Module, edited: Tensor, observations: Sequence[Observation], changes: Sequence[Change]
+) -> list[float]:
+    """The masked absolute error at each site's value point (the authors' objective) with some changes in place.
+
+    Args:
+        module: the network; it is changed for a while and then as it was.
+        edited: model inputs of the edited pictures, (n, 3, height, width).
+        observations: what each site saw before any change.
+        changes: all of them fit the network.
+
+    Returns:
+        The mean over channels and the mask's positions, one number for each site.
+    """
+    with torch.no_grad(), Installation(module, changes):
+        return [float(_error_now(module, edited, seen).mean()) for seen in observations]
 
 
 def _error_now(module: nn.Module, edited: Tensor, seen: Observation) -> Tensor:

@@ -21,7 +21,7 @@ from rulepatch.errors import SettingError
 from rulepatch.models.classifier import Classifier
 from rulepatch.timing import stretch
 
-__all__ = ["Coupling", "Match", "Solving", "rewrite", "rewrite_posed", "solve"]
+__all__ = ["Coupling", "Match", "Solving", "features_of", "rewrite", "rewrite_posed", "solve"]
 
 Match = Literal["pre-activation", "value"]
 Coupling = Literal["none", "sequence"]
@@ -180,7 +180,7 @@ def solve(
     Returns:
         Λ, (c_out, r, y, x), or (c_out, r) for the second architecture; float64.
     """
-    features, marked = _features(observation, reading), observation.marked
+    features, marked = features_of(observation, reading), observation.marked
     weights = observation.output_weights[marked]
     coefficients = linalg.least_squares(features[marked], observation.residuals, weights, ridge=ridge)
     if (match, error) != ("pre-activation", "squared"):
@@ -189,8 +189,16 @@ def solve(
     return coefficients.T.reshape(-1, len(reading.directions), *taps)
 
 
-def _features(observation: Observation, reading: Reading) -> Tensor:
-    """X: what each coefficient contributes at each position of the site's output, (n, p, q), float64."""
+def features_of(observation: Observation, reading: Reading) -> Tensor:
+    """X: what each coefficient contributes at each position of the site's output.
+
+    Args:
+        observation: what the site sees of the exemplars.
+        reading: the directions and the gate.
+
+    Returns:
+        (n, p, q), float64.
+    """
     reader = Reader(observation.layer, reading.directions, reading.gate, dtype=torch.float64)
     with torch.no_grad():
         maps = reader(observation.keys.to(reading.directions))

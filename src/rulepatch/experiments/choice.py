@@ -74,7 +74,8 @@ def _ahead(best: Candidate, other: Candidate) -> float:
 def _told_of(candidate: Candidate) -> str:
     return (
         f"{name_of(candidate.proposal)}; validation gain {or_zero(candidate.score):+.3f} "
-        f"({candidate.repaired} repaired, {candidate.broken} broken), {100 * candidate.drop:+.2f} points lost, {percent(candidate.flips)} flips"
+        f"({candidate.repaired} repaired, {candidate.broken} broken), {100 * candidate.drop:+.2f} points lost, "
+        f"{percent(candidate.flips)} flips"
     )
 
 

@@ -314,8 +314,8 @@ def _told(made: Counterfactuals) -> str:
     place = made.place
     assert place is not None
     return (
-        f"{plural(len(made), 'counterfactual')} of {plural(int(made.groups.max()) + 1, 'picture')}, the concept found at {place.key.site} (agreement with the exemplars' "
-        f"masks {place.agreement:.2f})"
+        f"{plural(len(made), 'counterfactual')} of {plural(int(made.groups.max()) + 1, 'picture')}, the concept found "
+        f"at {place.key.site} (agreement with the exemplars' masks {place.agreement:.2f})"
     )
 
 
@@ -390,8 +390,8 @@ def _by_rule(run: _Run) -> tuple[Candidate | None, str]:
     if chosen is None or chosen.loss >= 1:
         return None, "nothing helps: at the last site no strength keeps to the budget"
     return chosen, (
-        f"chosen: {name_of(chosen.proposal)} by rule (the last site, rank 3, gated, as strong as the budget allows), as "
-        "there is nothing to measure repair on; give labelled validation pictures if you can"
+        f"chosen: {name_of(chosen.proposal)} by rule (the last site, rank 3, gated, as strong as the budget "
+        "allows), as there is nothing to measure repair on; give labelled validation pictures if you can"
     )
 
 
