@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.measure import arguments, record
-from rulepatch.data.folders import ImageSet
+from benchmarks.measure import DATA, arguments, record
+from rulepatch.core.sites import find_sites
+from rulepatch.data.folders import ImageSet, read_exemplars
 from rulepatch.evaluation.evaluate import outcomes_of
 from rulepatch.evaluation.outcomes import Outcomes
 from rulepatch.experiments.candidates import Candidate
@@ -113,6 +114,17 @@ def playground(model: Classifier, seed: int) -> list[dict[str, Any]]:
     return rows_of(f"{target} on {ground}", searched, outcomes(model, searched, tests), order, seed)
 
 
+def photographs(model: Classifier) -> list[dict[str, Any]]:
+    """The rule of the photographs on snow, which the search does not see."""
+    exemplars = read_exemplars([DATA / "snow" / "exemplar"])
+    own = {model.classes.index(one.label) for one in exemplars if one.label is not None}
+    known, _ = ImageSet.of(DATA / "imagenet_sample" / "val", model.classes).without(own).split(0.5, seed=0)
+    searched = search(model, exemplars, reference=known)
+    tests = ImageSet.of(DATA / "snow" / "test", model.classes)
+    order = [site.path for site in find_sites(model.module, model.example()).sites]
+    return rows_of(model.name, searched, outcomes(model, searched, tests), order, 0)
+
+
 def outcomes(model: Classifier, searched: Search, tests: ImageSet) -> list[Outcomes]:
     """The truth of every candidate."""
     return outcomes_of(model, [searched.make(each.proposal) for each in searched.candidates], tests)
@@ -147,6 +159,8 @@ def main() -> None:
     for row in rows:
         print(row)
     record("signals", given.device, summary(rows))
+    network = load_model(str(DATA / "models" / "mobilenet_v2.toml"), device=given.device)
+    record("signals-mobilenet", given.device, summary(photographs(network)))
 
 
 if __name__ == "__main__":

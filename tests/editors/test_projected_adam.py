@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from rulepatch.core import linalg
-from rulepatch.editors.problem import Settings, pose, read
+from rulepatch.editors.problem import Settings, pose
 from rulepatch.editors.projected_adam import descend
+from rulepatch.editors.reading import read
 from rulepatch.editors.rewrite import solve
 
 

@@ -7,7 +7,8 @@ import torch
 
 from rulepatch.core import capture, linalg
 from rulepatch.core.sites import patches, rows
-from rulepatch.editors.problem import Settings, pose, read
+from rulepatch.editors.problem import Settings, pose
+from rulepatch.editors.reading import read
 from rulepatch.editors.rewrite import rewrite, solve
 
 SITES = ["0.0", "1.conv1", "1.conv2", "2.0", "3.conv", "6"]

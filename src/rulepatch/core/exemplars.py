@@ -261,6 +261,27 @@ class Observation:
         """v*, the original pictures' values, (n, p, c)."""
         return rows(self.original.values, self.site.channel_axis)
 
+    def with_style(self, style: Tensor) -> "Observation":
+        """What the site would see of edited pictures, from features (thesis 2.3): no edited picture is needed.
+
+        The keys of a picture of the style are pasted onto the concept's positions of the original pictures' keys;
+        everything else between the site and its value point is held as it was in the originals' pass.
+
+        Args:
+            style: the site's input for a picture that is all style, (1, …).
+
+        Returns:
+            A new observation.
+        """
+        axis, recorded = key_axis(self.site.kind), self.original
+        keys, share = rows(recorded.keys, axis), position_weights(self.masks, recorded.keys, axis)[..., None]
+        pasted = keys + share.to(keys) * (rows(style, axis).to(keys) - keys)
+        pasted = pasted.reshape(recorded.keys.movedim(axis, -1).shape).movedim(-1, axis).contiguous()
+        with torch.no_grad():
+            output = self.layer(pasted)
+            made = capture.Recording(pasted, output, recorded.route(output), recorded.route)
+        return Observation(self.site, self.layer, recorded, made, self.masks)
+
     def again(self, model: nn.Module, edited: Tensor) -> "Observation":
         """What the site sees of the edited pictures now, with the originals as they were seen before.
 

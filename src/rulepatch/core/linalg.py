@@ -20,6 +20,8 @@ from torch.nn import functional as F
 
 __all__ = [
     "Error",
+    "beside",
+    "change_bound",
     "coefficients_of",
     "damage",
     "dense_least_squares",
@@ -29,6 +31,7 @@ __all__ = [
     "least_squares",
     "low_rank",
     "masked_error",
+    "output_power",
     "project",
     "resize_mask",
     "ridge_path",
@@ -270,13 +273,59 @@ def damage(delta: Tensor, weight: Tensor, moment: Tensor) -> float:
     Returns:
         A share ≥ 0; 0.04 means that the layer's output moves by 4 % of its power on the reference set.
     """
+    return output_power(delta, moment) / output_power(weight, moment)
 
-    def power(rows: Tensor) -> Tensor:
-        rows = rows.double()
-        rows = rows.movedim(1, -1).flatten(0, -2) if len(moment) == rows.shape[1] else rows.flatten(1)
-        return torch.einsum("ai,ij,aj->", rows, moment, rows)
 
-    return float(power(delta) / power(weight))
+def output_power(weight: Tensor, moment: Tensor) -> float:
+    r"""E‖W k‖² = tr(W C Wᵀ), summed over the taps of a kernel.
+
+    Args:
+        weight: W, (c_out, c_in, y, x).
+        moment: C, of keys or of unfolded patches, as for `damage`.
+
+    Returns:
+        A number ≥ 0.
+    """
+    rows = weight.double()
+    rows = rows.movedim(1, -1).flatten(0, -2) if len(moment) == rows.shape[1] else rows.flatten(1)
+    return float(torch.einsum("ai,ij,aj->", rows, moment, rows))
+
+
+def change_bound(maps: Tensor, coefficients: Tensor) -> Tensor:
+    r"""‖ΔW k‖ ≤ Σ_r |⟨d_r, k⟩|·‖Λ_r‖ (triangle inequality); for a kernel whose every tap sees the key.
+
+    Args:
+        maps: ⟨D_r, k⟩, behind the gate if there is one, (p, r).
+        coefficients: Λ, (c_out, r, y, x), or (c_out, r).
+
+    Returns:
+        (p,), ≥ 0.
+
+    Examples:
+        >>> change_bound(torch.tensor([[1.0, -2.0]]), torch.tensor([[3.0, 1.0], [4.0, 0.0]])).tolist()
+        [7.0]
+    """
+    norms = coefficients.norm(dim=0)
+    return maps.abs() @ (norms if norms.ndim == 1 else norms.sum(dim=(1, 2)))
+
+
+def beside(basis: Tensor, moment: Tensor, share: float) -> Tensor:
+    r"""Directions without what other keys use: D(I − VVᵀ), V leading eigenvectors of C (AlphaEdit, Fang et al. 2025).
+
+    Args:
+        basis: D, (r, c).
+        moment: C of the keys to be spared, (c, c), float64.
+        share: of their power that V holds, 0..1.
+
+    Returns:
+        An orthonormal basis of the rows of D(I − VVᵀ), at most (r, c); rows that vanish are left out.
+    """
+    values, vectors = torch.linalg.eigh(moment)
+    held = values.flip(0).cumsum(0) / values.sum()
+    leading = vectors.flip(1)[:, : int((held < share).sum()) + 1]
+    left = basis - basis @ leading @ leading.T
+    _, singular, right = torch.linalg.svd(left, full_matrices=False)
+    return right[singular > 1e-6]
 
 
 def interference(first: Tensor, second: Tensor, moment: Tensor) -> float:

@@ -8,7 +8,8 @@ from rulepatch.core import linalg
 from rulepatch.core.edit import Edit
 from rulepatch.core.exemplars import Exemplar
 from rulepatch.data.cache import Cache
-from rulepatch.editors.problem import Reading, Reference, Settings, assemble, change_of, pose
+from rulepatch.editors.problem import Reference, Settings, assemble, pose
+from rulepatch.editors.reading import Reading, change_of
 from rulepatch.editors.registry import editor
 from rulepatch.errors import SettingError
 from rulepatch.models.classifier import Classifier

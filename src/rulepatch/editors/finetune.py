@@ -15,7 +15,8 @@ from rulepatch.core.exemplars import Exemplar
 from rulepatch.core.sites import find_sites
 from rulepatch.core.trace import Trace
 from rulepatch.data.cache import Cache
-from rulepatch.editors.problem import Problem, Reference, Settings, assemble, change_of, pose, read
+from rulepatch.editors.problem import Problem, Reference, Settings, assemble, pose
+from rulepatch.editors.reading import change_of, read
 from rulepatch.editors.registry import editor
 from rulepatch.editors.tuning import Tail, check_stepping, labels_of, leaves_of
 from rulepatch.errors import SettingError

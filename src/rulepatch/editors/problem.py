@@ -3,14 +3,16 @@
 import importlib.metadata
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from rulepatch.core import capture, linalg
-from rulepatch.core.changes import Change, Gate, GateKind, LowRank
+from rulepatch.core.changes import Change, GateKind
 from rulepatch.core.edit import Edit, base_digest
 from rulepatch.core.exemplars import Exemplar, Observation, observe
 from rulepatch.core.installation import Installation
@@ -19,22 +21,25 @@ from rulepatch.core.sites import find_sites
 from rulepatch.data.cache import Cache, default_cache
 from rulepatch.data.folders import ImageSet
 from rulepatch.data.statistics import key_statistics
+from rulepatch.digests import digest_of_bytes
+from rulepatch.editors.certificate import certify
 from rulepatch.errors import ExemplarError, SettingError
+from rulepatch.images import cover
 from rulepatch.models.classifier import Classifier
 from rulepatch.timing import stretch
 
 __all__ = [
+    "GateLevel",
     "Problem",
-    "Reading",
     "Reference",
     "Settings",
     "assemble",
-    "change_of",
     "errors_at",
     "look",
     "pose",
-    "read",
 ]
+
+GateLevel = float | Literal["auto"] | None
 
 Reference = Any
 """Pictures whose treatment should stay: a folder, an `ImageSet`, pictures in memory; or statistics of every site."""
@@ -48,25 +53,27 @@ class Settings:
         site: dotted path of the layer to edit, or of several, each edited on its own.
         rank: number of directions at each site, at least 1.
         strength: the change is scaled by it; finite.
-        gate: quantile of the reference set above which the edit acts, 0..1; None for everywhere.
+        gate: quantile of the reference set above which the edit acts, 0..1; "auto" to choose it; None for everywhere.
         gate_kind: "hard" or "soft".
         architecture: 1 for keys of c_in channels, 2 for unfolded patches (thesis fig. 2-3).
         floor: smallest eigenvalue of the second moment kept, relative to the largest, in 0..1.
         value_point: dotted path of the module whose output is matched; found by itself if None. One site only.
         seed: of the sample of the reference set's keys.
         whole_image: match the whole pictures, without the mask (an ablation of the paper).
+        protected_share: how much of the power of the protected pictures' keys is kept from the edit, 0..1.
     """
 
     site: str | Sequence[str]
     rank: int = 1
     strength: float = 1.0
-    gate: float | None = None
+    gate: GateLevel = None
     gate_kind: GateKind = "hard"
     architecture: int = 1
     floor: float = 1e-5
     value_point: str | None = None
     seed: int = 0
     whole_image: bool = False
+    protected_share: float = 0.99
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -87,10 +94,12 @@ class Settings:
             raise SettingError(f"expected a rank of at least 1 but got {self.rank}; 1 to 5 is usual")
         if not math.isfinite(self.strength):
             raise SettingError(f"expected a finite strength but got {self.strength}; 1 is the solve, 1 to 4 is usual")
-        if self.gate is not None and not 0 <= self.gate < 1:
+        if self.gate is not None and self.gate != "auto" and not 0 <= float(self.gate) < 1:
             raise SettingError(
-                f"expected a gate in 0..1 (a quantile of the reference set, such as 0.98) but got {self.gate}"
+                f"expected a gate in 0..1 (a quantile of the reference set, such as 0.98) or auto but got {self.gate}"
             )
+        if not 0 < self.protected_share < 1:
+            raise SettingError(f"expected a protected share between 0 and 1 but got {self.protected_share}; take 0.99")
         if self.gate_kind not in {"hard", "soft"}:
             raise SettingError(f"expected a hard or soft gate but got {self.gate_kind!r}; choose one")
         if self.architecture not in {1, 2}:
@@ -111,6 +120,8 @@ class Problem:
         settings: what the editor is told.
         observations: what each site sees of the exemplars.
         statistics: of each site's keys on the reference set.
+        protected: of each site's keys on pictures that must not change; empty if there are none.
+        style: what the concept is replaced by at the layer itself; None where the edited pictures show it.
     """
 
     model: Classifier
@@ -120,6 +131,8 @@ class Problem:
     settings: Settings
     observations: Sequence[Observation]
     statistics: Mapping[str, KeyStatistics]
+    protected: Mapping[str, KeyStatistics] = field(default_factory=dict)
+    style: Image.Image | None = None
 
 
 def pose(
@@ -128,6 +141,8 @@ def pose(
     settings: Settings,
     *,
     reference: Reference,
+    protect: Reference = None,
+    style: Image.Image | None = None,
     cache: Cache | Literal["user"] | None = "user",
     progress: bool = True,
 ) -> Problem:
@@ -138,6 +153,8 @@ def pose(
         exemplars: at least one.
         settings: what the editor is told.
         reference: pictures whose treatment should stay: a folder, pictures in memory, or statistics of every site.
+        protect: pictures that must not change, in the same forms; none if None.
+        style: a texture, whose keys then stand in the place of those of the edited pictures (thesis 2.3).
         cache: where statistics are kept; the user's own cache by default, None for nowhere.
         progress: whether to show bars.
 
@@ -149,6 +166,9 @@ def pose(
         SettingError: the rank is too high for a site, or a label is unknown to the model.
     """
     originals, edited, observations = look(model, exemplars, settings)
+    if style is not None:
+        keys = model.inputs(model.preprocess.pixels(cover(style, model.preprocess.input_size[::-1]))[None])
+        observations = [seen.with_style(capture.keys_at(model.module, keys, seen.site.path)) for seen in observations]
     for observation in observations:  # before the pass over the reference set, which may take long
         marked, channels = observation.concept_keys(settings.architecture)[0].shape
         if settings.rank > min(channels, marked):
@@ -156,20 +176,27 @@ def pose(
                 f"expected a rank from 1 to {min(channels, marked)} at {observation.site.path} ({channels} channels, "
                 f"{marked} marked positions) but got {settings.rank}; choose another"
             )
+    sites = [observation.site for observation in observations]
+    kept = default_cache() if cache == "user" else cache
+
+    def statistics_of(pictures: Reference) -> Mapping[str, KeyStatistics]:
+        if isinstance(pictures, Mapping) and all(path in pictures for path in settings.paths):
+            return pictures
+        images = ImageSet.of(pictures, model.classes)
+        return key_statistics(
+            model,
+            images,
+            sites,
+            architecture=settings.architecture,
+            seed=settings.seed,
+            cache=kept,
+            progress=progress,
+        )
+
     with stretch("statistics"):
-        if not (isinstance(reference, Mapping) and all(path in reference for path in settings.paths)):
-            images = ImageSet.of(reference, model.classes)
-            kept = default_cache() if cache == "user" else cache
-            reference = key_statistics(
-                model,
-                images,
-                [observation.site for observation in observations],
-                architecture=settings.architecture,
-                seed=settings.seed,
-                cache=kept,
-                progress=progress,
-            )
-    return Problem(model, exemplars, originals, edited, settings, observations, reference)
+        known = statistics_of(reference)
+        protected = {} if protect is None else statistics_of(protect)
+    return Problem(model, exemplars, originals, edited, settings, observations, known, protected, style)
 
 
 def look(
@@ -219,71 +246,6 @@ def _inputs(model: Classifier, exemplars: Sequence[Exemplar]) -> tuple[Tensor, T
     return originals, edited, masks
 
 
-@dataclass(frozen=True, eq=False)
-class Reading:
-    """What an edit may read at a site, found from the exemplars' keys and the reference set.
-
-    Attributes:
-        directions: D, (r, c_in), or (r, c_in, y, x) for the second architecture; float64.
-        gate: where the edit is to act; everywhere if None.
-    """
-
-    directions: Tensor
-    gate: Gate | None
-
-
-def read(problem: Problem, observation: Observation, pictures: slice = slice(None)) -> Reading:
-    """Find the directions of an edit at a site, and its gate.
-
-    Args:
-        problem: the problem.
-        observation: what the site sees of the exemplars.
-        pictures: exemplars to read; all by default.
-
-    Returns:
-        The reading.
-    """
-    settings, site, statistics = problem.settings, observation.site, problem.statistics[observation.site.path]
-    keys, weights = observation.concept_keys(settings.architecture, pictures)
-    whitener = statistics.whitening(floor=settings.floor).to(keys.device)
-    basis, leading = linalg.directions(keys, weights, whitener, settings.rank)
-    shape = (-1, *site.shape[1:]) if settings.architecture == 2 else (-1, site.shape[1])
-    if settings.gate is None:
-        return Reading(basis.reshape(shape), None)
-    if settings.gate_kind == "soft":
-        gate = Gate("soft", settings.gate, statistics.quantile(basis, settings.gate))
-    else:
-        thresholds = statistics.quantile(leading[None], settings.gate)
-        gate = Gate("hard", settings.gate, thresholds, leading.reshape(shape)[0])
-    return Reading(basis.reshape(shape), gate)
-
-
-def change_of(problem: Problem, observation: Observation, reading: Reading, coefficients: Tensor) -> LowRank:
-    """The change of a site, in float32 on the CPU, as it will be saved.
-
-    Args:
-        problem: the problem.
-        observation: what the site sees of the exemplars.
-        reading: the directions and the gate.
-        coefficients: Λ, (c_out, r, y, x), or (c_out, r) for the second architecture.
-
-    Returns:
-        The change.
-    """
-    gate = reading.gate
-    if gate is not None:
-        direction = None if gate.direction is None else gate.direction.float().cpu()
-        gate = Gate(gate.kind, gate.level, gate.thresholds.float().cpu(), direction)
-    return LowRank(
-        site=observation.site.path,
-        value_point=observation.site.value_point,
-        directions=reading.directions.float().cpu(),
-        coefficients=coefficients.float().cpu().contiguous(),
-        strength=problem.settings.strength,
-        gate=gate,
-    )
-
-
 def assemble(problem: Problem, changes: Sequence[Change], *, method: str, own: Mapping[str, Any]) -> Edit:
     """Make an edit of its changes, measure it at the problem's sites, and say how it was made.
 
@@ -298,7 +260,13 @@ def assemble(problem: Problem, changes: Sequence[Change], *, method: str, own: M
     """
     losses = _losses(problem, changes)
     measured = [
-        {"site": seen.site.path, "loss": loss, "predicted_damage": _damage(problem, seen, changes)}
+        {
+            "site": seen.site.path,
+            "loss": loss,
+            "predicted_damage": _damage(problem, seen, changes),
+            "certificate": certify(seen, changes, problem.statistics[seen.site.path]),
+            **_protection(problem, seen, changes),
+        }
         for seen, loss in zip(problem.observations, losses, strict=True)
     ]
     exemplars = [
@@ -317,6 +285,7 @@ def assemble(problem: Problem, changes: Sequence[Change], *, method: str, own: M
         "model": problem.model.name,
         "sites": measured,
         "exemplars": exemplars,
+        "style": None if problem.style is None else digest_of_bytes(np.asarray(problem.style).tobytes()),
         "reference_keys": {path: problem.statistics[path].moment.count for path in problem.settings.paths},
         "libraries": {name: importlib.metadata.version(name) for name in ("rulepatch", "torch", "torchvision", "timm")},
     }
@@ -326,18 +295,19 @@ def assemble(problem: Problem, changes: Sequence[Change], *, method: str, own: M
 def _losses(problem: Problem, changes: Sequence[Change]) -> list[dict[str, float]]:
     """Masked absolute error at each value point (the authors' objective) before and after, all changes in place."""
     module, seen = problem.model.module, problem.observations
-    before, after = (errors_at(module, problem.edited, seen, each) for each in ((), changes))
+    edited = problem.edited if problem.style is None else None
+    before, after = (errors_at(module, edited, seen, each) for each in ((), changes))
     return [{"before": each, "after": then} for each, then in zip(before, after, strict=True)]
 
 
 def errors_at(
-    module: nn.Module, edited: Tensor, observations: Sequence[Observation], changes: Sequence[Change]
+    module: nn.Module, edited: Tensor | None, observations: Sequence[Observation], changes: Sequence[Change]
 ) -> list[float]:
     """The masked absolute error at each site's value point (the authors' objective) with some changes in place.
 
     Args:
         module: the network; it is changed for a while and then as it was.
-        edited: model inputs of the edited pictures, (n, 3, height, width).
+        edited: model inputs of the edited pictures, (n, 3, height, width); None if the keys were made at the layer.
         observations: what each site saw before any change.
         changes: all of them fit the network.
 
@@ -348,7 +318,9 @@ def errors_at(
         return [float(_error_now(module, edited, seen).mean()) for seen in observations]
 
 
-def _error_now(module: nn.Module, edited: Tensor, seen: Observation) -> Tensor:
+def _error_now(module: nn.Module, edited: Tensor | None, seen: Observation) -> Tensor:
+    if edited is None:
+        return seen.error_of(seen.edited.route(module.get_submodule(seen.site.path)(seen.keys)))
     return seen.error_of(capture.record(module, edited, seen.site.path, seen.site.value_point).values)
 
 
@@ -359,3 +331,10 @@ def _damage(problem: Problem, seen: Observation, changes: Sequence[Change]) -> f
     delta = torch.stack([torch.zeros(shape, dtype=torch.float64), *own]).sum(dim=0)
     moment = problem.statistics[path].moment.mean().cpu()
     return linalg.damage(delta, seen.layer.weight.detach().reshape(shape).cpu(), moment)
+
+
+def _protection(problem: Problem, seen: Observation, changes: Sequence[Change]) -> dict[str, float]:
+    """Damage predicted on the protected pictures, in the form of that on the reference set; nothing without them."""
+    if not problem.protected:
+        return {}
+    return {"protected_damage": _damage(replace(problem, statistics=problem.protected), seen, changes)}

@@ -15,7 +15,8 @@ from rulepatch.core.edit import Edit
 from rulepatch.core.exemplars import Exemplar, Observation
 from rulepatch.core.sites import with_weight
 from rulepatch.data.cache import Cache
-from rulepatch.editors.problem import Reference, Settings, assemble, change_of, pose, read
+from rulepatch.editors.problem import Reference, Settings, assemble, pose
+from rulepatch.editors.reading import change_of, read
 from rulepatch.editors.registry import editor
 from rulepatch.errors import SettingError
 from rulepatch.models.classifier import Classifier

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from rulepatch.core import linalg
@@ -15,7 +16,8 @@ from rulepatch.core.exemplars import Exemplar, Observation
 from rulepatch.core.installation import Installation, Reader
 from rulepatch.core.sites import key_axis, patches, rows
 from rulepatch.data.cache import Cache
-from rulepatch.editors.problem import Problem, Reading, Reference, Settings, assemble, change_of, pose, read
+from rulepatch.editors.problem import GateLevel, Problem, Reference, Settings, assemble, pose
+from rulepatch.editors.reading import Reading, change_of, read
 from rulepatch.editors.registry import editor
 from rulepatch.errors import SettingError
 from rulepatch.models.classifier import Classifier
@@ -63,7 +65,7 @@ def rewrite(
     site: str | Sequence[str],
     rank: int = 1,
     strength: float = 1.0,
-    gate: float | None = None,
+    gate: GateLevel = None,
     gate_kind: GateKind = "hard",
     architecture: int = 1,
     match: Match = "pre-activation",
@@ -74,6 +76,9 @@ def rewrite(
     floor: float = 1e-5,
     value_point: str | None = None,
     whole_image: bool = False,
+    protect: Reference = None,
+    protected_share: float = 0.99,
+    style: Image.Image | None = None,
     seed: int = 0,
     cache: Cache | Literal["user"] | None = "user",
     progress: bool = True,
@@ -94,7 +99,8 @@ def rewrite(
         rank: number of directions at each site.
         strength: the change is scaled by it; 1 is the solve, 1 to 4 is usual.
         gate: quantile q of the reference set, 0..1: the edit acts only on keys that look more like the concept than
-            that share of the reference set; None for everywhere.
+            that share of the reference set; "auto" for one that lets 90 % of the concept in the exemplars through,
+            within 0.9..0.995; None for everywhere.
         gate_kind: "hard" (all or nothing) or "soft" (in proportion to the excess; new neurons beside the layer).
         architecture: 1 for keys of c_in channels, 2 for keys of unfolded patches (thesis fig. 2-3).
         match: what to match: the "pre-activation" (residual sum included) or the "value" after activation and pool.
@@ -106,6 +112,11 @@ def rewrite(
         floor: smallest eigenvalue of the second moment kept, relative to the largest, in 0..1.
         value_point: dotted path of the module whose output is matched; found by itself if None.
         whole_image: match the whole pictures, without the mask (an ablation of the paper).
+        protect: pictures that must not change: what their keys use is kept from the directions (AlphaEdit, Fang et al.
+            2025). It holds as far as their keys lie in a subspace; measure what was kept.
+        protected_share: how much of the power of their keys that subspace holds, 0..1.
+        style: a texture whose keys at the layer stand in the place of those of edited pictures (thesis 2.3), so that
+            the exemplars need none.
         seed: of the sample of the reference set's keys.
         cache: where statistics are kept; the user's own cache by default, None for nowhere.
         progress: whether to show bars on standard error.
@@ -127,9 +138,12 @@ def rewrite(
         >>> edit.sites, edit.changes[0].rank
         (('blocks.5.conv',), 1)
     """
-    settings = Settings(site, rank, strength, gate, gate_kind, architecture, floor, value_point, seed, whole_image)
+    settings = Settings(
+        site, rank, strength, gate, gate_kind, architecture, floor, value_point, seed, whole_image, protected_share
+    )
     solving = Solving(match, error, steps, ridge, coupling)
-    problem = pose(model, exemplars, settings, reference=reference, cache=cache, progress=progress)
+    pictures = {"reference": reference, "protect": protect, "style": style}
+    problem = pose(model, exemplars, settings, cache=cache, progress=progress, **pictures)
     return rewrite_posed(problem, solving)
 
 

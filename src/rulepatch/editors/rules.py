@@ -11,7 +11,8 @@ from rulepatch.core.changes import Change, GateKind, LowRank
 from rulepatch.core.edit import Edit
 from rulepatch.core.exemplars import Exemplar, Observation
 from rulepatch.data.cache import Cache
-from rulepatch.editors.problem import Problem, Reference, Settings, assemble, change_of, pose, read
+from rulepatch.editors.problem import GateLevel, Problem, Reference, Settings, assemble, pose
+from rulepatch.editors.reading import change_of, read
 from rulepatch.editors.rewrite import features_of
 from rulepatch.errors import SettingError
 from rulepatch.models.classifier import Classifier
@@ -28,14 +29,14 @@ class Rule:
         exemplars: what to learn it from.
         rank: number of directions that it reads.
         strength: its change is scaled by it.
-        gate: quantile of the reference set above which it acts, 0..1; None for everywhere.
+        gate: quantile of the reference set above which it acts, 0..1; "auto" to choose it; None for everywhere.
         gate_kind: "hard" or "soft".
     """
 
     exemplars: Sequence[Exemplar]
     rank: int = 1
     strength: float = 1.0
-    gate: float | None = None
+    gate: GateLevel = None
     gate_kind: GateKind = "hard"
 
 
