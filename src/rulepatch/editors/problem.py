@@ -73,7 +73,7 @@ class Settings:
     value_point: str | None = None
     seed: int = 0
     whole_image: bool = False
-    protected_share: float = 0.99
+    protected_share: float = 0.9
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -99,7 +99,7 @@ class Settings:
                 f"expected a gate in 0..1 (a quantile of the reference set, such as 0.98) or auto but got {self.gate}"
             )
         if not 0 < self.protected_share < 1:
-            raise SettingError(f"expected a protected share between 0 and 1 but got {self.protected_share}; take 0.99")
+            raise SettingError(f"expected a protected share between 0 and 1 but got {self.protected_share}; take 0.9")
         if self.gate_kind not in {"hard", "soft"}:
             raise SettingError(f"expected a hard or soft gate but got {self.gate_kind!r}; choose one")
         if self.architecture not in {1, 2}:

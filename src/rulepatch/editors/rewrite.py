@@ -77,7 +77,7 @@ def rewrite(
     value_point: str | None = None,
     whole_image: bool = False,
     protect: Reference = None,
-    protected_share: float = 0.99,
+    protected_share: float = 0.9,
     style: Image.Image | None = None,
     seed: int = 0,
     cache: Cache | Literal["user"] | None = "user",
