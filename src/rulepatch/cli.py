@@ -135,7 +135,7 @@ def edit(
     rank: Annotated[int | None, typer.Option(help="Number of directions at each site. [1]")] = None,
     strength: Annotated[float | None, typer.Option(help="1 is the solve, 1 to 4 is usual. [1]")] = None,
     gate: Annotated[
-        str, typer.Option(metavar="Q|none", help="Act only on keys beyond this quantile of the reference set.")
+        str, typer.Option(metavar="Q|auto|none", help="Act only on keys beyond this quantile of the reference set.")
     ] = "none",
     gate_kind: Annotated[GateKind | None, typer.Option(help="[hard]")] = None,
     architecture: Annotated[int | None, typer.Option(help="1: keys are channels; 2: keys are patches. [1]")] = None,
@@ -146,6 +146,17 @@ def edit(
     steps: Annotated[int | None, typer.Option(help="Of methods that take steps.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Of projected-adam. [0.0001]")] = None,
     value_point: Annotated[str | None, typer.Option(metavar="PATH", help="The module whose output is matched.")] = None,
+    from_features: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="A texture whose features replace the concept's; no edited picture needed."),
+    ] = None,
+    protect: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Pictures that must not change, as far as can be.")
+    ] = None,
+    protect_class: Annotated[
+        list[str] | None,
+        typer.Option(metavar="CLASS", help="Protect a class's pictures of the reference set; repeatable."),
+    ] = None,
     further: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="Any other setting of the method; repeatable."),
@@ -159,6 +170,7 @@ def edit(
     """Make an edit from exemplars and write it to a file."""
     from rulepatch.editors.registry import read_settings
     from rulepatch.experiments.make import gate_level, make
+    from rulepatch.images import read_image
     from rulepatch.text import read_share
 
     classifier = _load(model, weights, device)
@@ -176,17 +188,20 @@ def edit(
         "steps": steps,
         "learning_rate": learning_rate,
         "value_point": value_point,
+        "style": None if from_features is None else read_image(from_features),
+        "protect": protect,
         "seed": seed,
         **read_settings(method, further or ()),
     }
     made = make(
         classifier,
-        _read_exemplars(exemplar, mask, replacement, label),
+        _read_exemplars(exemplar, mask, replacement, label, unedited=from_features is not None),
         out=out,
         reference=reference,
         method=method,
         leave_out=leave_out or (),
         settings=settings,
+        protect_classes=protect_class or (),
         validation=validation,
         max_drop=None if max_drop is None else read_share(max_drop),
         allow_damage=allow_damage,
@@ -385,11 +400,16 @@ def _load(model: str, weights: Path | None, device: str) -> "Classifier":
 
 
 def _read_exemplars(
-    paths: Sequence[Path], masks: Sequence[Path] | None, replacement: Path | None, label: str | None
+    paths: Sequence[Path],
+    masks: Sequence[Path] | None,
+    replacement: Path | None,
+    label: str | None,
+    *,
+    unedited: bool = False,
 ) -> "Sequence[Exemplar]":
     from rulepatch.data.folders import read_exemplars
 
-    return read_exemplars(paths, masks=masks or (), replacement=replacement, label=label)
+    return read_exemplars(paths, masks=masks or (), replacement=replacement, label=label, unedited=unedited)
 
 
 def _print(to_json: Callable[[], Any], to_text: Callable[[], str], as_json: bool) -> None:

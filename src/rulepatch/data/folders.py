@@ -253,6 +253,7 @@ def read_exemplars(
     masks: Sequence[Path] = (),
     replacement: Path | None = None,
     label: int | str | None = None,
+    unedited: bool = False,
 ) -> list[Exemplar]:
     """Read exemplars: folders with `image.*`, `mask.*` and `edited.*`, folders of such folders, or pictures with masks.
 
@@ -261,6 +262,7 @@ def read_exemplars(
         masks: one for each source that is a picture, in order.
         replacement: a texture to paint over the concept, instead of the folders' edited pictures.
         label: what the pictures show, whatever the folders say.
+        unedited: nobody needs edited pictures, as when a rule is made from features: the originals stand for them.
 
     Returns:
         The exemplars, in order, with what their `exemplar.json` says of label, concept and replacement.
@@ -279,13 +281,14 @@ def read_exemplars(
     for source in sources:
         if source.is_file():
             mask = next(mask_of_next)
-            found.append(Exemplar.from_files(source, mask=mask, replacement=replacement, label=label))
+            edited = source if unedited else None
+            found.append(Exemplar.from_files(source, mask=mask, replacement=replacement, edited=edited, label=label))
             continue
         if not source.is_dir():
             raise ExemplarError(f"expected an exemplar folder or picture at {source} but there is none; check the path")
         inside = sorted(path for path in source.iterdir() if path.is_dir() and _has_parts(path))
         folders = [source] if _has_parts(source) or not inside else inside
-        found += [_read_exemplar(folder, replacement, label) for folder in folders]
+        found += [_read_exemplar(folder, replacement, label, unedited=unedited) for folder in folders]
     return found
 
 
@@ -313,8 +316,11 @@ def _has_parts(folder: Path) -> bool:
     return any(_part(folder, stem) for stem in ("image", "mask", "edited"))
 
 
-def _read_exemplar(folder: Path, replacement: Path | None, label: int | str | None) -> Exemplar:
+def _read_exemplar(
+    folder: Path, replacement: Path | None, label: int | str | None, *, unedited: bool = False
+) -> Exemplar:
     image, mask, edited = (_part(folder, stem) for stem in ("image", "mask", "edited"))
+    edited = image if unedited else edited
     if image is None or mask is None or (edited is None and replacement is None):
         missing = "image" if image is None else "mask" if mask is None else "edited"
         advice = "add it" if missing != "edited" else "add it, or give a texture as the replacement"

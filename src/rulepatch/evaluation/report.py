@@ -63,6 +63,10 @@ def render_report(evaluation: Evaluation) -> str:
         "report.html.jinja",
         evaluation=evaluation,
         described=evaluation.edit.describe(),
+        certificates=[
+            site["certificate"] for site in evaluation.edit.provenance.get("sites", []) if site.get("certificate")
+        ],
+        unchanged=None if reference is None else _unchanged(reference),
         title=_title(evaluation),
         exemplars=[_exemplar(exemplar) for exemplar in evaluation.exemplars],
         tests=evaluation.tests,
@@ -125,6 +129,13 @@ def _exposed(evaluation: Evaluation, found: Outcomes | None) -> list[tuple[str, 
         return []
     lost = [e for e in found.exposures() if e.right[1] < e.right[0] or e.confidence[1] < e.confidence[0] - 0.02]
     return [(evaluation.classes[exposure.label], exposure) for exposure in lost[: MOST_ROWS // 10]]
+
+
+def _unchanged(found: Outcomes) -> tuple[int, int, int, int]:
+    """Pictures that kept their prediction, all pictures, classes all of whose pictures kept theirs, and all classes."""
+    by_class = found.by_class()
+    kept = sum(len(own.flips) == 0 for own in by_class.values())
+    return len(found) - len(found.flips), len(found), kept, len(by_class)
 
 
 def _tile(evaluation: Evaluation, outcome: Outcome) -> _Tile:

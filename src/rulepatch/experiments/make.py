@@ -10,6 +10,7 @@ from rulepatch.core.edit import Edit
 from rulepatch.core.exemplars import Exemplar
 from rulepatch.core.sites import find_sites
 from rulepatch.data.folders import ImageSet
+from rulepatch.editors.problem import GateLevel
 from rulepatch.editors.registry import editor_named, fitting
 from rulepatch.errors import DamageError, SettingError
 from rulepatch.evaluation.evaluate import evaluate
@@ -99,14 +100,14 @@ class Made:
         )
 
 
-def gate_level(text: str) -> float | None:
+def gate_level(text: str) -> GateLevel:
     """Read a gate as people write it.
 
     Args:
-        text: a quantile in 0..1, or "none".
+        text: a quantile in 0..1, "auto" or "none".
 
     Returns:
-        The quantile; None for no gate.
+        The quantile, or "auto"; None for no gate.
 
     Raises:
         SettingError: anything else.
@@ -115,13 +116,13 @@ def gate_level(text: str) -> float | None:
         >>> gate_level("0.98"), gate_level("none")
         (0.98, None)
     """
-    if text.lower() == "none":
-        return None
+    if text.lower() in {"auto", "none"}:
+        return "auto" if text.lower() == "auto" else None
     try:
         return float(text)
     except ValueError:
         raise SettingError(
-            f"expected a gate in 0..1 (a quantile of the reference set, such as 0.98) or none but got {text!r}"
+            f"expected a gate in 0..1 (a quantile of the reference set, such as 0.98), auto or none but got {text!r}"
         ) from None
 
 
@@ -134,6 +135,7 @@ def make(
     method: str = "rewrite",
     leave_out: Sequence[int | str] = (),
     settings: Mapping[str, Any],
+    protect_classes: Sequence[int | str] = (),
     validation: Any = None,
     max_drop: float | None = None,
     allow_damage: bool = False,
@@ -149,6 +151,7 @@ def make(
         method: name of an editor.
         leave_out: classes to leave out of the reference set, such as those of the exemplars.
         settings: of the editor; None stands for what was not given. With the site "auto" all others are searched for.
+        protect_classes: classes of the reference set whose pictures must not change.
         validation: labelled pictures for the search.
         max_drop: most accuracy that the edit may lose on the reference set, 0..1 (without labels: share of predictions
             that may flip); not measured if None.
@@ -171,7 +174,7 @@ def make(
         )  # fmt: skip
     if validation is not None:
         raise SettingError("expected --site auto with validation pictures, which only a search looks at; leave one out")
-    given = fitting(method, settings)
+    given = fitting(method, {**settings, "protect": settings.get("protect") or protect_classes or None})
     if not given.get("site"):
         last = [site.path for site in find_sites(model.module, model.example()).sites if site.positions][-3:]
         raise SettingError(
@@ -179,6 +182,8 @@ def make(
         )
     left_out = {model.classes.index(label) for label in leave_out}
     images = ImageSet.of(reference, model.classes).without(left_out)
+    if protect_classes:
+        given["protect"] = _of_classes(model, ImageSet.of(reference, model.classes), protect_classes)
     with collected() as seconds:
         edit = editor_named(method)(model, exemplars, reference=images, progress=progress, **given)
         measured = None
@@ -189,6 +194,17 @@ def make(
                 _refuse(measured, max_drop, allowed=allow_damage)
     edit.save(out)
     return Made(edit, out, seconds, measured)
+
+
+def _of_classes(model: Classifier, images: ImageSet, classes: Sequence[int | str]) -> ImageSet:
+    wanted = {model.classes.index(name) for name in classes}
+    found = tuple(picture for picture in images.pictures if picture.label in wanted)
+    if not found:
+        raise SettingError(
+            f"expected pictures of {', '.join(map(str, classes))} in {images.name} to protect but found none; "
+            "give a folder of them"
+        )
+    return ImageSet(found, f"{images.name}, {', '.join(map(str, classes))}")
 
 
 def _make_by_search(
