@@ -222,23 +222,29 @@ def show(file: EditFile, as_json: Json = False) -> None:
 def apply(
     file: EditFile,
     model: ModelName,
-    out: Annotated[Path, typer.Option(metavar="FILE", help="The weights file to write (safetensors).")],
+    out: Annotated[
+        Path,
+        typer.Option(metavar="FILE", help="Weights (safetensors), or the whole network (.pt2, .onnx) with its gates."),
+    ],
     weights: Weights = None,
     any_base: AnyBase = False,
     as_json: Json = False,
 ) -> None:
-    """Write the weights of the edited model."""
+    """Write the edited model: its weights, or the whole network as a program."""
     from rulepatch.core.edit import Edit
     from rulepatch.files import check_writable
+    from rulepatch.models.export import FORMATS, export
     from rulepatch.models.registry import save_weights
 
     check_writable(out)
     classifier = _load(model, weights, "cpu")
     found = Edit.load(file)
-    edited = found.merged(classifier, any_base=any_base)
-    save_weights(edited.module, out)
+    if out.suffix in FORMATS:
+        export(found.apply(classifier, any_base=any_base), out)
+    else:
+        save_weights(found.merged(classifier, any_base=any_base).module, out)
     result = {"weights": str(out), "edit": str(file), "sites": list(found.sites)}
-    _print(lambda: result, lambda: f"{out}: the weights of {model}, edited at {', '.join(found.sites)}", as_json)
+    _print(lambda: result, lambda: f"{out}: {model}, edited at {', '.join(found.sites)}", as_json)
 
 
 @app.command()

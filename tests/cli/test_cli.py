@@ -329,14 +329,18 @@ def test_a_rule_from_features_needs_no_edited_picture(run, editing, world, tmp_p
     for name in ("image.png", "mask.png", "exemplar.json"):
         (tmp_path / "bare").mkdir(exist_ok=True)
         (tmp_path / "bare" / name).write_bytes((world / "exemplar" / name).read_bytes())
-    words = [tmp_path / "bare" if word == world / "exemplar" else word for word in editing(tmp_path / "edit.safetensors")]
+    words = [
+        tmp_path / "bare" if word == world / "exemplar" else word for word in editing(tmp_path / "edit.safetensors")
+    ]
     assert "edited" in run(*words).err
     found = run(*words, "--from-features", world / "sand.png", "--strength", "1", "--json").json()
     assert found["loss"]["after"] < found["loss"]["before"]
     assert rp.Edit.load(tmp_path / "edit.safetensors").provenance["style"]
 
 
-@pytest.mark.parametrize("options", [["--protect", "{world}/tests"], ["--protect-class", "red", "--protect-class", "1"]])
+@pytest.mark.parametrize(
+    "options", [["--protect", "{world}/tests"], ["--protect-class", "red", "--protect-class", "1"]]
+)
 def test_protected_pictures_are_told_of(run, editing, world, tmp_path, options):
     given = [option.format(world=world) for option in options]
     found = run(*editing(tmp_path / "edit.safetensors"), "--set", "protected-share=0.3", *given, "--json").json()
