@@ -154,3 +154,57 @@ def test_a_bfloat16_model_is_edited_in_its_own_type(model, exemplars, reference)
         edit.changes[0].delta().flatten(), full.changes[0].delta().flatten(), dim=0
     )
     assert float(cosine) > 0.9
+
+
+SEVERAL = ["1.conv1", "1.conv2", "3.conv"]
+
+
+def errors(edit):
+    return [site["loss"]["after"] / site["loss"]["before"] for site in edit.provenance["sites"]]
+
+
+@pytest.mark.parametrize("gate", [None, 0.6])
+def test_coupled_sites_see_each_other(model, exemplars, reference, gate, untouched):
+    untouched(model.module)
+    given = {"reference": reference, "rank": 2, "gate": gate, "cache": None, "progress": False}
+    alone = [rewrite(model, exemplars, site=site, **given).changes[0] for site in SEVERAL]
+    apart = rewrite(model, exemplars, site=SEVERAL, **given)
+    sequence = rewrite(model, exemplars, site=SEVERAL, coupling="sequence", **given)
+    assert [torch.equal(a.delta(), b.delta()) for a, b in zip(apart.changes, alone, strict=True)] == [True] * 3
+    assert torch.equal(sequence.changes[0].delta(), apart.changes[0].delta())  # the first sees no other
+    assert not torch.equal(sequence.changes[2].delta(), apart.changes[2].delta())
+
+
+def squared_errors(model, exemplars, reference, edit):
+    problem = posed_at(model, exemplars, reference, SEVERAL)
+    points = {seen.site.path: seen.site.value_point for seen in problem.observations}
+    with edit.applied(model.module):
+        values = capture.values_at(model.module, problem.edited, points)
+    return sum(
+        float(seen.error_of(values[seen.site.path], error="squared").mean() / seen.error(error="squared").mean())
+        for seen in problem.observations
+    )
+
+
+def test_steps_on_all_coefficients_lower_the_error_of_all_sites(model, exemplars, reference, untouched):
+    untouched(model.module)
+    given = {"reference": reference, "site": SEVERAL, "rank": 2, "cache": None, "progress": False}
+    found = {
+        coupling: squared_errors(
+            model, exemplars, reference, rewrite(model, exemplars, coupling=coupling, **steps, **given)
+        )
+        for coupling, steps in {"none": {}, "sequence": {}, "joint": {"steps": 60}}.items()
+    }
+    assert found["joint"] < 0.98 * found["sequence"]
+    start = rewrite(model, exemplars, coupling="joint", steps=0, **given)
+    sequence = rewrite(model, exemplars, coupling="sequence", **given)
+    for one, other in zip(start.changes, sequence.changes, strict=True):
+        assert torch.allclose(one.delta(), other.delta(), atol=1e-6)
+
+
+def test_values_from_one_pass_are_those_of_a_recording(model, exemplars, reference):
+    problem = posed_at(model, exemplars, reference, SEVERAL)
+    points = {seen.site.path: seen.site.value_point for seen in problem.observations}
+    values = capture.values_at(model.module, problem.edited, points)
+    for seen in problem.observations:
+        assert torch.equal(values[seen.site.path], seen.edited.values)

@@ -30,6 +30,7 @@ __all__ = [
     "record",
     "resume",
     "trace",
+    "values_at",
 ]
 
 
@@ -248,6 +249,40 @@ def record(model: nn.Module, inputs: Tensor, site: str, value_point: str) -> Rec
     raise SiteError(
         f"expected the model to call {value_point} after {site} but it never did; choose another value point"
     )
+
+
+def values_at(
+    model: nn.Module, inputs: Tensor, points: Mapping[str, str], *, gradients: bool = False
+) -> dict[str, Tensor]:
+    """What some value points return, each after its site was called, from one forward pass.
+
+    Args:
+        model: any module; it is run to its end.
+        inputs: the model's input, (n, …).
+        points: for each site's dotted path that of its value point.
+        gradients: keep track of them.
+
+    Returns:
+        For each site the value, (n, …).
+    """
+    called: set[str] = set()
+    found: dict[str, Tensor] = {}
+
+    def handles() -> Iterator[RemovableHandle]:
+        for site, point in points.items():
+            yield model.get_submodule(site).register_forward_hook(lambda *_, site=site: called.add(site))
+            yield model.get_submodule(point).register_forward_hook(arrival(site))
+
+    def arrival(site: str) -> Callable[..., None]:
+        def arrive(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            if site in called and site not in found:
+                found[site] = _first_tensor([output], {}, points[site]).clone()  # it may be written into later
+
+        return arrive
+
+    with inference(model, gradients=gradients), _hooked(handles):
+        model(inputs)
+    return found
 
 
 @dataclass(frozen=True)

@@ -133,6 +133,7 @@ class Installation:
     Args:
         module: the network.
         changes: all of them fit it.
+        beside: put every low-rank change beside its layer, as gated ones are, so that its coefficients can be tuned.
 
     Examples:
         >>> from rulepatch.core.changes import Dense
@@ -146,12 +147,12 @@ class Installation:
         True
     """
 
-    def __init__(self, module: nn.Module, changes: Sequence[Change]) -> None:
+    def __init__(self, module: nn.Module, changes: Sequence[Change], *, beside: bool = False) -> None:
         self._module = module
         totals: dict[str, Tensor] = {}
         gated: dict[str, list[LowRank]] = {}
         for change in changes:
-            if isinstance(change, LowRank) and change.gate is not None:
+            if isinstance(change, LowRank) and (beside or change.gate is not None):
                 gated.setdefault(change.site, []).append(change)
             else:
                 path = change.parameter
@@ -160,6 +161,11 @@ class Installation:
         self._weights = {path: _added(module.get_parameter(path), total) for path, total in totals.items()}
         self._layers = {path: _edited_layer(module, path, behind) for path, behind in gated.items()}
         self._take_out: list[Callable[[], None]] = []
+
+    @property
+    def writers(self) -> list[nn.Parameter]:
+        """s·Λ of the changes that are put beside their layers, in their order at each site."""
+        return [each.write.weight for layer in self._layers.values() for each in layer.additions]  # type: ignore[union-attr,misc]
 
     @property
     def bytes(self) -> int:

@@ -10,12 +10,13 @@ from PIL import Image
 from torch import Tensor
 
 from rulepatch.core import linalg
-from rulepatch.core.changes import Change, GateKind
+from rulepatch.core.changes import GateKind, LowRank
 from rulepatch.core.edit import Edit
 from rulepatch.core.exemplars import Exemplar, Observation
 from rulepatch.core.installation import Installation, Reader
 from rulepatch.core.sites import key_axis, patches, rows
 from rulepatch.data.cache import Cache
+from rulepatch.editors.joint import descend_jointly
 from rulepatch.editors.problem import GateLevel, Problem, Reference, Settings, assemble, pose
 from rulepatch.editors.reading import Reading, change_of, read
 from rulepatch.editors.registry import editor
@@ -26,7 +27,7 @@ from rulepatch.timing import stretch
 __all__ = ["Coupling", "Match", "Solving", "features_of", "rewrite", "rewrite_posed", "solve"]
 
 Match = Literal["pre-activation", "value"]
-Coupling = Literal["none", "sequence"]
+Coupling = Literal["none", "sequence", "joint"]
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Solving:
         error: "squared" or "absolute".
         steps: first-order steps, at least 0, where there is no closed form.
         ridge: of the closed form, at least 0.
-        coupling: of several sites, "none" or "sequence".
+        coupling: of several sites, "none", "sequence" or "joint".
     """
 
     match: Match = "pre-activation"
@@ -52,8 +53,8 @@ class Solving:
             raise SettingError(f"expected a ridge of at least 0 but got {self.ridge}; 0.001 is usual")
         if self.steps < 0:
             raise SettingError(f"expected at least 0 steps but got {self.steps}; some hundreds are usual")
-        if self.coupling not in {"none", "sequence"}:
-            raise SettingError(f"expected a coupling none or sequence but got {self.coupling!r}; choose one")
+        if self.coupling not in {"none", "sequence", "joint"}:
+            raise SettingError(f"expected a coupling none, sequence or joint but got {self.coupling!r}; choose one")
 
 
 @editor("rewrite")
@@ -108,7 +109,7 @@ def rewrite(
         steps: first-order steps, where there is no closed form.
         ridge: of the closed form, relative to the mean diagonal of the normal matrix, ≥ 0.
         coupling: of several sites: with "none" each is solved on its own; in "sequence" each sees the edits of those
-            before it.
+            before it; "joint" starts there and takes steps on the coefficients of all for the error at all of them.
         floor: smallest eigenvalue of the second moment kept, relative to the largest, in 0..1.
         value_point: dotted path of the module whose output is matched; found by itself if None.
         whole_image: match the whole pictures, without the mask (an ablation of the paper).
@@ -157,11 +158,11 @@ def rewrite_posed(problem: Problem, solving: Solving) -> Edit:
     Returns:
         The edit.
     """
-    changes: list[Change] = []
+    changes: list[LowRank] = []
     with stretch("solve"):
         for observation in problem.observations:
             seen = observation
-            if solving.coupling == "sequence" and changes:
+            if solving.coupling != "none" and changes:
                 with Installation(problem.model.module, changes):
                     seen = observation.again(problem.model.module, problem.edited)
             found = read(problem, seen)
@@ -169,6 +170,8 @@ def rewrite_posed(problem: Problem, solving: Solving) -> Edit:
                 seen, found, match=solving.match, error=solving.error, steps=solving.steps, ridge=solving.ridge
             )
             changes.append(change_of(problem, seen, found, coefficients))
+        if solving.coupling == "joint" and len(changes) > 1:
+            changes = descend_jointly(problem, changes, steps=solving.steps)
     return assemble(problem, changes, method="rewrite", own=asdict(solving))
 
 

@@ -1,0 +1,67 @@
+"""The coefficients of several sites found together: each site's edit changes what the sites after it see."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from rulepatch.core import capture
+from rulepatch.core.changes import LowRank
+from rulepatch.core.installation import Installation
+from rulepatch.editors.problem import Problem
+
+__all__ = ["descend_jointly"]
+
+STEP = 0.02
+"""Size of a step, relative to the coefficients that the steps start from."""
+
+
+def descend_jointly(problem: Problem, changes: Sequence[LowRank], *, steps: int) -> list[LowRank]:
+    """Take first-order steps on the coefficients of all sites, for the sum of the masked squared errors at all of them.
+
+    Each site's error counts as a share of that before any edit. The best that was met is kept.
+
+    Args:
+        problem: the problem.
+        changes: where to start, one for each site.
+        steps: how many.
+
+    Returns:
+        The changes with other coefficients.
+    """
+    model, observations = problem.model, problem.observations
+    points = {seen.site.path: seen.site.value_point for seen in observations}
+    whole = [replace(change, strength=1.0) for change in changes]
+    installation = Installation(model.module, whole, beside=True)
+    writers = installation.writers
+    scales = [writer.detach().abs().mean().clamp(min=torch.finfo(torch.float32).tiny) for writer in writers]
+    unknown = [(writer.detach() / scale).requires_grad_() for writer, scale in zip(writers, scales, strict=True)]
+    optimiser = torch.optim.Adam(unknown, lr=STEP)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, max(steps, 1))
+    with torch.no_grad():
+        before = [seen.error(error="squared").mean() for seen in observations]
+
+    def error() -> Tensor:
+        values = capture.values_at(model.module, problem.edited, points, gradients=True)
+        errors = (seen.error_of(values[seen.site.path], error="squared").mean() for seen in observations)
+        return torch.stack([after / at_first for after, at_first in zip(errors, before, strict=True)]).sum()
+
+    best, least = [each.detach().clone() for each in unknown], torch.inf
+    with installation:
+        for _ in range(steps + 1):
+            for writer, scale, each in zip(writers, scales, unknown, strict=True):
+                writer.data = each.detach() * scale
+                writer.requires_grad_()
+            found = error()
+            if found.item() < least:
+                best, least = [each.detach().clone() for each in unknown], found.item()
+            gradients = torch.autograd.grad(found, writers)
+            for each, scale, gradient in zip(unknown, scales, gradients, strict=True):
+                each.grad = gradient * scale
+            optimiser.step()
+            schedule.step()
+    return [
+        replace(change, coefficients=(each * scale).reshape(change.coefficients.shape).float().cpu())
+        for change, each, scale in zip(changes, best, scales, strict=True)
+    ]
