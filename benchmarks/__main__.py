@@ -2,7 +2,9 @@
 
 import runpy
 
-NAMES = ("statistics", "solve", "repair")
+NAMES = (
+    "statistics", "solve", "repair", "scoring", "methods", "cells", "wheels", "signals", "search", "gates", "rules",
+)  # fmt: skip
 
 for name in NAMES:
     runpy.run_module(f"benchmarks.{name}", run_name="__main__")

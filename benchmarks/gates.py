@@ -1,8 +1,8 @@
 """Gated, plain and protected edits, and several sites coupled or not: `python -m benchmarks.gates`.
 
-In the playground, where truth is known, over many rules: how much an edit repairs of other classes on other instances of
-the new ground, and how many of other scenes flip. On the real network the same for vehicles on snow. Every way is tried
-at several strengths, none is chosen: read repair and flips side by side. About fifteen minutes on two cores.
+In the playground, where truth is known, over many rules: how much an edit repairs of other classes on other instances
+of the new ground, and how many of other scenes flip. On the real network the same for vehicles on snow. Every way is
+tried at several strengths, none is chosen: read repair and flips side by side. About fifteen minutes on two cores.
 """
 
 from collections.abc import Mapping, Sequence

@@ -103,7 +103,98 @@ def playground() -> str:
     return "\n".join([*lines, "", f"*`{about['command']}`, torch {about['versions']['torch']}.*", ""])
 
 
+METHODS: Mapping[str, Callable[[Row], str]] = {
+    "method": text("method"),
+    "vehicles on snow": lambda row: f"{row['on snow, %']:.1f} % ({row['interval'][0]:.0f} to {row['interval'][1]:.0f})",
+    "repaired, broken": lambda row: f"{row['repaired']}, {row['broken']}",
+    "p": number("p", 3),
+    "points lost": number("sample, points lost", 1),
+    "flips": lambda row: f"{row['sample, flips %']:.1f} %",
+    "made in": seconds,
+    "the whole grid in": lambda row: f"{row['seconds of the grid']:.1f} s",
+    "chosen": text("chosen"),
+}
+
+CELLS = ("target, train style", "target, held-out style", "other, train style", "other, held-out style")
+
+
+def share(key: str) -> Callable[[Row], str]:
+    """A mean share with its interval, in percent."""
+    return lambda row: f"{100 * row[key]:.0f} ({100 * row[f'{key}, low']:.0f} to {100 * row[f'{key}, high']:.0f})"
+
+
+def cells_at(site: str) -> View:
+    """Errors corrected in the four cells at a site of the playground."""
+    columns = {"method": text("method")} | {f"{cell}, %": share(cell) for cell in CELLS}
+    columns |= {"points lost": number("points lost", 2), "no edit in": text("no edit")}
+    return View("cells-cpu", columns, lambda row: row["site"] == site)
+
+
+SIGNALS: Mapping[str, Callable[[Row], str]] = {
+    "signal": text("signal"),
+    "rank correlation": number("rho", 2),
+    "its least": number("rho, least", 2),
+    "right after its choice": lambda row: f"{row['chosen, %']:.1f} %",
+    "short of the best": lambda row: f"{row['short of the best, points']:.1f} points",
+}
+
+SEARCH: Mapping[str, Callable[[Row], str]] = {
+    "network": text("network"),
+    "exemplars": text("exemplars"),
+    "chosen": text("edit"),
+    "vehicles on snow": lambda row: (
+        "" if row.get("after, %") is None else f"{row['before, %']:.1f} → {row['after, %']:.1f} %"
+    ),
+    "repaired, broken": lambda row: "" if row.get("repaired") is None else f"{row['repaired']}, {row['broken']}",
+    "points lost": number("points lost", 1),
+    "flips": lambda row: "" if row.get("flips, %") is None else f"{row['flips, %']:.1f} %",
+    "candidates": text("candidates"),
+    "time": seconds,
+}
+
+GATES: Mapping[str, Callable[[Row], str]] = {
+    "edit": text("edit"),
+    "strength": number("strength", 0),
+    "gate's level": number("gate's level", 3),
+    "right after": lambda row: f"{row['after, %']:.1f} %",
+    "broken": number("broken", 1),
+    "points lost": number("points lost", 2),
+    "flips": lambda row: f"{row['flips, %']:.2f} %",
+}
+
+RULES: Mapping[str, Callable[[Row], str]] = {
+    "settings": text("settings"),
+    "rules": text("rules"),
+    "snow: repaired, broken": lambda row: f"{row['snow, repaired']}, {row['snow, broken']}",
+    "kept": lambda row: "" if row["snow, kept"] is None else f"{100 * row['snow, kept']:.0f} %",
+    "wood: repaired, broken": lambda row: f"{row['wood, repaired']}, {row['wood, broken']}",
+    "wood: kept": lambda row: "" if row["wood, kept"] is None else f"{100 * row['wood, kept']:.0f} %",
+    "points lost": number("points lost", 1),
+    "flips": lambda row: f"{row['flips, %']:.1f} %",
+}
+
+
 VIEWS: Mapping[str, Callable[[], str]] = {
+    "methods": View("methods-cpu", METHODS),
+    "scoring": View("scoring-cpu", {"what": text("what"), "time": seconds, "in full passes": number("full passes", 2)}),
+    "wheels": View(
+        "wheels-cpu",
+        {
+            "edit": text("edit"),
+            "test": text("test"),
+            "pictures": text("n"),
+            "right": lambda row: f"{row['accuracy before']:.1f} → {row['accuracy after']:.1f} %",
+            "confidence": lambda row: f"{row['confidence before']:.3f} → {row['confidence after']:.3f}",
+        },
+    ),
+    "cells-early": cells_at("blocks.3.conv"),
+    "cells-late": cells_at("blocks.5.conv"),
+    "signals": View("signals-cpu", SIGNALS),
+    "signals-mobilenet": View("signals-mobilenet-cpu", SIGNALS),
+    "search": View("search-cpu", SEARCH),
+    "gates": View("gates-cpu", GATES),
+    "gates-mobilenet": View("gates-mobilenet-cpu", GATES),
+    "rules": View("rules-cpu", RULES),
     "playground": playground,
     "repair-short": View(
         "repair-cpu", REPAIR, lambda row: row["model"].startswith("MobileNet") and row["edit"] in HEADLINES
