@@ -1,26 +1,36 @@
-"""The command line: one typed function a command, no logic."""
+"""One typed function a command, no logic."""
 
 import json
-import logging
-import sys
 from collections.abc import Callable, Sequence
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rulepatch.errors import RulepatchError
-from rulepatch.memory import keep_freed_memory
+from rulepatch.cli.options import (
+    AnyBase,
+    Device,
+    EditFile,
+    Error,
+    Exemplars,
+    GateKind,
+    Json,
+    LeaveOut,
+    Masks,
+    Match,
+    MaxDrop,
+    ModelName,
+    Reference,
+    Replacement,
+    Seed,
+    Weights,
+)
 
 if TYPE_CHECKING:
     from rulepatch.core.exemplars import Exemplar
     from rulepatch.models.classifier import Classifier
 
-__all__ = ["app", "main"]
-
-INTERRUPTED = 130
-"""What typer returns after Ctrl-C, and the exit code that says so."""
+__all__ = ["app"]
 
 app = typer.Typer(
     help="Rewrite a wrong rule inside a trained image classifier from one picture with a painted mask.",
@@ -28,62 +38,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-
-
-class GateKind(StrEnum):
-    """How a gate lets an edit through."""
-
-    hard = "hard"
-    soft = "soft"
-
-
-class Match(StrEnum):
-    """What an edit is to match."""
-
-    pre_activation = "pre-activation"
-    value = "value"
-
-
-class Error(StrEnum):
-    """How a difference counts."""
-
-    squared = "squared"
-    absolute = "absolute"
-
-
-ModelName = Annotated[
-    str,
-    typer.Option(
-        "--model", metavar="MODEL", help="torchvision/NAME, timm/NAME, playground, FILE.py:FUNCTION or FILE.toml"
-    ),
-]
-Weights = Annotated[Path | None, typer.Option(help="Local weights instead of the model's own.")]
-Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, mps.")]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object on standard output.")]
-Seed = Annotated[int, typer.Option(help="Of everything that is random.", min=0, max=2**32 - 1)]
-EditFile = Annotated[Path, typer.Argument(metavar="FILE", help="An edit file.")]
-Reference = Annotated[
-    Path | None, typer.Option("--reference", metavar="DIR", help="Pictures whose treatment should stay.")
-]
-LeaveOut = Annotated[
-    list[str] | None,
-    typer.Option("--leave-out", metavar="CLASS", help="Leave a class out of the reference set; repeatable."),
-]
-MaxDrop = Annotated[
-    str | None,
-    typer.Option(metavar="SHARE", help="Most accuracy that an edit may lose on the reference set, such as 0.25%."),
-]
-AnyBase = Annotated[bool, typer.Option("--any-base", help="Accept another model than the edit was computed on.")]
-Exemplars = Annotated[
-    list[Path],
-    typer.Option("--exemplar", metavar="DIR|FILE", help="An exemplar folder, or a picture with --mask; repeatable."),
-]
-Masks = Annotated[
-    list[Path] | None, typer.Option("--mask", metavar="FILE", help="Mask of each exemplar that is a picture, in order.")
-]
-Replacement = Annotated[
-    Path | None, typer.Option("--replacement", metavar="FILE", help="A texture to paint over the concept.")
-]
 
 
 @app.command()
@@ -420,33 +374,3 @@ def _read_exemplars(
 
 def _print(to_json: Callable[[], Any], to_text: Callable[[], str], as_json: bool) -> None:
     typer.echo(json.dumps(to_json(), indent=2, ensure_ascii=False) if as_json else to_text())
-
-
-def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run the command line; exit with 0 on success, with 2 and one sentence on bad input.
-
-    Args:
-        arguments: without the program's name; those of the process if None.
-    """
-    log, messages = logging.getLogger("rulepatch"), logging.StreamHandler()
-    messages.setFormatter(logging.Formatter("rulepatch: %(message)s"))
-    log.addHandler(messages)
-    keep_freed_memory()
-    given = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
-    try:
-        code = app(given, prog_name="rulepatch", standalone_mode=False) or 0
-        if code == INTERRUPTED:
-            typer.echo("rulepatch: interrupted", err=True)
-        sys.exit(code)
-    except RulepatchError as error:
-        sentence = str(error)
-    except OSError as error:
-        sentence = f"expected files and folders that can be read and written but got {error}; check them"
-    except Exception as error:
-        if not hasattr(error, "format_message"):  # what typer raises for bad arguments
-            raise
-        sentence = error.format_message()
-    finally:
-        log.removeHandler(messages)
-    typer.echo(f"rulepatch: {' '.join(sentence.split())}", err=True)
-    sys.exit(2)

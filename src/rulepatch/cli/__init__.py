@@ -1,0 +1,47 @@
+"""The command line."""
+
+import logging
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+import typer
+
+from rulepatch.cli.commands import app
+from rulepatch.errors import RulepatchError
+from rulepatch.memory import keep_freed_memory
+
+__all__ = ["app", "main"]
+
+INTERRUPTED = 130
+"""What typer returns after Ctrl-C, and the exit code that says so."""
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line; exit with 0 on success, with 2 and one sentence on bad input.
+
+    Args:
+        arguments: without the program's name; those of the process if None.
+    """
+    log, messages = logging.getLogger("rulepatch"), logging.StreamHandler()
+    messages.setFormatter(logging.Formatter("rulepatch: %(message)s"))
+    log.addHandler(messages)
+    keep_freed_memory()
+    given = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    try:
+        code = app(given, prog_name="rulepatch", standalone_mode=False) or 0
+        if code == INTERRUPTED:
+            typer.echo("rulepatch: interrupted", err=True)
+        sys.exit(code)
+    except RulepatchError as error:
+        sentence = str(error)
+    except OSError as error:
+        sentence = f"expected files and folders that can be read and written but got {error}; check them"
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # what typer raises for bad arguments
+            raise
+        sentence = error.format_message()
+    finally:
+        log.removeHandler(messages)
+    typer.echo(f"rulepatch: {' '.join(sentence.split())}", err=True)
+    sys.exit(2)
