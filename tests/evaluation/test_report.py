@@ -115,6 +115,23 @@ def test_a_report_needs_neither_tests_nor_a_reference_set_nor_labels(tests, refe
     assert "n/a %" not in words
 
 
+def test_what_is_certain_is_said(dominant, red_as_green, exemplar):
+    certificate = {
+        "parameters": ["0.weight"],
+        "norm": 2.0,
+        "relative_norm": 1.155,
+        "epsilon": 0.01,
+        "still": 0.75,
+        "shut": None,
+    }
+    site = {"site": "0", "loss": {"before": 1.0, "after": 0.5}, "predicted_damage": 0.25, "certificate": certificate}
+    edit = Edit(red_as_green.changes, red_as_green.base, {"method": "by hand", "sites": [site]})
+    tests = coloured(((200, 9, 9), "green"), ((9, 200, 9), "green"), ((9, 9, 200), "blue"))
+    words = assert_self_contained(render_report(evaluate(dominant, edit, reference=tests, progress=False))).words()
+    for expected in ("What is certain", "0.weight", "75.0 %", "115.5 %", "2 of 3 pictures kept", "in 1 of 2 classes"):
+        assert expected in words, expected
+
+
 def test_nothing_changed_is_said(dominant):
     nothing = Edit((), "0" * 64)
     found = evaluate(dominant, nothing, reference=coloured((("red"), 0)), any_base=True, progress=False)
