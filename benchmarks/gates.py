@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.cases import GROUNDS, PlaygroundRule
 from benchmarks.measure import DATA, arguments, record
 from rulepatch.core.edit import Edit
 from rulepatch.core.exemplars import Exemplar
@@ -17,14 +18,11 @@ from rulepatch.data.folders import ImageSet, read_exemplars
 from rulepatch.editors.rewrite import rewrite
 from rulepatch.evaluation.evaluate import outcomes_of
 from rulepatch.evaluation.outcomes import Outcomes
-from rulepatch.experiments.demo import road_vehicles
 from rulepatch.images import read_image
 from rulepatch.models.classifier import Classifier
 from rulepatch.models.registry import load_model
-from rulepatch.playground.pictures import exemplar, image_set, training_images
-from rulepatch.playground.scenes import TRAIN_STYLES, render
+from rulepatch.playground.pictures import training_images
 
-GROUNDS = ("snow", "grass", "leaves", "sand", "ice", "cobble", "brick", "water")
 WAYS: Mapping[str, Mapping[str, Any]] = {
     "plain": {},
     "gate 0.9": {"gate": 0.9},
@@ -127,21 +125,13 @@ def wrong_predictions(model: Classifier, exemplars: Sequence[Exemplar]) -> list[
 
 def playground(model: Classifier, seed: int) -> list[dict[str, Any]]:
     """A rule of the playground."""
-    rng = np.random.default_rng([seed, 17])
-    target, ground = str(rng.choice(road_vehicles())), GROUNDS[seed % len(GROUNDS)]
-    exemplars = [exemplar(target, seed=10 * seed + i, ground=ground, ground_seed=1000 + seed) for i in range(3)]
-    others = [label for label in road_vehicles() if label != target]
-    scenes = (
-        render(others[i % len(others)], seed=int(rng.integers(2**31)), ground=ground,
-               ground_seed=int(rng.integers(TRAIN_STYLES.stop, 100_000)))
-        for i in range(180)
-    )  # fmt: skip
+    rule = PlaygroundRule.of(seed, tests=180)
     edits = edits_of(
-        model, exemplars, site="blocks.4.conv", sites=["blocks.3.conv", "blocks.4.conv", "blocks.5.conv"],
+        model, rule.exemplars, site="blocks.4.conv", sites=["blocks.3.conv", "blocks.4.conv", "blocks.5.conv"],
         known=training_images(600, seed=seed + 500), kept=training_images(300, seed=seed + 1500),
     )  # fmt: skip
-    wrong = wrong_predictions(model, exemplars)
-    return measured(model, edits, image_set(scenes, ground), training_images(600, seed=seed + 900), wrong)
+    wrong = wrong_predictions(model, rule.exemplars)
+    return measured(model, edits, rule.tests, training_images(600, seed=seed + 900), wrong)
 
 
 def photographs(model: Classifier) -> list[dict[str, Any]]:

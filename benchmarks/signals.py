@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.cases import PlaygroundRule
 from benchmarks.measure import DATA, arguments, record
 from rulepatch.core.sites import find_sites
 from rulepatch.data.folders import ImageSet, read_exemplars
@@ -18,14 +19,11 @@ from rulepatch.evaluation.evaluate import outcomes_of
 from rulepatch.evaluation.outcomes import Outcomes
 from rulepatch.experiments.candidates import Candidate
 from rulepatch.experiments.choice import choose, is_within, or_zero
-from rulepatch.experiments.demo import road_vehicles
 from rulepatch.experiments.search import MAX_DROP, Search, search
 from rulepatch.models.classifier import Classifier
 from rulepatch.models.registry import load_model
-from rulepatch.playground.pictures import exemplar, image_set, training_images
-from rulepatch.playground.scenes import TRAIN_STYLES, render
+from rulepatch.playground.pictures import training_images
 
-GROUNDS = ("snow", "grass", "leaves", "sand", "ice", "cobble", "brick", "water")
 CASES = 8
 LABELLED = (5, 20)
 
@@ -98,20 +96,11 @@ def choices(searched: Search) -> dict[str, Candidate | None]:
 
 def playground(model: Classifier, seed: int) -> list[dict[str, Any]]:
     """A rule of the playground."""
-    rng = np.random.default_rng([seed, 17])
-    target, ground = str(rng.choice(road_vehicles())), GROUNDS[seed % len(GROUNDS)]
-    exemplars = [exemplar(target, seed=10 * seed + i, ground=ground, ground_seed=1000 + seed) for i in range(3)]
-    others = [label for label in road_vehicles() if label != target]
-    scenes = (
-        render(others[i % len(others)], seed=int(rng.integers(2**31)), ground=ground,
-               ground_seed=int(rng.integers(TRAIN_STYLES.stop, 100_000)))
-        for i in range(270)
-    )  # fmt: skip
-    tests = image_set(scenes, f"{ground}")
+    rule = PlaygroundRule.of(seed, tests=270)
     order = [f"blocks.{i}.conv" for i in range(1, 7)]
     reference = training_images(1200, seed=seed + 500)
-    searched = search(model, exemplars, reference=reference, sites=order, seed=seed, cache=None, progress=False)
-    return rows_of(f"{target} on {ground}", searched, outcomes(model, searched, tests), order, seed)
+    searched = search(model, rule.exemplars, reference=reference, sites=order, seed=seed, cache=None, progress=False)
+    return rows_of(f"{rule.target} on {rule.ground}", searched, outcomes(model, searched, rule.tests), order, seed)
 
 
 def photographs(model: Classifier) -> list[dict[str, Any]]:
