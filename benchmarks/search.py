@@ -57,10 +57,13 @@ def main() -> None:
     rows = []
     for name, file in NETWORKS.items():
         model = load_model(str(DATA / "models" / file), device=device)
-        rows.append(row(model, name, snow, "three of snow", tests="snow/test"))
-        rows.append(row(model, name, snow[:1], "one of snow", tests="snow/test"))
-        rows.append(row(model, name, read_exemplars([DATA / "wheels"]), "three of wheels", tests=None))
-    record("search", device, rows)
+        for what, exemplars, tests in (
+            ("three of snow", snow, "snow/test"),
+            ("one of snow", snow[:1], "snow/test"),
+            ("three of wheels", read_exemplars([DATA / "wheels"]), None),
+        ):
+            rows.append(row(model, name, exemplars, what, tests=tests))
+            record("search", device, rows)
 
 
 if __name__ == "__main__":

@@ -18,8 +18,8 @@ from rulepatch.data.folders import ImageSet, read_exemplars
 from rulepatch.evaluation.evaluate import outcomes_of
 from rulepatch.evaluation.outcomes import Outcomes
 from rulepatch.experiments.candidates import Candidate
-from rulepatch.experiments.choice import choose, is_within, or_zero
-from rulepatch.experiments.search import MAX_DROP, Search, search
+from rulepatch.experiments.choice import choose, or_zero
+from rulepatch.experiments.search import Search, search
 from rulepatch.models.classifier import Classifier
 from rulepatch.models.registry import load_model
 from rulepatch.playground.pictures import training_images
@@ -64,7 +64,7 @@ def rows_of(
 ) -> list[dict[str, Any]]:
     """A row for each signal: rank correlation with the truth within the budget, and the truth of its choice."""
     repair = [float(each.after or 0) for each in truth]
-    within = [i for i, each in enumerate(searched.candidates) if is_within(each, MAX_DROP)]
+    within = [i for i, each in enumerate(searched.candidates) if searched.is_within(each)]
     base: dict[str, Any] = {
         "case": case,
         "before": float(truth[0].before or 0),
@@ -84,7 +84,7 @@ def rows_of(
 
 def choices(searched: Search) -> dict[str, Candidate | None]:
     """What the search chose, and what the rule alone would have."""
-    within = [each for each in searched.candidates if is_within(each, MAX_DROP)]
+    within = [each for each in searched.candidates if searched.is_within(each)]
     last = [each for each in within[:3] if each.proposal.sites == searched.candidates[0].proposal.sites]
     rule = last[-1] if last else None
     return {

@@ -17,17 +17,23 @@ DOUBT = 2.0
 """Standard errors by which another edit must beat the rule's on the validation pictures to be taken in its place."""
 
 
-def is_within(candidate: Candidate, max_drop: float) -> bool:
-    """Whether a candidate keeps to a budget: by the accuracy that it loses, and by its flips, which are less chancy.
+def is_within(drop: float, flips: float, pictures: int, max_drop: float) -> bool:
+    """Whether damage keeps to a budget: by the accuracy lost, and by the flips, which are less chancy.
 
     Args:
-        candidate: what was measured.
+        drop: accuracy lost, −1..1.
+        flips: share of the predictions that changed, 0..1.
+        pictures: on which both were measured. One picture may always be lost: less cannot be told from nothing.
         max_drop: the budget, 0..1.
 
     Returns:
         Whether it does.
+
+    Examples:
+        >>> [is_within(drop, flips, 250, 0.0025) for drop, flips in [(0.004, 0.008), (0.008, 0.008), (0.0, 0.02)]]
+        [True, False, False]
     """
-    return candidate.drop <= max_drop and candidate.flips <= FLIPS * max_drop
+    return drop <= max(max_drop, 1 / pictures) + 1e-12 and flips <= FLIPS * max_drop
 
 
 def choose(candidates: Sequence[Candidate], rule: Candidate | None) -> tuple[Candidate | None, str]:

@@ -37,7 +37,7 @@ __all__ = ["MAX_DROP", "Search", "search"]
 
 RANKS = (1, 3)
 STRENGTHS = (1.0, 2.0, 3.0, 4.0)
-GATE = 0.98
+GATE, HIGHER_GATE = 0.98, 0.99
 REFINED = 4
 """How many of the screened sites are refined, beside the last one."""
 
@@ -81,6 +81,14 @@ class Search:
     model_name: str
     make: Callable[[Proposal], Edit] = field(repr=False)
 
+    def is_within(self, candidate: Candidate) -> bool:
+        """Whether a candidate keeps to the budget.
+
+        Returns:
+            Whether it does.
+        """
+        return is_within(candidate.drop, candidate.flips, self.reference_size, self.max_drop)
+
     def to_json(self) -> dict[str, Any]:
         """The search, as JSON.
 
@@ -103,7 +111,7 @@ class Search:
         Returns:
             Lines of text.
         """
-        within = [each for each in self.candidates if is_within(each, self.max_drop)]
+        within = [each for each in self.candidates if self.is_within(each)]
         best = sorted(within, key=lambda each: -or_zero(each.score))[:12]
         rows = [
             [
@@ -138,7 +146,7 @@ class Search:
             axes.scatter(
                 [100 * each.flips for each in own],
                 [or_zero(each.score) for each in own],
-                s=[30 if is_within(each, self.max_drop) else 8 for each in own],
+                s=[30 if self.is_within(each) else 8 for each in own],
                 marker="os^Dv"[number // 10 % 5],
                 color=f"C{number % 10}",
                 alpha=0.7,
@@ -225,7 +233,7 @@ def search(
         with Scorer(
             problem, list(maker.sites), sample, pictures, groups=groups, cache=kept, progress=progress
         ) as scorer:
-            run = _Run(maker, scorer, max_drop, progress)
+            run = _Run(maker, scorer, len(sample), max_drop, progress)
             if pictures is None:
                 chosen, why = _by_rule(run)
             else:
@@ -256,7 +264,7 @@ def _made_final(
     (found,) = outcomes_of(problem.model, [edit], sample, progress="damage" if progress else None)
     flips = len(found.flips) / len(found)
     told = f"{100 * found.drop:+.2f} points lost and {percent(flips)} flips on {plural(len(found), 'picture')}"
-    if found.drop <= max_drop and flips <= FLIPS * max_drop:
+    if is_within(found.drop, flips, len(found), max_drop):
         return edit, f"made anew with statistics of the whole reference set: {told}"
     return maker.finish(proposal), f"kept as it is, as with statistics of the whole reference set: {told}"
 
@@ -322,9 +330,10 @@ def _told(made: Counterfactuals) -> str:
 class _Run:
     """Measures proposals, each once, with a bar."""
 
-    def __init__(self, maker: Maker, scorer: Scorer, max_drop: float, progress: bool) -> None:
+    def __init__(self, maker: Maker, scorer: Scorer, pictures: int, max_drop: float, progress: bool) -> None:
         self.maker = maker
         self.max_drop = max_drop
+        self.pictures = pictures
         self.found: list[Candidate] = []
         self._scorer = scorer
         self._progress = progress
@@ -332,7 +341,7 @@ class _Run:
     @property
     def within(self) -> list[Candidate]:
         """Candidates within the budget."""
-        return [each for each in self.found if is_within(each, self.max_drop)]
+        return [each for each in self.found if is_within(each.drop, each.flips, self.pictures, self.max_drop)]
 
     def try_all(self, turn: Turn, ladders: Sequence[Sequence[Proposal]]) -> None:
         """Measure proposals. Each ladder rises in strength and is left where the damage is far beyond the budget."""
@@ -378,17 +387,21 @@ def _by_score(run: _Run) -> tuple[Candidate | None, str]:
 
 
 def _rule(run: _Run) -> Candidate | None:
-    """The edit of the rule: the last site, rank 3, gated, as strong as the budget allows."""
+    """The edit of the rule: the last site, rank 3, gated, as strong as the budget allows; else with less rank or more gate."""
     last = tuple(run.maker.sites)[-1:]
-    ladder = [Proposal(last, run.rank_of(last, 3), strength, GATE) for strength in STRENGTHS[:3]]
-    run.try_all("screen", [ladder])
-    return next((each for each in reversed(run.within) if each.proposal in ladder), None)
+    for rank, gate in ((3, GATE), (1, GATE), (3, HIGHER_GATE), (1, HIGHER_GATE)):
+        ladder = [Proposal(last, run.rank_of(last, rank), strength, gate) for strength in STRENGTHS[:3]]
+        run.try_all("screen", [ladder])
+        able = [each for each in run.within if each.proposal in ladder]
+        if able:
+            return able[-1]
+    return None
 
 
 def _by_rule(run: _Run) -> tuple[Candidate | None, str]:
     chosen = _rule(run)
     if chosen is None or chosen.loss >= 1:
-        return None, "nothing helps: at the last site no strength keeps to the budget"
+        return None, "nothing helps: at the last site no rank, strength and gate keeps to the budget"
     return chosen, (
         f"chosen: {name_of(chosen.proposal)} by rule (the last site, rank 3, gated, as strong as the budget "
         "allows), as there is nothing to measure repair on; give labelled validation pictures if you can"
