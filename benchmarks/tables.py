@@ -167,8 +167,10 @@ RULES: Mapping[str, Callable[[Row], str]] = {
     "rules": text("rules"),
     "snow: repaired, broken": lambda row: f"{row['snow, repaired']}, {row['snow, broken']}",
     "kept": lambda row: "" if row["snow, kept"] is None else f"{100 * row['snow, kept']:.0f} %",
+    "gain": number("snow, gain", 3),
     "wood: repaired, broken": lambda row: f"{row['wood, repaired']}, {row['wood, broken']}",
-    "wood: kept": lambda row: "" if row["wood, kept"] is None else f"{100 * row['wood, kept']:.0f} %",
+    "wood: gain": number("wood, gain", 3),
+    "wood: gain kept": lambda row: "" if row["wood, gain kept"] is None else f"{100 * row['wood, gain kept']:.0f} %",
     "points lost": number("points lost", 1),
     "flips": lambda row: f"{row['flips, %']:.1f} %",
 }

@@ -387,7 +387,7 @@ def _by_score(run: _Run) -> tuple[Candidate | None, str]:
 
 
 def _rule(run: _Run) -> Candidate | None:
-    """The edit of the rule: the last site, rank 3, gated, as strong as the budget allows; else with less rank or more gate."""
+    """The edit of the rule: the last site, rank 3, gated, as strong as the budget allows; else weaker ones."""
     last = tuple(run.maker.sites)[-1:]
     for rank, gate in ((3, GATE), (1, GATE), (3, HIGHER_GATE), (1, HIGHER_GATE)):
         ladder = [Proposal(last, run.rank_of(last, rank), strength, gate) for strength in STRENGTHS[:3]]
