@@ -5,7 +5,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -62,9 +62,20 @@ def arguments(description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def record(name: str, device: str, rows: list[dict[str, Any]]) -> None:
-    """Keep a table as JSON and print it in Markdown."""
+def record(name: str, device: str, rows: list[dict[str, Any]], *, only: Sequence[str] = ()) -> None:
+    """Keep a table as JSON and print it in Markdown.
+
+    Args:
+        name: of the table.
+        device: where it was measured.
+        rows: the table.
+        only: methods that were measured; rows of others are kept as they were recorded before.
+    """
     RESULTS.mkdir(exist_ok=True)
+    if only:
+        before = json.loads((RESULTS / f"{name}-{device.partition(':')[0]}.json").read_text())["rows"]
+        new = {(row.get("site"), row["method"]): row for row in rows}
+        rows = [new.get((row.get("site"), row["method"]), row) for row in before]
     found = {"machine": machine(device), "torch": torch.__version__, "rows": rows}
     (RESULTS / f"{name}-{device.partition(':')[0]}.json").write_text(json.dumps(found, indent=2) + "\n")
     print(f"\n### {name} ({found['machine']}, torch {found['torch']})\n")

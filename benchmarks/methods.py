@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.measure import DATA, RESULTS, arguments, record
 from rulepatch.data.folders import read_exemplars
-from rulepatch.experiments.compare import compare
+from rulepatch.experiments.compare import METHODS, compare
 from rulepatch.models.registry import load_model
 
 SITE, MAX_DROP, SEED = "conv_head", 0.0025, 0
@@ -19,6 +19,7 @@ def main() -> None:
     """Measure and record."""
     parser = arguments(__doc__ or "")
     parser.add_argument("--short", action="store_true", help="the default grid for the authors' algorithm, too")
+    parser.add_argument("--method", action="append", help="measure these alone, and keep the others' recorded rows")
     given = parser.parse_args()
     model = load_model(str(DATA / "models" / "mobilenet_v2.toml"), device=given.device)
     exemplars = read_exemplars([DATA / "snow" / "exemplar"])
@@ -28,6 +29,7 @@ def main() -> None:
         site=SITE,
         tests=DATA / "snow" / "test",
         reference=DATA / "imagenet_sample" / "val",
+        methods=given.method or tuple(METHODS),
         leave_out=[one.label for one in exemplars if one.label is not None],
         max_drop=MAX_DROP,
         grids={} if given.short else {"projected-adam": "paper"},
@@ -54,8 +56,9 @@ def main() -> None:
             }
         )
     name = "methods-short" if given.short else "methods"
-    record(name, given.device, rows)
-    found.figure().savefig(RESULTS / f"{name}.svg", metadata={"Date": None})
+    record(name, given.device, rows, only=given.method or ())
+    if not given.method:
+        found.figure().savefig(RESULTS / f"{name}.svg", metadata={"Date": None})
 
 
 if __name__ == "__main__":

@@ -56,7 +56,7 @@ _STEPPED = [{"learning_rate": 10.0**-power, "steps": 200} for power in (1, 2, 3,
 GRIDS: Mapping[str, Mapping[str, Sequence[Settings]]] = {
     "default": {
         "nothing": [{}],
-        "rewrite": _settings(rank=(1, 3), gate=(None, 0.98)),
+        "rewrite": _settings(rank=(1, 3), gate=(None, 0.9, 0.98)),
         "projected-adam": _settings(rank=(1, 3), learning_rate=(1e-3, 1e-4), steps=(2000,)),
         "finetune-local": _STEPPED,
         "finetune-global": _STEPPED,
@@ -75,7 +75,11 @@ GRIDS: Mapping[str, Mapping[str, Sequence[Settings]]] = {
 }
 """Hyper-parameters that are tried, by the name of the grid and the editor; "paper" is that of paper 4 and A.6."""
 
-STRENGTHS: Mapping[str, Sequence[float]] = {"rewrite": (1, 2, 3), "dense": (0.5, 1, 2), "nothing": (1,)}
+STRENGTHS: Mapping[str, Sequence[float]] = {
+    "rewrite": (0.25, 0.5, 1, 2, 3),
+    "dense": (0.25, 0.5, 1, 2),
+    "nothing": (1,),
+}
 """Strengths that are tried of every edit made; those of other editors interpolate with the untouched model."""
 
 INTERPOLATED = (0.25, 0.5, 1)
