@@ -349,7 +349,7 @@ def test_protected_pictures_are_told_of(run, editing, world, tmp_path, options):
 
 def test_a_gate_can_choose_itself(run, editing, tmp_path):
     found = run(*editing(tmp_path / "edit.safetensors"), "--gate", "auto", "--json").json()
-    assert 0.9 <= found["gate"] <= 0.995
+    assert 0.9 <= found["gate"] <= 0.98
 
 
 def test_site_auto_chooses_and_tells_what_it_tried(run, editing, world, tmp_path):

@@ -48,7 +48,7 @@ def on_snow(count, *labels):
 def test_a_gate_of_its_own_lets_most_of_the_concept_through(model, snow, reference):
     edit = rewrite(model, snow, reference=reference, site=SITE, gate="auto", cache=None, progress=False)
     gate = edit.changes[0].gate
-    assert 0.9 <= gate.level <= 0.995
+    assert 0.9 <= gate.level <= 0.98
     problem = pose(model, snow, Settings(SITE), reference=reference, cache=None, progress=False)
     keys, weights = problem.observations[0].concept_keys(1)
     passed = (keys @ gate.direction.double() > gate.thresholds.double()).double()
