@@ -24,15 +24,15 @@ from rulepatch.models.registry import load_model
 from rulepatch.playground.pictures import training_images
 
 WAYS: Mapping[str, Mapping[str, Any]] = {
-    "plain": {},
+    "plain": {"gate": None},
     "gate 0.9": {"gate": 0.9},
     "gate 0.95": {"gate": 0.95},
     "gate 0.98": {"gate": 0.98},
     "gate 0.99": {"gate": 0.99},
     "gate auto": {"gate": "auto"},
     "soft gate 0.98, all directions": {"gate": 0.98, "gate_kind": "soft"},
-    "protected, half of the power": {"protected_share": 0.5},
-    "protected, 0.9 of the power": {"protected_share": 0.9},
+    "protected, half of the power": {"gate": None, "protected_share": 0.5},
+    "protected, 0.9 of the power": {"gate": None, "protected_share": 0.9},
 }
 COUPLINGS = ("none", "sequence", "joint")
 STRENGTHS = (1.0, 2.0, 3.0)
@@ -145,7 +145,7 @@ def photographs(model: Classifier) -> list[dict[str, Any]]:
     )  # fmt: skip
     texture = read_image(DATA / "snow" / "texture.jpg")
     given: dict[str, Any] = {"reference": known, "site": "conv_head", "rank": 3, "cache": None, "progress": False}
-    edits["plain, from features"] = rewrite(model, exemplars, style=texture, **given)
+    edits["plain, from features"] = rewrite(model, exemplars, style=texture, gate=None, **given)
     edits["gate 0.98, from features"] = rewrite(model, exemplars, style=texture, gate=0.98, **given)
     tests = ImageSet.of(DATA / "snow" / "test", model.classes)
     return measured(model, edits, tests, unseen, wrong_predictions(model, exemplars))

@@ -27,7 +27,10 @@ def rows(model: Classifier, wanted: Wanted, reference: ImageSet) -> list[dict[st
     edits = []
     for exemplars, settings in wanted.values():
         own = dict(settings)
-        edits.append(editor_named(own.pop("method", "rewrite"))(model, exemplars, reference=reference, **own))
+        method = own.pop("method", "rewrite")
+        if method == "rewrite":
+            own.setdefault("gate", None)
+        edits.append(editor_named(method)(model, exemplars, reference=reference, **own))
     found = evaluate_all(model, edits, tests=DATA / "snow" / "test", reference=reference)
     return [row(what, evaluation) for what, evaluation in zip(wanted, found, strict=True)]
 

@@ -25,9 +25,9 @@ from rulepatch.models.registry import load_model
 
 MATCHED_AT, SHARE = "blocks.4.0.conv_pwl", 0.08
 LATE, EARLIER = "conv_head", "blocks.5.0.conv_pwl"
-GATED = {"rank": 3, "gate": 0.98}
+PLAIN, GATED = {"rank": 3, "gate": None}, {"rank": 3, "gate": 0.98}
 WAYS: dict[str, dict[str, dict[str, Any]]] = {
-    "both at conv_head, rank 3": {"snow": {"site": LATE, "rank": 3}, "wood": {"site": LATE, "rank": 3}},
+    "both at conv_head, rank 3": {"snow": {"site": LATE, **PLAIN}, "wood": {"site": LATE, **PLAIN}},
     "both at conv_head, rank 3, gate 0.98, strength 3": {
         "snow": {"site": LATE, "strength": 3.0, **GATED},
         "wood": {"site": LATE, "strength": 3.0, **GATED},

@@ -26,7 +26,7 @@ def measured(model: Classifier) -> list[dict[str, Any]]:
     """A full pass, and 1, 10 and 50 edits at once."""
     images = ImageSet.of(DATA / "imagenet_sample" / "val", model.classes).sample(IMAGES, seed=0)
     exemplars = read_exemplars([DATA / "snow" / "exemplar"])
-    edit = rewrite(model, exemplars, reference=images, site=SITE, rank=3)
+    edit = rewrite(model, exemplars, reference=images, site=SITE, rank=3, gate=None)
     edits = [edit.with_strength(0.1 * step) for step in range(1, EDITS + 1)]
     full_pass(model, images.sample(100, seed=0))  # warms up
     bare, _ = once(lambda: full_pass(model, images))

@@ -75,7 +75,10 @@ def measured(model: Classifier) -> list[dict[str, Any]]:
     matches = match(model, key, sample, reference=sample, level=0.99)
     texture = read_image(DATA / "wheels" / "texture.jpg")
     sets = make_test_sets(model, matches, texture, target=same, share=SHARE)
-    edits = [rewrite(model, exemplars, reference=sample, site=SITE, **settings) for settings in EDITS.values()]
+    edits = [
+        rewrite(model, exemplars, reference=sample, site=SITE, **({"gate": None} | settings))
+        for settings in EDITS.values()
+    ]
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in EDITS}
     for name, made in sets.items():
         for edit, normal, manipulated in zip(EDITS, *outcomes(model, edits, made, same), strict=True):

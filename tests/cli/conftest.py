@@ -80,7 +80,7 @@ def world(tmp_path_factory):
 def edit_command(world: Path, out: Path) -> list[object]:
     return [
         *("edit", "--model", f"{world / 'net.py'}:build", "--exemplar", world / "exemplar", "--site", "3"),
-        *("--reference", world / "reference", "--rank", "2", "--strength", "3", "--out", out),
+        *("--reference", world / "reference", "--rank", "2", "--strength", "3", "--gate", "none", "--out", out),
     ]
 
 

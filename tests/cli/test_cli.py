@@ -108,7 +108,9 @@ def test_the_command_line_makes_what_the_library_makes(run, editing, net, world,
     run(*editing(tmp_path / "edit.safetensors"))
     exemplars = rp.read_exemplars([world / "exemplar"])
     reference = str(world / "reference")
-    edit = rp.rewrite(load_model(net), exemplars, reference=reference, site="3", rank=2, strength=3, cache=None)
+    edit = rp.rewrite(
+        load_model(net), exemplars, reference=reference, site="3", rank=2, strength=3, gate=None, cache=None
+    )
     found = rp.Edit.load(tmp_path / "edit.safetensors")
     assert torch.equal(found.changes[0].delta(), edit.changes[0].delta())
     assert found.base == edit.base
@@ -355,7 +357,7 @@ def test_a_gate_can_choose_itself(run, editing, tmp_path):
 def test_site_auto_chooses_and_tells_what_it_tried(run, editing, world, tmp_path):
     out = tmp_path / "edit.safetensors"
     words = [str(word) for word in editing(out)]
-    for option in ("--site", "--rank", "--strength"):
+    for option in ("--site", "--rank", "--strength", "--gate"):
         del words[words.index(option) : words.index(option) + 2]
     found = run(*words, "--site", "auto", "--max-drop", "100%", "--validation", world / "tests", "--json")
     if found.code == 2:

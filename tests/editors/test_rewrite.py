@@ -146,10 +146,10 @@ def test_precomputed_statistics_give_the_same_edit(model, exemplars, reference):
 
 def test_a_bfloat16_model_is_edited_in_its_own_type(model, exemplars, reference):
     half = model.with_module(copy.deepcopy(model.module).bfloat16())
-    edit = rewrite(half, exemplars, reference=reference, site="1.conv2", cache=None, progress=False)
+    edit = rewrite(half, exemplars, reference=reference, site="1.conv2", gate=None, cache=None, progress=False)
     changed = edit.apply(half).module[1].conv2.weight
     assert changed.dtype == torch.bfloat16 and not torch.equal(changed, half.module[1].conv2.weight)
-    full = rewrite(model, exemplars, reference=reference, site="1.conv2", cache=None, progress=False)
+    full = rewrite(model, exemplars, reference=reference, site="1.conv2", gate=None, cache=None, progress=False)
     cosine = torch.nn.functional.cosine_similarity(
         edit.changes[0].delta().flatten(), full.changes[0].delta().flatten(), dim=0
     )

@@ -14,6 +14,7 @@ def repair(run, data, tmp_path):
 
     def call(model, *settings, sites, exemplar="snow/exemplar"):
         common = ["--model", data / "models" / model, "--reference", data / "imagenet_sample" / "val", *LEFT_OUT]
+        settings = settings if "--gate" in settings else (*settings, "--gate", "none")
         where = [word for site in sites for word in ("--site", site)]
         out = tmp_path / "edit.safetensors"
         made = run("edit", *common, "--exemplar", data / exemplar, *where, *settings, "--out", out, "--json").json()

@@ -89,8 +89,9 @@ def edit(
     rank: Annotated[int | None, typer.Option(help="Number of directions at each site. [1]")] = None,
     strength: Annotated[float | None, typer.Option(help="1 is the solve, 1 to 4 is usual. [1]")] = None,
     gate: Annotated[
-        str, typer.Option(metavar="Q|auto|none", help="Act only on keys beyond this quantile of the reference set.")
-    ] = "none",
+        str | None,
+        typer.Option(metavar="Q|auto|none", help="Act only on keys beyond this quantile of the reference set. [auto]"),
+    ] = None,
     gate_kind: Annotated[GateKind | None, typer.Option(help="[hard]")] = None,
     architecture: Annotated[int | None, typer.Option(help="1: keys are channels; 2: keys are patches. [1]")] = None,
     match: Annotated[Match | None, typer.Option(help="[pre-activation]")] = None,
@@ -132,7 +133,7 @@ def edit(
         "site": site,
         "rank": rank,
         "strength": strength,
-        "gate": gate_level(gate),
+        "gate": None if gate is None else gate_level(gate),
         "gate_kind": gate_kind,
         "architecture": architecture,
         "match": match,

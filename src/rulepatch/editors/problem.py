@@ -39,7 +39,7 @@ __all__ = [
     "pose",
 ]
 
-GateLevel = float | Literal["auto"] | None
+GateLevel = float | Literal["auto", "none"] | None
 
 Reference = Any
 """Pictures whose treatment should stay: a folder, an `ImageSet`, pictures in memory; or statistics of every site."""
@@ -53,7 +53,8 @@ class Settings:
         site: dotted path of the layer to edit, or of several, each edited on its own.
         rank: number of directions at each site, at least 1.
         strength: the change is scaled by it; finite.
-        gate: quantile of the reference set above which the edit acts, 0..1; "auto" to choose it; None for everywhere.
+        gate: quantile of the reference set above which the edit acts, 0..1; "auto" to choose it; None or "none" for
+            everywhere.
         gate_kind: "hard" or "soft".
         architecture: 1 for keys of c_in channels, 2 for unfolded patches (thesis fig. 2-3).
         floor: smallest eigenvalue of the second moment kept, relative to the largest, in 0..1.
@@ -81,6 +82,8 @@ class Settings:
         return (self.site,) if isinstance(self.site, str) else tuple(self.site)
 
     def __post_init__(self) -> None:
+        if self.gate == "none":
+            object.__setattr__(self, "gate", None)
         paths = self.paths
         if len(set(paths)) != len(paths) or not paths:
             raise SettingError(
@@ -96,7 +99,8 @@ class Settings:
             raise SettingError(f"expected a finite strength but got {self.strength}; 1 is the solve, 1 to 4 is usual")
         if self.gate is not None and self.gate != "auto" and not 0 <= float(self.gate) < 1:
             raise SettingError(
-                f"expected a gate in 0..1 (a quantile of the reference set, such as 0.98) or auto but got {self.gate}"
+                f"expected a gate in 0..1 (a quantile of the reference set, such as 0.98), auto or none but got "
+                f"{self.gate}"
             )
         if not 0 < self.protected_share < 1:
             raise SettingError(f"expected a protected share between 0 and 1 but got {self.protected_share}; take 0.9")

@@ -66,7 +66,7 @@ def rewrite(
     site: str | Sequence[str],
     rank: int = 1,
     strength: float = 1.0,
-    gate: GateLevel = None,
+    gate: GateLevel = "auto",
     gate_kind: GateKind = "hard",
     architecture: int = 1,
     match: Match = "pre-activation",
@@ -101,7 +101,7 @@ def rewrite(
         strength: the change is scaled by it; 1 is the solve, 1 to 4 is usual.
         gate: quantile q of the reference set, 0..1: the edit acts only on keys that look more like the concept than
             that share of the reference set; "auto" for one that lets 90 % of the concept in the exemplars through,
-            within 0.9..0.98; None for everywhere.
+            within 0.9..0.98; None or "none" for everywhere, so that the edit is a plain change of weights.
         gate_kind: "hard" (all or nothing) or "soft" (in proportion to the excess; new neurons beside the layer).
         architecture: 1 for keys of c_in channels, 2 for keys of unfolded patches (thesis fig. 2-3).
         match: what to match: the "pre-activation" (residual sum included) or the "value" after activation and pool.

@@ -56,7 +56,7 @@ _STEPPED = [{"learning_rate": 10.0**-power, "steps": 200} for power in (1, 2, 3,
 GRIDS: Mapping[str, Mapping[str, Sequence[Settings]]] = {
     "default": {
         "nothing": [{}],
-        "rewrite": _settings(rank=(1, 3), gate=(None, 0.9, 0.98)),
+        "rewrite": _settings(rank=(1, 3), gate=("none", 0.9, 0.98)),
         "projected-adam": _settings(rank=(1, 3), learning_rate=(1e-3, 1e-4), steps=(2000,)),
         "finetune-local": _STEPPED,
         "finetune-global": _STEPPED,
@@ -429,4 +429,8 @@ def _of(result: Result, name: str) -> Any:
 def _described(settings: Settings | None) -> str:
     if settings is None:
         return "no edit"
-    return ", ".join(f"{key} {value:g}" for key, value in settings.items() if value is not None)
+    return ", ".join(
+        f"{key} {value}" if isinstance(value, str) else f"{key} {value:g}"
+        for key, value in settings.items()
+        if value is not None
+    )

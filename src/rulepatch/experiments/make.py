@@ -107,17 +107,19 @@ def gate_level(text: str) -> GateLevel:
         text: a quantile in 0..1, "auto" or "none".
 
     Returns:
-        The quantile, or "auto"; None for no gate.
+        The quantile, "auto" or "none".
 
     Raises:
         SettingError: anything else.
 
     Examples:
         >>> gate_level("0.98"), gate_level("none")
-        (0.98, None)
+        (0.98, 'none')
     """
-    if text.lower() in {"auto", "none"}:
-        return "auto" if text.lower() == "auto" else None
+    if text.lower() == "auto":
+        return "auto"
+    if text.lower() == "none":
+        return "none"
     try:
         return float(text)
     except ValueError:
@@ -174,6 +176,8 @@ def make(
         )  # fmt: skip
     if validation is not None:
         raise SettingError("expected --site auto with validation pictures, which only a search looks at; leave one out")
+    if method != "rewrite" and settings.get("gate") == "none":
+        settings = {**settings, "gate": None}  # the other methods have no gate anyway
     given = fitting(method, {**settings, "protect": settings.get("protect") or protect_classes or None})
     if not given.get("site"):
         last = [site.path for site in find_sites(model.module, model.example()).sites if site.positions][-3:]
