@@ -42,6 +42,7 @@ JOINT_STEPS = 100
 def edits_of(
     model: Classifier,
     exemplars: Sequence[Exemplar],
+    wanted: Sequence[str],
     *,
     site: str,
     sites: Sequence[str],
@@ -52,9 +53,11 @@ def edits_of(
     given: dict[str, Any] = {"reference": known, "rank": 3, "cache": None, "progress": False}
     found = {}
     for name, way in WAYS.items():
+        if wanted and name not in wanted:
+            continue
         protected = {"protect": kept} if "protected_share" in way else {}
         found[name] = rewrite(model, exemplars, site=site, **way, **protected, **given)
-    for coupling in COUPLINGS:
+    for coupling in () if wanted else COUPLINGS:
         for gate in (None, 0.98):
             name = f"{len(sites)} sites, {'plain' if gate is None else f'gate {gate}'}, coupling {coupling}"
             found[name] = rewrite(
@@ -123,30 +126,31 @@ def wrong_predictions(model: Classifier, exemplars: Sequence[Exemplar]) -> list[
     return sorted(set(found.first.predicted[~found.right_before].tolist()))
 
 
-def playground(model: Classifier, seed: int) -> list[dict[str, Any]]:
+def playground(model: Classifier, seed: int, wanted: Sequence[str]) -> list[dict[str, Any]]:
     """A rule of the playground."""
     rule = PlaygroundRule.of(seed, tests=180)
     edits = edits_of(
-        model, rule.exemplars, site="blocks.4.conv", sites=["blocks.3.conv", "blocks.4.conv", "blocks.5.conv"],
+        model, rule.exemplars, wanted, site="blocks.4.conv", sites=["blocks.3.conv", "blocks.4.conv", "blocks.5.conv"],
         known=training_images(600, seed=seed + 500), kept=training_images(300, seed=seed + 1500),
     )  # fmt: skip
     wrong = wrong_predictions(model, rule.exemplars)
     return measured(model, edits, rule.tests, training_images(600, seed=seed + 900), wrong)
 
 
-def photographs(model: Classifier) -> list[dict[str, Any]]:
+def photographs(model: Classifier, wanted: Sequence[str]) -> list[dict[str, Any]]:
     """Vehicles on snow: statistics from one half of the sample, flips counted on the other."""
     exemplars = read_exemplars([DATA / "snow" / "exemplar"])
     own = {model.classes.index(one.label) for one in exemplars if one.label is not None}
     known, unseen = ImageSet.of(DATA / "imagenet_sample" / "val", model.classes).without(own).split(0.5, seed=0)
     edits = edits_of(
-        model, exemplars, site="conv_head", sites=["blocks.5.2.conv_pwl", "blocks.6.0.conv_pwl", "conv_head"],
+        model, exemplars, wanted, site="conv_head", sites=["blocks.5.2.conv_pwl", "blocks.6.0.conv_pwl", "conv_head"],
         known=known, kept=known,
     )  # fmt: skip
     texture = read_image(DATA / "snow" / "texture.jpg")
     given: dict[str, Any] = {"reference": known, "site": "conv_head", "rank": 3, "cache": None, "progress": False}
-    edits["plain, from features"] = rewrite(model, exemplars, style=texture, gate=None, **given)
-    edits["gate 0.98, from features"] = rewrite(model, exemplars, style=texture, gate=0.98, **given)
+    for name, gate in {"plain, from features": None, "gate 0.98, from features": 0.98}.items():
+        if not wanted or name in wanted:
+            edits[name] = rewrite(model, exemplars, style=texture, gate=gate, **given)
     tests = ImageSet.of(DATA / "snow" / "test", model.classes)
     return measured(model, edits, tests, unseen, wrong_predictions(model, exemplars))
 
@@ -168,11 +172,14 @@ def main() -> None:
     """Measure and record."""
     parser = arguments(__doc__ or "")
     parser.add_argument("--cases", type=int, default=len(GROUNDS), help="rules of the playground")
+    parser.add_argument("--edit", action="append", help="measure these alone, and keep the others' recorded rows")
     given = parser.parse_args()
+    wanted = given.edit or ()
     model = load_model("playground", device=given.device)
-    record("gates", given.device, means([playground(model, seed) for seed in range(given.cases)]))
+    cases = [playground(model, seed, wanted) for seed in range(given.cases)]
+    record("gates", given.device, means(cases), only=wanted)
     network = load_model(str(DATA / "models" / "mobilenet_v2.toml"), device=given.device)
-    record("gates-mobilenet", given.device, photographs(network))
+    record("gates-mobilenet", given.device, photographs(network, wanted), only=wanted)
 
 
 if __name__ == "__main__":

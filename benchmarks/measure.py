@@ -69,13 +69,13 @@ def record(name: str, device: str, rows: list[dict[str, Any]], *, only: Sequence
         name: of the table.
         device: where it was measured.
         rows: the table.
-        only: methods that were measured; rows of others are kept as they were recorded before.
+        only: methods or edits that were measured; rows of others are kept as they were recorded before.
     """
     RESULTS.mkdir(exist_ok=True)
     if only:
         before = json.loads((RESULTS / f"{name}-{device.partition(':')[0]}.json").read_text())["rows"]
-        new = {(row.get("site"), row["method"]): row for row in rows}
-        rows = [new.get((row.get("site"), row["method"]), row) for row in before]
+        new = {_identity(row): row for row in rows}
+        rows = [new.get(_identity(row), row) for row in before]
     found = {"machine": machine(device), "torch": torch.__version__, "rows": rows}
     (RESULTS / f"{name}-{device.partition(':')[0]}.json").write_text(json.dumps(found, indent=2) + "\n")
     print(f"\n### {name} ({found['machine']}, torch {found['torch']})\n")
@@ -84,6 +84,10 @@ def record(name: str, device: str, rows: list[dict[str, Any]], *, only: Sequence
     print("|" + " --- |" * len(header))
     for row in rows:
         print("| " + " | ".join(shown(row.get(key)) for key in header) + " |")
+
+
+def _identity(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(row.get(key) for key in ("site", "method", "edit", "strength"))
 
 
 def shown(value: Any) -> str:

@@ -32,7 +32,7 @@ WAYS: dict[str, dict[str, dict[str, Any]]] = {
         "snow": {"site": LATE, "strength": 3.0, **GATED},
         "wood": {"site": LATE, "strength": 3.0, **GATED},
     },
-    "each where the search puts it": {
+    "wheels at blocks.5.0.conv_pwl, gates 0.98": {
         "snow": {"site": LATE, "strength": 3.0, **GATED},
         "wood": {"site": EARLIER, "strength": 1.0, **GATED},
     },
