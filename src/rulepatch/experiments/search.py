@@ -157,11 +157,12 @@ class Search:
             axes.scatter(*at, s=160, facecolors="none", edgecolors="black", label="chosen")
         axes.axhline(0, color="grey", linewidth=1, linestyle=":")
         axes.set(
-            xlabel="reference predictions changed, %",
+            xlabel="reference predictions changed, % (small marks: beyond the budget)",
             ylabel="mean gain of validation pictures, log-probability",
-            title=f"{self.model_name} (small: beyond the budget)",
+            title=self.model_name,
             xscale="symlog",
         )
+        axes.xaxis.set_major_formatter("{x:g}")
         figure.legend(loc="outside right upper", fontsize="x-small")
         return figure
 
