@@ -30,9 +30,9 @@ def seeded():
 
 @pytest.fixture(autouse=True)
 def one_thread(request):
-    """Networks this small lose a hundredfold where threads of several processes wait for each other."""
+    """Networks this small lose a hundredfold where threads of several processes wait for each other, real ones too."""
     threads = torch.get_num_threads()
-    if request.node.get_closest_marker("real") is None:
+    if request.node.get_closest_marker("real") is None or "PYTEST_XDIST_WORKER" in os.environ:
         torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)

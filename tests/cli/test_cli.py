@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import pytest
 import torch
@@ -454,7 +455,8 @@ def test_an_interrupted_run_ends_at_once_without_a_trace(world, tmp_path):
         *("--reference", world / "reference", "--out", tmp_path / "out" / "edit.safetensors"),
     ]
     command = [sys.executable, "-m", "rulepatch", "edit", *map(str, arguments)]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # jobs in the background are started deaf to it
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heed) as process:
         assert process.stderr.readline() == "asleep\n"
         start = time.monotonic()
         process.send_signal(signal.SIGINT)
