@@ -8,8 +8,6 @@ together where they share a site. About two minutes on two cores.
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from benchmarks.measure import DATA, arguments, record
 from rulepatch.concepts.match import key_of_concept, match
 from rulepatch.concepts.test_sets import make_test_sets
@@ -17,7 +15,6 @@ from rulepatch.core.edit import Edit
 from rulepatch.data.folders import ImageSet, read_exemplars
 from rulepatch.editors.rewrite import rewrite
 from rulepatch.evaluation.evaluate import outcomes_of
-from rulepatch.evaluation.outcomes import Outcomes
 from rulepatch.experiments.compose import compose
 from rulepatch.images import read_image
 from rulepatch.models.classifier import Classifier
@@ -87,17 +84,11 @@ def rows_of(
             line[f"{name}, broken"] = len(found[name][index].broken)
             alone = net(name, place)
             line[f"{name}, kept"] = net(name, index) / alone if alone > 0 else None
-            gain, by_itself = (gain_of(found[name][each]) for each in (index, place))
+            gain, by_itself = (float(found[name][each].gains.mean()) for each in (index, place))
             line[f"{name}, gain"] = gain
             line[f"{name}, gain kept"] = gain / by_itself if by_itself > 0 else None
         rows.append(line | {"points lost": 100 * damage.drop, "flips, %": 100 * len(damage.flips) / len(damage)})
     return rows
-
-
-def gain_of(found: Outcomes) -> float:
-    """Mean gain in log-probability of the label."""
-    first, second = (np.log(np.maximum(each.of_label, 1e-4)) for each in (found.first, found.second))
-    return float((second - first).mean())
 
 
 def main() -> None:

@@ -28,12 +28,6 @@ CASES = 8
 LABELLED = (5, 20)
 
 
-def gains_of(found: Outcomes, chosen: np.ndarray) -> float:
-    """Mean gain in log-probability of the label over some pictures."""
-    first, second = (np.log(np.maximum(each.of_label[chosen], 1e-4)) for each in (found.first, found.second))
-    return float((second - first).mean())
-
-
 def signals(searched: Search, truth: Sequence[Outcomes], order: Sequence[str], seed: int) -> dict[str, list[float]]:
     """What each signal says of each candidate; larger is better."""
     own = searched.candidates
@@ -49,7 +43,9 @@ def signals(searched: Search, truth: Sequence[Outcomes], order: Sequence[str], s
     }
     for count in LABELLED:
         if len(failures) >= count:
-            found[f"{count} labelled failures, log-probability"] = [gains_of(each, drawn[:count]) for each in truth]
+            found[f"{count} labelled failures, log-probability"] = [
+                float(each.gains[drawn[:count]].mean()) for each in truth
+            ]
     return found
 
 

@@ -1,7 +1,7 @@
 """What a network had computed of some pictures when it reached some sites, so that an edit costs only a tail."""
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -86,25 +86,13 @@ class _Shelf:
     def restored(self, tree: Any, device: torch.device) -> Any:
         """What was put here, in the place of what stands for it."""
         if self._file is None:
-            return tree_map(lambda leaf: self._restore(leaf, self.tensors, device), tree)
+            return _restored(tree, self.tensors.__getitem__, device)
         with safe_open(self._file, framework="pt") as file:
-            read = _Reading(file)
-            return tree_map(lambda leaf: self._restore(leaf, read, device), tree)
-
-    @staticmethod
-    def _restore(leaf: Any, tensors: "Mapping[str, Tensor] | _Reading", device: torch.device) -> Any:
-        return tensors[leaf.number].to(device, leaf.dtype) if isinstance(leaf, _Kept) else leaf
+            return _restored(tree, file.get_tensor, device)
 
 
-class _Reading:
-    """An open safetensors file as a mapping."""
-
-    def __init__(self, file: Any) -> None:
-        self._file = file
-
-    def __getitem__(self, number: str) -> Tensor:
-        found: Tensor = self._file.get_tensor(number)
-        return found
+def _restored(tree: Any, read: Callable[[str], Tensor], device: torch.device) -> Any:
+    return tree_map(lambda leaf: read(leaf.number).to(device, leaf.dtype) if isinstance(leaf, _Kept) else leaf, tree)
 
 
 def _halved(tensor: Tensor) -> Tensor:

@@ -19,6 +19,9 @@ __all__ = ["Exposure", "Outcome", "Outcomes", "Predictions"]
 
 NO_LABEL = -1
 
+SMALLEST_PROBABILITY = 1e-4
+"""Probabilities of a label below this count as this, so that no single picture decides a mean of logarithms."""
+
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
@@ -217,6 +220,12 @@ class Outcomes:
         if self.is_labelled:
             return (len(self.broken) - len(self.repaired)) / len(self)
         return len(self.flips) / len(self)
+
+    @property
+    def gains(self) -> NDArray[np.float32]:
+        """What each picture gained in log-probability of its label, (n,); NaN where it has none."""
+        first, second = (np.log(np.maximum(each.of_label, SMALLEST_PROBABILITY)) for each in (self.first, self.second))
+        return second - first
 
     def where(self, chosen: NDArray[np.bool_]) -> "Outcomes":
         """The outcomes of some pictures.

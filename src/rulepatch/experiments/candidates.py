@@ -20,10 +20,7 @@ from rulepatch.editors.problem import Problem
 from rulepatch.editors.rewrite import Coupling, Solving, rewrite_posed
 from rulepatch.evaluation.activations import Activations
 
-__all__ = ["Candidate", "Maker", "Proposal", "Scorer"]
-
-SMALLEST_PROBABILITY = 1e-4
-"""Probabilities of a label below this count as this, so that no single picture decides a mean of logarithms."""
+__all__ = ["Candidate", "Maker", "Proposal", "Scorer", "predicted_damage"]
 
 
 @dataclass(frozen=True)
@@ -48,6 +45,19 @@ class Proposal:
         """What to call `rewrite` with."""
         found = asdict(self)
         return {"site": list(found.pop("sites")), **found}
+
+
+def predicted_damage(proposal: Proposal, edit: Edit) -> float:
+    """Damage predicted from the second moment alone, at the proposal's strength, the largest of the sites.
+
+    Args:
+        proposal: what the edit was made of.
+        edit: as `Maker.make` makes it, measured at strength 1.
+
+    Returns:
+        A share ≥ 0.
+    """
+    return proposal.strength**2 * float(max(each["predicted_damage"] for each in edit.provenance["sites"]))
 
 
 class Maker:
@@ -247,7 +257,7 @@ class Scorer:
         return Candidate(
             proposal,
             turn,
-            predicted_damage=proposal.strength**2 * max(each["predicted_damage"] for each in about),
+            predicted_damage=predicted_damage(proposal, edit),
             loss=float(np.mean(ratios)),
             gains=gains if len(gains) else None,
             repaired=int(found["counts"][0]),
@@ -266,9 +276,8 @@ class Scorer:
         if "validation" not in self._sets:
             return {"damage": damage, "gains": torch.empty(0), "counts": torch.zeros(2, dtype=torch.int64)}
         seen = self._kept["validation"].outcomes(edit)
-        first, second = (np.log(np.maximum(each.of_label, SMALLEST_PROBABILITY)) for each in (seen.first, seen.second))
         counts = torch.tensor([len(seen.repaired), len(seen.broken)])
-        of_group = np.bincount(self._groups, second - first) / np.bincount(self._groups)
+        of_group = np.bincount(self._groups, seen.gains) / np.bincount(self._groups)
         return {"damage": damage, "gains": torch.from_numpy(of_group), "counts": counts}
 
 

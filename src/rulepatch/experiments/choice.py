@@ -72,9 +72,7 @@ def _ahead(best: Candidate, other: Candidate) -> float:
     difference = best.gains - other.gains
     if len(difference) < 2 or not difference.any():
         return 0.0
-    return (
-        float(difference.mean() / (difference.std(ddof=1) / np.sqrt(len(difference)))) if len(difference) > 1 else 0.0
-    )
+    return float(difference.mean() / (difference.std(ddof=1) / np.sqrt(len(difference))))
 
 
 def _told_of(candidate: Candidate) -> str:

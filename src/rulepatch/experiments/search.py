@@ -24,7 +24,7 @@ from rulepatch.data.statistics import key_statistics
 from rulepatch.editors.problem import Problem, Settings, pose
 from rulepatch.errors import FolderError, SettingError, SiteError
 from rulepatch.evaluation.evaluate import outcomes_of
-from rulepatch.experiments.candidates import Candidate, Maker, Proposal, Scorer
+from rulepatch.experiments.candidates import Candidate, Maker, Proposal, Scorer, predicted_damage
 from rulepatch.experiments.choice import FLIPS, choose, is_within, name_of, or_zero
 from rulepatch.models.classifier import Classifier
 from rulepatch.text import percent, plural, table
@@ -360,8 +360,7 @@ class _Run:
             if known.proposal == proposal:
                 return known
         edit = self.maker.make(proposal)
-        predicted = proposal.strength**2 * max(each["predicted_damage"] for each in edit.provenance["sites"])
-        if proposal.gate is None and predicted > MOST_DAMAGE:
+        if proposal.gate is None and predicted_damage(proposal, edit) > MOST_DAMAGE:
             return None
         self.found.append(self._scorer.score(proposal, edit, turn))
         return self.found[-1]
