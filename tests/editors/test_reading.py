@@ -126,6 +126,12 @@ def test_pasted_keys_are_the_styles_under_the_mask_and_the_originals_elsewhere(m
         assert torch.equal(seen.edited.output, layer(seen.keys))
 
 
+def test_sites_of_a_rule_from_features_cannot_see_each_other(model, snow, reference):
+    style, sites = Image.new("RGB", (64, 64)), ["blocks.3.conv", SITE]
+    with pytest.raises(SettingError, match="coupling"):
+        rewrite(model, snow, reference=reference, site=sites, style=style, coupling="sequence", cache=None)
+
+
 # certificates
 
 

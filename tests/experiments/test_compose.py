@@ -5,6 +5,7 @@ import logging
 
 import pytest
 import torch
+from PIL import Image
 
 from rulepatch.core.edit import Edit
 from rulepatch.editors.rewrite import rewrite
@@ -94,6 +95,18 @@ def test_edits_at_different_sites_make_a_bundle(model, exemplars, edits, referen
     assert not found.jointly and found.edit.sites == (SITE, "blocks.5.conv")
     assert found.interference[SITE] == [[pytest.approx(1), 0], [0, 0]]
     assert all(row[i] > 0.1 for i, row in enumerate(found.alone))
+
+
+@pytest.mark.parametrize(
+    "settings", [{"style": Image.new("RGB", (64, 64), "white")}, {"architecture": 2}, {"ridge": 0.1}]
+)
+def test_edits_made_by_other_means_are_put_beside_each_other_as_they_are(model, edits, exemplars, reference, settings):
+    given = {"reference": reference, "site": SITE, "cache": None, "progress": False}
+    other = rewrite(model, exemplars["grass"], **settings, **given)
+    everything = [each for own in exemplars.values() for each in own]
+    both = {"snow": edits["snow"], "grass": other}
+    found = compose(model, both, reference=reference, exemplars=everything, cache=None, progress=False)
+    assert not found.jointly and torch.equal(found.edit.changes[1].delta(), other.changes[0].delta())
 
 
 def test_bad_input(model, edits):

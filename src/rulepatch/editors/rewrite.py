@@ -143,6 +143,11 @@ def rewrite(
         site, rank, strength, gate, gate_kind, architecture, floor, value_point, seed, whole_image, protected_share
     )
     solving = Solving(match, error, steps, ridge, coupling)
+    if style is not None and coupling != "none":
+        raise SettingError(
+            f"expected no coupling for a rule from features, as later sites see no edited picture, but got {coupling}; "
+            "give edited pictures or leave it out"
+        )
     pictures = {"reference": reference, "protect": protect, "style": style}
     problem = pose(model, exemplars, settings, cache=cache, progress=progress, **pictures)
     return rewrite_posed(problem, solving)

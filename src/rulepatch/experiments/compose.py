@@ -28,6 +28,12 @@ __all__ = ["Composition", "compose", "compose_files"]
 
 log = logging.getLogger("rulepatch")
 
+SOLVED_TOGETHER = {
+    "architecture": 1, "match": "pre-activation", "error": "squared", "coupling": "none", "whole_image": False,
+    "value_point": None, "ridge": 1e-3, "floor": 1e-5,
+}  # fmt: skip
+"""Settings of the edits that can be solved together; others are put beside each other as they are."""
+
 KEPT = 0.9
 """A rule that keeps less of its effect than this beside the others is said to be in a fight."""
 
@@ -205,7 +211,7 @@ def _matrix(edits: Sequence[Edit], site: str, statistics: KeyStatistics) -> list
     moment = statistics.moment.mean().cpu()
     reads = [
         torch.cat(
-            [c.directions for c in edit.changes if isinstance(c, LowRank) and c.site == site]
+            [c.directions for c in edit.changes if isinstance(c, LowRank) and c.site == site and c.architecture == 1]
             or [torch.empty(0, len(moment))]
         )
         for edit in edits
@@ -226,9 +232,10 @@ def _rules(edits: Sequence[Edit], own: Sequence[Sequence[Exemplar]]) -> list[Rul
         return None
     rules = []
     for edit, exemplars in zip(edits, own, strict=True):
-        settings = edit.provenance.get("settings", {})
-        plain = settings.get("architecture") == 1 and settings.get("match") == "pre-activation"
-        if edit.provenance.get("method") != "rewrite" or not plain or settings.get("error") != "squared":
+        settings, method = edit.provenance.get("settings", {}), edit.provenance.get("method")
+        plain = all(settings.get(name) == value for name, value in SOLVED_TOGETHER.items())
+        protected = any("protected_damage" in site for site in edit.provenance.get("sites", []))
+        if method != "rewrite" or not plain or protected or edit.provenance.get("style") is not None:
             return None
         change = edit.changes[0]
         assert isinstance(change, LowRank)
