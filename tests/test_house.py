@@ -28,7 +28,10 @@ FLOORS = [
 ]
 LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 # Within `core`, too, there is an up and a down.
-CORE = ["linalg", "moments", "trace", "capture", "sites", "exemplars", "changes", "installation", "edit"]
+CORE = [
+    "linalg", "moments", "trace", "capture", "places", "value_points", "sites", "exemplars", "changes", "installation",
+    "edit",
+]  # fmt: skip
 
 
 def room_of(path: Path) -> str:

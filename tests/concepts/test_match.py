@@ -123,5 +123,5 @@ def test_what_was_found_can_be_told(model, reference, tmp_path):
 def test_bad_levels_and_sites_are_refused(model, reference):
     with pytest.raises(SettingError, match="level"):
         match(model, RED, [spotted(9)], reference=reference, level=1.0, cache=None, progress=False)
-    with pytest.raises(SiteError, match="grid"):
+    with pytest.raises(SiteError, match="lie in the picture"):
         match(model, Key("4", torch.ones(4), "x"), [spotted(9)], reference=reference, cache=None, progress=False)

@@ -7,6 +7,7 @@ from PIL import Image
 from torch import nn
 
 from rulepatch.core.exemplars import Exemplar, observe, position_weights
+from rulepatch.core.places import Places
 from rulepatch.core.sites import find_sites, rows
 from rulepatch.errors import ExemplarError, SiteError
 
@@ -109,23 +110,31 @@ def test_small_shares_are_left_out_but_never_all():
 def test_weights_of_tokens_leave_the_class_token_out():
     mask = torch.zeros(1, 4, 4)
     mask[:, :2, :2] = 1
-    assert position_weights(mask, torch.zeros(1, 5, 7), 2).tolist() == [[0, 1, 0, 0, 0]]
+    tokens = Places((2, 2), (-1, 0, 1, 2, 3))
+    assert position_weights(mask, torch.zeros(1, 5, 7), 2, tokens).tolist() == [[0, 1, 0, 0, 0]]
     assert position_weights(mask, torch.zeros(1, 2, 2, 7), 3).tolist() == [[1, 0, 0, 0]]
     assert position_weights(mask, torch.zeros(1, 7), 1).tolist() == [[1]]
 
 
-def test_tokens_that_are_no_grid_are_refused():
-    with pytest.raises(SiteError, match="grid"):
-        position_weights(torch.ones(1, 4, 4), torch.zeros(1, 24 * 24 - 1, 7), 2)
+def test_windows_of_a_picture_are_entries_of_their_own():
+    masks = torch.zeros(2, 4, 4)
+    masks[0, :2, :2] = masks[1, 2:, 2:] = 1
+    windows = Places((2, 2), (0, 2, 1, 3), leading=2)
+    assert position_weights(masks, torch.zeros(4, 2, 7), 2, windows).tolist() == [[1, 0], [0, 0], [0, 0], [0, 1]]
 
 
-def test_a_layer_that_standardises_its_weight_is_refused(inputs):
-    class Standardised(nn.Conv2d):
+@pytest.mark.parametrize("places", [None, Places((2, 2), (0, 1, 2, 3), leading=4)])
+def test_positions_that_do_not_lie_in_the_picture_are_refused(places):
+    with pytest.raises(SiteError, match="lie in the picture"):
+        position_weights(torch.ones(2, 4, 4), torch.zeros(2, 4, 7), 2, places)
+
+
+def test_a_layer_that_is_not_linear_in_its_weight_is_refused(inputs):
+    class Squared(nn.Conv2d):
         def forward(self, x):
-            weight = self.weight / self.weight.std()
-            return self._conv_forward(x, weight, self.bias)
+            return self._conv_forward(x, self.weight, self.bias) ** 2
 
-    model = nn.Sequential(Standardised(3, 4, 3), nn.ReLU())
+    model = nn.Sequential(Squared(3, 4, 3), nn.ReLU())
     site = find_sites(model, inputs[:1]).site("0")
     with pytest.raises(SiteError, match="linear in its weight"):
         observe(model, site, inputs, inputs, masks_for(inputs))

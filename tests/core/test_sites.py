@@ -1,5 +1,7 @@
 """Where models can be edited, and where the effect is matched: found by following the graph."""
 
+import warnings
+
 import pytest
 import timm
 import torch
@@ -24,11 +26,11 @@ def test_value_points_of_the_small_network(net):
         "1.conv1": "1.relu",
         "1.conv2": "1",
         "2.0": "2.2",
-        "3.conv": "3.conv",  # its gate depends on all channels
+        "3.conv": "3",  # its gate depends on all channels
         "3.squeeze": "3.squeeze",
         "6": "6",
     }
-    assert all(site.exact for site in survey.sites)
+    assert [site.path for site in survey.sites if not site.exact] == ["3.conv"]
     first = survey.sites[0]
     assert (first.kind, first.shape, first.stride, first.positions) == ("conv", (8, 3, 3, 3), (1, 1), (16, 16))
     assert survey.site("6").shape == (5, 12, 1, 1) and survey.site("6").positions == ()
@@ -65,6 +67,11 @@ def test_sites_are_found_without_weights():
     assert len(survey.sites) == 21 and survey.site("layer4.1.conv2").positions == (7, 7)
 
 
+class Standardised(nn.Conv2d):
+    def forward(self, x):
+        return self._conv_forward(x, self.weight / self.weight.std(), self.bias)
+
+
 class Refused(nn.Module):
     def __init__(self):
         super().__init__()
@@ -76,10 +83,15 @@ class Refused(nn.Module):
         self.partner = nn.Conv2d(4, 4, 1)
         self.partner.weight = self.tied.weight
         self.normed = weight_norm(nn.Conv2d(4, 4, 1))
+        self.standardised = Standardised(4, 4, 1)
+        self.read_by_others = nn.Linear(6, 6)
+        self.whole_numbers = nn.Linear(8, 8)
+        self.whole_numbers.weight = nn.Parameter(torch.ones(8, 8, dtype=torch.int8), requires_grad=False)
         self.sound = nn.Conv2d(4, 4, 1)
 
     def forward(self, x):
-        x = self.grouped(self.depthwise(x))
+        x = self.standardised(self.grouped(self.depthwise(x)))
+        x = F.linear(x, self.read_by_others.weight)
         return self.sound(self.normed(self.partner(self.tied(self.twice(self.twice(x))))))
 
 
@@ -95,9 +107,28 @@ def test_layers_that_cannot_be_edited_are_listed_with_the_reason():
         "tied": "it shares its weight with partner.weight",
         "partner": "it shares its weight with tied.weight",
         "normed": "its weight is computed from other parameters",
+        "standardised": "its weight is changed before it is used",
+        "read_by_others": "the model reads its weight without calling it",
+        "whole_numbers": "its weight is no plain tensor of floating-point numbers (int8)",
     }
     with pytest.raises(SiteError, match="depthwise"):
         survey.site("depthwise")
+
+
+def test_quantised_and_scripted_layers_are_listed_with_the_reason():
+    small = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 2)).eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # both are on their way out
+        mixed = nn.Sequential(torch.jit.script(nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU())), *small)
+        dynamic = torch.ao.quantization.quantize_dynamic(small, {nn.Linear}, dtype=torch.qint8)
+    survey = find_sites(mixed, torch.zeros(1, 3, 8, 8))
+    assert [site.path for site in survey.sites] == ["1", "4"]
+    assert {refused.path: refused.reason for refused in survey.refused} == {"0.0": "scripted"}
+    with pytest.raises(SiteError, match="scripted"):
+        find_sites(mixed[0], torch.zeros(1, 3, 8, 8))
+    survey = find_sites(dynamic, torch.zeros(1, 3, 8, 8))
+    assert [site.path for site in survey.sites] == ["0"]
+    assert {refused.path: refused.reason for refused in survey.refused} == {"3": "quantised"}
 
 
 def test_unknown_sites_name_the_nearest(net):

@@ -161,7 +161,7 @@ def locate(problem: Problem) -> Place | None:
     Returns:
         The place; None if the positions of no site form a grid.
     """
-    grids = [seen for seen in problem.observations if len(seen.site.positions) == 2]
+    grids = [seen for seen in problem.observations if seen.site.is_spatial]
     places = (place for seen in grids for place in _places(problem, seen))
     return max(places, key=lambda place: place.agreement - place.usual**0.5, default=None)
 
@@ -170,7 +170,8 @@ def _places(problem: Problem, seen: Observation) -> Iterator[Place]:
     """The concept's key at a site, with each of some thresholds."""
     key = key_at(problem, seen)
     keys = rows(seen.original.keys, key_axis(seen.site.kind)).float().cpu()
-    scores = (keys @ key.direction).unflatten(1, seen.original.keys.shape[-2:])
+    assert seen.site.key_places is not None
+    scores = seen.site.key_places.lay_out((keys @ key.direction).reshape(len(seen.masks), -1))
     masks = seen.masks.cpu() > 0.5
     laid_over = F.interpolate(scores[:, None], size=masks.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
     usual = usual_scores(problem.statistics[seen.site.path], key)

@@ -256,9 +256,10 @@ def match(
     site = find_sites(model.module, model.example()).site(key.site)
     layer = model.module.get_submodule(key.site)
     assert isinstance(layer, Layer)
-    if len(site.positions) != 2:
-        raise SiteError(f"expected a site whose positions form a grid but got {key.site}; choose a convolution")
     architecture = 1 if key.direction.ndim == 1 else 2
+    places = site.key_places if architecture == 1 else site.output_places
+    if places is None or not site.is_spatial:
+        raise SiteError(f"expected a site whose positions lie in the picture but got {key.site}; choose an earlier one")
     statistics = reference
     if not isinstance(reference, dict):
         kept = default_cache() if cache == "user" else cache
@@ -275,7 +276,8 @@ def match(
     found: list[Match] = []
     for batch in stream:
         keys = capture.keys_at(model.module, model.inputs(batch.pixels), key.site)
-        for picture, scores in zip(batch.pictures, reader(keys)[:, 0].float().cpu().numpy(), strict=True):
+        scores_at = reader(keys).reshape(len(batch.pictures), -1).float().cpu()
+        for picture, scores in zip(batch.pictures, places.lay_out(scores_at).numpy(), strict=True):
             level_of_best = np.searchsorted(usual, scores.max()) / len(usual)
             found.append(Match(picture, scores, float(level_of_best)))
     ranked = tuple(sorted(found, key=lambda each: -each.best))

@@ -154,7 +154,8 @@ def _calls_reported(model: nn.Module, recorder: Recorder) -> Iterator[None]:
     def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         recorder.leave(output)
 
-    names = {module: name for name, module in model.named_modules()}
+    # scripted modules take no hooks; what they do counts as their parent's
+    names = {module: name for name, module in model.named_modules() if not isinstance(module, torch.jit.ScriptModule)}
 
     def handles() -> Iterator[RemovableHandle]:
         for module in names:
@@ -174,11 +175,19 @@ def trace(model: nn.Module, inputs: Tensor) -> Trace:
 
     Returns:
         The trace.
+
+    Raises:
+        SiteError: the model is scripted.
     """
+    if isinstance(model, torch.jit.ScriptModule):
+        raise SiteError(
+            "expected a network whose layers can be called one by one but got a scripted one; "
+            "load the module that it was scripted from"
+        )
     recorder = Recorder()
     with inference(model), _calls_reported(model, recorder):
         model(inputs)
-    return recorder.trace()
+    return recorder.trace(dict(model.named_parameters(remove_duplicate=False)))
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Exemplars, and what a site sees of them: keys, values and the weights of positions."""
 
+import math
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from rulepatch.core import capture, linalg
+from rulepatch.core.places import Places
 from rulepatch.core.sites import Layer, Site, key_axis, patches, rows, with_weight
 from rulepatch.core.trace import Route, kind_of
 from rulepatch.digests import digest_of_bytes, digest_of_json
@@ -173,17 +175,17 @@ class Observation:
     @cached_property
     def key_weights(self) -> Tensor:
         """Share of the mask at each position of the keys, (n, p), float64."""
-        return position_weights(self.masks, self.edited.keys, key_axis(self.site.kind))
+        return position_weights(self.masks, self.edited.keys, key_axis(self.site.kind), self.site.key_places)
 
     @cached_property
     def output_weights(self) -> Tensor:
         """Share of the mask at each position of the site's own output, (n, p), float64."""
-        return position_weights(self.masks, self.edited.output, key_axis(self.site.kind))
+        return position_weights(self.masks, self.edited.output, key_axis(self.site.kind), self.site.output_places)
 
     @cached_property
     def value_weights(self) -> Tensor:
         """Share of the mask at each position of the value point, (n, p), float64."""
-        return position_weights(self.masks, self.edited.values, self.site.channel_axis)
+        return position_weights(self.masks, self.edited.values, self.site.channel_axis, self.site.value_places)
 
     def concept_keys(self, architecture: int, pictures: slice = slice(None)) -> tuple[Tensor, Tensor]:
         """The edited pictures' keys at the marked positions, and the weights of these positions.
@@ -199,7 +201,9 @@ class Observation:
             keys, weights = rows(self.keys, key_axis(self.site.kind)), self.key_weights
         else:
             keys, weights = patches(self.layer, self.keys), self.output_weights
-        keys, weights = keys[pictures], weights[pictures]
+        images = len(self.masks)  # windows of one picture are entries of their own
+        keys = keys.reshape(images, -1, keys.shape[-1])[pictures]
+        weights = weights.reshape(images, -1)[pictures]
         marked = weights > 0
         return _double(keys)[marked], weights[marked]
 
@@ -273,9 +277,10 @@ class Observation:
         Returns:
             A new observation.
         """
-        axis, recorded = key_axis(self.site.kind), self.original
-        keys, share = rows(recorded.keys, axis), position_weights(self.masks, recorded.keys, axis)[..., None]
-        pasted = keys + share.to(keys) * (rows(style, axis).to(keys) - keys)
+        axis, recorded, images = key_axis(self.site.kind), self.original, len(self.masks)
+        keys = rows(recorded.keys, axis).reshape(images, -1, self.site.shape[1])
+        share = position_weights(self.masks, recorded.keys, axis, self.site.key_places).reshape(images, -1, 1)
+        pasted = keys + share.to(keys) * (rows(style, axis).reshape(1, *keys.shape[1:]).to(keys) - keys)
         pasted = pasted.reshape(recorded.keys.movedim(axis, -1).shape).movedim(-1, axis).contiguous()
         with torch.no_grad():
             output = self.layer(pasted)
@@ -351,43 +356,39 @@ def observe(model: nn.Module, site: Site, originals: Tensor, edited: Tensor, mas
     return Observation(site, layer, original, counterpart, masks)
 
 
-def position_weights(masks: Tensor, tensor: Tensor, channel_axis: int) -> Tensor:
-    """Share of the mask at each position of a feature map or token sequence.
+def position_weights(masks: Tensor, tensor: Tensor, channel_axis: int, places: Places | None = None) -> Tensor:
+    """Share of the mask at each position of a feature map, of tokens, of windows.
 
-    Shares far below the largest are set to zero. In a sequence that is one square grid, the tokens before the grid
-    (class and register tokens) have no place in the picture and get zero. A tensor without positions gets one.
+    Shares far below the largest are set to zero, and so are those of positions without a place in the picture (class
+    and register tokens). A tensor without positions gets one.
 
     Args:
         masks: (n, height, width), 0..1.
-        tensor: (n, …) with channels on one axis.
+        tensor: (n, …) with channels on one axis; (n·windows, …) where pictures were cut into windows.
         channel_axis: which.
+        places: where its positions lie; a feature map needs none.
 
     Returns:
-        (n, p), float64, 0..1.
+        (n, p), or (n·windows, p); float64, 0..1.
 
     Raises:
         SiteError: positions that cannot be laid over the picture.
     """
     sizes = list(tensor.shape[1:])
     del sizes[(channel_axis % tensor.ndim) - 1]
-    prefix = 0
-    if not sizes:
-        return torch.ones(len(masks), 1, dtype=torch.float64, device=masks.device)
-    if len(sizes) == 1:
-        side = int(sizes[0] ** 0.5)
-        prefix, sizes = sizes[0] - side * side, [side, side]
-    if len(sizes) != 2 or prefix > 8:
+    if math.prod(sizes) == 1 and len(tensor) == len(masks):
+        return masks.new_ones(len(masks), 1, dtype=torch.float64)
+    if places is None and len(sizes) == 2:
+        places = Places((sizes[0], sizes[1]), tuple(range(math.prod(sizes))))
+    if places is None or len(tensor) != places.leading * len(masks):
         raise SiteError(
-            f"expected a site whose positions form a grid but got an output of shape {tuple(tensor.shape)}; "
-            "choose another site"
+            f"expected a site whose positions lie in the picture but got an output of shape {tuple(tensor.shape)} for "
+            f"{len(masks)} pictures; choose another site"
         )
-    shares = linalg.resize_mask(masks.double().cpu(), (sizes[0], sizes[1])).flatten(1).to(masks.device)
-    shares = torch.where(shares > SMALLEST_SHARE * shares.max(), shares, 0)
-    return torch.cat([shares.new_zeros(len(masks), prefix), shares], dim=1)
+    return places.weights(masks, smallest=SMALLEST_SHARE).reshape(len(tensor), -1)
 
 
 def _is_linear(layer: Layer, keys: Tensor) -> bool:
-
     with torch.no_grad():
         once, doubled = (with_weight(layer, factor * layer.weight.detach())(keys) for factor in (1, 2))
     return torch.allclose(doubled, 2 * once, rtol=1e-2, atol=float(once.abs().max()) * 1e-2)

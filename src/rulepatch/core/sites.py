@@ -6,8 +6,8 @@ following a traced forward pass, not by names of architectures.
 """
 
 import copy
-from collections.abc import Iterator
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from rulepatch.core import capture
-from rulepatch.core.trace import Call, Step, Trace, kind_of
+from rulepatch.core.places import PlaceFinder, Places
+from rulepatch.core.trace import Trace
+from rulepatch.core.value_points import find_value_point
 from rulepatch.errors import SiteError, nearest
 from rulepatch.text import table
 
@@ -40,6 +42,9 @@ class Site:
         channel_axis: which axis of the value point's output holds the channels.
         positions: (h, w) of the site's own output at the traced input size, (tokens,) for sequences, () if none.
         reads: number of the tensor that it is called with; sites of one survey with the same number share their keys.
+        key_places: where the positions of its input lie in the picture; None if they do not, as after pooling.
+        output_places: the same for its output.
+        value_places: the same for the value point's output.
     """
 
     path: str
@@ -51,6 +56,32 @@ class Site:
     channel_axis: int
     positions: tuple[int, ...]
     reads: int
+    key_places: Places | None = field(default=None, repr=False)
+    output_places: Places | None = field(default=None, repr=False)
+    value_places: Places | None = field(default=None, repr=False)
+
+    @property
+    def output_axis(self) -> int:
+        """Which axis of its own output holds the channels."""
+        return 1 if self.kind == "conv" else len(self.positions) + 1
+
+    @property
+    def is_spatial(self) -> bool:
+        """Whether its positions are places of the picture, more than one."""
+        return math.prod(self.positions) > 1 and self.key_places is not None
+
+    @property
+    def layout(self) -> str:
+        """Its own positions in words: rows × columns of the picture, and tokens that are none of it."""
+        places = self.output_places
+        if not self.positions or places is None:
+            return "×".join(map(str, self.positions)) or "1"
+        words = [f"{places.grid[0]}×{places.grid[1]}"]
+        if places.apart:
+            words.append(f"{places.apart} apart")
+        if places.leading > 1:
+            words.append(f"{places.leading} windows")
+        return ", ".join(words)
 
 
 @dataclass(frozen=True)
@@ -95,6 +126,8 @@ class Survey:
                 "value_point": site.value_point,
                 "exact": site.exact,
                 "positions": list(site.positions),
+                "grid": None if site.output_places is None else list(site.output_places.grid),
+                "tokens_apart": 0 if site.output_places is None else site.output_places.apart,
             }
             for site in self.sites
         ]
@@ -114,7 +147,7 @@ class Survey:
                 "×".join(map(str, site.stride)),
                 site.value_point,
                 "yes" if site.exact else "no",
-                "×".join(map(str, site.positions)) or "1",
+                site.layout,
             ]
             for site in self.sites
         ]
@@ -151,7 +184,7 @@ class Survey:
             )
         if value_point is None:
             return found[path]
-        return _site(self.trace, found[path], value_point)
+        return _matched(found[path], self.trace, PlaceFinder(self.trace), value_point)
 
 
 def find_sites(model: nn.Module, inputs: Tensor) -> Survey:
@@ -173,15 +206,17 @@ def find_sites(model: nn.Module, inputs: Tensor) -> Survey:
         (Refusal(path='3', reason='depthwise'),)
     """
     traced = capture.trace(model, inputs)
-    owners = _owners(model)
+    owners, finder = _owners(model), PlaceFinder(traced)
     sites, refused = [], []
     for path, layer in model.named_modules():
         if not isinstance(layer, Layer):
-            continue
-        if reason := _refusal(path, layer, traced, owners):
+            reason = _foreign(layer)
+        elif (reason := _refusal(path, layer, traced, owners)) is None:
+            site = _site(path, layer, traced, finder)
+            if (reason := _unplaced(site)) is None:
+                sites.append(site)
+        if reason is not None:
             refused.append(Refusal(path, reason))
-        else:
-            sites.append(_site(traced, _bare_site(path, layer, traced)))
     sites.sort(key=lambda site: traced.calls_of(site.path)[0])
     return Survey(tuple(sites), tuple(refused), traced)
 
@@ -264,125 +299,79 @@ def _owners(model: nn.Module) -> dict[int, list[str]]:
 
 
 def _refusal(path: str, layer: Layer, traced: Trace, owners: dict[int, list[str]]) -> str | None:
+    """Why a layer cannot be edited; None if it can."""
     times = len(traced.calls_of(path))
     if isinstance(layer, nn.Conv2d) and layer.groups > 1:
         return "depthwise" if layer.groups == layer.in_channels else f"{layer.groups} groups"
     if parametrize.is_parametrized(layer, "weight") or "weight" not in layer._parameters:
         return "its weight is computed from other parameters"
+    if not layer.weight.is_floating_point() or type(layer.weight.data) is not Tensor:
+        kind = layer.weight.dtype if type(layer.weight.data) is Tensor else type(layer.weight.data).__name__
+        return f"its weight is no plain tensor of floating-point numbers ({str(kind).removeprefix('torch.')})"
     others = [owner for owner in owners[id(layer.weight)] if owner != f"{path}.weight"]
     if others:
         return f"it shares its weight with {', '.join(others)}"
     if times != 1:
-        return "the forward pass never calls it" if times == 0 else f"the forward pass calls it {times} times"
+        return _uncalled(path, traced) if times == 0 else f"the forward pass calls it {times} times"
+    if not traced.multiplies(path):
+        return "its weight is changed before it is used"
     return None
 
 
-def _bare_site(path: str, layer: Layer, traced: Trace) -> Site:
-    """The site before its value point is known."""
+def _uncalled(path: str, traced: Trace) -> str:
+    readers = traced.readers_of(f"{path}.weight")
+    if not readers:
+        return "the forward pass never calls it"
+    return f"{readers[0] or 'the model'} reads its weight without calling it"
+
+
+def _foreign(module: nn.Module) -> str | None:
+    """Why a module that was once a convolution or linear layer is none that can be edited; None for any other."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return "scripted" if getattr(module, "original_name", None) in {"Conv2d", "Linear"} else None
+    quantised = hasattr(module, "_packed_params") or type(module).__module__.startswith(("torch.ao.nn.quantized"))
+    return (
+        "quantised"
+        if quantised and type(module).__name__.endswith(("Conv2d", "Linear", "ReLU2d", "LinearReLU"))
+        else None
+    )
+
+
+def _unplaced(site: Site) -> str | None:
+    """Why a mask cannot be laid over a site's positions; None if it can."""
+    if math.prod(site.positions) <= 1:
+        return None
+    if site.key_places is None or site.output_places is None:
+        return "its positions cannot be laid over the picture"
+    return "it mixes the positions of the picture" if math.prod(site.output_places.grid) == 1 else None
+
+
+def _site(path: str, layer: Layer, traced: Trace, finder: PlaceFinder) -> Site:
+    """Everything about a site; its value point is the last of its block."""
     conv = isinstance(layer, nn.Conv2d)
     own = traced.calls[traced.calls_of(path)[0]]
     shape = traced.shapes[own.outputs[0]]
+    axis = 1 if conv else len(shape) - 1
     c_out, c_in, *taps = layer.weight.shape
     y, x = taps or (1, 1)
-    return Site(
+    site = Site(
         path=path,
         value_point=path,
         kind="conv" if conv else "linear",
         shape=(c_out, c_in, y, x),
         stride=layer.stride if conv else (1, 1),  # type: ignore[arg-type]
         exact=True,
-        channel_axis=1 if conv else len(shape) - 1,
+        channel_axis=axis,
         positions=shape[2:] if conv else shape[1:-1],
         reads=own.inputs[0],
+        key_places=finder.places(own.inputs[0], axis),
+        output_places=finder.places(own.outputs[0], axis),
     )
+    return _matched(site, traced, finder)
 
 
-def _site(traced: Trace, site: Site, value_point: str | None = None) -> Site:
-    """Complete a site with its value point: the one given, or the last of its block that acts channel by channel."""
-    index = traced.calls_of(site.path)[0]
-    own = traced.calls[index]
-    axes = _channelwise(traced, own, site)
-    if value_point is None:
-        number, call = max(_candidates(traced, index, axes), key=lambda pair: _preference(traced, *pair))
-    else:
-        call = _first_after(traced, own, value_point)
-        number = call.outputs[0]
-    exact = number in axes
-    axis = axes.get(number, 1 if len(traced.shapes[number]) == 4 else len(traced.shapes[number]) - 1)
-    return Site(**(vars(site) | {"value_point": call.path, "exact": exact, "channel_axis": axis}))
-
-
-def _first_after(traced: Trace, own: Call, path: str) -> Call:
-    for index in traced.calls_of(path):
-        call = traced.calls[index]
-        if call.last_step >= own.last_step and call.outputs:
-            return call
-    raise SiteError(
-        f"expected a value point that is reached after {own.path} but got {path!r}; the nearest modules are "
-        + nearest(path, [call.path for call in traced.calls if call.path and call.last_step >= own.last_step])
-    )
-
-
-def _candidates(traced: Trace, index: int, axes: dict[int, int]) -> Iterator[tuple[int, Call]]:
-    """Calls that may be the value point: the site, its siblings and ancestors that return channel-wise values."""
-    own = traced.calls[index]
-    for call in traced.calls:
-        sibling = call.parent == own.parent
-        ancestor = own.path.startswith(f"{call.path}.")
-        if call.path and (sibling or ancestor) and call.last_step >= own.last_step:
-            for number in call.outputs[:1]:
-                if number in axes:
-                    yield number, call
-
-
-def _preference(traced: Trace, number: int, call: Call) -> tuple[int, bool, bool, int]:
-    """The latest tensor of the block; of the modules that return it one that made it, is called once, is innermost."""
-    index = traced.calls.index(call)
-    made_it = index in traced.makers_of(number)
-    return number, made_it, len(traced.calls_of(call.path)) == 1, index
-
-
-def _channelwise(traced: Trace, own: Call, site: Site) -> dict[int, int]:
-    """Tensors in which every number depends on one channel of the site's output alone; and their channel axis."""
-    axes, mixed = {own.outputs[0]: site.channel_axis}, set[int]()
-    for step in traced.steps[own.last_step :]:
-        results = {*step.writes, *(new for _, new in step.mutates)}
-        moving = [number for number in step.reads if number in axes]
-        if mixed.intersection(step.reads):
-            mixed |= results
-        elif moving:
-            axis = _axis_after(step, traced, moving, axes)
-            if axis is None:
-                mixed |= results
-            else:
-                axes |= dict.fromkeys(results, axis)
-    return axes
-
-
-def _axis_after(step: Step, traced: Trace, moving: list[int], axes: dict[int, int]) -> int | None:
-    """The channel axis after a step, or None if the step mixes channels, positions of a block, or shapes."""
-    kind, axis = kind_of(step), axes[moving[0]]
-    before = traced.shapes[moving[0]]
-    after = traced.shapes[step.writes[0]] if step.writes else before
-    if any(axes[number] != axis for number in moving) or kind == "mixing":
-        return None
-    if kind == "pool":  # a pool down to one position ends the feature map, it is no part of a block
-        return axis if axis == 1 and any(size > 1 for size in after[2:]) else None
-    if kind == "layout":
-        return _moved_axis(step, axis, len(before))
-    channels = before[axis]
-    constants = [traced.shapes[number] for number in step.reads if number not in axes]
-    scales = step.operator.overloadpacket.__name__.startswith(("mul", "div"))
-    if scales and any(torch.Size(shape).numel() not in {1, channels} for shape in constants):
-        return None  # a map of its own on every position: a gate, not a scale
-    return axis if after == before else None
-
-
-def _moved_axis(step: Step, axis: int, ndim: int) -> int:
-    name = step.operator.overloadpacket.__name__
-    if name == "permute":
-        return [dim % ndim for dim in step.arguments[0][1]].index(axis)
-    if name == "transpose":
-        first, second = (dim % ndim for dim in step.arguments[0][1:3])
-        return {first: second, second: first}.get(axis, axis)
-    return axis
+def _matched(site: Site, traced: Trace, finder: PlaceFinder, path: str | None = None) -> Site:
+    """The same site with its value point: the one chosen, or the last of its block."""
+    found = find_value_point(traced, site.path, site.output_axis, path)
+    places = finder.places(found.number, found.axis)
+    return replace(site, value_point=found.path, exact=found.exact, channel_axis=found.axis, value_places=places)

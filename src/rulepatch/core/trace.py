@@ -15,7 +15,7 @@ from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-__all__ = ["Call", "Recorder", "Route", "Step", "Trace", "kind_of"]
+__all__ = ["Call", "Recorder", "Ref", "Route", "Step", "Trace", "kind_of", "name_of"]
 
 Kind = Literal["affine", "elementwise", "pool", "layout", "mixing"]
 
@@ -26,11 +26,19 @@ _NORMS = {
 }  # fmt: skip
 _AFFINE = {"add", "add_", "div", "div_", "mul", "mul_", "neg", "neg_", "rsub", "sub", "sub_"} | _NORMS
 _POOLS = {"_adaptive_avg_pool2d", "adaptive_max_pool2d", "avg_pool2d", "max_pool2d_with_indices"}
-_LAYOUT = {"_to_copy", "alias", "clone", "contiguous", "detach", "permute", "transpose"}
+_LAYOUT = {
+    "_to_copy", "_unsafe_view", "alias", "clone", "contiguous", "detach", "permute", "reshape", "t", "transpose", "view",
+}  # fmt: skip
+_COPIES = {"expand", "pad", "constant_pad_nd", "squeeze", "unsqueeze"}
+_PRODUCTS = {
+    "_convolution", "_convolution_mode", "addmm", "baddbmm", "bmm", "conv2d", "convolution", "convolution_overrideable",
+    "cudnn_convolution", "linear", "matmul", "miopen_convolution", "mkldnn_convolution", "mkldnn_linear", "mm",
+    "mps_convolution", "_mps_convolution",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
-class _Ref:
+class Ref:
     """Stands for a numbered tensor among the arguments of a step."""
 
     number: int
@@ -88,6 +96,11 @@ class Call:
         return not all(isinstance(leaf, plain) for leaf in tree_leaves(self.result))
 
 
+def name_of(step: Step) -> str:
+    """Name of a step's operator, without its overload."""
+    return step.operator.overloadpacket.__name__
+
+
 def kind_of(step: Step) -> Kind:
     """What a step does to the channels of a tensor that passes through it.
 
@@ -95,7 +108,7 @@ def kind_of(step: Step) -> Kind:
         "affine" (batch norm, sums and products with constants), "elementwise", "pool" (over positions only),
         "layout" (the same numbers in another order), or "mixing" for anything else.
     """
-    name = step.operator.overloadpacket.__name__
+    name = name_of(step)
     if name in _AFFINE:
         return "affine"
     if name in _LAYOUT:
@@ -133,7 +146,7 @@ class Route:
         for step in self.steps:
             for old, _ in step.mutates:
                 known[old] = known[old].clone()
-            args, kwargs = tree_map(lambda a: known[a.number] if isinstance(a, _Ref) else a, step.arguments)
+            args, kwargs = tree_map(lambda a: known[a.number] if isinstance(a, Ref) else a, step.arguments)
             result = step.operator(*args, **kwargs)
             known.update({new: known[old] for old, new in step.mutates})
             known.update(zip(step.writes, _tensors(result), strict=True))
@@ -179,7 +192,7 @@ class Route:
         if kind_of(step) == "layout":
             return True
         moving = [number for number in step.reads if number not in self.constants]
-        divides_by_it = step.operator.overloadpacket.__name__.startswith("div") and step.reads[:1] != tuple(moving)
+        divides_by_it = name_of(step).startswith("div") and step.reads[:1] != tuple(moving)
         return kind_of(step) == "affine" and len(moving) == 1 and not divides_by_it
 
 
@@ -201,11 +214,13 @@ class Trace:
         steps: the operations, in order.
         calls: the module calls, in the order in which they began; the first is the model's own.
         shapes: shape of every numbered tensor.
+        parameters: for each parameter's dotted path its number.
     """
 
     steps: tuple[Step, ...]
     calls: tuple[Call, ...]
     shapes: Mapping[int, tuple[int, ...]]
+    parameters: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def input_number(self) -> int:
@@ -230,6 +245,36 @@ class Trace:
             if step.call >= 0 and (number in step.writes or any(number == new for _, new in step.mutates)):
                 return {step.call, *self._ancestors(step.call)}
         return set()
+
+    def readers_of(self, parameter: str) -> list[str]:
+        """The modules whose own code reads a parameter.
+
+        Args:
+            parameter: dotted path.
+
+        Returns:
+            Dotted paths, in order; "" for the model itself.
+        """
+        number = self.parameters.get(parameter)
+        readers = [self.calls[step.call].path for step in self.steps if number in step.reads]
+        return list(dict.fromkeys(readers))
+
+    def multiplies(self, layer: str) -> bool:
+        """Whether a layer multiplies by its weight as it is: not normalised, standardised or masked before.
+
+        Args:
+            layer: dotted path of a module that is called once.
+        """
+        call = self.calls[self.calls_of(layer)[0]]
+        own = {self.parameters[f"{layer}.weight"]}
+        for step in self.steps[call.first_step : call.last_step]:
+            if own.isdisjoint(step.reads):
+                continue
+            if kind_of(step) == "layout" or name_of(step) in _COPIES:
+                own.update(step.writes)
+            elif name_of(step) not in _PRODUCTS:
+                return False
+        return True
 
     def finished_before(self, site: str) -> tuple[Call, ...]:
         """The outermost calls that are over when a module is first called.
@@ -318,7 +363,7 @@ class Recorder(TorchDispatchMode):
         kwargs = kwargs or {}
         if not self.active:
             return func(*args, **kwargs)
-        arguments = tree_map(lambda a: _Ref(self.number_of(a)) if isinstance(a, Tensor) else a, (args, kwargs))
+        arguments = tree_map(lambda a: Ref(self.number_of(a)) if isinstance(a, Tensor) else a, (args, kwargs))
         reads = tuple(map(self.number_of, _tensors((args, kwargs))))
         mutated = _mutated(func, args, kwargs)
         olds = [self.number_of(tensor) for tensor in mutated]
@@ -332,15 +377,19 @@ class Recorder(TorchDispatchMode):
         self._steps.append(Step(func, arguments, reads, mutates, writes, call))
         return result
 
-    def trace(self) -> Trace:
+    def trace(self, parameters: Mapping[str, Tensor]) -> Trace:
         """All that was recorded.
+
+        Args:
+            parameters: of the network, by dotted path.
 
         Returns:
             The trace.
         """
+        numbers = {path: self.number_of(parameter) for path, parameter in parameters.items()}
         shapes = {number: tuple(tensor.shape) for number, tensor in enumerate(self._seen)}
         calls = tuple(replace(call, result=_without_contents(call.result)) for call in self._calls)
-        return Trace(tuple(self._steps), calls, shapes)
+        return Trace(tuple(self._steps), calls, shapes, numbers)
 
     def route(self, source: int, target: int) -> Route | None:
         """The way from one tensor to another.

@@ -129,9 +129,17 @@ def _reader(model: Classifier, site: Site, architecture: int, statistics: KeySta
     if not isinstance(layer, Layer):
         raise ModelError(f"expected a convolution or linear layer at {site.path} but got {type(layer).__name__}")
 
+    places = site.key_places
+    real = places.real if places is not None and site.is_spatial else None
+
     def read(keys: Tensor) -> None:
         found = rows(keys, key_axis(site.kind)) if architecture == 1 else patches(layer, keys)
-        statistics.add(found.flatten(0, 1))
+        found = found.flatten(0, 1)
+        if (
+            real is not None and not real.all()
+        ):  # class and register tokens are no part of the picture, and unlike all others
+            found = found.unflatten(0, (-1, len(real)))[:, real.to(found.device)].flatten(0, 1)
+        statistics.add(found)
 
     return read
 
@@ -141,7 +149,7 @@ def _cache_keys(
 ) -> dict[str, dict[str, object]]:
     """Return for each site everything that determines its statistics, what it sees of a picture of noise included."""
     noise = model.inputs(_noise(model))
-    common = {"what": "key statistics", "schema": 1, **identity_of(model), "images": images.digest(), **settings}
+    common = {"what": "key statistics", "schema": 2, **identity_of(model), "images": images.digest(), **settings}
     seen: dict[str, str] = {}
     readers = {
         site.path: lambda keys, path=site.path: seen.update({path: digest_of_tensors({"": keys})}) for site in sites

@@ -180,7 +180,7 @@ def make(
         settings = {**settings, "gate": None}  # the other methods have no gate anyway
     given = fitting(method, {**settings, "protect": settings.get("protect") or protect_classes or None})
     if not given.get("site"):
-        last = [site.path for site in find_sites(model.module, model.example()).sites if site.positions][-3:]
+        last = [site.path for site in find_sites(model.module, model.example()).sites if site.is_spatial][-3:]
         raise SettingError(
             f"expected at least one site but got none; the last ones are a good start: --site {' --site '.join(last)}"
         )

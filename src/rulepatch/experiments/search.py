@@ -283,7 +283,7 @@ def _pose(
     """The problem at every site to be tried, statistics of all of them from one pass."""
     survey = find_sites(model.module, model.example())
     if sites is None:
-        grids = [site for site in survey.sites if site.positions]
+        grids = [site for site in survey.sites if site.is_spatial]
         wanted = grids[len(grids) // 2 :]
         if not wanted:
             raise SiteError(f"expected a site with positions in {model.name} but it has none; name sites of your own")
