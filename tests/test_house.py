@@ -16,7 +16,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 
 # From the ground up. Rooms of one floor do not import each other.
 FLOORS = [
-    {"errors", "digests", "files", "images", "memory", "text", "timing"},
+    {"errors", "digests", "files", "images", "memory", "text", "timing", "wrappers"},
     {"core", "models"},
     {"data"},
     {"editors", "playground"},
@@ -30,7 +30,7 @@ LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 # Within `core`, too, there is an up and a down.
 CORE = [
     "linalg", "moments", "trace", "capture", "places", "value_points", "sites", "exemplars", "changes", "installation",
-    "edit",
+    "adapters", "edit",
 ]  # fmt: skip
 
 

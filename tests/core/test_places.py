@@ -52,16 +52,18 @@ class Mixing(nn.Module):
         return self.head((tokens + self.tokens(tokens)).mean(2))
 
 
-def swin(**settings):
+def swin():
     return timm.create_model(
-        "swin_tiny_patch4_window7_224", img_size=64, window_size=4, embed_dim=12, depths=(2, 2), num_heads=(2, 2), **settings
+        "swin_tiny_patch4_window7_224", img_size=64, window_size=4, embed_dim=12, depths=(2, 2), num_heads=(2, 2)
     )  # fmt: skip
 
 
 NETWORKS = {
     "convolutions": (lambda: torchvision.models.resnet18(num_classes=5).requires_grad_(False), (64, 64)),
     "class token": (lambda: timm.create_model("test_vit", num_classes=5), (160, 160)),
-    "class and register tokens": (lambda: timm.create_model("vit_tiny_patch16_224", img_size=64, reg_tokens=3, depth=2), (64, 64)),
+    "class and register tokens": (
+        lambda: timm.create_model("vit_tiny_patch16_224", img_size=64, reg_tokens=3, depth=2), (64, 64)
+    ),
     "not square, registers behind": (Registers, (16, 40)),
     "patches cut by hand": (Patches, (16, 32)),
     "shifted windows, merged by twos": (swin, (64, 64)),

@@ -26,7 +26,7 @@ def test_the_closed_form_is_the_dense_optimum_of_its_objective(model, exemplars,
     problem = posed_at(model, exemplars, reference, site, architecture=architecture)
     observation = problem.observations[0]
     reading = read(problem, observation)
-    found = solve(observation, reading, ridge=0)
+    found = solve(observation, reading, match="pre-activation", ridge=0)
     layer, keys = copy.deepcopy(observation.layer).double(), observation.keys.double()
     head = observation.edited.route.to(dtype=torch.float64).split()[0]
     head_of_original = observation.original.route.to(dtype=torch.float64).split()[0]
@@ -106,12 +106,28 @@ def test_mixing_sites_are_solved_by_differentiation(model, exemplars, reference)
     assert losses[300] < 0.95 * losses[0]
 
 
+def test_sites_that_mix_channels_in_their_block_are_solved_by_differentiation_by_themselves(
+    model, exemplars, reference
+):
+    """A gate after the layer depends on all its channels: the value is matched, better than by the closed form."""
+    found = {
+        match: rewrite(
+            model, exemplars, reference=reference, site="3.conv", match=match, rank=2, cache=None, progress=False
+        )
+        for match in ("auto", "value", "pre-activation")
+    }
+    assert torch.equal(found["auto"].changes[0].delta(), found["value"].changes[0].delta())
+    assert squared_errors(model, exemplars, reference, found["auto"]) < squared_errors(
+        model, exemplars, reference, found["pre-activation"]
+    )
+
+
 def test_the_gate_is_change_of_the_solve(model, exemplars, reference):
     """Coefficients are fitted to what the gate lets through: with them the objective has no gradient left."""
     problem = posed_at(model, exemplars, reference, "3.conv", gate=0.8)
     observation = problem.observations[0]
     reading = read(problem, observation)
-    found = solve(observation, reading, ridge=0)
+    found = solve(observation, reading, match="pre-activation", ridge=0)
     keys = observation.keys.double()
     gate = (torch.einsum("nchw,c->nhw", keys, reading.gate.direction) > reading.gate.thresholds)[:, None]
     assert 0 < float(gate.double().mean()) < 1
@@ -196,6 +212,7 @@ def test_steps_on_all_coefficients_lower_the_error_of_all_sites(model, exemplars
         for coupling, steps in {"none": {}, "sequence": {}, "joint": {"steps": 60}}.items()
     }
     assert found["joint"] < 0.98 * found["sequence"]
+    given["match"] = "pre-activation"
     start = rewrite(model, exemplars, coupling="joint", steps=0, **given)
     sequence = rewrite(model, exemplars, coupling="sequence", **given)
     for one, other in zip(start.changes, sequence.changes, strict=True):
@@ -208,3 +225,14 @@ def test_values_from_one_pass_are_those_of_a_recording(model, exemplars, referen
     values = capture.values_at(model.module, problem.edited, points)
     for seen in problem.observations:
         assert torch.equal(values[seen.site.path], seen.edited.values)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_what_rounding_to_the_models_type_loses_is_stated(model, exemplars, reference, dtype):
+    typed = model.with_module(copy.deepcopy(model.module).to(dtype))
+    edit = rewrite(typed, exemplars, reference=reference, site="1.conv2", gate=None, cache=None, progress=False)
+    stated = edit.provenance["sites"][0]["rounding"]
+    before, after = (each.module[1].conv2.weight.detach().double() for each in (typed, edit.apply(typed)))
+    wanted = edit.changes[0].delta()
+    assert stated == pytest.approx(float((after - before - wanted).norm() / wanted.norm()), rel=1e-6)
+    assert stated < torch.finfo(dtype).eps * 100 and (stated > 0 or dtype == torch.float64)

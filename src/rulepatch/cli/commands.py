@@ -94,7 +94,7 @@ def edit(
     ] = None,
     gate_kind: Annotated[GateKind | None, typer.Option(help="[hard]")] = None,
     architecture: Annotated[int | None, typer.Option(help="1: keys are channels; 2: keys are patches. [1]")] = None,
-    match: Annotated[Match | None, typer.Option(help="[pre-activation]")] = None,
+    match: Annotated[Match | None, typer.Option(help="[auto]")] = None,
     error: Annotated[Error | None, typer.Option(help="[squared]")] = None,
     ridge: Annotated[float | None, typer.Option(help="Of the closed form. [0.001]")] = None,
     floor: Annotated[float | None, typer.Option(help="Smallest eigenvalue kept, relative. [0.00001]")] = None,

@@ -36,6 +36,7 @@ class GateKind(StrEnum):
 class Match(StrEnum):
     """What an edit is to match."""
 
+    auto = "auto"
     pre_activation = "pre-activation"
     value = "value"
 

@@ -4,9 +4,10 @@ Everything here leaves the model as it was found: no hook, stub, training flag o
 pass ends well or not.
 """
 
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,11 +61,16 @@ def inference(model: nn.Module, *, gradients: bool = False) -> Iterator[None]:
     flags = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        with torch.set_grad_enabled(gradients):
+        with torch.set_grad_enabled(gradients), _eager():
             yield
     finally:
         for module, training in flags:
             module.training = training
+
+
+def _eager() -> AbstractContextManager[Any]:
+    """Let compiled parts run as they were written: a compiled one need not heed hooks made later."""
+    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
 
 
 @contextmanager

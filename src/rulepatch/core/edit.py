@@ -12,12 +12,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from rulepatch.core.adapters import write_adapter
 from rulepatch.core.changes import KINDS, Change
 from rulepatch.core.installation import Installation
 from rulepatch.digests import digest_of_json, digest_of_tensors
 from rulepatch.errors import BaseMismatchError, EditFileError, SettingError
 from rulepatch.files import atomic_path
 from rulepatch.text import table
+from rulepatch.wrappers import unwrapped
 
 __all__ = ["Edit", "base_digest"]
 
@@ -42,7 +44,7 @@ def base_digest(model: nn.Module) -> str:
     Returns:
         Hexadecimal.
     """
-    return digest_of_tensors(model.state_dict())
+    return digest_of_tensors(unwrapped(model).state_dict())
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,7 +116,7 @@ class Edit:
         """A new model with the edit in it; the given one is untouched.
 
         Args:
-            model: a module, or anything that holds one.
+            model: a module, or anything that holds one. Of a compiled or parallel module the network inside is taken.
             any_base: apply it to another base than the one that it was computed on.
 
         Returns:
@@ -169,6 +171,22 @@ class Edit:
                 "use Edit.apply, which puts the gate beside the layer, or make the edit without a gate"
             )
         return self.apply(model, any_base=any_base)
+
+    def to_peft(self, folder: Path | str, model: "nn.Module | Holder", *, any_base: bool = False) -> None:
+        """Write the edit as a LoRA adapter for PEFT; with it the base gets the same weights, up to rounding.
+
+        Args:
+            folder: for `adapter_config.json` and `adapter_model.safetensors`; made if it is not there.
+            model: the base.
+            any_base: take another base than the one that it was computed on.
+
+        Raises:
+            BaseMismatchError: the model is not the edit's base.
+            SettingError: the edit is gated or dense: no LoRA adapter can hold it.
+        """
+        module = _module_of(model)
+        self.check(module, any_base=any_base)
+        write_adapter(self.changes, module, Path(folder))
 
     def check(self, module: nn.Module, *, any_base: bool = False) -> None:
         """Make sure that the edit fits a model.
@@ -293,4 +311,4 @@ def _restore(described: Mapping[str, Any], tensors: Mapping[str, Tensor], index:
 
 
 def _module_of(model: "nn.Module | Holder") -> nn.Module:
-    return model if isinstance(model, nn.Module) else model.module
+    return unwrapped(model if isinstance(model, nn.Module) else model.module)

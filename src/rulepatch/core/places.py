@@ -18,15 +18,15 @@ from torch.utils._pytree import tree_map
 from rulepatch.core import linalg
 from rulepatch.core.trace import Ref, Step, Trace, name_of
 
-__all__ = ["Places", "PlaceFinder"]
+__all__ = ["PlaceFinder", "Places"]
 
 _NOWHERE = -1
 
 # What moves numbers without changing them, apart from pads and copies, whose new numbers have no place.
 _MOVES = {
-    "_unsafe_view", "alias", "cat", "clone", "contiguous", "detach", "expand", "flip", "index_select", "narrow", "permute",
-    "reshape", "roll", "select", "slice", "split", "split_with_sizes", "squeeze", "stack", "t", "transpose", "unbind",
-    "unsqueeze", "view", "view_as",
+    "_unsafe_view", "alias", "cat", "clone", "contiguous", "detach", "expand", "flip", "index_select", "narrow",
+    "permute", "reshape", "roll", "select", "slice", "split", "split_with_sizes", "squeeze", "stack", "t", "transpose",
+    "unbind", "unsqueeze", "view", "view_as",
 }  # fmt: skip
 _PADS = {"constant_pad_nd", "pad"}
 _PRODUCTS = {"addmm", "baddbmm", "bmm", "linear", "matmul", "mm"}

@@ -20,6 +20,7 @@ from rulepatch.core.trace import Trace
 from rulepatch.core.value_points import find_value_point
 from rulepatch.errors import SiteError, nearest
 from rulepatch.text import table
+from rulepatch.wrappers import unwrapped
 
 __all__ = ["Layer", "Refusal", "Site", "Survey", "find_sites", "key_axis", "patches", "rows", "with_weight"]
 
@@ -191,7 +192,8 @@ def find_sites(model: nn.Module, inputs: Tensor) -> Survey:
     """Find every place where a model can be edited.
 
     Args:
-        model: any module; on the meta device it needs no weights.
+        model: any module; on the meta device it needs no weights. Paths are those of the network inside of a compiled
+            or parallel module.
         inputs: an input of one image, (1, …), on the model's device.
 
     Returns:
@@ -205,6 +207,7 @@ def find_sites(model: nn.Module, inputs: Tensor) -> Survey:
         >>> survey.refused
         (Refusal(path='3', reason='depthwise'),)
     """
+    model = unwrapped(model)
     traced = capture.trace(model, inputs)
     owners, finder = _owners(model), PlaceFinder(traced)
     sites, refused = [], []
@@ -329,7 +332,7 @@ def _foreign(module: nn.Module) -> str | None:
     """Why a module that was once a convolution or linear layer is none that can be edited; None for any other."""
     if isinstance(module, torch.jit.ScriptModule):
         return "scripted" if getattr(module, "original_name", None) in {"Conv2d", "Linear"} else None
-    quantised = hasattr(module, "_packed_params") or type(module).__module__.startswith(("torch.ao.nn.quantized"))
+    quantised = hasattr(module, "_packed_params") or type(module).__module__.startswith("torch.ao.nn.quantized")
     return (
         "quantised"
         if quantised and type(module).__name__.endswith(("Conv2d", "Linear", "ReLU2d", "LinearReLU"))

@@ -27,7 +27,8 @@ _NORMS = {
 _AFFINE = {"add", "add_", "div", "div_", "mul", "mul_", "neg", "neg_", "rsub", "sub", "sub_"} | _NORMS
 _POOLS = {"_adaptive_avg_pool2d", "adaptive_max_pool2d", "avg_pool2d", "max_pool2d_with_indices"}
 _LAYOUT = {
-    "_to_copy", "_unsafe_view", "alias", "clone", "contiguous", "detach", "permute", "reshape", "t", "transpose", "view",
+    "_to_copy", "_unsafe_view", "alias", "clone", "contiguous", "detach", "permute", "reshape", "t", "transpose",
+    "view",
 }  # fmt: skip
 _COPIES = {"expand", "pad", "constant_pad_nd", "squeeze", "unsqueeze"}
 _PRODUCTS = {
@@ -264,6 +265,9 @@ class Trace:
 
         Args:
             layer: dotted path of a module that is called once.
+
+        Returns:
+            Whether it does.
         """
         call = self.calls[self.calls_of(layer)[0]]
         own = {self.parameters[f"{layer}.weight"]}

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from rulepatch.core import capture, linalg
-from rulepatch.core.changes import Change, GateKind
+from rulepatch.core.changes import Change, GateKind, LowRank
 from rulepatch.core.edit import Edit, base_digest
 from rulepatch.core.exemplars import Exemplar, Observation, observe
 from rulepatch.core.installation import Installation
@@ -268,6 +268,7 @@ def assemble(problem: Problem, changes: Sequence[Change], *, method: str, own: M
             "site": seen.site.path,
             "loss": loss,
             "predicted_damage": _damage(problem, seen, changes),
+            "rounding": _rounding(seen, changes),
             "certificate": certify(seen, changes, problem.statistics[seen.site.path]),
             **_protection(problem, seen, changes),
         }
@@ -335,6 +336,17 @@ def _damage(problem: Problem, seen: Observation, changes: Sequence[Change]) -> f
     delta = torch.stack([torch.zeros(shape, dtype=torch.float64), *own]).sum(dim=0)
     moment = problem.statistics[path].moment.mean().cpu()
     return linalg.damage(delta, seen.layer.weight.detach().reshape(shape).cpu(), moment)
+
+
+def _rounding(seen: Observation, changes: Sequence[Change]) -> float:
+    """What writing the weight in the model's own type loses of its change, relative to the change; 0 beside a gate."""
+    plain = [change for change in changes if change.parameter == f"{seen.site.path}.weight"]
+    if not plain or any(isinstance(change, LowRank) and change.gate is not None for change in plain):
+        return 0.0
+    weight = seen.layer.weight.detach().cpu()
+    wanted = torch.stack([change.delta().cpu().reshape(weight.shape) for change in plain]).sum(dim=0)
+    written = (weight.double() + wanted).to(weight.dtype).double() - weight.double()
+    return float((written - wanted).norm() / wanted.norm().clamp(min=torch.finfo(torch.float64).tiny))
 
 
 def _protection(problem: Problem, seen: Observation, changes: Sequence[Change]) -> dict[str, float]:

@@ -26,7 +26,7 @@ from rulepatch.timing import stretch
 
 __all__ = ["Coupling", "Match", "Solving", "features_of", "rewrite", "rewrite_posed", "solve"]
 
-Match = Literal["pre-activation", "value"]
+Match = Literal["auto", "pre-activation", "value"]
 Coupling = Literal["none", "sequence", "joint"]
 
 
@@ -35,14 +35,14 @@ class Solving:
     """How the coefficients are found; see `rewrite`.
 
     Attributes:
-        match: "pre-activation" or "value".
+        match: "auto", "pre-activation" or "value".
         error: "squared" or "absolute".
         steps: first-order steps, at least 0, where there is no closed form.
         ridge: of the closed form, at least 0.
         coupling: of several sites, "none", "sequence" or "joint".
     """
 
-    match: Match = "pre-activation"
+    match: Match = "auto"
     error: linalg.Error = "squared"
     steps: int = 600
     ridge: float = 1e-3
@@ -69,7 +69,7 @@ def rewrite(
     gate: GateLevel = "auto",
     gate_kind: GateKind = "hard",
     architecture: int = 1,
-    match: Match = "pre-activation",
+    match: Match = "auto",
     error: linalg.Error = "squared",
     steps: int = 600,
     ridge: float = 1e-3,
@@ -104,7 +104,8 @@ def rewrite(
             within 0.9..0.98; None or "none" for everywhere, so that the edit is a plain change of weights.
         gate_kind: "hard" (all or nothing) or "soft" (in proportion to the excess; new neurons beside the layer).
         architecture: 1 for keys of c_in channels, 2 for keys of unfolded patches (thesis fig. 2-3).
-        match: what to match: the "pre-activation" (residual sum included) or the "value" after activation and pool.
+        match: what to match: the "pre-activation" (residual sum included), the "value" after activation and pool, or
+            "auto": the pre-activation, but the value where the site mixes channels before it (layer norm, gates).
         error: "squared" (the paper) or "absolute" (the authors' code).
         steps: first-order steps, where there is no closed form.
         ridge: of the closed form, relative to the mean diagonal of the normal matrix, ≥ 0.
@@ -184,7 +185,7 @@ def solve(
     observation: Observation,
     reading: Reading,
     *,
-    match: Match = "pre-activation",
+    match: Match = "auto",
     error: linalg.Error = "squared",
     steps: int = 600,
     ridge: float = 1e-3,
@@ -194,7 +195,7 @@ def solve(
     Args:
         observation: what the site sees of the exemplars.
         reading: the directions and the gate.
-        match: "pre-activation" or "value".
+        match: "auto", "pre-activation" or "value".
         error: "squared" or "absolute".
         steps: first-order steps, where there is no closed form.
         ridge: of the closed form.
@@ -202,6 +203,8 @@ def solve(
     Returns:
         Λ, (c_out, r, y, x), or (c_out, r) for the second architecture; float64.
     """
+    if match == "auto":
+        match = "pre-activation" if observation.site.exact else "value"
     features, marked = features_of(observation, reading), observation.marked
     weights = observation.output_weights[marked]
     coefficients = linalg.least_squares(features[marked], observation.residuals, weights, ridge=ridge)

@@ -29,7 +29,7 @@ __all__ = ["Composition", "compose", "compose_files"]
 log = logging.getLogger("rulepatch")
 
 SOLVED_TOGETHER = {
-    "architecture": 1, "match": "pre-activation", "error": "squared", "coupling": "none", "whole_image": False,
+    "architecture": 1, "match": "auto", "error": "squared", "coupling": "none", "whole_image": False,
     "value_point": None, "ridge": 1e-3, "floor": 1e-5,
 }  # fmt: skip
 """Settings of the edits that can be solved together; others are put beside each other as they are."""

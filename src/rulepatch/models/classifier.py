@@ -17,6 +17,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as TF
 
 from rulepatch.errors import ModelError, SettingError, nearest
+from rulepatch.wrappers import unwrapped
 
 __all__ = ["Classes", "Classifier", "Interpolation", "Preprocess"]
 
@@ -297,7 +298,8 @@ class Classifier:
     """A network, how pictures are prepared for it, and what its classes are called.
 
     Attributes:
-        module: any module that maps (n, 3, height, width) to logits (n, classes), as a tensor or as `.logits`.
+        module: any module that maps (n, 3, height, width) to logits (n, classes), as a tensor or as `.logits`; of a
+            compiled or parallel module the network inside, which has the same weights.
         preprocess: how pictures are prepared; anything that `Preprocess.of` reads.
         classes: names of the classes, in the order of the logits.
         name: for messages and reports.
@@ -317,7 +319,7 @@ class Classifier:
     def __init__(
         self, module: nn.Module, preprocess: Any, classes: "Classes | Sequence[str]", name: str = "the model"
     ) -> None:
-        object.__setattr__(self, "module", module)
+        object.__setattr__(self, "module", unwrapped(module))
         object.__setattr__(self, "preprocess", Preprocess.of(preprocess))
         object.__setattr__(self, "classes", classes if isinstance(classes, Classes) else Classes(tuple(classes)))
         object.__setattr__(self, "name", name)
