@@ -1,4 +1,4 @@
-"""Notes with words: where they are, what differs from what, and what is refused. The words themselves were looked at."""
+"""Notes with words: where they are, what differs from what, what is refused. How they look was looked at."""
 
 import numpy as np
 import pytest
