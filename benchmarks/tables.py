@@ -176,7 +176,48 @@ RULES: Mapping[str, Callable[[Row], str]] = {
 }
 
 
+def spread(key: str) -> Callable[[Row], str]:
+    """A mean of cases with the least and the most of them, in percent."""
+    return lambda row: f"{row[key]:.1f} % ({row[f'{key}, low']:.1f} to {row[f'{key}, high']:.1f})"
+
+
+def setting(row: Row) -> str:
+    """How an edit was made, as far as it is one for all cases."""
+    if "site" not in row:
+        return row["edit"]
+    gate = "no gate" if row["gate"] is None else f"gate {row['gate']}"
+    described = f"{row['site']}, rank {row['rank']}, strength {row['strength']:g}, {gate}"
+    return described if row["edit"] == "rewrite" else f"{row['edit']} ({described})"
+
+
+SIGNS: Mapping[str, Callable[[Row], str]] = {
+    "edit": setting,
+    "original": text("original"),
+    "exemplars": text("exemplars"),
+    "budget": lambda row: "none" if row["budget"] is None else f"{row['budget']} points",
+    "called taxi": lambda row: f"{row['fooled before, %']:.1f} → {row['fooled after, %']:.1f} %",
+    "right": lambda row: f"{row['before, %']:.1f} → {spread('after, %')(row)}",
+    "repaired, broken": lambda row: f"{row['repaired']:.0f}, {row['broken']:.1f}",
+    "clean: points lost": number("points lost", 2),
+    "clean: flips": lambda row: f"{row['flips, %']:.2f} %",
+    "taxis right": lambda row: f"{row['taxis before, %']:.1f} → {spread('taxis after, %')(row)}",
+}
+
+NOTES: Mapping[str, Callable[[Row], str]] = {
+    "network": text("network"),
+    "notes": text("notes"),
+    "pictures": text("pictures"),
+    "called iPod": text("called iPod"),
+    "largest probability of iPod": number("largest probability of iPod", 5),
+    "on a blank note": number("and on the blank note", 5),
+    "prediction changed by the blank note": text("changed by the blank note"),
+    "by the word on it": text("changed by the word"),
+}
+
+
 VIEWS: Mapping[str, Callable[[], str]] = {
+    "signs": View("signs-cpu", SIGNS),
+    "notes": View("notes-cpu", NOTES),
     "methods": View("methods-cpu", METHODS),
     "scoring": View("scoring-cpu", {"what": text("what"), "time": seconds, "in full passes": number("full passes", 2)}),
     "wheels": View(
