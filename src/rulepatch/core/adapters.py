@@ -53,7 +53,7 @@ def write_adapter(changes: Sequence[Change], module: nn.Module, folder: Path) ->
         if not isinstance(change, LowRank) or change.gate is not None:
             kind = "gated" if isinstance(change, LowRank) else "dense"
             raise SettingError(
-                f"expected low-rank changes of weights but that of {change.parameter} is {kind}, which no LoRA adapter can "
+                f"expected low-rank changes of weights but that of {change.parameter} is {kind}, which no adapter can "
                 "hold; make the edit with gate none, or write the whole network (rulepatch apply)"
             )
         factors.setdefault(change.site, []).append(lora_factors(change))

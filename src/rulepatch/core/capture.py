@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.hooks import RemovableHandle
 
 from rulepatch.core.trace import Call, Recorder, Route, Trace
@@ -82,7 +82,7 @@ def _hooked(handles: Callable[[], Iterator[RemovableHandle]]) -> Iterator[None]:
 
 
 def _first_tensor(args: Sequence[Any], kwargs: Mapping[str, Any], path: str) -> Tensor:
-    for value in (*args, *kwargs.values()):
+    for value in tree_leaves((args, kwargs)):
         if isinstance(value, Tensor):
             return value
     raise SiteError(f"expected {path} to be called with a tensor but it was called with none; choose another site")

@@ -148,14 +148,21 @@ def _moved_axis(step: Step, axis: int, before: Sequence[int], after: Sequence[in
 
 
 def _candidates(traced: Trace, own: Call, values: Mapping[int, _Value]) -> Iterator[tuple[int, Call]]:
-    """Calls that may be the value point: the layer, its siblings and ancestors that return values of its block."""
+    """Calls that may be the value point: the layer, its siblings and ancestors that return values of its block.
+
+    What returns a record of named results is a whole network, not a block.
+    """
     for call in traced.calls:
         sibling = call.parent == own.parent
         ancestor = own.path.startswith(f"{call.path}.")
-        if call.path and (sibling or ancestor) and call.last_step >= own.last_step:
+        if call.path and (sibling or ancestor) and call.last_step >= own.last_step and not _is_record(call):
             for number in call.outputs[:1]:
                 if number in values:
                     yield number, call
+
+
+def _is_record(call: Call) -> bool:
+    return isinstance(call.result, Mapping)
 
 
 def _preference(traced: Trace, number: int, call: Call) -> tuple[int, bool, bool, int]:
