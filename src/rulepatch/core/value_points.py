@@ -151,6 +151,9 @@ def _candidates(traced: Trace, own: Call, values: Mapping[int, _Value]) -> Itera
     """Calls that may be the value point: the layer, its siblings and ancestors that return values of its block.
 
     What returns a record of named results is a whole network, not a block.
+
+    Yields:
+        Number of the tensor, and the call.
     """
     for call in traced.calls:
         sibling = call.parent == own.parent
