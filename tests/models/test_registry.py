@@ -41,7 +41,7 @@ def test_every_source_is_known_by_its_prefix():
     ("name", "nearest"),
     [
         ("torchvison/resnet18", "torchvision"),
-        ("", "playground"),
+        ("", ""),
         ("resnet18", ""),
         ("playgroud", "playground"),
         ("net.py", ""),
