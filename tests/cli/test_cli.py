@@ -65,6 +65,8 @@ def test_sites_lists_them_as_in_the_design(run, net):
         "value_point": "5",
         "exact": True,
         "positions": [16, 16],
+        "grid": [16, 16],
+        "tokens_apart": 0,
     }
     text = run("sites", net).out
     assert all(word in text for word in ("site", "value point", "8×8×3×3", "linear"))
