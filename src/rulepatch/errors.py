@@ -22,6 +22,7 @@ __all__ = [
     "SiteError",
     "WeightsError",
     "nearest",
+    "reason_of",
 ]
 
 
@@ -88,3 +89,13 @@ def nearest(name: str, options: Iterable[str], *, count: int = 3) -> str:
     """
     options = list(options)
     return ", ".join(get_close_matches(name, options, n=count, cutoff=0.4) or options[:count])
+
+
+def reason_of(error: Exception) -> str:
+    r"""Return why a library gave up, as words for brackets within a sentence of ours.
+
+    Examples:
+        >>> reason_of(OSError("There is no such model.  Check your connection.\nSee the docs."))
+        'OSError: There is no such model'
+    """
+    return f"{type(error).__name__}: {' '.join(str(error).split()).partition('. ')[0][:160]}"

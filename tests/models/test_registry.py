@@ -1,5 +1,6 @@
 import os
 import pickle
+import warnings
 
 import pytest
 import torch
@@ -40,7 +41,7 @@ def test_every_source_is_known_by_its_prefix():
     ("name", "nearest"),
     [
         ("torchvison/resnet18", "torchvision"),
-        ("", "playground"),
+        ("", ""),
         ("resnet18", ""),
         ("playgroud", "playground"),
         ("net.py", ""),
@@ -266,6 +267,32 @@ def test_code_in_a_pickle_is_never_run(small, tmp_path):
     assert (tmp_path / "canary").exists()
 
 
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_the_names_of_a_published_file_are_translated(prefix, small, tmp_path):
+    state = state_of(small, offset=0.5)
+    published = {f"{prefix}old.{name}": tensor for name, tensor in state.items()}
+    save_file(published, tmp_path / "weights.safetensors")
+    with pytest.raises(WeightsError, match="lacks"):
+        load_weights(small, tmp_path / "weights.safetensors")
+    load_weights(
+        small,
+        tmp_path / "weights.safetensors",
+        lambda found: {name.removeprefix("old."): tensor for name, tensor in found.items()},
+    )
+    assert same(small, state)
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".pth.tar", ""])
+def test_a_program_is_refused_for_what_it_is(suffix, small, tmp_path):
+    state = state_of(small)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the end of TorchScript
+        torch.jit.save(torch.jit.trace(small.eval(), torch.ones(1, 3, 3, 3)), tmp_path / f"clip{suffix}")
+    with pytest.raises(WeightsError, match=rf"clip{suffix} is a TorchScript archive, a program.*state_dict\(\)"):
+        load_weights(small, tmp_path / f"clip{suffix}")
+    assert same(small, state)
+
+
 def altered(**changes):
     def make(state):
         return {name: tensor for name, tensor in {**state, **changes}.items() if tensor is not None}
@@ -374,6 +401,34 @@ def test_a_source_can_be_added(monkeypatch):
 
     assert "mine" in sources()
     assert load_model("mine/own name").classes.names == ("own name", "b")
+
+
+def test_a_source_hears_of_the_classes_in_a_model_file_and_its_translation_is_heeded(monkeypatch, small, tmp_path):
+    monkeypatch.setitem(registry._SOURCES, "mine", None)  # and so gone after the test
+    heard = []
+
+    @registry.source("mine")
+    def load(request):
+        heard.append(request.classes)
+        return registry.Sourced(
+            nn.Conv2d(3, 2, 1),
+            registry.Preprocess((4, 4)),
+            registry.Classes(("a", "b")),
+            translate=lambda state: {name.lower(): tensor for name, tensor in state.items()},
+        )
+
+    load_skeleton("mine/name")
+    assert heard == [None]
+    save_file({"WEIGHT": torch.full((2, 3, 1, 1), 7.0), "BIAS": torch.zeros(2)}, tmp_path / "w.safetensors")
+    (tmp_path / "m.toml").write_text('architecture = "mine/name"\nweights = "w.safetensors"\nclasses = ["x", "y"]\n')
+    for model in (
+        load_model(str(tmp_path / "m.toml")),
+        load_model(str(tmp_path / "m.toml"), weights=tmp_path / "w.safetensors"),
+        load_model("mine/name", weights=tmp_path / "w.safetensors"),
+    ):
+        assert (model.module.weight == 7).all()
+    assert [classes and classes.names for classes in heard[1:]] == [("x", "y"), ("x", "y"), None]
+    assert load_skeleton(str(tmp_path / "m.toml")).classes.names == ("x", "y")
 
 
 def test_weights_of_a_file_are_those_of_the_file(small, tmp_path):

@@ -44,13 +44,14 @@ def load(request: Request) -> Sourced:
         raise ModelError(f"expected {path} to name an architecture but got the model file {architecture}; copy it")
     if ".py:" in architecture:
         architecture = str(path.parent / architecture)
+    classes = _classes(path, entries["classes"]) if "classes" in entries else request.classes
     pretrained = request.pretrained and "weights" not in entries
-    given = build(architecture, pretrained=pretrained, kwargs={**entries.get("kwargs", {}), **request.kwargs})
+    kwargs = {**entries.get("kwargs", {}), **request.kwargs}
+    given = build(architecture, pretrained=pretrained, kwargs=kwargs, classes=classes)
     if request.pretrained and "weights" in entries:
-        load_weights(given.module, path.parent / entries["weights"])
-    classes = _classes(path, entries["classes"]) if "classes" in entries else given.classes
+        load_weights(given.module, path.parent / entries["weights"], given.translate)
     preprocess = _preprocess(path, entries, given.preprocess)
-    return Sourced(given.module, preprocess, classes, entries.get("name", path.stem))
+    return Sourced(given.module, preprocess, classes or given.classes, entries.get("name", path.stem), given.translate)
 
 
 def _read(path: Path) -> Mapping[str, Any]:

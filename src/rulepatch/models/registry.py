@@ -2,6 +2,7 @@
 
 import importlib
 import warnings
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,9 @@ from rulepatch.models.classifier import Classes, Classifier, Preprocess
 __all__ = ["Request", "Source", "Sourced", "load_model", "load_skeleton", "save_weights", "source", "sources"]
 
 
+Translate = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
+
+
 @dataclass(frozen=True)
 class Request:
     """What is asked of a source.
@@ -27,21 +31,32 @@ class Request:
         name: the model's name without the source's prefix.
         kwargs: of the architecture's constructor.
         pretrained: whether the source's own weights are wanted; they are downloaded if they are not there.
+        classes: what the model file says of the classes, for a source that makes the network from their names.
     """
 
     name: str
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     pretrained: bool = True
+    classes: Classes | None = None
 
 
 @dataclass(frozen=True)
 class Sourced:
-    """What a source gives: a network, and what it knows of preprocessing, classes and its own name."""
+    """What a source gives: a network, and what it knows of preprocessing, classes and its own name.
+
+    Attributes:
+        module: the network.
+        preprocess: how pictures are prepared, if the source knows.
+        classes: names of the classes, if the source knows.
+        name: for messages and reports; the name that was asked for if None.
+        translate: makes this network's state dict out of a published file's, which may use other names.
+    """
 
     module: nn.Module
     preprocess: Preprocess | None = None
     classes: Classes | None = None
     name: str | None = None
+    translate: Translate | None = None
 
 
 Source = Callable[[Request], Sourced]
@@ -91,6 +106,7 @@ def load_model(name: str, *, weights: Path | str | None = None, device: str | to
         The classifier, in evaluation mode.
 
     Raises:
+        MissingExtraError: the source's library is not installed.
         ModelError: no such model, or its preprocessing or class names are not known.
         SettingError: no such device.
         WeightsError: weights that are missing, damaged or of another architecture.
@@ -102,7 +118,7 @@ def load_model(name: str, *, weights: Path | str | None = None, device: str | to
     """
     given = build(name, pretrained=weights is None)
     if weights is not None:
-        load_weights(given.module, Path(weights))
+        load_weights(given.module, Path(weights), given.translate)
     model = _classifier(name, given)
     _refuse_nan(model.module, str(weights or name))
     try:
@@ -117,7 +133,7 @@ def load_skeleton(name: str) -> Classifier:
     """A classifier without weights, on the meta device where the architecture allows it: enough to list its sites.
 
     Returns:
-        The classifier; nothing is downloaded.
+        The classifier; no weights are downloaded.
 
     Raises:
         ModelError: no such model.
@@ -134,7 +150,9 @@ def load_skeleton(name: str) -> Classifier:
     return model
 
 
-def build(name: str, *, pretrained: bool, kwargs: Mapping[str, Any] | None = None) -> Sourced:
+def build(
+    name: str, *, pretrained: bool, kwargs: Mapping[str, Any] | None = None, classes: Classes | None = None
+) -> Sourced:
     """Ask the source that a name belongs to.
 
     Returns:
@@ -151,7 +169,7 @@ def build(name: str, *, pretrained: bool, kwargs: Mapping[str, Any] | None = Non
             "expected torchvision/NAME, timm/NAME, playground, FILE.py:FUNCTION or FILE.toml "
             f"but got {name!r}; the nearest source is {nearest(prefix, sources(), count=1)}"
         )
-    return _SOURCES[prefix](Request(request_name, kwargs or {}, pretrained))
+    return _SOURCES[prefix](Request(request_name, kwargs or {}, pretrained, classes))
 
 
 def _split(name: str) -> tuple[str, str]:
@@ -172,12 +190,13 @@ def _classifier(name: str, given: Sourced) -> Classifier:
     return Classifier(given.module, given.preprocess, given.classes, given.name or name)
 
 
-def load_weights(module: nn.Module, path: Path) -> None:
+def load_weights(module: nn.Module, path: Path, translate: Translate | None = None) -> None:
     """Load a state dict from a local file into a network.
 
     Args:
         module: the network; unchanged if anything is wrong.
         path: safetensors, or what `torch.save` wrote of a state dict. Nothing but tensors is ever unpickled.
+        translate: makes the network's state dict out of the file's.
 
     Raises:
         WeightsError: the file is missing or damaged, or its tensors do not fit the network.
@@ -186,6 +205,8 @@ def load_weights(module: nn.Module, path: Path) -> None:
     own = module.state_dict()
     if not own.keys() & state.keys():  # training on several devices puts a name before all others
         state = {key.removeprefix("module."): tensor for key, tensor in state.items()}
+    if translate is not None:
+        state = dict(translate(state))
     given = {own[key].data_ptr() for key in own.keys() & state.keys()}
     optional = {key for key in own if key.endswith("num_batches_tracked") or own[key].data_ptr() in given}
     missing, unknown = own.keys() - state.keys() - optional, state.keys() - own.keys()
@@ -220,6 +241,11 @@ def save_weights(module: nn.Module, path: Path) -> None:
 def _read_state(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise WeightsError(f"expected weights at {path} but there is no such file; check the path")
+    if _is_program(path):
+        raise WeightsError(
+            f"expected a state dict of tensors but {path} is a TorchScript archive, a program, and is not run; "
+            "save the state_dict() of what torch.jit.load makes of it instead"
+        )
     try:
         with path.open("rb") as file:
             begins_like_safetensors = file.read(9).endswith(b"{")
@@ -242,6 +268,14 @@ def _read_state(path: Path) -> dict[str, Tensor]:
             f"expected a state dict of tensors in {path} but got something else; save model.state_dict()"
         )
     return {str(key): value for key, value in loaded.items()}
+
+
+def _is_program(path: Path) -> bool:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("/constants.pkl") for name in archive.namelist())  # as torch itself tells them
+    except (OSError, ValueError, zipfile.BadZipFile):
+        return False
 
 
 def _refuse_nan(module: nn.Module, name: str) -> None:
