@@ -24,14 +24,16 @@ SMALL = {
     "playground": "playground",
     "python": "{root}/net.py:build",
     "toml": "{root}/model.toml",
+    "places365": "places365/resnet18",
 }
 
 
 @pytest.fixture(params=sources())
-def name(request, tmp_path):
+def name(request, tmp_path, hf_folder, clips):
     """A small model of each source."""
     (tmp_path / "net.py").write_text(NET)
     (tmp_path / "model.toml").write_text('architecture = "net.py:build"\nstd = [0.1, 0.1, 0.1]\n')
+    hf_folder()
     assert request.param in SMALL, f"give the source {request.param} a small model here"
     return SMALL[request.param].format(root=tmp_path)
 
