@@ -110,6 +110,20 @@ def test_a_transform_that_is_not_repeated_exactly_is_refused(name):
         Preprocess.of(REFUSED[name])
 
 
+def test_only_with_slack_may_a_crop_lie_a_pixel_to_the_side():
+    preprocess = Preprocess.of(COMPOSED["resize and crop"])
+
+    def beside(pixels):
+        def transform(image):
+            return COMPOSED["resize and crop"](image).roll(pixels, dims=2)
+
+        return transform
+
+    assert preprocess.repeats(beside(0)) and preprocess.repeats(beside(0), slack=1)
+    assert preprocess.repeats(beside(1), slack=1) and not preprocess.repeats(beside(1))
+    assert not preprocess.repeats(beside(2), slack=1)
+
+
 def test_the_preset_of_every_weight_of_torchvision_is_understood():
     for name in models.list_models(module=models)[::8]:
         for weights in models.get_model_weights(name):

@@ -24,6 +24,7 @@ SMALL = {
     "playground": "playground",
     "python": "{root}/net.py:build",
     "toml": "{root}/model.toml",
+    "hf": "hf/{root}/hf",
     "places365": "places365/resnet18",
 }
 

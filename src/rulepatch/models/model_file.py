@@ -44,6 +44,8 @@ def load(request: Request) -> Sourced:
         raise ModelError(f"expected {path} to name an architecture but got the model file {architecture}; copy it")
     if ".py:" in architecture:
         architecture = str(path.parent / architecture)
+    if architecture.startswith("hf/") and (folder := path.parent / architecture.removeprefix("hf/")).is_dir():
+        architecture = f"hf/{folder}"
     classes = _classes(path, entries["classes"]) if "classes" in entries else request.classes
     pretrained = request.pretrained and "weights" not in entries
     kwargs = {**entries.get("kwargs", {}), **request.kwargs}

@@ -65,6 +65,7 @@ _SOURCES: dict[str, Source] = {}
 _FILES = {
     "torchvision": "rulepatch.models.torchvision_models",
     "timm": "rulepatch.models.timm_models",
+    "hf": "rulepatch.models.huggingface",
     "places365": "rulepatch.models.places365",
     "playground": "rulepatch.models.playground",
     "python": "rulepatch.models.python_file",

@@ -1,6 +1,7 @@
 """Models of timm: `timm/NAME`."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import timm
@@ -39,16 +40,26 @@ def load(request: Request) -> Sourced:
             f"expected the weights of timm/{request.name} but they are not here and could not be downloaded "
             f"({type(error).__name__}); give a local file with --weights"
         ) from None
-    return Sourced(module, _preprocess(module), _imagenet() if module.num_classes == 1000 else None)
+    preprocess = preprocess_of(resolve_model_data_config(module))
+    return Sourced(module, preprocess, imagenet_classes() if module.num_classes == 1000 else None)
 
 
-def _imagenet() -> Classes:
+def imagenet_classes() -> Classes:
+    """The 1,000 classes of ImageNet.
+
+    Returns:
+        Names with all their synonyms.
+    """
     info = ImageNetInfo()
     return Classes(tuple(info.index_to_description(index) for index in range(info.num_classes())), "imagenet")
 
 
-def _preprocess(module: Any) -> Preprocess | None:
-    config = resolve_model_data_config(module)
+def preprocess_of(config: Mapping[str, Any]) -> Preprocess | None:
+    """The preprocessing that timm's configuration of data describes.
+
+    Returns:
+        The same preprocessing, or None if it pads the picture.
+    """
     if config["crop_mode"] == "border" or config["crop_pct"] > 1:  # pads the picture: there is no such setting
         return None
     _, height, width = config["input_size"]

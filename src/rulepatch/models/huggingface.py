@@ -1,0 +1,243 @@
+"""Image classifiers of Hugging Face: `hf/NAME`, or `hf/FOLDER` for one that lies here."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from timm.data import ImageNetInfo
+from torch import Tensor
+
+from rulepatch.errors import MissingExtraError, ModelError, SettingError, WeightsError, reason_of
+from rulepatch.models.classifier import Classes, Interpolation, Preprocess
+from rulepatch.models.registry import Request, Sourced, Translate, source
+from rulepatch.models.timm_models import imagenet_classes, preprocess_of
+
+_FOREIGN = ("do_pad", "do_thumbnail", "do_flip_channel_order", "do_color_quantize")
+"""Steps of processors that our preprocessing has not."""
+
+_RESAMPLE: dict[int | None, Interpolation] = {
+    0: "nearest",
+    1: "lanczos",
+    2: "bilinear",
+    3: "bicubic",
+    None: "bilinear",
+}
+"""Numbers that Pillow and the processors' files have for interpolations, and what none means."""
+
+
+@source("hf")
+def load(request: Request) -> Sourced:
+    """An image classifier of Hugging Face with the preprocessing of its processor and the class names of its config.
+
+    Nothing but safetensors is read, and no code that comes with a model is run.
+
+    Returns:
+        The network and what its files say of it; its preprocessing is None if it cannot be expressed as ours.
+
+    Raises:
+        MissingExtraError: transformers is not installed.
+        ModelError: no such model, or none that classifies images.
+        WeightsError: the weights are not here and cannot be downloaded, or do not fit.
+    """
+    transformers = _transformers()
+    folder = Path(request.name).expanduser()
+    name = str(folder) if request.name and folder.is_dir() else request.name
+    with _quiet(transformers):
+        config = _config(transformers, name, request.kwargs)
+        module = _pretrained(transformers, name, config) if request.pretrained else _random(transformers, name, config)
+        preprocess = _preprocess(transformers, name)
+    names = tuple(str(config.id2label[index]) for index in sorted(config.id2label))
+    return Sourced(module.float(), preprocess, _classes(names), translate=_translation(transformers, module))
+
+
+def _transformers() -> Any:
+    try:
+        import transformers
+    except ImportError:
+        raise MissingExtraError(
+            "expected the library transformers for models of Hugging Face but it is not installed; "
+            "pip install 'rulepatch[hf]'"
+        ) from None
+    return transformers
+
+
+@contextmanager
+def _quiet(transformers: Any) -> Iterator[None]:
+    """Keep the library from reporting on what is said, or refused, in a sentence of ours; downloads show their bars."""
+    logging, hub = transformers.utils.logging, import_module("huggingface_hub.utils")
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    downloads = not hub.are_progress_bars_disabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()  # of downloads as well
+    if downloads:
+        hub.enable_progress_bars()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _config(transformers: Any, name: str, kwargs: Mapping[str, Any]) -> Any:
+    try:
+        config, unknown = transformers.AutoConfig.from_pretrained(
+            name, trust_remote_code=False, return_unused_kwargs=True, **kwargs
+        )
+    except Exception as error:  # of the network, of the file, of the settings in it
+        if name and Path(name).is_dir():
+            raise ModelError(
+                f"expected a config.json that transformers reads in {name} but it cannot be read "
+                f"({reason_of(error)}); mend it, or name another folder"
+            ) from None
+        raise ModelError(
+            f"expected a folder with a config.json or a model of Hugging Face but {name!r} is no folder, and no model "
+            f"that is here or can be had ({reason_of(error)}); give a local folder, hf/FOLDER, or check the name"
+        ) from None
+    if unknown:
+        raise ModelError(f"expected arguments that the configuration of hf/{name} takes but got {', '.join(unknown)}")
+    return config
+
+
+def _random(transformers: Any, name: str, config: Any) -> Any:
+    try:
+        return transformers.AutoModelForImageClassification.from_config(config, trust_remote_code=False)
+    except Exception as error:
+        raise ModelError(
+            f"expected an image classifier but hf/{name} cannot be made into one ({reason_of(error)}); name another"
+        ) from None
+
+
+def _pretrained(transformers: Any, name: str, config: Any) -> Any:
+    try:
+        module, found = transformers.AutoModelForImageClassification.from_pretrained(
+            name, config=config, use_safetensors=True, trust_remote_code=False, output_loading_info=True
+        )
+    except Exception as error:
+        _random(transformers, name, config)  # says so if there is no such classifier, whatever its weights
+        raise WeightsError(
+            f"expected the weights of hf/{name} as safetensors but they are not here, cannot be downloaded or do not "
+            f"fit ({reason_of(error)}); give a local file with --weights (pickles are not read)"
+        ) from None
+    if missing := sorted(found["missing_keys"]):  # the library makes them up, as for a head that is still to be trained
+        raise WeightsError(
+            f"expected all weights of a classifier but those of hf/{name} lack {len(missing)} tensors (such as "
+            f"{missing[0]}); name a model whose head was trained"
+        )
+    return module
+
+
+def _translation(transformers: Any, module: Any) -> Translate:
+    """Files keep the names that a network had when it was published; the library knows them all."""
+
+    def translate(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        if state.keys() == module.state_dict().keys():
+            return state
+        with _quiet(transformers):
+            renamed, found = type(module).from_pretrained(
+                None,
+                config=module.config,
+                state_dict=dict(state),
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+            )
+        own = {key: tensor for key, tensor in renamed.state_dict().items() if key not in found["missing_keys"]}
+        others = {key: torch.empty(0) for key in found["unexpected_keys"]}
+        misshapen = {key: torch.empty(shape, device="meta") for key, shape, _ in found["mismatched_keys"]}
+        return {**own, **others, **misshapen}
+
+    return translate
+
+
+def _classes(names: tuple[str, ...]) -> Classes:
+    """Class names, known by WordNet id if they are ImageNet's, perhaps after one for the background."""
+    imagenet = imagenet_classes().names
+    first = len(names) - len(imagenet)
+    if first not in {0, 1}:
+        return Classes(names)
+    same = sum(not _synonyms(a).isdisjoint(_synonyms(b)) for a, b in zip(names[first:], imagenet, strict=True))
+    if same < 990:  # a few differ in spelling from list to list
+        return Classes(names)
+    return Classes(names, "imagenet" if first == 0 else ("", *ImageNetInfo().label_names()))
+
+
+def _synonyms(name: str) -> set[str]:
+    return {synonym.replace("_", " ").strip().lower() for synonym in name.split(",")}
+
+
+def _preprocess(transformers: Any, name: str) -> Preprocess | None:
+    try:
+        processor = transformers.AutoImageProcessor.from_pretrained(name, trust_remote_code=False)
+    except Exception:  # there is none, or one that is code; a model file can say how pictures are prepared
+        return None
+    return read_processor(processor)
+
+
+def read_processor(processor: Any) -> Preprocess | None:
+    """Read the preprocessing off an image processor of transformers.
+
+    What a processor does with its settings differs from class to class, so every reading of them that makes sense is
+    tried on pictures, and the one that does the same is taken. Where the margins of a crop are odd, the two may differ
+    by one pixel.
+
+    Args:
+        processor: an image processor.
+
+    Returns:
+        The same preprocessing; None if it has steps that ours has not: padding, other orders of the channels, patches.
+    """
+    if type(processor).__name__ == "TimmWrapperImageProcessor":
+        return preprocess_of(processor.data_config)
+
+    def transform(image: Image.Image) -> Tensor:
+        pixels: Tensor = processor(images=image, return_tensors="pt")["pixel_values"][0]
+        return pixels
+
+    for candidate in _candidates(processor.to_dict(), transform):
+        if candidate.repeats(transform, slack=1):
+            return candidate
+    return None
+
+
+def _candidates(settings: Mapping[str, Any], transform: Callable[[Image.Image], Tensor]) -> Iterator[Preprocess]:
+    """Yield what a processor's settings may mean."""
+    size, interpolation = settings.get("size"), _RESAMPLE.get(settings.get("resample"))
+    if not settings.get("do_resize") or any(settings.get(step) for step in _FOREIGN):
+        return
+    if not isinstance(size, Mapping) or "longest_edge" in size or interpolation is None:
+        return
+    try:
+        with torch.device("cpu"):
+            probe = transform(Image.fromarray(np.zeros((512, 512, 3), dtype=np.uint8)))
+        _, height, width = probe.shape
+        mean, std = _affine(settings)
+    except Exception:  # patches, tokens, or settings that do not go together
+        return
+    sides = [side for side in (*size.values(), settings.get("resize_short")) if side]
+    scales = [1.0, 1 / (settings.get("crop_pct") or 1), 256 / 224]
+    resizes = dict.fromkeys(math.floor(side * scale) for side in (min(height, width), *sides) for scale in scales)
+    for squash in ("height" in size, "height" not in size):
+        for resize in resizes:
+            try:
+                yield Preprocess((height, width), resize, interpolation, mean, std, squash)
+            except SettingError:  # smaller than the crop
+                continue
+
+
+def _affine(settings: Mapping[str, Any]) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    """Mean and std, in units of 0..1, of all that is done to the values of pixels."""
+    scale = 255 * settings["rescale_factor"] if settings.get("do_rescale") else 255
+    offset = 1 if settings.get("do_rescale") and settings.get("rescale_offset") else 0
+    normalises = settings.get("do_normalize")
+    means = settings["image_mean"] if normalises else [0.0] * 3
+    stds = settings["image_std"] if normalises else [1.0] * 3
+    if settings.get("include_top"):  # EfficientNet's divides by it once more
+        stds = [std * again for std, again in zip(stds, settings["image_std"], strict=True)]
+    (a, b, c), (d, e, f) = ([(mean + offset) / scale for mean in means], [std / scale for std in stds])
+    return (a, b, c), (d, e, f)
