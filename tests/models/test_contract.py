@@ -25,6 +25,7 @@ SMALL = {
     "python": "{root}/net.py:build",
     "toml": "{root}/model.toml",
     "hf": "hf/{root}/hf",
+    "open_clip": "open_clip/tiny-RN",
     "places365": "places365/resnet18",
 }
 

@@ -50,7 +50,10 @@ class Error(StrEnum):
 ModelName = Annotated[
     str,
     typer.Option(
-        "--model", metavar="MODEL", help="torchvision/NAME, timm/NAME, playground, FILE.py:FUNCTION or FILE.toml"
+        "--model",
+        metavar="MODEL",
+        help="torchvision/NAME, timm/NAME, hf/NAME, open_clip/NAME, places365/NAME, playground, FILE.py:FUNCTION or "
+        "FILE.toml",
     ),
 ]
 Weights = Annotated[Path | None, typer.Option(help="Local weights instead of the model's own.")]

@@ -66,6 +66,7 @@ _FILES = {
     "torchvision": "rulepatch.models.torchvision_models",
     "timm": "rulepatch.models.timm_models",
     "hf": "rulepatch.models.huggingface",
+    "open_clip": "rulepatch.models.open_clip_models",
     "places365": "rulepatch.models.places365",
     "playground": "rulepatch.models.playground",
     "python": "rulepatch.models.python_file",
@@ -100,7 +101,8 @@ def load_model(name: str, *, weights: Path | str | None = None, device: str | to
     """Load a classifier with its preprocessing and class names.
 
     Args:
-        name: `torchvision/NAME`, `timm/NAME`, `playground`, `FILE.py:FUNCTION` or a model file `FILE.toml`.
+        name: `torchvision/NAME`, `timm/NAME`, `hf/NAME`, `open_clip/NAME`, `places365/NAME`, `playground`,
+            `FILE.py:FUNCTION` or a model file `FILE.toml`.
         weights: local weights (safetensors, or a state dict without other objects) instead of the source's own.
         device: where to put it; the CPU if None.
 
@@ -168,8 +170,9 @@ def build(
         importlib.import_module(_FILES[prefix])
     if prefix not in _SOURCES:
         raise ModelError(
-            "expected torchvision/NAME, timm/NAME, playground, FILE.py:FUNCTION or FILE.toml "
-            f"but got {name!r}; the nearest source is {nearest(prefix, sources(), count=1)}"
+            "expected torchvision/NAME, timm/NAME, hf/NAME, open_clip/NAME, places365/NAME, playground, "
+            f"FILE.py:FUNCTION or FILE.toml but got {name!r}; "
+            f"the nearest source is {nearest(prefix, sources(), count=1)}"
         )
     return _SOURCES[prefix](Request(request_name, kwargs or {}, pretrained, classes))
 
