@@ -21,6 +21,7 @@ from rulepatch.data.folders import ImageSet
 from rulepatch.editors.problem import Settings, pose
 from rulepatch.editors.reading import read
 from rulepatch.editors.rewrite import Solving, rewrite_posed, solve
+from rulepatch.models.attention import call_projections
 from rulepatch.models.classifier import Classifier, Preprocess
 
 CLASSES = 4
@@ -31,7 +32,7 @@ TORCHVISION = {
     "alexnet": {}, "vgg11": {}, "vgg11_bn": {}, "resnet18": {}, "resnet50": {}, "resnext50_32x4d": {},
     "densenet121": {}, "squeezenet1_1": {}, "mobilenet_v2": {}, "mobilenet_v3_small": {}, "efficientnet_b0": {},
     "convnext_tiny": {}, "regnet_x_400mf": {}, "regnet_y_400mf": {}, "shufflenet_v2_x0_5": {}, "mnasnet0_5": {},
-    "swin_t": {"embed_dim": 12}, "swin_v2_t": {"embed_dim": 12},
+    "vit_b_16": {}, "swin_t": {"embed_dim": 12}, "swin_v2_t": {"embed_dim": 12},
 }  # fmt: skip
 TIMM = {
     "test_vit": {"img_size": 64}, "test_vit2": {"img_size": 64}, "test_vit3": {"img_size": 64},
@@ -60,6 +61,8 @@ def of_torchvision(name, settings):
                 "downsample_layer": swin_transformer.PatchMergingV2,
             }
         return make([4, 4], 12, [2, 2], [2, 2], [4, 4], num_classes=CLASSES, **block)
+    if name == "vit_b_16":
+        return call_projections(torchvision_models.VisionTransformer(64, 16, 2, 2, 16, 32, num_classes=CLASSES))
     if name == "convnext_tiny":
         blocks = [torchvision_models.convnext.CNBlockConfig(*widths, 1) for widths in [(8, 16), (16, 32), (32, None)]]
         return torchvision_models.ConvNeXt(blocks, num_classes=CLASSES)

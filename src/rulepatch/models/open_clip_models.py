@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from rulepatch.errors import MissingExtraError, ModelError, WeightsError, nearest, reason_of
+from rulepatch.models.attention import call_projections
 from rulepatch.models.classifier import Classes, Preprocess
 from rulepatch.models.registry import Request, Sourced, Translate, load_weights, source
 
@@ -71,7 +72,7 @@ def load(request: Request) -> Sourced:
     config["quick_gelu"] = published.get("quick_gelu", False) or config.get("quick_gelu", False)
     clip = _build(open_clip, request.name, config, kwargs)
     classes = request.classes or Classes(tuple(open_clip.IMAGENET_CLASSNAMES), "imagenet")
-    network = ZeroShot(clip.visual, kwargs.get("embed_dim", config["embed_dim"]), len(classes))
+    network = ZeroShot(call_projections(clip.visual), kwargs.get("embed_dim", config["embed_dim"]), len(classes))
 
     def head() -> Tensor:
         prompts = [[template(classes[index]) for template in templates] for index in range(len(classes))]

@@ -7,6 +7,7 @@ from urllib.error import URLError
 from torchvision import models
 
 from rulepatch.errors import ModelError, WeightsError, nearest
+from rulepatch.models.attention import call_projections
 from rulepatch.models.classifier import Classes, Preprocess
 from rulepatch.models.registry import Request, Sourced, source
 
@@ -42,4 +43,6 @@ def load(request: Request) -> Sourced:
         raise ModelError(f"expected arguments that torchvision/{request.name} takes but got others ({error})") from None
     names = tuple(weights.meta["categories"])
     usual = request.kwargs.get("num_classes", len(names)) == len(names)
-    return Sourced(module, Preprocess.of(weights.transforms()), Classes(names, "imagenet") if usual else None)
+    return Sourced(
+        call_projections(module), Preprocess.of(weights.transforms()), Classes(names, "imagenet") if usual else None
+    )
