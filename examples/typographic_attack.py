@@ -51,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
         "--reference", type=Path, required=True, help="a folder of pictures that should stay as they are"
     )
     parser.add_argument("--tests", type=Path, help="a folder of other pictures, each of which gets a note")
-    parser.add_argument("--site", help="the layer to edit; the last convolution if not given")
+    parser.add_argument("--site", help="the layer to edit; the last that sees places of the picture if not given")
     parser.add_argument("--rank", type=int, default=1)
     parser.add_argument("--strength", type=float, default=1.0)
     parser.add_argument("--seed", type=int, default=0, help="where the notes lie")
@@ -69,7 +69,7 @@ def _run(options: argparse.Namespace) -> None:
         f"with the word {options.word!r}": attack.written,
     }
     before = {name: _says(model, each) for name, each in pictures.items()}
-    site = options.site or _last_convolution(model)
+    site = options.site or _last_site(model)
     edit = rp.rewrite(
         model,
         [attack.exemplar(label=options.label)],
@@ -102,12 +102,12 @@ def _says(model: rp.Classifier, picture: Image.Image) -> str:
     return f"{model.classes[int(named)]} ({percent(float(probability))})"
 
 
-def _last_convolution(model: rp.Classifier) -> str:
-    """The last site whose positions form a grid: of CLIP's RN50 the convolution before the last skip sum."""
-    grids = [site for site in rp.find_sites(model.module, model.example()).sites if len(site.positions) == 2]
-    if not grids:
-        raise rp.RulepatchError(f"expected a convolution in {model.name} but it has none; name a site with --site")
-    return grids[-1].path
+def _last_site(model: rp.Classifier) -> str:
+    """The last site that sees places of the picture: of CLIP's RN50 the convolution before the last skip sum."""
+    spatial = [site for site in rp.find_sites(model.module, model.example()).sites if site.is_spatial]
+    if not spatial:
+        raise rp.RulepatchError(f"expected a site with positions in {model.name} but it has none; name one with --site")
+    return spatial[-1].path
 
 
 def _attacked(model: rp.Classifier, options: argparse.Namespace) -> rp.ImageSet:
