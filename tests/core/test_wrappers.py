@@ -60,3 +60,14 @@ def test_training_mode_is_left_as_it_was(small):
 def test_a_classifier_holds_what_is_inside(small):
     model = Classifier(nn.DataParallel(small), Preprocess((8, 8)), ["a", "b"])
     assert model.module is small and unwrapped(small) is small
+
+
+def test_channels_last_stays_as_it_was(small):
+    picture, edit = torch.rand(1, 3, 8, 8), Edit((change(),), base_digest(small.eval()))
+    expected = edit.apply(small)(picture)
+    last = small.to(memory_format=torch.channels_last)
+    before, weight = last(picture), last[0].weight.clone()
+    with edit.applied(last):
+        torch.testing.assert_close(last(picture.contiguous(memory_format=torch.channels_last)), expected)
+        assert last[0].weight.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(last[0].weight, weight) and torch.equal(last(picture), before)
