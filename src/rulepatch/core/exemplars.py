@@ -279,7 +279,7 @@ class Observation:
         """
         axis, recorded, images = key_axis(self.site.kind), self.original, len(self.masks)
         keys = rows(recorded.keys, axis).reshape(images, -1, self.site.shape[1])
-        share = position_weights(self.masks, recorded.keys, axis, self.site.key_places).reshape(images, -1, 1)
+        share = self.key_weights.reshape(images, -1, 1)
         pasted = keys + share.to(keys) * (rows(style, axis).reshape(1, *keys.shape[1:]).to(keys) - keys)
         pasted = pasted.reshape(recorded.keys.movedim(axis, -1).shape).movedim(-1, axis).contiguous()
         with torch.no_grad():
@@ -379,7 +379,7 @@ def position_weights(masks: Tensor, tensor: Tensor, channel_axis: int, places: P
     if math.prod(sizes) == 1 and len(tensor) == len(masks):
         return masks.new_ones(len(masks), 1, dtype=torch.float64)
     if places is None and len(sizes) == 2:
-        places = Places((sizes[0], sizes[1]), tuple(range(math.prod(sizes))))
+        places = Places.of_map(sizes[0], sizes[1])
     if places is None or len(tensor) != places.leading * len(masks):
         raise SiteError(
             f"expected a site whose positions lie in the picture but got an output of shape {tuple(tensor.shape)} for "

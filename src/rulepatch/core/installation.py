@@ -12,7 +12,7 @@ from rulepatch.core import linalg
 from rulepatch.core.changes import Change, Gate, LowRank
 from rulepatch.core.sites import Layer, with_weight
 
-__all__ = ["Addition", "EditedLayer", "Installation", "Reader"]
+__all__ = ["Addition", "EditedLayer", "Installation", "Reader", "with_delta"]
 
 
 class Reader(nn.Module):
@@ -158,7 +158,7 @@ class Installation:
                 path = change.parameter
                 delta = change.delta().reshape(module.get_parameter(path).shape)
                 totals[path] = totals[path] + delta if path in totals else delta
-        self._weights = {path: _added(module.get_parameter(path), total) for path, total in totals.items()}
+        self._weights = {path: with_delta(module.get_parameter(path), total) for path, total in totals.items()}
         self._layers = {path: _edited_layer(module, path, behind) for path, behind in gated.items()}
         self._take_out: list[Callable[[], None]] = []
 
@@ -198,7 +198,12 @@ class Installation:
         self.take_out()
 
 
-def _added(parameter: Tensor, delta: Tensor) -> Tensor:
+def with_delta(parameter: Tensor, delta: Tensor) -> Tensor:
+    """A parameter with its change, summed in float64 and rounded to the parameter's own type.
+
+    Returns:
+        A tensor like the parameter.
+    """
     saved = parameter.data
     precise = saved.cpu() if saved.device.type == "mps" else saved  # MPS has no float64
     return (precise.double() + delta.to(precise.device)).to(saved)

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -58,6 +58,15 @@ class Places:
     grid: tuple[int, int]
     cells: tuple[int, ...]
     leading: int = 1
+
+    @classmethod
+    def of_map(cls, height: int, width: int) -> Self:
+        """Those of a feature map, (…, h, w).
+
+        Returns:
+            Each position in a cell of its own.
+        """
+        return cls((height, width), tuple(range(height * width)))
 
     @cached_property
     def real(self) -> Tensor:
@@ -134,7 +143,7 @@ class PlaceFinder:
         """
         found, shape = self._find(number), self._trace.shapes[number]
         if found is None and len(shape) == 4 and channel_axis == 1 and shape[0] == 1:
-            return Places((shape[2], shape[3]), tuple(range(shape[2] * shape[3])))  # a map, however it was made
+            return Places.of_map(shape[2], shape[3])  # a map, however it was made
         if found is None:
             return None
         moved = _Numbered(found.cells.movedim(channel_axis, -1), found.grid)

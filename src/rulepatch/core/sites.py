@@ -332,12 +332,9 @@ def _foreign(module: nn.Module) -> str | None:
     """Why a module that was once a convolution or linear layer is none that can be edited; None for any other."""
     if isinstance(module, torch.jit.ScriptModule):
         return "scripted" if getattr(module, "original_name", None) in {"Conv2d", "Linear"} else None
+    was_layer = type(module).__name__.endswith(("Conv2d", "Linear", "ReLU2d", "LinearReLU"))
     quantised = hasattr(module, "_packed_params") or type(module).__module__.startswith("torch.ao.nn.quantized")
-    return (
-        "quantised"
-        if quantised and type(module).__name__.endswith(("Conv2d", "Linear", "ReLU2d", "LinearReLU"))
-        else None
-    )
+    return "quantised" if was_layer and quantised else None
 
 
 def _unplaced(site: Site) -> str | None:

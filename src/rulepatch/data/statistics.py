@@ -130,14 +130,13 @@ def _reader(model: Classifier, site: Site, architecture: int, statistics: KeySta
         raise ModelError(f"expected a convolution or linear layer at {site.path} but got {type(layer).__name__}")
 
     places = site.key_places
-    real = places.real if places is not None and site.is_spatial else None
+    # class and register tokens are no part of the picture, and unlike all others
+    real = places.real if places is not None and site.is_spatial and places.apart else None
 
     def read(keys: Tensor) -> None:
         found = rows(keys, key_axis(site.kind)) if architecture == 1 else patches(layer, keys)
         found = found.flatten(0, 1)
-        if (
-            real is not None and not real.all()
-        ):  # class and register tokens are no part of the picture, and unlike all others
+        if real is not None:
             found = found.unflatten(0, (-1, len(real)))[:, real.to(found.device)].flatten(0, 1)
         statistics.add(found)
 

@@ -15,7 +15,7 @@ from rulepatch.core import capture, linalg
 from rulepatch.core.changes import Change, GateKind, LowRank
 from rulepatch.core.edit import Edit, base_digest
 from rulepatch.core.exemplars import Exemplar, Observation, observe
-from rulepatch.core.installation import Installation
+from rulepatch.core.installation import Installation, with_delta
 from rulepatch.core.moments import KeyStatistics
 from rulepatch.core.sites import find_sites
 from rulepatch.data.cache import Cache, default_cache
@@ -332,10 +332,16 @@ def _error_now(module: nn.Module, edited: Tensor | None, seen: Observation) -> T
 def _damage(problem: Problem, seen: Observation, changes: Sequence[Change]) -> float:
     """Damage predicted at a site where the gate is open; gates reduce it further."""
     path, shape = seen.site.path, seen.site.shape
-    own = [change.delta().cpu().reshape(shape) for change in changes if change.parameter == f"{path}.weight"]
-    delta = torch.stack([torch.zeros(shape, dtype=torch.float64), *own]).sum(dim=0)
+    delta = _delta(seen, changes)
     moment = problem.statistics[path].moment.mean().cpu()
     return linalg.damage(delta, seen.layer.weight.detach().reshape(shape).cpu(), moment)
+
+
+def _delta(seen: Observation, changes: Sequence[Change]) -> Tensor:
+    """Sum of the changes of a site's weight, (c_out, c_in, y, x), float64."""
+    path, shape = seen.site.path, seen.site.shape
+    own = [change.delta().cpu().reshape(shape) for change in changes if change.parameter == f"{path}.weight"]
+    return torch.stack([torch.zeros(shape, dtype=torch.float64), *own]).sum(dim=0)
 
 
 def _rounding(seen: Observation, changes: Sequence[Change]) -> float:
@@ -344,8 +350,8 @@ def _rounding(seen: Observation, changes: Sequence[Change]) -> float:
     if not plain or any(isinstance(change, LowRank) and change.gate is not None for change in plain):
         return 0.0
     weight = seen.layer.weight.detach().cpu()
-    wanted = torch.stack([change.delta().cpu().reshape(weight.shape) for change in plain]).sum(dim=0)
-    written = (weight.double() + wanted).to(weight.dtype).double() - weight.double()
+    wanted = _delta(seen, plain).reshape(weight.shape)
+    written = with_delta(weight, wanted).double() - weight.double()
     return float((written - wanted).norm() / wanted.norm().clamp(min=torch.finfo(torch.float64).tiny))
 
 
