@@ -23,6 +23,7 @@ from rulepatch.editors.reading import read
 from rulepatch.editors.rewrite import Solving, rewrite_posed, solve
 from rulepatch.models.attention import call_projections
 from rulepatch.models.classifier import Classifier, Preprocess
+from rulepatch.models.open_clip_models import ZeroShot
 
 CLASSES = 4
 SAMPLE = 3
@@ -96,10 +97,21 @@ def of_huggingface(name):
     return transformers.AutoModelForImageClassification.from_config(configs[name]())
 
 
+def of_open_clip(name):
+    """CLIP's image towers, with the head that class names make."""
+    open_clip = pytest.importorskip("open_clip")
+    layers = {"RN": (1, 1, 1, 1), "ViT": 2}[name]
+    vision = open_clip.CLIPVisionCfg(layers=layers, width=32, head_width=16, patch_size=16, image_size=64)
+    text = open_clip.CLIPTextCfg(context_length=8, vocab_size=16, width=16, heads=2, layers=1)
+    tower = open_clip.CLIP(16, vision, text).visual
+    return ZeroShot(call_projections(tower), features=16, classes=CLASSES)
+
+
 NAMES = [
     *(f"torchvision/{name}" for name in TORCHVISION),
     *(f"timm/{name}" for name in TIMM),
     *(f"huggingface/{name}" for name in ("vit", "dinov2", "convnext", "resnet", "swin")),
+    *(f"open_clip/{name}" for name in ("RN", "ViT")),
 ]
 
 
@@ -111,6 +123,8 @@ def build(name):
             net = of_torchvision(short, TORCHVISION[short])
         elif source == "timm":
             net = timm.create_model(short, num_classes=CLASSES, **TIMM[short])
+        elif source == "open_clip":
+            net = of_open_clip(short)
         else:
             net = of_huggingface(short)
     return net

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from rulepatch.core import linalg
-from rulepatch.core.trace import Ref, Step, Trace, name_of
+from rulepatch.core.trace import CHANNEL_NORMS, MATRIX_PRODUCTS, Ref, Step, Trace, kind_of, name_of
 
 __all__ = ["PlaceFinder", "Places"]
 
@@ -29,19 +29,14 @@ _MOVES = {
     "unbind", "unsqueeze", "view", "view_as",
 }  # fmt: skip
 _PADS = {"constant_pad_nd", "pad"}
-_PRODUCTS = {"addmm", "baddbmm", "bmm", "linear", "matmul", "mm"}
 _ATTENTION = {
     "_scaled_dot_product_attention_math", "_scaled_dot_product_cudnn_attention",
     "_scaled_dot_product_efficient_attention", "_scaled_dot_product_flash_attention",
     "_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_fused_attention_overrideable",
     "scaled_dot_product_attention",
 }  # fmt: skip
-_IN_PLACE = {
-    "_batch_norm_no_update", "_fused_rms_norm", "_native_batch_norm_legit_no_training", "_safe_softmax", "_softmax",
-    "_to_copy", "add", "div", "mul", "native_batch_norm", "native_dropout", "native_layer_norm", "rms_norm", "softmax",
-    "sub",
-}  # fmt: skip
-"""What gives a number for a number, at the same place; PyTorch's pointwise operators do so, too."""
+_IN_PLACE = {"_safe_softmax", "_softmax", "_to_copy", "native_dropout", "softmax"} | CHANNEL_NORMS
+"""What gives a number for a number, at the same place, beside what acts channel by channel."""
 
 
 @dataclass(frozen=True)
@@ -197,12 +192,12 @@ class PlaceFinder:
         name = name_of(step)
         if name in _MOVES or name in _PADS:
             return self._replayed(step, index, known)
-        if name in _PRODUCTS:
+        if name in MATRIX_PRODUCTS:
             first = step.reads[1] if name in {"addmm", "baddbmm"} else step.reads[0]
             return _spread(_collapsed(known.get(first)), shape)
         if name in _ATTENTION:
             return _spread(_collapsed(known.get(step.reads[0])), shape) if index == 0 else None
-        if torch.Tag.pointwise in step.operator.tags or name.removesuffix("_") in _IN_PLACE:
+        if kind_of(step) in {"affine", "elementwise"} or name in _IN_PLACE:
             same = [found for found in known.values() if tuple(found.cells.shape) == shape]
             return max(same, key=lambda found: math.prod(found.grid), default=None)
         return None

@@ -15,7 +15,18 @@ from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-__all__ = ["Call", "Recorder", "Ref", "Route", "Step", "Trace", "kind_of", "name_of"]
+__all__ = [
+    "CHANNEL_NORMS",
+    "MATRIX_PRODUCTS",
+    "Call",
+    "Recorder",
+    "Ref",
+    "Route",
+    "Step",
+    "Trace",
+    "kind_of",
+    "name_of",
+]
 
 Kind = Literal["affine", "elementwise", "pool", "layout", "mixing"]
 
@@ -31,11 +42,13 @@ _LAYOUT = {
     "view",
 }  # fmt: skip
 _COPIES = {"expand", "pad", "constant_pad_nd", "squeeze", "unsqueeze"}
-_PRODUCTS = {
-    "_convolution", "_convolution_mode", "addmm", "baddbmm", "bmm", "conv2d", "convolution", "convolution_overrideable",
-    "cudnn_convolution", "linear", "matmul", "miopen_convolution", "mkldnn_convolution", "mkldnn_linear", "mm",
-    "mps_convolution", "_mps_convolution",
+MATRIX_PRODUCTS = frozenset({"addmm", "baddbmm", "bmm", "linear", "matmul", "mm"})
+_PRODUCTS = MATRIX_PRODUCTS | {
+    "_convolution", "_convolution_mode", "conv2d", "convolution", "convolution_overrideable", "cudnn_convolution",
+    "miopen_convolution", "mkldnn_convolution", "mkldnn_linear", "mps_convolution", "_mps_convolution",
 }  # fmt: skip
+CHANNEL_NORMS = frozenset({"native_layer_norm", "native_group_norm", "_fused_rms_norm", "rms_norm"})
+"""What norms over channels: it mixes them, but leaves every position where it was."""
 
 
 @dataclass(frozen=True)

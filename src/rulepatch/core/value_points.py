@@ -9,12 +9,10 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from rulepatch.core.trace import Call, Step, Trace, kind_of, name_of
+from rulepatch.core.trace import CHANNEL_NORMS, Call, Step, Trace, kind_of, name_of
 from rulepatch.errors import SiteError, nearest
 
-__all__ = ["ValuePoint", "find_value_point", "follow_block"]
-
-_NORMS = {"native_layer_norm", "native_group_norm", "_fused_rms_norm", "rms_norm"}
+__all__ = ["ValuePoint", "find_value_point"]
 
 
 @dataclass(frozen=True)
@@ -58,7 +56,7 @@ def find_value_point(traced: Trace, layer: str, axis: int, path: str | None = No
         SiteError: the module chosen is not called after the layer.
     """
     own = traced.calls[traced.calls_of(layer)[0]]
-    values = follow_block(traced, own, axis)
+    values = _follow_block(traced, own, axis)
     if path is None:
         number, call = max(_candidates(traced, own, values), key=lambda pair: _preference(traced, *pair))
     else:
@@ -69,7 +67,7 @@ def find_value_point(traced: Trace, layer: str, axis: int, path: str | None = No
     return ValuePoint(call.path, number, found.axis, found.exact)
 
 
-def follow_block(traced: Trace, own: Call, axis: int) -> dict[int, _Value]:
+def _follow_block(traced: Trace, own: Call, axis: int) -> dict[int, _Value]:
     """Every tensor that is a layer's output, changed by what belongs to its block.
 
     Args:
@@ -89,8 +87,8 @@ def follow_block(traced: Trace, own: Call, axis: int) -> dict[int, _Value]:
         if after is None:
             mixed.update(results)
         else:  # norms return what they know of the mean and the deviation, too
-            values |= dict.fromkeys(results[:1] if name_of(step) in _NORMS else results, after)
-            mixed.update(results[1:] if name_of(step) in _NORMS else ())
+            values |= dict.fromkeys(results[:1] if name_of(step) in CHANNEL_NORMS else results, after)
+            mixed.update(results[1:] if name_of(step) in CHANNEL_NORMS else ())
     return values
 
 
@@ -104,7 +102,7 @@ def _after(step: Step, traced: Trace, values: Mapping[int, _Value], mixed: set[i
     first = next(number for number in step.reads if number in values)
     before = traced.shapes[first]
     after = traced.shapes[step.writes[0]] if step.writes else before
-    if name_of(step) in _NORMS:
+    if name_of(step) in CHANNEL_NORMS:
         return _Value(value.axis, exact=False) if step.reads[0] == first else None
     if kind == "layout":
         axis = _moved_axis(step, value.axis, before, after)
