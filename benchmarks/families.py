@@ -2,8 +2,8 @@
 
 Masks are derived: what a flood fill from the lower edge reaches, where that is a fair part of the picture. A network
 that names a picture rightly and the one with snow on its ground wrongly has made an error. Exemplars are errors of one
-half of the pictures, of one class as far as it has three; on that half settings are chosen within half a point of accuracy, on the other
-half they are measured.
+half of the pictures, of one class as far as it has three; on that half settings are chosen within half a point of
+accuracy, on the other half they are measured.
 """
 
 import itertools

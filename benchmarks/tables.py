@@ -215,7 +215,21 @@ NOTES: Mapping[str, Callable[[Row], str]] = {
 }
 
 
+FAMILIES: Mapping[str, Callable[[Row], str]] = {
+    "source": text("family"),
+    "network": text("network"),
+    "edit": text("edit"),
+    "pictures": text("pictures"),
+    "right on snow": lambda row: f"{row['before, %']:.1f} → {row['after, %']:.1f} %",
+    "repaired, broken": lambda row: f"{row['repaired']}, {row['broken']}",
+    "p": number("p", 3),
+    "errors corrected": lambda row: f"{row['corrected']} of {row['errors']}",
+    "points lost": number("points lost", 1),
+    "flips": lambda row: f"{row['flips, %']:.1f} %",
+}
+
 VIEWS: Mapping[str, Callable[[], str]] = {
+    "families": View("families-cpu", FAMILIES),
     "signs": View("signs-cpu", SIGNS),
     "notes": View("notes-cpu", NOTES),
     "methods": View("methods-cpu", METHODS),
