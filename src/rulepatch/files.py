@@ -1,7 +1,6 @@
 """Files written whole or not at all."""
 
-import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -52,18 +51,10 @@ def atomic_path(target: Path) -> Iterator[Path]:
         '1 2 3'
     """
     check_writable(target)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=target.suffix)
-    os.close(handle)
-    path = Path(name)
+    path = target.with_name(f".{target.name}.{secrets.token_hex(8)}{target.suffix}")
+    path.touch(exist_ok=False)  # by this and not as a temporary file, so that it is as public as any other
     try:
         yield path
-        path.chmod(0o666 & ~_umask())  # a temporary file is private; a result is as public as any other file
         path.replace(target)
     finally:
         path.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -18,7 +18,7 @@ from rulepatch.images import SUFFIXES, read_image
 from rulepatch.models.classifier import Classes
 from rulepatch.text import plural
 
-__all__ = ["ImageSet", "Picture", "read_exemplars", "write_exemplar"]
+__all__ = ["ImageSet", "Picture", "name_of_class", "read_exemplars", "write_exemplar"]
 
 
 @dataclass(frozen=True)
@@ -205,7 +205,7 @@ class ImageSet:
         for number, picture in enumerate(self.pictures):
             if picture.label is None:
                 raise FolderError(f"expected labels to write {self.name} in class folders but {picture.name} has none")
-            folder = root / _folder_name(picture.label, classes)
+            folder = root / name_of_class(picture.label, classes)
             folder.mkdir(parents=True, exist_ok=True)
             source = picture.source
             (read_image(source) if isinstance(source, Path) else source).save(folder / f"{number:05}.png")
@@ -220,7 +220,12 @@ class ImageSet:
             return digest_of_json(list(pool.map(Picture.digest, self.pictures)))
 
 
-def _folder_name(label: int, classes: Classes) -> str:
+def name_of_class(label: int, classes: Classes) -> str:
+    """A class's name as a folder may be called, or its index where the name would not do or names several classes.
+
+    Returns:
+        What `Classes.index` understands.
+    """
     name = classes[label]
     is_plain = name.replace(" ", "").replace("-", "").isalnum() and not name.isdecimal()
     try:

@@ -19,7 +19,7 @@ from rulepatch.errors import FolderError, ImageError
 from rulepatch.images import read_image
 from rulepatch.models.classifier import Preprocess
 
-__all__ = ["Batch", "ImageStream"]
+__all__ = ["Batch", "ImageStream", "Skipped", "ahead"]
 
 LARGEST_UNREADABLE_SHARE = 0.01
 log = logging.getLogger("rulepatch")
@@ -40,6 +40,40 @@ class Batch:
     pixels: Tensor
 
 
+class Skipped:
+    """The pictures of a set that could not be read: named in the log, counted; too many of them stop the run.
+
+    Args:
+        images: the set.
+
+    Attributes:
+        pictures: those skipped so far.
+    """
+
+    def __init__(self, images: ImageSet) -> None:
+        self.pictures: list[Picture] = []
+        self._images = images
+
+    def add(self, picture: Picture, error: ImageError) -> None:
+        """Skip a picture.
+
+        Args:
+            picture: which.
+            error: why.
+
+        Raises:
+            FolderError: it is one too many, more than 1 % of the set.
+        """
+        self.pictures.append(picture)
+        allowed = math.floor(LARGEST_UNREADABLE_SHARE * len(self._images))
+        if len(self.pictures) > allowed:
+            raise FolderError(
+                f"expected at most {allowed} unreadable pictures among the {len(self._images)} of {self._images.name} "
+                f"but got {len(self.pictures)}, the last {picture.name}; mend or remove them"
+            )
+        log.warning("skipped %s: %s", picture.name, error)
+
+
 class ImageStream:
     """The pictures of a set, in order, in batches.
 
@@ -51,9 +85,6 @@ class ImageStream:
         preprocess: frames the pictures.
         batch_size: pictures in a batch; the last may be smaller.
         progress: what the progress bar on standard error says; none if None, or if that is no terminal.
-
-    Attributes:
-        skipped: the pictures that could not be read, so far.
 
     Raises:
         FolderError: (while iterating) more than 1 % of the pictures cannot be read.
@@ -72,20 +103,25 @@ class ImageStream:
         self.preprocess = preprocess
         self.batch_size = batch_size
         self.progress = progress
-        self.skipped: list[Picture] = []
+        self._skipped = Skipped(images)
+
+    @property
+    def skipped(self) -> list[Picture]:
+        """The pictures that could not be read, so far."""
+        return self._skipped.pictures
 
     def __iter__(self) -> Iterator[Batch]:
-        self.skipped = []
+        self._skipped = Skipped(self.images)
         waiting: list[tuple[Picture, Tensor]] = []
         bar = tqdm(
             total=len(self.images), desc=self.progress, unit="image", delay=2, disable=None if self.progress else True
         )
         with bar:
             for picture, pixels in zip(
-                self.images.pictures, _ahead(self._pixels, self.images.pictures, 2 * self.batch_size), strict=True
+                self.images.pictures, ahead(self._pixels, self.images.pictures, 2 * self.batch_size), strict=True
             ):
                 if isinstance(pixels, ImageError):
-                    self._skip(picture, pixels)
+                    self._skipped.add(picture, pixels)
                 else:
                     waiting.append((picture, pixels))
                 if len(waiting) == self.batch_size:
@@ -102,23 +138,22 @@ class ImageStream:
         except ImageError as error:
             return error
 
-    def _skip(self, picture: Picture, error: ImageError) -> None:
-        self.skipped.append(picture)
-        allowed = math.floor(LARGEST_UNREADABLE_SHARE * len(self.images))
-        if len(self.skipped) > allowed:
-            raise FolderError(
-                f"expected at most {allowed} unreadable pictures among the {len(self.images)} of {self.images.name} "
-                f"but got {len(self.skipped)}, the last {picture.name}; mend or remove them"
-            )
-        log.warning("skipped %s: %s", picture.name, error)
-
 
 def _batch(waiting: list[tuple[Picture, Tensor]]) -> Batch:
     return Batch(tuple(picture for picture, _ in waiting), torch.stack([pixels for _, pixels in waiting]))
 
 
-def _ahead(function: Callable[[Given], Made], items: Iterable[Given], ahead: int) -> Iterator[Made]:
-    """Map a function over items in other threads, in order, at most so many items ahead of their use."""
+def ahead(function: Callable[[Given], Made], items: Iterable[Given], ahead: int) -> Iterator[Made]:
+    """Map a function over items in other threads, in order, at most so many items ahead of their use.
+
+    Args:
+        function: safe to run in several threads.
+        items: what it is given.
+        ahead: how many results may wait.
+
+    Yields:
+        Its result of each item.
+    """
     pending: deque[Future[Made]] = deque()
     with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
         try:

@@ -19,7 +19,7 @@ from rulepatch.evaluation.outcomes import Outcomes, Predictions
 from rulepatch.models.classifier import Classes, Classifier
 from rulepatch.text import percent, table
 
-__all__ = ["Evaluation", "evaluate", "evaluate_all", "outcomes_of"]
+__all__ = ["Evaluation", "evaluate", "evaluate_all", "outcomes_of", "predictions_of"]
 
 KEPT_BYTES = 1 << 30
 """Memory for the changed weights of edits that are evaluated together; those beyond are computed for each batch."""
@@ -269,6 +269,31 @@ def outcomes_of(
     before, *afters = (Predictions.join(found) for found in pieces)
     skipped = tuple(picture.name for picture in stream.skipped)
     return [Outcomes(images.name, tuple(pictures), before, after, skipped) for after in afters]
+
+
+def predictions_of(model: Classifier, images: ImageSet, *, progress: str | None = None) -> Predictions:
+    """What a model says of a set of pictures, all of which must be readable.
+
+    Args:
+        model: the classifier.
+        images: the pictures.
+        progress: what the bar says; none if None.
+
+    Returns:
+        Its predictions, in the set's order.
+
+    Raises:
+        FolderError: a picture cannot be read.
+    """
+    stream = ImageStream(images, model.preprocess, batch_size=model.batch_size, progress=progress)
+    found = []
+    with capture.inference(model.module):
+        for batch in stream:
+            logits = model.logits(model.inputs(batch.pixels))
+            found.append(Predictions.of(logits, [picture.label for picture in batch.pictures]))
+    if stream.skipped:
+        raise FolderError(f"expected readable pictures in {images.name} but {stream.skipped[0].name} is not; mend it")
+    return Predictions.join(found)
 
 
 def _every_way(model: Classifier, edits: Sequence[Edit]) -> Callable[[Tensor], Iterator[Tensor]]:

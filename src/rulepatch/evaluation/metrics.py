@@ -17,6 +17,7 @@ __all__ = [
     "balanced_weights",
     "calibration_error",
     "errors_corrected",
+    "false_discovery_rates",
     "mcnemar",
     "paired_bootstrap",
     "roc",
@@ -238,3 +239,27 @@ def roc(scores: ArrayLike, positive: ArrayLike, weights: ArrayLike | None = None
         np.append(0, true[last] / true[-1]),
         np.append(np.inf, scores[last]),
     )
+
+
+def false_discovery_rates(p_values: ArrayLike) -> NDArray[np.float64]:
+    """The share of false findings to expect among a test and all that are at least as significant (q-values).
+
+    Reporting the tests with q at most 0.05 keeps that share below 5 % on average, whatever is true, if tests are
+    independent or positively dependent (Benjamini and Hochberg 1995).
+
+    Args:
+        p_values: of all tests that were made, (n,), 0..1.
+
+    Returns:
+        q-values, (n,), 0..1, at least as large as the p-values.
+
+    Examples:
+        >>> false_discovery_rates([0.01, 0.5, 0.02]).round(3).tolist()
+        [0.03, 0.5, 0.03]
+    """
+    p = np.asarray(p_values, np.float64)
+    order = np.argsort(p)
+    scaled = p[order] * len(p) / np.arange(1, len(p) + 1)
+    rates = np.empty_like(p)
+    rates[order] = np.minimum(1, np.minimum.accumulate(scaled[::-1])[::-1])
+    return rates
