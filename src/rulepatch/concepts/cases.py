@@ -1,4 +1,4 @@
-"""Case sets on disk: pictures with a concept in another style, and how they are split into exemplars and tests (paper 4).
+"""Case sets on disk: pictures with a concept in another style, and their split into exemplars and tests (paper 4).
 
 A case is a concept and a style. A case set is a folder of many cases: pictures, masks, and the pictures with each
 concept in each style, with all that made them in `manifest.json`.

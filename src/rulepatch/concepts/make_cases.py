@@ -68,7 +68,7 @@ class _Maker:
     segmenter: Segmenter
     stylizer: Stylizer
     concepts: tuple[str, ...]
-    styles: tuple[Style, ...]
+    styles: Mapping[str, Sequence[Style]]
     size: int | None
     shares: tuple[float, float]
     exclude: Exclusions
@@ -79,7 +79,10 @@ class _Maker:
         """All that determines the bytes, but for the pictures."""
         return {
             "concepts": list(self.concepts),
-            "styles": [{"name": each.name, "index": each.index, "digest": each.digest()} for each in self.styles],
+            "styles": {
+                concept: [{"name": each.name, "index": each.index, "digest": each.digest()} for each in styles]
+                for concept, styles in self.styles.items()
+            },
             "segmenter": self.segmenter.describe(),
             "stylizer": self.stylizer.describe(),
             "size": self.size,
@@ -122,7 +125,7 @@ class _Maker:
         rows = []
         for concept, (mask, score) in masks.items():
             self._save(Image.fromarray((mask * 255).astype(np.uint8)), "masks", plain_name(concept), found.name)
-            for style in self.styles:
+            for style in self.styles[concept]:
                 seed = int(digest_of_json([self.seed, found.digest, concept, style.name, style.index])[:8], 16)
                 styled = self.stylizer(found.image, mask, style, seed=seed)
                 where = f"{plain_name(style.name)}-{style.index}"
@@ -158,7 +161,7 @@ def make_cases(
     out: Path | str,
     *,
     concepts: Sequence[str],
-    styles: Sequence[Style],
+    styles: Sequence[Style] | Mapping[str, Sequence[Style]],
     segmenter: Segmenter,
     stylizer: Stylizer,
     classes: Classes | None = None,
@@ -175,7 +178,7 @@ def make_cases(
         images: a folder with a folder for each class, or anything that `ImageSet.of` takes.
         out: folder of the set; made if there is none.
         concepts: what to replace, by names that the segmenter understands.
-        styles: what to replace it by; `cases.TRAIN_STYLE` of each is that of the exemplars.
+        styles: what to replace it by, or that for each concept; `cases.TRAIN_STYLE` of each is that of the exemplars.
         segmenter: finds the concepts.
         stylizer: gives a region a style.
         classes: names of the classes; those of the class folders if None.
@@ -194,10 +197,11 @@ def make_cases(
         SettingError: no concept or style, a name twice, a number out of range, or other settings than those of the
             interrupted run.
     """
-    _check(concepts, styles, size, (smallest, largest))
+    by_concept = {each: tuple(styles[each] if isinstance(styles, Mapping) else styles) for each in concepts}
+    _check(concepts, by_concept, size, (smallest, largest))
     found, names = _pictures(images, classes)
     maker = _Maker(
-        Path(out), segmenter, stylizer, tuple(concepts), tuple(styles), size, (smallest, largest),
+        Path(out), segmenter, stylizer, tuple(concepts), by_concept, size, (smallest, largest),
         exclude or {}, seed, names,
     )  # fmt: skip
     named = list(zip(found.pictures, _names(found, names), strict=True))
@@ -246,13 +250,15 @@ def propose_exclusions(
     return proposed
 
 
-def _check(concepts: Sequence[str], styles: Sequence[Style], size: int | None, shares: tuple[float, float]) -> None:
-    if not concepts or not styles:
-        raise SettingError(
-            f"expected a concept and a style but got {len(concepts)} and {len(styles)}; name at least one of each"
-        )
-    for names in ([plain_name(each) for each in concepts], [f"{plain_name(s.name)}-{s.index}" for s in styles]):
-        twice = {name for name in names if names.count(name) > 1}
+def _check(
+    concepts: Sequence[str], styles: Mapping[str, Sequence[Style]], size: int | None, shares: tuple[float, float]
+) -> None:
+    if not concepts or not all(styles.values()):
+        raise SettingError("expected a concept and a style for it but got none; name at least one of each")
+    names = [[plain_name(each) for each in concepts]]
+    names += [[f"{plain_name(each.name)}-{each.index}" for each in own] for own in styles.values()]
+    for group in names:
+        twice = {name for name in group if group.count(name) > 1}
         if twice:
             raise SettingError(f"expected every concept and style once but got {min(twice)!r} twice; leave one out")
     if (size is not None and size < 8) or not 0 <= shares[0] < shares[1] <= 1:

@@ -25,6 +25,9 @@ __all__ = ["Discovery", "Finding", "discover", "read_groups"]
 EXEMPLARS = 3
 """Exemplars that are written for each rule."""
 
+WRITTEN = 20
+"""Rules of each model that exemplars are written for."""
+
 Before = tuple[Predictions, Predictions]
 
 
@@ -155,7 +158,7 @@ class Discovery:
         write_discovery_report(self, path)
 
     def write(self, out: Path) -> list[str]:
-        """Write `discovery.json`, `report.html`, and exemplars of every rule as `rulepatch edit` takes them.
+        """Write `discovery.json`, `report.html`, and exemplars of the first rules as `rulepatch edit` takes them.
 
         Args:
             out: a folder; made if there is none.
@@ -169,7 +172,7 @@ class Discovery:
         self.to_html(out / "report.html")
         commands = []
         for finding in self.findings:
-            for rule in finding.rules:
+            for rule in finding.rules[:WRITTEN]:
                 exemplars = self.exemplars(finding, rule)
                 if not exemplars:
                     continue
