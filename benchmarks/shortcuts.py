@@ -18,7 +18,7 @@ from rulepatch.concepts.cases import CaseSet
 from rulepatch.concepts.make_cases import make_cases
 from rulepatch.concepts.segment import load_segmenter
 from rulepatch.concepts.stylize import Style, load_stylizer, styles
-from rulepatch.concepts.stylizers.playground import rendered_styles
+from rulepatch.concepts.stylizers.playground import own_styles
 from rulepatch.evaluation.dependences import EVERY_CLASS, Dependence
 from rulepatch.experiments.discover import discover
 from rulepatch.models.registry import load_model
@@ -55,7 +55,7 @@ def shortcut_of(concept: str) -> str:
 def case_set(folder: Path, how: str) -> CaseSet:
     """The scenes with every concept in other styles: rendered, or pasted."""
     by_concept: dict[str, Sequence[Style]] = {
-        concept: rendered_styles(shortcut_of(concept)) if how == "rendered" else [s for s in styles() if s.index == 0]
+        concept: own_styles(concept) if how == "rendered" else [s for s in styles() if s.index == 0]
         for concept in CONCEPTS
     }
     return make_cases(

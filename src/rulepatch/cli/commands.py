@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from rulepatch.core.exemplars import Exemplar
     from rulepatch.models.classifier import Classifier
 
-__all__ = ["app"]
+__all__ = ["app", "load_classifier", "print_result"]
 
 app = typer.Typer(
     help="Rewrite a wrong rule inside a trained image classifier from one picture with a painted mask.",
@@ -50,7 +50,7 @@ def demo(
     from rulepatch.experiments.demo import run_demo
 
     story = run_demo(out, seed=seed, progress=True)
-    _print(story.to_json, story.to_text, as_json)
+    print_result(story.to_json, story.to_text, as_json)
 
 
 @app.command()
@@ -64,7 +64,7 @@ def sites(
 
     skeleton = load_skeleton(model)
     survey = find_sites(skeleton.module, skeleton.example())
-    _print(survey.to_json, survey.to_text, as_json)
+    print_result(survey.to_json, survey.to_text, as_json)
 
 
 @app.command()
@@ -128,7 +128,7 @@ def edit(
     from rulepatch.images import read_image
     from rulepatch.text import read_share
 
-    classifier = _load(model, weights, device)
+    classifier = load_classifier(model, weights, device)
     settings = {
         "site": site,
         "rank": rank,
@@ -161,7 +161,7 @@ def edit(
         max_drop=None if max_drop is None else read_share(max_drop),
         allow_damage=allow_damage,
     )
-    _print(made.to_json, made.to_text, as_json)
+    print_result(made.to_json, made.to_text, as_json)
 
 
 @app.command()
@@ -170,7 +170,7 @@ def show(file: EditFile, as_json: Json = False) -> None:
     from rulepatch.core.edit import Edit
 
     found = Edit.load(file)
-    _print(found.describe, found.to_text, as_json)
+    print_result(found.describe, found.to_text, as_json)
 
 
 @app.command()
@@ -192,14 +192,14 @@ def apply(
     from rulepatch.models.registry import save_weights
 
     check_writable(out)
-    classifier = _load(model, weights, "cpu")
+    classifier = load_classifier(model, weights, "cpu")
     found = Edit.load(file)
     if out.suffix in FORMATS:
         export(found.apply(classifier, any_base=any_base), out)
     else:
         save_weights(found.merged(classifier, any_base=any_base).module, out)
     result = {"weights": str(out), "edit": str(file), "sites": list(found.sites)}
-    _print(lambda: result, lambda: f"{out}: {model}, edited at {', '.join(found.sites)}", as_json)
+    print_result(lambda: result, lambda: f"{out}: {model}, edited at {', '.join(found.sites)}", as_json)
 
 
 @app.command()
@@ -227,7 +227,7 @@ def evaluate(
     found = Edit.load(file)
     exemplars = _read_exemplars(exemplar, None, None, None) if exemplar else ()
     evaluation = measure(
-        _load(model, weights, device),
+        load_classifier(model, weights, device),
         found,
         tests=tests,
         reference=reference,
@@ -237,7 +237,7 @@ def evaluate(
     )
     if report is not None:
         evaluation.to_html(report)
-    _print(evaluation.to_json, evaluation.to_text, as_json)
+    print_result(evaluation.to_json, evaluation.to_text, as_json)
 
 
 @app.command()
@@ -264,11 +264,11 @@ def match(
 
     if report is not None:
         check_writable(report)
-    found, classifier = Edit.load(file), _load(model, weights, device)
+    found, classifier = Edit.load(file), load_classifier(model, weights, device)
     matches = run(classifier, key_of_edit(found, site), images, reference=reference, level=level)
     if report is not None:
         write_match_report(classifier, matches, report)
-    _print(matches.to_json, matches.to_text, as_json)
+    print_result(matches.to_json, matches.to_text, as_json)
 
 
 @app.command()
@@ -307,7 +307,7 @@ def compare(
     from rulepatch.text import read_pairs, read_share
 
     comparison = run(
-        _load(model, weights, device),
+        load_classifier(model, weights, device),
         _read_exemplars(exemplar, mask, replacement, label),
         site=site,
         tests=tests,
@@ -320,7 +320,7 @@ def compare(
         seed=seed,
     )
     comparison.write(out)
-    _print(comparison.to_json, comparison.to_text, as_json)
+    print_result(comparison.to_json, comparison.to_text, as_json)
 
 
 @app.command()
@@ -346,15 +346,20 @@ def compose(
     composition = compose_files(
         files,
         out,
-        model=None if model is None else _load(model, weights, device),
+        model=None if model is None else load_classifier(model, weights, device),
         reference=reference,
         leave_out=leave_out or (),
         exemplars=_read_exemplars(exemplar, None, None, None) if exemplar else (),
     )
-    _print(composition.to_json, composition.to_text, as_json)
+    print_result(composition.to_json, composition.to_text, as_json)
 
 
-def _load(model: str, weights: Path | None, device: str) -> "Classifier":
+def load_classifier(model: str, weights: Path | None, device: str) -> "Classifier":
+    """The model that the command line names.
+
+    Returns:
+        The classifier.
+    """
     from rulepatch.models.registry import load_model
 
     return load_model(model, weights=weights, device=device)
@@ -373,5 +378,6 @@ def _read_exemplars(
     return read_exemplars(paths, masks=masks or (), replacement=replacement, label=label, unedited=unedited)
 
 
-def _print(to_json: Callable[[], Any], to_text: Callable[[], str], as_json: bool) -> None:
+def print_result(to_json: Callable[[], Any], to_text: Callable[[], str], as_json: bool) -> None:
+    """Print what came out, for people or as one JSON object."""
     typer.echo(json.dumps(to_json(), indent=2, ensure_ascii=False) if as_json else to_text())

@@ -5,6 +5,7 @@ concept in each style, with all that made them in `manifest.json`.
 """
 
 import json
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,6 +19,7 @@ from rulepatch.data.folders import ImageSet, Picture
 from rulepatch.errors import FolderError, SettingError, nearest
 from rulepatch.images import read_image, read_mask
 from rulepatch.models.classifier import Classes
+from rulepatch.text import plural, table
 
 __all__ = [
     "CELLS",
@@ -194,6 +196,32 @@ class CaseSet:
             A case set, perhaps empty.
         """
         return self._only(each for each in self if each.label not in exclusions.get(each.concept, ()))
+
+    def to_json(self) -> dict[str, Any]:
+        """What is in the set, as JSON.
+
+        Returns:
+            A dictionary.
+        """
+        counted = Counter((each.concept, each.style) for each in self)
+        return {
+            "cases": str(self.root),
+            "pictures": len({each.picture for each in self}),
+            "counterfactuals": len(self),
+            "by_case": [{"concept": c, "style": s, "counterfactuals": n} for (c, s), n in counted.items()],
+            "settings": dict(self.manifest["settings"]),
+        }
+
+    def to_text(self) -> str:
+        """What is in the set, for people.
+
+        Returns:
+            Lines of text.
+        """
+        found = self.to_json()
+        rows = [[each["concept"], each["style"], each["counterfactuals"]] for each in found["by_case"]]
+        head = f"{self.root}: {len(self):,} counterfactuals of {plural(found['pictures'], 'picture')}"
+        return f"{head}\n{table(['concept', 'style', 'counterfactuals'], rows)}"
 
     def _only(self, chosen: Iterator[Counterfactual]) -> "CaseSet":
         return CaseSet(self.root, tuple(chosen), self.manifest)

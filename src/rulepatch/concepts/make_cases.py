@@ -23,16 +23,18 @@ from tqdm.auto import tqdm
 
 from rulepatch.concepts.cases import MANIFEST, ROWS, SCHEMA, CaseSet, Exclusions, plain_name, read_manifest
 from rulepatch.concepts.segment import Segmenter, concept_mask
-from rulepatch.concepts.stylize import Style, Stylizer
+from rulepatch.concepts.stylize import STYLES, Style, Stylizer
+from rulepatch.concepts.stylize import styles as styles_named
+from rulepatch.concepts.stylizers.playground import own_styles
 from rulepatch.data.folders import ImageSet, Picture, name_of_class
 from rulepatch.data.stream import Skipped, ahead
 from rulepatch.digests import digest_of_bytes, digest_of_json
-from rulepatch.errors import FolderError, ImageError, SettingError
+from rulepatch.errors import FolderError, ImageError, SettingError, nearest
 from rulepatch.files import atomic_path
 from rulepatch.images import read_image
 from rulepatch.models.classifier import Classes
 
-__all__ = ["make_cases", "propose_exclusions"]
+__all__ = ["make_cases", "propose_exclusions", "styles_for"]
 
 PROPOSED = "proposed-exclusions.json"
 RECORDS = "records"
@@ -215,6 +217,57 @@ def make_cases(
     _open(maker.out, manifest)
     _run(maker, found, named, progress=progress)
     return _finish(maker, named)
+
+
+def styles_for(
+    concepts: Sequence[str],
+    wanted: Sequence[str] = (),
+    *,
+    stylizer: str = "paste",
+    folder: Path | None = None,
+    instances: int = 2,
+) -> dict[str, list[Style]]:
+    """The styles of each concept, as people write them.
+
+    Args:
+        concepts: what is replaced.
+        wanted: `STYLE` for every concept, or `CONCEPT=STYLE` for one; all that there are if empty.
+        stylizer: name of the stylizer; one that works by words takes any words, the playground's its own styles.
+        folder: holds a folder of pictures for each style; the eight that come with rulepatch if None.
+        instances: pictures of each style, at least 1.
+
+    Returns:
+        Styles by concept.
+
+    Raises:
+        FolderError: the folder is missing or holds no pictures.
+        SettingError: no such concept or style, or a number out of range.
+
+    Examples:
+        >>> found = styles_for(["wheel", "road"], ["snow", "wheel=wood"], instances=1)
+        >>> {concept: [style.name for style in own] for concept, own in found.items()}
+        {'wheel': ['snow', 'wood'], 'road': ['snow']}
+    """
+    if instances < 1:
+        raise SettingError(f"expected at least 1 picture of each style but got {instances}; raise it")
+    named: dict[str, list[str]] = {concept: [] for concept in concepts}
+    for text in wanted:
+        concept, equals, name = text.rpartition("=")
+        if equals and concept not in named:
+            raise SettingError(
+                f"expected STYLE or CONCEPT=STYLE but got {text!r}; the nearest concepts are {nearest(concept, named)}"
+            )
+        for own in [concept] if equals else concepts:
+            named[own].append(name)
+    kind = stylizer.partition("/")[0]
+    if kind == "playground":
+        return {c: own_styles(c, names, count=instances) for c, names in named.items()}
+    if kind == "inpainting":
+        return {c: [Style(name) for name in names or STYLES] for c, names in named.items()}
+    return {
+        concept: [style for style in styles_named(names or None, folder=folder) if style.index < instances]
+        for concept, names in named.items()
+    }
 
 
 def propose_exclusions(

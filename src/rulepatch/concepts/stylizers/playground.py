@@ -1,5 +1,6 @@
-"""The playground's own styles: its scenes rendered again with a concept in another style, so that only that changes."""
+"""The playground's own styles: its scenes rendered again with one concept in another style."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,28 +14,40 @@ from rulepatch.playground.pictures import scene_of
 from rulepatch.playground.scenes import DEFAULT, SIGNS, TRAIN_STYLES, WHEELS, render
 from rulepatch.playground.styles import GROUNDS
 
-__all__ = ["Rendering", "load", "rendered_styles"]
+__all__ = ["Rendering", "load", "own_styles"]
 
 _STYLES = {"ground": GROUNDS, "wheels": WHEELS, "sign": SIGNS}
 _INSTANCES = 100_000
 
 
-def rendered_styles(concept: str, *, count: int = 1) -> list[Style]:
+def own_styles(concept: str, names: Sequence[str] = (), *, count: int = 1) -> list[Style]:
     """The styles that a concept of the playground can be rendered in.
 
     Args:
-        concept: ground, wheels or sign.
+        concept: ground, wheels, sign, or a style of one of them that it is known by ("road").
+        names: of styles; all that the concept has if empty.
         count: instances of each ground.
 
     Returns:
         Styles without pictures.
 
+    Raises:
+        SettingError: no such concept, or no such style of it.
+
     Examples:
-        >>> [style.name for style in rendered_styles("wheels")]
+        >>> [style.name for style in own_styles("wheels")]
         ['rubber', 'wooden', 'red', 'chrome', 'whitewall']
     """
-    instances = range(count if concept == "ground" else 1)
-    return [Style(name, index) for name in _STYLES[concept] for index in instances]
+    which = next((each for each, own in _STYLES.items() if concept in {each, *own}), None)
+    if which is None:
+        raise SettingError(f"expected a concept of the playground but got {concept!r}; it has {', '.join(_STYLES)}")
+    for name in names:
+        if name not in _STYLES[which]:
+            raise SettingError(
+                f"expected a style of {concept} but got {name!r}; the nearest are {nearest(name, _STYLES[which])}"
+            )
+    instances = range(count if which == "ground" else 1)
+    return [Style(name, index) for name in names or _STYLES[which] for index in instances]
 
 
 @dataclass(frozen=True)
