@@ -1,13 +1,17 @@
-"""Draw the pictures of the documentation from the playground: `python docs/make_pictures.py`."""
+"""Draw the pictures of the documentation: `python docs/make_pictures.py`, or with names of some of them."""
 
+import sys
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
-from PIL import Image
+from PIL import Image, ImageDraw
+from sklearn.datasets import load_sample_image
 
 import rulepatch as rp
+from rulepatch.concepts.stylize import load_stylizer
+from rulepatch.concepts.stylize import styles as all_styles
 from rulepatch.experiments.demo import GATE, RANK, SITE, STRENGTH, scenes_on_snow
 from rulepatch.playground.pictures import exemplar, image_set, training_images
 
@@ -59,5 +63,44 @@ def before_after() -> None:
     figure.savefig(PICTURES / "before-after.png", dpi=130, facecolor="white")
 
 
+def dahlia() -> tuple[Image.Image, np.ndarray]:
+    """The photograph of a flower that comes with scikit-learn, and where the flower is, (h, w), 0..1."""
+    photograph = Image.fromarray(load_sample_image("flower.jpg")).resize((224, 224), box=(140, 60, 480, 400))
+    red, _, blue = photograph.split()
+    warm = Image.fromarray(np.where(np.asarray(red, int) - np.asarray(blue, int) > 45, 255, 0).astype(np.uint8)).copy()
+    ImageDraw.floodfill(warm, (72, 109), 128)
+    found = Image.fromarray((np.asarray(warm) == 128).astype(np.uint8) * 255)
+    outside = Image.new("L", (found.width + 2, found.height + 2))
+    outside.paste(found, (1, 1))
+    ImageDraw.floodfill(outside, (0, 0), 128)  # what it does not reach lies within the flower
+    return photograph, (np.asarray(outside)[1:-1, 1:-1] != 128).astype(np.float32)
+
+
+def styles() -> None:
+    """Every style on a real photograph, by `paste`."""
+    photograph, mask = dahlia()
+    paste, firsts = load_stylizer("paste"), [style for style in all_styles() if style.index == 0]
+    figure, grid = plt.subplots(3, 3, figsize=(7.2, 7.6), layout="constrained")
+    share = 0.5 * mask[..., None]
+    overlay = np.asarray(photograph) * (1 - share) + np.array([230, 40, 120]) * share
+    show(grid[0, 0], Image.fromarray(overlay.astype(np.uint8)), "the photograph, its mask")
+    for axes, style in zip(grid.flat[1:], firsts, strict=True):
+        show(axes, paste(photograph, mask, style), style.name)
+    figure.savefig(PICTURES / "styles.jpg", dpi=110, facecolor="white", pil_kwargs={"quality": 82})
+
+
+def textures() -> None:
+    """All pictures of all styles."""
+    figure, grid = plt.subplots(8, 5, figsize=(5.6, 9), layout="constrained")
+    for axes, style in zip(grid.flat, all_styles(), strict=True):
+        assert style.picture is not None
+        show(axes, style.picture, "")
+        if style.index == 0:
+            axes.set_ylabel(style.name, fontsize=8)
+    figure.savefig(PICTURES / "textures.jpg", dpi=110, facecolor="white", pil_kwargs={"quality": 80})
+
+
 if __name__ == "__main__":
-    before_after()
+    drawings = {"before-after": before_after, "styles": styles, "textures": textures}
+    for name in sys.argv[1:] or drawings:
+        drawings[name]()

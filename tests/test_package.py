@@ -21,6 +21,7 @@ def test_the_wheel_works_without_the_source(tmp_path):
         archive.extractall(tmp_path / "site")
     assert {"rulepatch/py.typed", "rulepatch/models/playground.safetensors"} <= set(names)
     assert any(name.endswith("report.html.jinja") for name in names)
+    assert sum(name.startswith("rulepatch/concepts/style_pictures/") for name in names) == 40
     assert not any(name.startswith(("tests", "benchmarks", "docs")) for name in names)
     assert wheel.stat().st_size < 2_500_000
     program = "import rulepatch; assert 'site/rulepatch' in rulepatch.__file__; rulepatch.load_model('playground')"

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFilter, UnidentifiedImageError
 
 from rulepatch.errors import ImageError
 
-__all__ = ["SUFFIXES", "composite", "cover", "read_image", "read_mask"]
+__all__ = ["SUFFIXES", "blurred", "composite", "cover", "read_image", "read_mask"]
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 """Endings of the files that count as pictures in a folder."""
@@ -124,6 +124,25 @@ def composite(image: Image.Image, replacement: Image.Image, mask: NDArray[np.flo
     share = mask[..., None]
     mixed = np.asarray(image) * (1 - share) + np.asarray(cover(replacement, image.size)) * share
     return Image.fromarray(mixed.round().astype(np.uint8))
+
+
+def blurred(mask: NDArray[np.float32], radius: float) -> NDArray[np.float32]:
+    """Soften the edges of a mask, inwards and outwards alike.
+
+    Args:
+        mask: array (h, w), 0..1.
+        radius: standard deviation of the blur in pixels.
+
+    Returns:
+        Array (h, w), float32, 0..1 in steps of 1/255.
+
+    Examples:
+        >>> edge = blurred(np.repeat([[0, 1]], 8, axis=1).astype(np.float32).repeat(9, axis=0), 2.0)
+        >>> bool((np.diff(edge[4]) >= 0).all()), bool(edge[4, 0] < 0.1 < 0.9 < edge[4, -1])
+        (True, True)
+    """
+    picture = Image.fromarray((mask * np.float32(255)).astype(np.uint8)).filter(ImageFilter.GaussianBlur(radius))
+    return np.asarray(picture, dtype=np.float32) / np.float32(255)
 
 
 @contextmanager

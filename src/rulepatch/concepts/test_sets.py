@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageFilter
+from PIL import Image
 
 from rulepatch.concepts.match import Match, Matches
 from rulepatch.data.folders import ImageSet, Picture
 from rulepatch.errors import SettingError
-from rulepatch.images import composite, read_image
+from rulepatch.images import blurred, composite, read_image
 from rulepatch.models.classifier import Classifier
 
 __all__ = ["TestSet", "make_test_sets", "paste_at_match", "seen_of"]
@@ -101,9 +101,8 @@ def paste_at_match(model: Classifier, match: Match, threshold: float, texture: I
         A picture of the network's input size.
     """
     seen = seen_of(model, match.picture)
-    mask = Image.fromarray((match.mask(threshold, (seen.height, seen.width)) * 255).astype(np.uint8))
-    share = np.asarray(mask.filter(ImageFilter.GaussianBlur(FEATHER * max(seen.size))), np.float32) / np.float32(255)
-    return composite(seen, texture, share)
+    mask = match.mask(threshold, (seen.height, seen.width)).astype(np.float32)
+    return composite(seen, texture, blurred(mask, FEATHER * max(seen.size)))
 
 
 def _set(

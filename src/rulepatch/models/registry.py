@@ -17,7 +17,17 @@ from rulepatch.errors import ModelError, SettingError, WeightsError, nearest
 from rulepatch.files import atomic_path
 from rulepatch.models.classifier import Classes, Classifier, Preprocess
 
-__all__ = ["Request", "Source", "Sourced", "load_model", "load_skeleton", "save_weights", "source", "sources"]
+__all__ = [
+    "Request",
+    "Source",
+    "Sourced",
+    "load_model",
+    "load_skeleton",
+    "read_state",
+    "save_weights",
+    "source",
+    "sources",
+]
 
 
 Translate = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
@@ -206,7 +216,7 @@ def load_weights(module: nn.Module, path: Path, translate: Translate | None = No
     Raises:
         WeightsError: the file is missing or damaged, or its tensors do not fit the network.
     """
-    state = _read_state(path)
+    state = read_state(path)
     own = module.state_dict()
     if not own.keys() & state.keys():  # training on several devices puts a name before all others
         state = {key.removeprefix("module."): tensor for key, tensor in state.items()}
@@ -243,7 +253,18 @@ def save_weights(module: nn.Module, path: Path) -> None:
         save_model(module, str(unfinished))
 
 
-def _read_state(path: Path) -> dict[str, Tensor]:
+def read_state(path: Path) -> dict[str, Tensor]:
+    """Read a state dict from a local file: safetensors, or what `torch.save` wrote. Nothing but tensors is unpickled.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The tensors by name, on the CPU.
+
+    Raises:
+        WeightsError: the file is missing or damaged, or holds anything but a state dict of tensors.
+    """
     if not path.is_file():
         raise WeightsError(f"expected weights at {path} but there is no such file; check the path")
     if _is_program(path):

@@ -1,0 +1,279 @@
+"""Styles, and stylizers that give them to a region of a picture (paper 3 and 4): what test cases are made with.
+
+A style is one picture (of snow, say) and words for it. A stylizer takes a picture, a mask and a style, and returns the
+picture with the masked region in that style and all else untouched, to the bit.
+"""
+
+import importlib
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from rulepatch.concepts.textures import COUNT, PICTURES, STYLES, file_name
+from rulepatch.digests import digest_of_bytes, digest_of_json
+from rulepatch.errors import FolderError, ImageError, SettingError, nearest
+from rulepatch.images import SUFFIXES, composite, read_image
+
+__all__ = [
+    "BLEND",
+    "STYLES",
+    "Style",
+    "Stylizer",
+    "check_parts",
+    "finished",
+    "load_stylizer",
+    "picture_of_style",
+    "styles",
+    "stylizer",
+    "stylizers",
+]
+
+BLEND = 0.8
+"""Share of the style in the result by default, the rest being the original (paper, appendix)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Style:
+    """One instance of a style.
+
+    Attributes:
+        name: of the style, "snow".
+        index: which of its pictures.
+        picture: a texture or an example of the style, RGB; None for a style that is only words.
+        prompt: words for stylizers that work by words; the name if empty.
+    """
+
+    name: str
+    index: int = 0
+    picture: Image.Image | None = field(default=None, repr=False)
+    prompt: str = ""
+
+    def __post_init__(self) -> None:
+        if self.picture is not None and self.picture.mode != "RGB":
+            raise ImageError(f"expected a style's picture in RGB but got one in {self.picture.mode}; convert it")
+        if not self.prompt:
+            object.__setattr__(self, "prompt", self.name)
+
+    def digest(self) -> str:
+        """Digest of all that the style is: name, index, words, and the pixels of the picture.
+
+        Returns:
+            SHA-256, in hexadecimal.
+        """
+        pixels = None if self.picture is None else [self.picture.size, digest_of_bytes(self.picture.tobytes())]
+        return digest_of_json([self.name, self.index, self.prompt, pixels])
+
+
+class Stylizer(Protocol):
+    """A way to give a region of a picture a style."""
+
+    @property
+    def name(self) -> str:
+        """The name that it is loaded by, without what follows a slash."""
+
+    def describe(self) -> dict[str, Any]:
+        """A JSON object of the name, the digest of the weights and every setting: equal for equal behaviour."""
+
+    def __call__(self, image: Image.Image, mask: NDArray[np.float32], style: Style, *, seed: int = 0) -> Image.Image:
+        """The picture, RGB and of the same size, with the style where the mask is not 0, and bit-identical where it is.
+
+        It is determined by the arguments alone.
+        """
+
+
+Factory = Callable[..., Stylizer]
+Registered = TypeVar("Registered", bound=Factory)
+
+_STYLIZERS: dict[str, Factory] = {}
+_FILES = {
+    "paste": "rulepatch.concepts.stylizers.paste",
+    "gatys": "rulepatch.concepts.stylizers.gatys",
+    "adain": "rulepatch.concepts.stylizers.adain",
+    "ghiasi": "rulepatch.concepts.stylizers.ghiasi",
+    "inpainting": "rulepatch.concepts.stylizers.inpainting",
+}
+
+
+def stylizer(name: str) -> Callable[[Registered], Registered]:
+    """Register a function that loads a stylizer: of the rest of its name, `blend`, `device` and settings of its own.
+
+    Returns:
+        A decorator.
+    """
+
+    def register(function: Registered) -> Registered:
+        _STYLIZERS[name] = function
+        return function
+
+    return register
+
+
+def stylizers() -> list[str]:
+    """Names of all stylizers.
+
+    Returns:
+        Names, sorted.
+    """
+    return sorted({*_STYLIZERS, *_FILES})
+
+
+def load_stylizer(
+    name: str, *, blend: float = BLEND, device: str | None = None, settings: Mapping[str, Any] | None = None
+) -> Stylizer:
+    """Load a stylizer by name.
+
+    Args:
+        name: `paste`, `gatys` or `gatys/WEIGHTS`, `adain/ENCODER+DECODER`, `ghiasi/FOLDER`, `inpainting/ID-or-FOLDER`.
+        blend: share of the style in the result, in 0..1; the rest is the original.
+        device: where to run; the CPU if None.
+        settings: of that stylizer alone, such as `steps` of `gatys`.
+
+    Returns:
+        The stylizer.
+
+    Raises:
+        MissingExtraError: a library is not installed.
+        SettingError: no such stylizer, a setting that it does not take, or a value out of range.
+        WeightsError: weights that are missing, damaged or of another architecture.
+
+    Examples:
+        >>> paste, (snow, *_) = load_stylizer("paste"), styles(["snow"])
+        >>> picture = Image.new("RGB", (96, 64), "dimgrey")
+        >>> mask = np.zeros((64, 96), np.float32)
+        >>> mask[32:] = 1
+        >>> snowy = paste(picture, mask, snow)
+        >>> snowy.getpixel((40, 10)), snowy.getpixel((40, 60)) > (120, 120, 120)
+        ((105, 105, 105), True)
+    """
+    kind, _, rest = name.partition("/")
+    if kind not in _STYLIZERS and kind in _FILES:
+        importlib.import_module(_FILES[kind])
+    if kind not in _STYLIZERS:
+        raise SettingError(
+            f"expected a stylizer ({', '.join(stylizers())}) but got {name!r}; "
+            f"the nearest is {nearest(kind, stylizers(), count=1)}"
+        )
+    if not 0 <= blend <= 1:
+        raise SettingError(f"expected a blend in 0..1 but got {blend}; choose within")
+    factory, given = _STYLIZERS[kind], dict(settings or {})
+    own = inspect.signature(factory).parameters.keys() - {"rest", "blend", "device"}
+    for key in given:
+        if key not in own:
+            raise SettingError(
+                f"expected settings of the stylizer {kind} but got {key!r}; it takes {', '.join(sorted(own)) or 'none'}"
+            )
+    return factory(rest, blend=blend, device=device, **given)
+
+
+def styles(names: Sequence[str] | None = None, *, folder: Path | None = None) -> list[Style]:
+    """The styles that come with rulepatch, or a user's own.
+
+    Args:
+        names: of styles; all there are if None.
+        folder: holds a folder of pictures for each style, FOLDER/STYLE/*.jpg; the eight styles of `STYLES` if None.
+
+    Returns:
+        Every instance of each style, in the order of the names and their pictures.
+
+    Raises:
+        FolderError: the folder is missing or holds no pictures.
+        ImageError: a picture that cannot be read.
+        SettingError: no style of a name.
+
+    Examples:
+        >>> [(style.name, style.index) for style in styles(["snow"])]
+        [('snow', 0), ('snow', 1), ('snow', 2), ('snow', 3), ('snow', 4)]
+    """
+    if folder is None:
+        files = {name: [PICTURES / file_name(name, index) for index in range(COUNT)] for name in STYLES}
+    else:
+        files = _style_folders(Path(folder))
+    for name in names or ():
+        if name not in files:
+            raise SettingError(f"expected a style but got {name!r}; the nearest are {nearest(name, files)}")
+    return [
+        Style(name, index, read_image(path))
+        for name in (files if names is None else names)
+        for index, path in enumerate(files[name])
+    ]
+
+
+def _style_folders(folder: Path) -> dict[str, list[Path]]:
+    if not folder.is_dir():
+        raise FolderError(f"expected a folder of styles at {folder} but there is none; check the path")
+    found = {
+        each.name: sorted(path for path in each.iterdir() if path.suffix.lower() in SUFFIXES)
+        for each in sorted(folder.iterdir())
+        if each.is_dir()
+    }
+    found = {name: paths for name, paths in found.items() if paths}
+    if not found:
+        raise FolderError(f"expected pictures in {folder}/STYLE/ but found none; make a folder for each style")
+    return found
+
+
+def picture_of_style(image: Image.Image, mask: NDArray[np.float32], style: Style) -> Image.Image:
+    """The picture of a style, for a stylizer that cannot do without, after checking that all parts fit together.
+
+    Args:
+        image: the picture, RGB.
+        mask: array (h, w), 0..1, of its size.
+        style: the style.
+
+    Returns:
+        The style's picture, RGB.
+
+    Raises:
+        ImageError: a picture that is not in RGB, or a mask that does not fit it.
+        SettingError: a style that is only words.
+    """
+    check_parts(image, mask)
+    if style.picture is None:
+        raise SettingError(
+            f"expected a style with a picture but {style.name!r} is only words; give it one, or use inpainting"
+        )
+    return style.picture
+
+
+def check_parts(image: Image.Image, mask: NDArray[np.float32]) -> None:
+    """Make sure that a picture and a mask can be worked with.
+
+    Raises:
+        ImageError: the picture is not in RGB, or the mask is of another size or not in 0..1.
+    """
+    if image.mode != "RGB":
+        raise ImageError(f"expected a picture in RGB but got one in {image.mode}; convert it")
+    if mask.shape != (image.height, image.width):
+        raise ImageError(
+            f"expected a mask (h, w) of {(image.height, image.width)} but got {mask.shape}; resize it to the picture"
+        )
+    if not (mask.min() >= 0 and mask.max() <= 1):  # NaN, too
+        raise ImageError(f"expected a mask in 0..1 but got {mask.min()}..{mask.max()}; divide it by its white")
+
+
+def finished(image: Image.Image, stylized: Image.Image, mask: NDArray[np.float32], blend: float) -> Image.Image:
+    """What every stylizer ends with: blend its result with the picture, inside the mask alone.
+
+    Args:
+        image: the picture, RGB.
+        stylized: all of it in the style; resized to the picture's size if it is of another.
+        mask: array (h, w), 0..1.
+        blend: share of the result, in 0..1.
+
+    Returns:
+        An RGB picture of the same size, bit-identical where the mask is 0.
+
+    Examples:
+        >>> black, white = Image.new("RGB", (2, 1)), Image.new("RGB", (2, 1), "white")
+        >>> list(finished(black, white, np.array([[0, 1]], np.float32), 0.8).tobytes())
+        [0, 0, 0, 204, 204, 204]
+    """
+    if stylized.size != image.size:
+        stylized = stylized.resize(image.size, Image.Resampling.BICUBIC)
+    return composite(image, stylized, mask * np.float32(blend))

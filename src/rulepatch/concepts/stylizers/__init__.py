@@ -1,0 +1,1 @@
+"""Ways to give a region another style, one file for each."""
