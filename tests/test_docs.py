@@ -78,11 +78,24 @@ def test_the_sketch_of_a_new_editor_names_what_there_is():
 
     from rulepatch.editors import problem, reading, registry
 
-    (sketch,) = blocks(ROOT / "CONTRIBUTING.md", "python")
+    (sketch,) = (block for block in blocks(ROOT / "CONTRIBUTING.md", "python") if "@editor" in block)
     tree = ast.parse(sketch.replace(", ...):", "):").replace(", ...)", ")"))
     called = {node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
     assert called >= {"editor", "pose", "Settings", "read", "change_of", "assemble"}
     assert all(any(hasattr(room, name) for room in (problem, reading, registry)) for name in called)
+
+
+def test_the_sketch_of_a_new_segmenter_names_what_there_is():
+    import ast
+
+    from rulepatch.concepts import segment
+    from rulepatch.concepts.segmenters import checkpoints
+
+    (sketch,) = (block for block in blocks(ROOT / "CONTRIBUTING.md", "python") if "@segmenter" in block)
+    calls = [node.func.id for node in ast.walk(ast.parse(sketch)) if isinstance(node, ast.Call)]
+    assert set(calls) == {"segmenter", "load_checkpoint", "MySegmenter"}
+    assert hasattr(segment, "segmenter") and hasattr(checkpoints, "load_checkpoint")
+    assert {"name", "threshold", "device"} <= set(segment.Request.__dataclass_fields__)
 
 
 def test_the_tables_are_what_was_recorded():

@@ -14,13 +14,17 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageFilter, UnidentifiedImageError
+from PIL.PngImagePlugin import PngInfo
 
 from rulepatch.errors import ImageError
 
-__all__ = ["SUFFIXES", "blurred", "composite", "cover", "read_image", "read_mask"]
+__all__ = ["NOTE", "SUFFIXES", "blurred", "composite", "cover", "read_image", "read_mask", "write_image"]
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 """Endings of the files that count as pictures in a folder."""
+
+NOTE = "rulepatch:"
+"""What the names of texts begin with that a picture carries for us in its `info`, and takes along into a PNG file."""
 
 
 _UPRIGHT = {
@@ -86,6 +90,29 @@ def read_mask(source: Path | str | bytes) -> NDArray[np.float32]:
         ImageError: the file is missing, is no picture, is cut short, or is dangerously large.
     """
     return np.asarray(read_image(source, under="black").convert("L"), dtype=np.float32) / np.float32(255)
+
+
+def write_image(image: Image.Image, path: Path) -> None:
+    """Write a picture as a PNG file, with the texts that it carries for us.
+
+    Args:
+        image: the picture.
+        path: the file; one that is there is replaced.
+
+    Examples:
+        >>> import tempfile
+        >>> picture = Image.new("RGB", (4, 4))
+        >>> picture.info["rulepatch:scene"] = "a van"
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_image(picture, Path(folder) / "van.png")
+        ...     read_image(Path(folder) / "van.png").info["rulepatch:scene"]
+        'a van'
+    """
+    texts = PngInfo()
+    for name, text in image.info.items():
+        if isinstance(name, str) and name.startswith(NOTE) and isinstance(text, str):
+            texts.add_itxt(name, text)
+    image.save(path, pnginfo=texts)
 
 
 def cover(texture: Image.Image, size: tuple[int, int]) -> Image.Image:

@@ -78,7 +78,11 @@ def test_a_set_holds_every_concept_in_every_style_of_its_own(world):
 
 def test_only_the_concept_changes_and_it_does(world):
     for each in make(world):
-        image, styled, mask = np.asarray(read_image(each.image)), np.asarray(read_image(each.styled)), read_mask(each.mask)
+        image, styled, mask = (
+            np.asarray(read_image(each.image)),
+            np.asarray(read_image(each.styled)),
+            read_mask(each.mask),
+        )
         assert (image == styled)[mask == 0].all() and (image != styled)[mask == 1].mean() > 0.5
         exemplar = each.exemplar()
         assert (exemplar.concept, exemplar.replacement, exemplar.label) == (each.concept, each.style, each.label)
@@ -193,7 +197,9 @@ def test_pairs_to_leave_out_are_proposed_and_read_back(world, tmp_path):
     assert proposed == {"road": {"road roller": "the name, and 3 of 30 pictures", "van": "9 of 10 pictures"}}
     (tmp_path / "pairs.json").write_text(json.dumps(proposed))
     assert read_exclusions(tmp_path / "pairs.json") == {"road": ["road roller", "van"]}
-    assert "road" not in json.loads((make(world).root / "proposed-exclusions.json").read_text())  # four pictures a class
+    assert "road" not in json.loads(
+        (make(world).root / "proposed-exclusions.json").read_text()
+    )  # four pictures a class
     (tmp_path / "pairs.json").write_text("[]")
     with pytest.raises(SettingError, match="concept"):
         read_exclusions(tmp_path / "pairs.json")
@@ -230,9 +236,13 @@ def test_styles_are_written_as_people_do():
 
 
 def rows(tmp_path, *, of_target=8, of_others=40):
-    names = [(f"target/{i}", "van") for i in range(of_target)] + [(f"other/{i}", f"class {i % 4}") for i in range(of_others)]
+    names = [(f"target/{i}", "van") for i in range(of_target)] + [
+        (f"other/{i}", f"class {i % 4}") for i in range(of_others)
+    ]
     return [
-        Counterfactual(tmp_path, name, label, "road", "snow", index, 1.0, 0.3) for name, label in names for index in (0, 1)
+        Counterfactual(tmp_path, name, label, "road", "snow", index, 1.0, 0.3)
+        for name, label in names
+        for index in (0, 1)
     ]
 
 

@@ -282,3 +282,19 @@ def test_a_classifier_keeps_everything_but_the_network():
     other = one.with_module(nn.ReLU())
     assert (other.preprocess, other.classes, other.name) == (one.preprocess, Classes(("a", "b")), "one")
     assert isinstance(other.module, nn.ReLU)
+
+
+@pytest.mark.parametrize("size", [(100, 40), (40, 100), (33, 32), (32, 32), (64, 64), (301, 77)])
+@pytest.mark.parametrize("squash", [False, True])
+def test_the_window_is_where_the_frame_was_cut(size, squash):
+    """A ramp stays a ramp: each pixel of the frame tells which place of the picture it shows."""
+    preprocess = Preprocess((24, 32), resize=28, squash=squash)
+    width, height = size
+    left, top, right, bottom = preprocess.window(size)
+    assert -0.01 <= left < right <= width + 0.01 and -0.01 <= top < bottom <= height + 0.01
+    x, y = np.meshgrid(np.arange(width, dtype=np.float32) + 0.5, np.arange(height, dtype=np.float32) + 0.5)
+    for ramp, start, end, axis in ((x, left, right, 1), (y, top, bottom, 0)):
+        seen = np.asarray(preprocess.frame(Image.fromarray(ramp)))
+        told = start + (np.arange(seen.shape[axis]) + 0.5) / seen.shape[axis] * (end - start)
+        difference = np.abs(seen.mean(axis=1 - axis) - told)
+        assert difference[4:-4].max() < 0.1  # a crop that is off by one would be off by more

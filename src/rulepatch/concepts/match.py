@@ -26,7 +26,7 @@ from rulepatch.errors import SettingError, SiteError
 from rulepatch.models.classifier import Classifier
 from rulepatch.text import percent, table
 
-__all__ = ["Key", "Match", "Matches", "key_at", "key_of_concept", "key_of_edit", "match", "usual_scores"]
+__all__ = ["Key", "Match", "Matcher", "Matches", "key_at", "key_of_concept", "key_of_edit", "match", "usual_scores"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,6 +120,76 @@ def key_at(problem: Problem, seen: Observation, which: Literal["concept", "repla
     _, direction = linalg.directions(keys[weights > 0], weights[weights > 0], whitener, 1)
     names = {getattr(exemplar, which) for exemplar in problem.exemplars} - {None}
     return Key(seen.site.path, direction.float(), ", ".join(sorted(names)) or f"the {which}")
+
+
+class Matcher:
+    """A key at its site, ready to be looked for in pictures.
+
+    Args:
+        model: the classifier.
+        key: what to look for.
+        reference: pictures that say what is usual, or statistics of the key's site.
+        cache: where statistics are kept; the user's own cache by default, None for nowhere.
+        progress: whether to show bars.
+
+    Attributes:
+        usual: the key's scores at a sample of the reference set's positions, (positions,), rising.
+
+    Raises:
+        SiteError: the model does not have the key's site, or its positions form no grid.
+    """
+
+    def __init__(
+        self,
+        model: Classifier,
+        key: Key,
+        *,
+        reference: Reference,
+        cache: Cache | Literal["user"] | None = "user",
+        progress: bool = True,
+    ) -> None:
+        self.model, self.key = model, key
+        site = find_sites(model.module, model.example()).site(key.site)
+        layer = model.module.get_submodule(key.site)
+        assert isinstance(layer, Layer)
+        architecture = 1 if key.direction.ndim == 1 else 2
+        places = site.key_places if architecture == 1 else site.output_places
+        if places is None or not site.is_spatial:
+            raise SiteError(
+                f"expected a site whose positions lie in the picture but got {key.site}; choose an earlier one"
+            )
+        statistics = reference
+        if not isinstance(reference, dict):
+            kept = default_cache() if cache == "user" else cache
+            known = ImageSet.of(reference, model.classes)
+            statistics = key_statistics(model, known, [site], architecture=architecture, cache=kept, progress=progress)
+        self.usual = usual_scores(statistics[key.site], key)
+        self._places, self._reader = places, Reader(layer, key.direction[None], None)
+
+    def scores(self, pixels: Tensor) -> NDArray[np.float32]:
+        """Scores of the key in pictures.
+
+        Args:
+            pixels: of the part that the network sees, (n, 3, height, width), 0..1.
+
+        Returns:
+            ⟨d, k⟩ at each position, (n, h, w).
+        """
+        keys = capture.keys_at(self.model.module, self.model.inputs(pixels), self.key.site)
+        scores = self._reader(keys).reshape(len(pixels), -1).float().cpu()
+        laid_out: NDArray[np.float32] = self._places.lay_out(scores).numpy()
+        return laid_out
+
+    def levels(self, scores: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Share of the reference set's positions that score less.
+
+        Args:
+            scores: of any shape.
+
+        Returns:
+            0..1, of the same shape.
+        """
+        return np.searchsorted(self.usual, scores) / len(self.usual)
 
 
 @dataclass(frozen=True, eq=False)
@@ -253,20 +323,7 @@ def match(
     """
     if not 0 <= level < 1:
         raise SettingError(f"expected a level in 0..1 (a quantile of the reference set, such as 0.99) but got {level}")
-    site = find_sites(model.module, model.example()).site(key.site)
-    layer = model.module.get_submodule(key.site)
-    assert isinstance(layer, Layer)
-    architecture = 1 if key.direction.ndim == 1 else 2
-    places = site.key_places if architecture == 1 else site.output_places
-    if places is None or not site.is_spatial:
-        raise SiteError(f"expected a site whose positions lie in the picture but got {key.site}; choose an earlier one")
-    statistics = reference
-    if not isinstance(reference, dict):
-        kept = default_cache() if cache == "user" else cache
-        known = ImageSet.of(reference, model.classes)
-        statistics = key_statistics(model, known, [site], architecture=architecture, cache=kept, progress=progress)
-    usual = usual_scores(statistics[key.site], key)
-    reader = Reader(layer, key.direction[None], None)
+    matcher = Matcher(model, key, reference=reference, cache=cache, progress=progress)
     stream = ImageStream(
         ImageSet.of(images, model.classes),
         model.preprocess,
@@ -275,13 +332,10 @@ def match(
     )
     found: list[Match] = []
     for batch in stream:
-        keys = capture.keys_at(model.module, model.inputs(batch.pixels), key.site)
-        scores_at = reader(keys).reshape(len(batch.pictures), -1).float().cpu()
-        for picture, scores in zip(batch.pictures, places.lay_out(scores_at).numpy(), strict=True):
-            level_of_best = np.searchsorted(usual, scores.max()) / len(usual)
-            found.append(Match(picture, scores, float(level_of_best)))
+        for picture, scores in zip(batch.pictures, matcher.scores(batch.pixels), strict=True):
+            found.append(Match(picture, scores, float(matcher.levels(scores.max()))))
     ranked = tuple(sorted(found, key=lambda each: -each.best))
-    threshold = float(np.quantile(usual, level))
+    threshold = float(np.quantile(matcher.usual, level))
     return Matches(key, ranked, threshold, level, tuple(picture.name for picture in stream.skipped))
 
 

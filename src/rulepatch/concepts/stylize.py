@@ -92,6 +92,7 @@ Registered = TypeVar("Registered", bound=Factory)
 
 _STYLIZERS: dict[str, Factory] = {}
 _FILES = {
+    "playground": "rulepatch.concepts.stylizers.playground",
     "paste": "rulepatch.concepts.stylizers.paste",
     "gatys": "rulepatch.concepts.stylizers.gatys",
     "adain": "rulepatch.concepts.stylizers.adain",

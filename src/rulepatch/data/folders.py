@@ -14,7 +14,7 @@ from PIL import Image
 from rulepatch.core.exemplars import Exemplar
 from rulepatch.digests import digest_of_bytes, digest_of_json
 from rulepatch.errors import ExemplarError, FolderError, SettingError
-from rulepatch.images import SUFFIXES, read_image
+from rulepatch.images import SUFFIXES, read_image, write_image
 from rulepatch.models.classifier import Classes
 from rulepatch.text import plural
 
@@ -208,7 +208,7 @@ class ImageSet:
             folder = root / name_of_class(picture.label, classes)
             folder.mkdir(parents=True, exist_ok=True)
             source = picture.source
-            (read_image(source) if isinstance(source, Path) else source).save(folder / f"{number:05}.png")
+            write_image(read_image(source) if isinstance(source, Path) else source, folder / f"{number:05}.png")
 
     def digest(self) -> str:
         """Digest of the contents of all pictures, in order; labels do not count.
@@ -305,8 +305,8 @@ def write_exemplar(exemplar: Exemplar, folder: Path) -> None:
         folder: made if there is none; files of the same names are replaced.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    exemplar.image.save(folder / "image.png")
-    exemplar.edited.save(folder / "edited.png")
+    write_image(exemplar.image, folder / "image.png")
+    write_image(exemplar.edited, folder / "edited.png")
     Image.fromarray((exemplar.mask * 255).round().astype(np.uint8)).save(folder / "mask.png")
     about = {"label": exemplar.label, "concept": exemplar.concept, "replacement": exemplar.replacement}
     text = json.dumps({key: value for key, value in about.items() if value is not None}, indent=2)

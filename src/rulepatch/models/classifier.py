@@ -78,12 +78,39 @@ class Preprocess:
         height, width = self.input_size
         if image.size == (width, height):
             return image
-        if self.squash:
-            sides = [(self.resize or min(height, width)) * side // min(height, width) for side in (height, width)]
-        else:
-            filling = max(-(-height * min(image.size) // image.height), -(-width * min(image.size) // image.width))
-            sides = [max(self.resize or 1, filling)]
+        sides = self._sides(image.size)
         return TF.center_crop(TF.resize(image, sides, InterpolationMode(self.interpolation)), [height, width])
+
+    def window(self, size: tuple[int, int]) -> tuple[float, float, float, float]:
+        """Where the part that the network sees lies in a picture.
+
+        Args:
+            size: (width, height) of the picture.
+
+        Returns:
+            Left, top, right and bottom in the picture's own pixels, whose corners are whole numbers.
+
+        Examples:
+            >>> Preprocess((32, 32), resize=32).window((128, 64))
+            (32.0, 0.0, 96.0, 64.0)
+        """
+        height, width = self.input_size
+        if size == (width, height):
+            return 0.0, 0.0, float(width), float(height)
+        sides = self._sides(size)
+        short, long = sides[0], int(sides[0] * max(size) / min(size))  # as `TF.resize` rounds
+        wide, high = sides[::-1] if len(sides) == 2 else (short, long) if size[0] <= size[1] else (long, short)
+        left, top = round((wide - width) / 2), round((high - height) / 2)  # as `TF.center_crop` rounds
+        across, up = size[0] / wide, size[1] / high
+        return left * across, top * up, (left + width) * across, (top + height) * up
+
+    def _sides(self, size: tuple[int, int]) -> list[int]:
+        """What a picture of a width and height is resized to: both sides, or the short one."""
+        height, width = self.input_size
+        if self.squash:
+            return [(self.resize or min(height, width)) * side // min(height, width) for side in (height, width)]
+        filling = max(-(-height * min(size) // size[1]), -(-width * min(size) // size[0]))
+        return [max(self.resize or 1, filling)]
 
     def pixels(self, image: Image.Image) -> Tensor:
         """Pixels of the part that the network sees.

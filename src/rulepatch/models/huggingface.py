@@ -18,6 +18,8 @@ from rulepatch.models.classifier import Classes, Interpolation, Preprocess
 from rulepatch.models.registry import Request, Sourced, Translate, source
 from rulepatch.models.timm_models import imagenet_classes, preprocess_of
 
+__all__ = ["quiet", "read_processor", "transformers_library"]
+
 _FOREIGN = ("do_pad", "do_thumbnail", "do_flip_channel_order", "do_color_quantize")
 """Steps of processors that our preprocessing has not."""
 
@@ -45,10 +47,10 @@ def load(request: Request) -> Sourced:
         ModelError: no such model, or none that classifies images.
         WeightsError: the weights are not here and cannot be downloaded, or do not fit.
     """
-    transformers = _transformers()
+    transformers = transformers_library()
     folder = Path(request.name).expanduser()
     name = str(folder) if request.name and folder.is_dir() else request.name
-    with _quiet(transformers):
+    with quiet(transformers):
         config = _config(transformers, name, request.kwargs)
         module = _pretrained(transformers, name, config) if request.pretrained else _random(transformers, name, config)
         preprocess = _preprocess(transformers, name)
@@ -56,7 +58,15 @@ def load(request: Request) -> Sourced:
     return Sourced(module.float(), preprocess, _classes(names), translate=_translation(transformers, module))
 
 
-def _transformers() -> Any:
+def transformers_library() -> Any:
+    """The library transformers, imported when it is needed.
+
+    Returns:
+        The module.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
     try:
         import transformers
     except ImportError:
@@ -68,8 +78,12 @@ def _transformers() -> Any:
 
 
 @contextmanager
-def _quiet(transformers: Any) -> Iterator[None]:
-    """Keep the library from reporting on what is said, or refused, in a sentence of ours; downloads show their bars."""
+def quiet(transformers: Any) -> Iterator[None]:
+    """Keep the library from reporting on what is said, or refused, in a sentence of ours; downloads show their bars.
+
+    Args:
+        transformers: the library.
+    """
     logging, hub = transformers.utils.logging, import_module("huggingface_hub.utils")
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     downloads = not hub.are_progress_bars_disabled()
@@ -139,7 +153,7 @@ def _translation(transformers: Any, module: Any) -> Translate:
     def translate(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         if state.keys() == module.state_dict().keys():
             return state
-        with _quiet(transformers):
+        with quiet(transformers):
             renamed, found = type(module).from_pretrained(
                 None,
                 config=module.config,

@@ -23,6 +23,7 @@ __all__ = [
     "Sourced",
     "load_model",
     "load_skeleton",
+    "placed",
     "read_state",
     "save_weights",
     "source",
@@ -135,12 +136,28 @@ def load_model(name: str, *, weights: Path | str | None = None, device: str | to
         load_weights(given.module, Path(weights), given.translate)
     model = _classifier(name, given)
     _refuse_nan(model.module, str(weights or name))
+    placed(model.module.eval().requires_grad_(False), device)
+    return model
+
+
+def placed(module: nn.Module, device: str | torch.device | None) -> nn.Module:
+    """A network, put on a device.
+
+    Args:
+        module: the network; it is moved.
+        device: where to put it; the CPU if None.
+
+    Returns:
+        The same network.
+
+    Raises:
+        SettingError: no such device.
+    """
     try:
-        model.module.eval().requires_grad_(False).to(device or "cpu")
+        return module.to(device or "cpu")
     except (AssertionError, RuntimeError) as error:  # torch has no type of its own for it
         reason = str(error).partition("\n")[0]
         raise SettingError(f"expected a device that is here, such as cpu, but got {str(device)!r} ({reason})") from None
-    return model
 
 
 def load_skeleton(name: str) -> Classifier:

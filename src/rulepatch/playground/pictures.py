@@ -1,15 +1,79 @@
 """Scenes as the rest of rulepatch takes them: sets of pictures, and exemplars with exact masks."""
 
+import json
 from collections.abc import Iterable
 
 from PIL import Image
 
 from rulepatch.core.exemplars import Exemplar
 from rulepatch.data.folders import ImageSet, Picture
+from rulepatch.errors import ImageError, SettingError
+from rulepatch.images import NOTE
 from rulepatch.playground.scenes import CLASSES, DEFAULT, Scene, default_style, render
 from rulepatch.playground.worlds import SHORTCUTS, sample
 
-__all__ = ["exemplar", "image_set", "training_images"]
+__all__ = ["exemplar", "image_set", "picture_of", "scene_of", "training_images"]
+
+_SCENE = f"{NOTE}scene"
+
+
+def picture_of(scene: Scene) -> Image.Image:
+    """A scene's picture, which carries what it takes to render the scene again, also into a PNG file.
+
+    Returns:
+        The picture, RGB.
+    """
+    image = Image.fromarray(scene.image)
+    image.info[_SCENE] = json.dumps(
+        {"label": scene.label, "seed": scene.seed, "styles": dict(scene.styles), "ground_seed": scene.ground_seed}
+    )
+    return image
+
+
+def scene_of(image: Image.Image, name: str = "a picture in memory") -> Scene:
+    """The scene that a picture shows, rendered again from what the picture carries.
+
+    Args:
+        image: as `picture_of` makes it, or read back from a PNG file.
+        name: of the picture, for messages.
+
+    Returns:
+        The scene.
+
+    Raises:
+        ImageError: the picture carries no scene, or was changed since it was rendered.
+
+    Examples:
+        >>> scene = render("van", seed=3, ground="snow", ground_seed=7)
+        >>> scene_of(picture_of(scene)).styles["ground"]
+        'snow'
+    """
+    note = image.info.get(_SCENE)
+    if note is None:
+        raise ImageError(
+            f"expected a picture of the playground, which carries its scene, but {name} carries none; "
+            "make it with playground.pictures, and keep it as PNG"
+        )
+    try:
+        told = json.loads(note)
+        styles = told["styles"]
+        scene = render(
+            told["label"],
+            seed=told["seed"],
+            ground=styles["ground"],
+            wheels=styles.get("wheels", DEFAULT),
+            sign=styles.get("sign"),
+            ground_seed=told["ground_seed"],
+        )
+    except (ValueError, TypeError, KeyError, AttributeError, SettingError) as error:
+        raise ImageError(
+            f"expected a scene of the playground in {name} but it cannot be rendered ({error}); make the picture again"
+        ) from None
+    if image.size != scene.image.shape[1::-1] or Image.fromarray(scene.image).tobytes() != image.tobytes():
+        raise ImageError(
+            f"expected {name} as its scene is rendered but its pixels differ; take the picture before it was changed"
+        )
+    return scene
 
 
 def image_set(scenes: Iterable[Scene], name: str) -> ImageSet:
@@ -22,7 +86,7 @@ def image_set(scenes: Iterable[Scene], name: str) -> ImageSet:
     Returns:
         The set; labels are indices into `scenes.CLASSES`.
     """
-    return ImageSet(tuple(Picture(Image.fromarray(scene.image), CLASSES.index(scene.label)) for scene in scenes), name)
+    return ImageSet(tuple(Picture(picture_of(scene), CLASSES.index(scene.label)) for scene in scenes), name)
 
 
 def training_images(count: int, *, seed: int) -> ImageSet:
@@ -75,8 +139,8 @@ def exemplar(
         (concept for concept, style in edited.styles.items() if style != default_style(label, concept)), "ground"
     )
     return Exemplar(
-        Image.fromarray(original.image),
-        Image.fromarray(edited.image),
+        picture_of(original),
+        picture_of(edited),
         edited.masks[changed],
         label=label,
         concept=original.styles.get(changed, changed),

@@ -63,6 +63,7 @@ class Scene:
         label: one of `CLASSES`.
         styles: the style of each concept that the scene has.
         seed: the seed it was rendered with.
+        ground_seed: which instance of the ground's texture it stands on.
     """
 
     image: NDArray[np.uint8]
@@ -70,6 +71,7 @@ class Scene:
     label: str
     styles: Mapping[str, str]
     seed: int
+    ground_seed: int
 
 
 @dataclass(frozen=True)
@@ -163,10 +165,11 @@ def render(
         raise SettingError(f"expected seeds of at least 0 but got {seed} and {ground_seed}; raise them")
     rng = np.random.default_rng([seed, CLASSES.index(label)])
     usual_ground_seed = int(rng.integers(len(TRAIN_STYLES)))
+    ground_seed = usual_ground_seed if ground_seed is None else ground_seed
     drawing = _draw(label, styles, rng)
     masks = dict(zip(CONCEPTS, _shares(drawing, *_PARTS.values()), strict=True))
     sky, shade, _ = _shares(drawing, ("sky",), ("shade",))
-    surface = _surface(styles["ground"], usual_ground_seed if ground_seed is None else ground_seed, rng)
+    surface = _surface(styles["ground"], ground_seed, rng)
     shadow = rng.uniform(0.25, 0.55) * shade
     light = np.linspace(1 + rng.uniform(-0.15, 0.15), 1 + rng.uniform(-0.3, 0.15), SIZE, dtype=np.float32)
     picture = surface * (masks["ground"] - shadow)[..., None]
@@ -175,7 +178,7 @@ def render(
     picture *= light[:, None]
     picture += rng.uniform(0.005, 0.03) * rng.standard_normal(picture.shape, dtype=np.float32)
     image = (np.clip(picture, 0, 1) * 255).round().astype(np.uint8)
-    return Scene(image=image, masks=masks, label=label, styles=styles, seed=seed)
+    return Scene(image, masks, label, styles, seed, ground_seed)
 
 
 def _check(what: str, name: str, options: Iterable[str]) -> None:

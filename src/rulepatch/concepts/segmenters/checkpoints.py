@@ -1,0 +1,216 @@
+"""What segmenters of Hugging Face share: loading a network with its processor, and digests of both."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from rulepatch.digests import digest_of_json, digest_of_tensors
+from rulepatch.errors import ModelError, SettingError, WeightsError, reason_of
+from rulepatch.models.huggingface import quiet, transformers_library
+from rulepatch.models.registry import placed
+
+__all__ = ["Checkpoint", "load_checkpoint", "resized", "size_of", "words_of"]
+
+_FOR_TRAINING = frozenset({"class_info_file", "metadata", "num_text", "repo_path"})
+"""Settings of processors that change nothing of how pictures are prepared, paths among them."""
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """A network of Hugging Face and what prepares its inputs.
+
+    Attributes:
+        name: its name there; "local" for a folder, whose content says more than where it lies.
+        module: the network, in evaluation mode, float32.
+        processor: what prepares pictures and words for it.
+    """
+
+    name: str
+    module: Any
+    processor: Any
+
+    @cached_property
+    def digests(self) -> dict[str, str]:
+        """Digests of the weights, and of the settings that prepare pictures and words."""
+        image = json.loads(getattr(self.processor, "image_processor", self.processor).to_json_string())
+        settings = {"image": {key: value for key, value in image.items() if key not in _FOR_TRAINING}}
+        tokenizer = getattr(self.processor, "tokenizer", None)
+        if tokenizer is not None:
+            settings["words"] = json.loads(tokenizer.backend_tokenizer.to_str())
+            for changed_by_use in ("padding", "truncation"):
+                settings["words"].pop(changed_by_use, None)
+        config = {
+            key: value
+            for key, value in self.module.config.to_dict().items()
+            if not key.startswith("_") and key != "transformers_version"
+        }
+        return {
+            "weights": digest_of_tensors(self.module.state_dict()),
+            "settings": digest_of_json(json.loads(json.dumps([settings, config], default=str))),
+        }
+
+    def describe(self) -> dict[str, Any]:
+        """What the network's answers depend on.
+
+        Returns:
+            JSON.
+        """
+        return {"checkpoint": self.name, "architecture": type(self.module).__name__, **self.digests}
+
+    def inputs(self, given: Mapping[str, Any]) -> Any:
+        """Prepare pictures, words, boxes for the network.
+
+        Args:
+            given: as the processor takes them, by name.
+
+        Returns:
+            Tensors by name, where the network is.
+        """
+        return self.processor(**given, return_tensors="pt").to(self.module.device)
+
+
+def load_checkpoint(
+    name: str,
+    module: str,
+    processor: str | Callable[[Any, str, Any], Any],
+    *,
+    kind: str,
+    device: str | None = None,
+) -> Checkpoint:
+    """Load a network and its processor from a folder or from Hugging Face.
+
+    Nothing but safetensors is read, and no code that comes with a model is run.
+
+    Args:
+        name: a local folder, or a model of Hugging Face, which is downloaded if it is not here.
+        module: the network's class in transformers.
+        processor: the processor's class in transformers, or what makes it from the library, the place of the files and
+            the network's configuration.
+        kind: of the segmenter, for messages.
+        device: where to put the network; the CPU if None.
+
+    Returns:
+        The checkpoint.
+
+    Raises:
+        MissingExtraError: transformers is not installed, or too old to have the network.
+        ModelError: the folder or the model is no such network, or lacks what prepares its inputs.
+        SettingError: no such device.
+        WeightsError: the weights are not here and cannot be downloaded, or do not fit.
+    """
+    transformers = transformers_library()
+    if not hasattr(transformers, module):
+        raise ModelError(
+            f"expected a transformers that has {module} but got {transformers.__version__}; "
+            "pip install --upgrade transformers"
+        )
+    is_local = bool(name) and Path(name).expanduser().is_dir()
+    place = str(Path(name).expanduser()) if is_local else name
+    with quiet(transformers):
+        network = _network(getattr(transformers, module), place, kind, is_local=is_local)
+        try:
+            if callable(processor):
+                prepare = processor(transformers, place, network.config)
+            else:
+                prepare = getattr(transformers, processor).from_pretrained(place, trust_remote_code=False)
+        except Exception as error:  # of the network, of the files, of what stands in them
+            raise ModelError(
+                f"expected {kind}/{name} to come with its processor but it cannot be read ({reason_of(error)}); "
+                "complete the folder, or name another"
+            ) from None
+    _refuse_empty_tokenizer(network, prepare, f"{kind}/{name}")
+    placed(network.float().eval().requires_grad_(False), device)
+    return Checkpoint("local" if is_local else name, network, prepare)
+
+
+def _network(architecture: Any, place: str, kind: str, *, is_local: bool) -> Any:
+    try:
+        network, found = architecture.from_pretrained(
+            place, use_safetensors=True, trust_remote_code=False, output_loading_info=True
+        )
+    except Exception as error:
+        if is_local:
+            raise WeightsError(
+                f"expected a {architecture.__name__} as config.json and safetensors in {place} but it cannot be read "
+                f"({reason_of(error)}); complete the folder, or name another"
+            ) from None
+        raise WeightsError(
+            f"expected the weights of {place} but they are not here and cannot be downloaded ({reason_of(error)}); "
+            f"check the name, or get its files where there is a network and name their folder, {_with_folder(kind)}"
+        ) from None
+    missing = sorted(set(found["missing_keys"]) & {key for key, _ in network.named_parameters()})
+    if missing:  # which the library makes up
+        raise WeightsError(
+            f"expected all weights of a {architecture.__name__} but {place} lacks {len(missing)} tensors (such as "
+            f"{missing[0]}); name a checkpoint of this architecture"
+        )
+    return network
+
+
+def _with_folder(kind: str) -> str:
+    return f"{kind}/DETECTOR_FOLDER+SAM_FOLDER" if kind == "grounded-sam" else f"{kind}/FOLDER"
+
+
+def _refuse_empty_tokenizer(network: Any, processor: Any, name: str) -> None:
+    """Offline, a tokenizer whose files are missing is made without words instead of being refused."""
+    tokenizer = getattr(processor, "tokenizer", None)
+    if tokenizer is None:
+        return
+    config = network.config
+    expected = getattr(getattr(config, "text_config", None), "vocab_size", None)
+    expected = expected or getattr(config, "text_encoder_vocab_size", None) or 0
+    if not expected / 2 <= len(tokenizer) or (expected and len(tokenizer) > expected):
+        raise ModelError(
+            f"expected {name} to come with a tokenizer of about {expected} words but it has {len(tokenizer)}; "
+            "complete it with its tokenizer's files"
+        )
+
+
+def words_of(concepts: Sequence[str]) -> list[str]:
+    """Concepts as an open vocabulary takes them.
+
+    Returns:
+        The same, without spaces around them.
+
+    Raises:
+        SettingError: a concept without words.
+    """
+    words = [" ".join(concept.split()) for concept in concepts]
+    if not all(words):
+        raise SettingError("expected a concept in words but got an empty one; name it")
+    return words
+
+
+def size_of(image: Image.Image) -> tuple[int, int]:
+    """Size of a picture as arrays have it.
+
+    Returns:
+        (height, width).
+    """
+    return image.height, image.width
+
+
+def resized(maps: Tensor, size: tuple[int, int]) -> NDArray[np.float32]:
+    """Maps at a picture's size, interpolated.
+
+    Args:
+        maps: (n, h, w).
+        size: (height, width).
+
+    Returns:
+        (n, height, width).
+    """
+    if not len(maps):
+        return np.zeros((0, *size), np.float32)
+    at_size = F.interpolate(maps[None].float(), size=size, mode="bilinear", align_corners=False)[0]
+    found: NDArray[np.float32] = at_size.cpu().numpy().astype(np.float32)
+    return found

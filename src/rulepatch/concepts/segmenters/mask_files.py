@@ -1,0 +1,114 @@
+"""Masks that somebody painted: `FOLDER/CONCEPT/PICTURE.png`, white where the concept is."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from rulepatch.concepts.segment import Region, Request, entries_of, regions_of, segmenter
+from rulepatch.concepts.segmenters.checkpoints import size_of
+from rulepatch.data.folders import Picture
+from rulepatch.digests import digest_of_bytes, digest_of_json
+from rulepatch.errors import FolderError, ImageError, SettingError
+from rulepatch.images import read_mask
+
+__all__ = ["MaskFiles", "load"]
+
+
+@dataclass(frozen=True, eq=False)
+class MaskFiles:
+    """A segmenter that reads masks from files.
+
+    The mask of a picture `val/van/003.jpg` is `CONCEPT/val/van/003.png`, `CONCEPT/van/003.png` or `CONCEPT/003.png` in
+    its folder, the first of them that is there. A picture without a file does not hold the concept.
+
+    Attributes:
+        folder: has a folder for each concept.
+        threshold: of the mask, 0 for black to 1 for white.
+    """
+
+    folder: Path
+    threshold: float = 0.5
+
+    @property
+    def vocabulary(self) -> tuple[str, ...]:
+        """Names of the folders."""
+        return tuple(sorted(path.name for path in self.folder.iterdir() if path.is_dir() and path.name[0] != "."))
+
+    def describe(self) -> dict[str, Any]:
+        """What its answers depend on.
+
+        Returns:
+            JSON.
+        """
+        files = sorted(path for concept in self.vocabulary for path in (self.folder / concept).rglob("*.png"))
+        with ThreadPoolExecutor() as pool:
+            digests = list(pool.map(lambda path: digest_of_bytes(path.read_bytes()), files))
+        names = [path.relative_to(self.folder).as_posix() for path in files]
+        masks = digest_of_json([list(self.vocabulary), names, digests])
+        return {"segmenter": "files", "threshold": self.threshold, "masks": masks, "files": len(files)}
+
+    def segment(self, picture: Picture, image: Image.Image, concepts: Sequence[str]) -> dict[str, list[Region]]:
+        """Read the masks of a picture.
+
+        Args:
+            picture: the picture, a file.
+            image: the same, read.
+            concepts: names of folders.
+
+        Returns:
+            A region for each concept that has a mask of the picture.
+
+        Raises:
+            ImageError: the picture is no file, or a mask cannot be read or is of another size.
+            SettingError: a concept that has no folder.
+        """
+        if not isinstance(picture.source, Path):
+            raise ImageError(
+                "expected a picture that is a file, whose name its masks have, but got one in memory; write it down"
+            )
+        vocabulary = self.vocabulary
+        found: dict[str, list[Region]] = {}
+        for concept, entries in entries_of(concepts, vocabulary).items():
+            found[concept] = []
+            for path in filter(None, (self._path(vocabulary[entry], picture.source) for entry in entries)):
+                mask = read_mask(path)
+                if mask.shape != size_of(image):
+                    raise ImageError(
+                        f"expected the mask {path} to have the size of {picture.name}, {image.width}x{image.height}, "
+                        f"but got {mask.shape[1]}x{mask.shape[0]}; paint it on the picture itself"
+                    )
+                found[concept] += regions_of(mask[None], self.threshold, [1.0])
+        return found
+
+    def _path(self, concept: str, source: Path) -> Path | None:
+        parts = source.with_suffix(".png").parts[1 if source.is_absolute() else 0 :]
+        candidates = (self.folder.joinpath(concept, *parts[start:]) for start in range(len(parts)))
+        return next((path for path in candidates if path.is_file()), None)
+
+
+@segmenter("files")
+def load(request: Request) -> MaskFiles:
+    """`files/FOLDER`.
+
+    Returns:
+        The segmenter.
+
+    Raises:
+        FolderError: there is no such folder, or no folder in it.
+        SettingError: no folder is named.
+    """
+    if not request.name:
+        raise SettingError("expected a folder of masks, files/FOLDER, but got none; name it")
+    folder = Path(request.name).expanduser()
+    if not folder.is_dir():
+        raise FolderError(f"expected a folder of masks at {folder} but there is none; check the path")
+    masks = MaskFiles(folder, request.threshold or MaskFiles.threshold)
+    if not masks.vocabulary:
+        raise FolderError(
+            f"expected a folder for each concept in {folder} but found none; put CONCEPT/PICTURE.png there"
+        )
+    return masks

@@ -1,0 +1,81 @@
+"""The playground's exact masks, from the scenes that its pictures carry."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image
+
+from rulepatch.concepts.segment import Region, Request, entries_of, regions_of, segmenter
+from rulepatch.data.folders import Picture
+from rulepatch.errors import SettingError
+from rulepatch.playground.pictures import scene_of
+from rulepatch.playground.scenes import CONCEPTS, SIGNS, WHEELS
+from rulepatch.playground.styles import GROUNDS
+
+__all__ = ["Playground", "load"]
+
+
+@dataclass(frozen=True, eq=False)
+class Playground:
+    """A segmenter of the playground's pictures that knows where everything is.
+
+    It knows the concepts ground, wheels and sign, and each of them by the name of a style where it has that style:
+    "road" is the ground where the ground is road.
+
+    Attributes:
+        threshold: of the concept's share of a pixel.
+        vocabulary: the concepts and the styles.
+    """
+
+    threshold: float = 0.5
+    vocabulary: tuple[str, ...] = tuple(dict.fromkeys((*CONCEPTS, *GROUNDS, *WHEELS, *SIGNS)))
+
+    def describe(self) -> dict[str, Any]:
+        """What its answers depend on.
+
+        Returns:
+            JSON.
+        """
+        return {"segmenter": "playground", "threshold": self.threshold}
+
+    def segment(self, picture: Picture, image: Image.Image, concepts: Sequence[str]) -> dict[str, list[Region]]:
+        """Give the exact masks of concepts.
+
+        Args:
+            picture: the picture.
+            image: the same, read.
+            concepts: concepts of scenes, or styles of them.
+
+        Returns:
+            A region for each concept that the scene has.
+
+        Raises:
+            ImageError: the picture carries no scene, or was changed since it was rendered.
+            SettingError: a concept that scenes do not have.
+        """
+        entries = entries_of(concepts, self.vocabulary)
+        scene = scene_of(image, picture.name)
+        found = {}
+        for concept, (entry,) in entries.items():
+            name = self.vocabulary[entry]
+            meant = [each for each in CONCEPTS if name in {each, scene.styles.get(each)}]
+            found[concept] = [
+                region for each in meant for region in regions_of(scene.masks[each][None], self.threshold, [1.0])
+            ]
+        return found
+
+
+@segmenter("playground")
+def load(request: Request) -> Playground:
+    """`playground`.
+
+    Returns:
+        The segmenter.
+
+    Raises:
+        SettingError: something is named after it.
+    """
+    if request.name:
+        raise SettingError(f"expected playground alone but got playground/{request.name}; leave the rest out")
+    return Playground(request.threshold or Playground.threshold)
