@@ -1,4 +1,4 @@
-"""Tiny random segmenters and stylizers of every kind, written to files in the published layouts, to be loaded by name."""
+"""Tiny random segmenters and stylizers of every kind, written to files as they are published, to be loaded by name."""
 
 import json
 import math
@@ -250,10 +250,16 @@ def paste(_folder, seed=0):
     return "paste", {}
 
 
+def playground(_folder, seed=0):
+    assert seed == 0, "it has no weights"
+    return "playground", {}
+
+
 @pytest.fixture(scope="session")
 def tiny():
     """For each stylizer a function of a folder and a seed that writes weights and gives a name and settings."""
-    return {"paste": paste, "gatys": gatys, "adain": adain, "ghiasi": ghiasi, "inpainting": inpainting}
+    return {"paste": paste, "gatys": gatys, "adain": adain, "ghiasi": ghiasi, "inpainting": inpainting,
+            "playground": playground}  # fmt: skip
 
 
 @pytest.fixture(scope="session")

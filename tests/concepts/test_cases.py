@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -128,7 +129,7 @@ def test_killed_by_the_system_it_ends_with_the_same_bytes(world):
         "print('ready', flush=True)\n"
         "make(Path(sys.argv[1]), 'killed')\n"
     )
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(os.getcwd()), *sys.path])}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path.cwd()), *sys.path])}
     command = [sys.executable, "-c", program, str(world)]
     for pause in (0.1, 0.5, 0.9):
         process = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment)

@@ -324,7 +324,8 @@ def _pictures(images: Any, classes: Classes | None) -> tuple[ImageSet, dict[int,
     """The pictures, and the names of their classes: as the model has them, or else as the folders are called."""
     if classes is not None:
         found = ImageSet.of(images, classes)
-        return found, {i: name_of_class(i, classes) for i in {p.label for p in found.pictures} - {None}}
+        known = {picture.label for picture in found.pictures if picture.label is not None}
+        return found, {label: name_of_class(label, classes) for label in known}
     if not isinstance(images, str | Path):
         if isinstance(images, ImageSet) and not any(picture.label is not None for picture in images.pictures):
             return images, {}

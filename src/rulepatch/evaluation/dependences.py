@@ -158,7 +158,7 @@ def dependences(
                 for style in styles
                 if (row := _row(seen, chosen, (label, concept, style), least, rng)) is not None
             ]
-            rates = false_discovery_rates([row.p for row in family]) if family else []
+            rates = false_discovery_rates([row.p for row in family])
             found += [replace(row, q=float(rate)) for row, rate in zip(family, rates, strict=True)]
     return found
 
@@ -218,7 +218,7 @@ def differences(first: Sequence[Dependence], second: Sequence[Dependence], *, se
                 mcnemar(more, less),
             )
         )  # fmt: skip
-    rates = false_discovery_rates([each.p for each in found]) if found else []
+    rates = false_discovery_rates([each.p for each in found])
     rated = [replace(each, q=float(rate)) for each, rate in zip(found, rates, strict=True)]
     return sorted(rated, key=lambda each: (each.q, -abs(each.drops[1] - each.drops[0])))
 

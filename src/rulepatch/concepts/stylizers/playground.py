@@ -68,7 +68,7 @@ class Rendering:
         Returns:
             JSON.
         """
-        return {"stylizer": self.name, "blend": self.blend}
+        return {"name": self.name, "blend": self.blend}
 
     def __call__(self, image: Image.Image, mask: NDArray[np.float32], style: Style, *, seed: int = 0) -> Image.Image:
         """Render the scene with the concept that has such a style in it.
@@ -95,7 +95,7 @@ class Rendering:
                 f"{nearest(style.name, names)}"
             )
         scene = scene_of(image)
-        looks = {"ground": scene.styles["ground"], "wheels": scene.styles.get("wheels", DEFAULT)}
+        looks: dict[str, Any] = {"ground": scene.styles["ground"], "wheels": scene.styles.get("wheels", DEFAULT)}
         looks |= {"sign": scene.styles.get("sign"), concept: style.name}
         instance = TRAIN_STYLES.stop + seed % _INSTANCES if concept == "ground" else scene.ground_seed
         edited = render(scene.label, seed=scene.seed, ground_seed=instance, **looks)
