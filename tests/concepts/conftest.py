@@ -436,7 +436,8 @@ def mask2former(folder):
     )
     transformers.Mask2FormerForUniversalSegmentation(config).save_pretrained(folder)
     size = {"shortest_edge": 60, "longest_edge": 130}
-    transformers.Mask2FormerImageProcessor(size=size, size_divisor=32).save_pretrained(folder)
+    padded = {"height": 160, "width": 192}
+    transformers.Mask2FormerImageProcessor(size=size, size_divisor=32, pad_size=padded).save_pretrained(folder)
 
 
 def oneformer(folder):
