@@ -4,7 +4,7 @@ import runpy
 
 NAMES = (
     "statistics", "solve", "repair", "scoring", "methods", "cells", "wheels", "signals", "search", "gates", "rules",
-    "signs", "families", "shortcuts",
+    "signs", "families", "shortcuts", "photographs",
 )  # fmt: skip
 
 for name in NAMES:
