@@ -30,7 +30,9 @@ from rulepatch.models.classifier import Classes
 from rulepatch.models.registry import load_model
 
 NETWORKS = {
-    "deeplab_mobilenet_edgetpu_slim_cityscapes_quant": {"road": (0, 1), "building": (2,), "vegetation": (8, 9), "sky": (10,)},
+    "deeplab_mobilenet_edgetpu_slim_cityscapes_quant": {
+        "road": (0, 1), "building": (2,), "vegetation": (8, 9), "sky": (10,),
+    },
     "deeplabv3_mnv2_pascal_quant": {"person": (15,)},
 }  # fmt: skip
 """Classes of each network that a concept is made of: road and pavement, vegetation and terrain."""
