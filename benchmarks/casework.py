@@ -1,4 +1,4 @@
-"""Images a second of making cases and of discovery, beside the bare network and decoder: `python -m benchmarks.casework`.
+"""Making cases and discovery beside the bare network and decoder: `python -m benchmarks.casework`.
 
 Everything is timed in turn in one run, on the same photographs, with MobileNetV2 and VGG16 (random weights: speed does
 not depend on them). Stylising by texture paste runs in threads beside the network.

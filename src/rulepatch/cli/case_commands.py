@@ -90,7 +90,7 @@ def discover(
     ] = None,
     exclude: Exclude = None,
     level: Annotated[float, typer.Option(help="Share of chance findings among the rules, at most.")] = 0.05,
-    least_drop: Annotated[str, typer.Option(metavar="SHARE", help="Accuracy that a rule must cost.")] = "10%",
+    least_drop: Annotated[str, typer.Option(metavar="SHARE", help="Accuracy that a rule must cost.")] = "30%",
     least: Annotated[int, typer.Option(help="Pictures of a class from which on it is tested.")] = 5,
     weights: Weights = None,
     device: Device = "cpu",

@@ -209,7 +209,7 @@ def discover(
     groups: Mapping[str, Sequence[str]] | None = None,
     exclude: Exclusions | None = None,
     level: float = 0.05,
-    least_drop: float = 0.1,
+    least_drop: float = 0.3,
     least: int = 5,
     seed: int = 0,
     progress: bool = True,
@@ -224,7 +224,7 @@ def discover(
         groups: classes by the name of a group that is tested as one.
         exclude: for each concept the classes of which it is no part but the thing itself.
         level: of the false-discovery rate, 0..1.
-        least_drop: accuracy that a rule must cost at least, 0..1.
+        least_drop: accuracy that a rule must cost at least, 0..1; below, a network may just not know the style.
         least: pictures of a class or group from which on it is tested.
         seed: of the intervals.
         progress: whether to show bars.
