@@ -105,3 +105,15 @@ def test_a_typographic_attack_on_clip(attack, folder, capsys):
     assert "layer4.2.conv3" in capsys.readouterr().out
     model, made = rp.load_model(str(folder / "rn50.toml")), note(read_image(folder / "van.png"), "iPod", share=0.6)
     assert drawn_together(model, rp.Edit.load(folder / "edit.safetensors"), made) < 1
+
+
+def test_a_discovered_rule_is_edited_and_discovered_no_more(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["discover_and_edit.py", "--out", str(tmp_path)])
+    example("discover_and_edit").main()
+    told = capsys.readouterr().out.splitlines()
+    found, lost, left = (
+        next(line for line in told if line.startswith(begin)) for begin in ("the rule", "the edit", "snow")
+    )
+    before, after = (int(line.split(" costs ")[1].split()[0]) for line in (found, left))
+    assert before > 40 and after < 10 and float(lost.split()[3]) < 1
+    assert (tmp_path / "before" / "report.html").is_file() and (tmp_path / "edit.safetensors").is_file()

@@ -81,9 +81,7 @@ def test_a_rule_is_edited_as_it_was_found_and_then_it_is_gone(model, cases, foun
     found.write(tmp_path)
     exemplars = read_exemplars([tmp_path / "rules" / "playground-all-classes-road-snow"])
     reference = training_images(400, seed=9)
-    edit = rewrite(
-        model, exemplars, reference=reference, site="blocks.3.conv", rank=3, strength=2.0, cache=None, progress=False
-    )
+    edit = rewrite(model, exemplars, reference=reference, site="blocks.3.conv", gate=0.98, cache=None, progress=False)
     after = discover(edit.apply(model), cases, progress=False)
     drops = [
         next(row.drop for row in each.findings[0].dependences if row.key == (EVERY_CLASS, "road", "snow"))
