@@ -144,7 +144,7 @@ class Discovery:
             parts.append(head + (f"\n{table(header, rows)}" if rows else ""))
         return "\n\n".join(parts)
 
-    def to_html(self, path: Path) -> None:
+    def to_html(self, path: Path | str) -> None:
         """Write the report, whole or not at all.
 
         Args:
@@ -155,7 +155,7 @@ class Discovery:
         """
         from rulepatch.experiments.discovery_report import write_discovery_report
 
-        write_discovery_report(self, path)
+        write_discovery_report(self, Path(path))
 
     def write(self, out: Path) -> list[str]:
         """Write `discovery.json`, `report.html`, and exemplars of the first rules as `rulepatch edit` takes them.
