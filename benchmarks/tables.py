@@ -228,7 +228,70 @@ FAMILIES: Mapping[str, Callable[[Row], str]] = {
     "flips": lambda row: f"{row['flips, %']:.1f} %",
 }
 
+
+def of(part: str, whole: str) -> Callable[[Row], str]:
+    """A count of another; empty where there is nothing to count."""
+    return lambda row: f"{row[part]} of {row[whole]}" if row[whole] else ""
+
+
+SHORTCUTS: Mapping[str, Callable[[Row], str]] = {
+    "cases": lambda row: f"{row['cases made']} {row['cases']}",
+    "networks": lambda row: f"{row['networks']}, fresh" if row["fresh"] else str(row["networks"]),
+    "world": text("world"),
+    "a rule costs": lambda row: f"{100 * row['least drop']:.0f} points",
+    "planted, found": of("found", "planted"),
+    "not planted, named": of("false", "not planted"),
+    "precision": lambda row: "" if row["precision, %"] is None else f"{row['precision, %']:.0f} %",
+    "recall": lambda row: "" if row["recall, %"] is None else f"{row['recall, %']:.0f} %",
+    "false discoveries": lambda row: f"{row['false discoveries, %']:.0f} %",
+    "whole shortcuts: found, false": lambda row: (
+        f"{row['shortcuts found']} of {row['shortcuts planted']}, {row['shortcuts false']}"
+    ),
+}
+
+PHOTOGRAPHS: Mapping[str, Callable[[Row], str]] = {
+    "classes": text("classes"),
+    "concept": text("concept"),
+    "pictures": text("pictures"),
+    "right": lambda row: f"{row['before, %']:.0f} → {row['after, %']:.0f} %",
+    "points lost (95 %)": lambda row: (
+        f"{row['before, %'] - row['after, %']:.0f} ({row['low']:.0f} to {row['high']:.0f})"
+    ),
+    "q": lambda row: f"{row['q']:.2g}",
+    "a rule": lambda row: "yes" if row["is a rule"] else "",
+    "worst style": text("worst style"),
+}
+
 VIEWS: Mapping[str, Callable[[], str]] = {
+    "shortcuts": View("shortcuts-cpu", SHORTCUTS, lambda row: row["world"] == "all five"),
+    "shortcuts-worlds": View(
+        "shortcuts-cpu",
+        SHORTCUTS,
+        lambda row: row["world"] != "all five" and row["cases"] == "rendered" and row["least drop"] == 0.3,
+    ),
+    "photographs-mobilenet": View("photographs-cpu", PHOTOGRAPHS, lambda row: row["network"].startswith("MobileNet")),
+    "photographs-squeezenet": View("photographs-cpu", PHOTOGRAPHS, lambda row: row["network"].startswith("SqueezeNet")),
+    "photographs-differences": View(
+        "photographs-differences-cpu",
+        {
+            "classes": text("classes"),
+            "concept": text("concept"),
+            "style": text("style"),
+            "pictures": text("pictures"),
+            "lost by MobileNetV2": lambda row: f"{row['first']:.0f} points",
+            "lost by SqueezeNet": lambda row: f"{row['second']:.0f} points",
+            "q": lambda row: f"{row['q']:.2g}",
+        },
+        lambda row: row["style"] == "any style",
+    ),
+    "casework": View(
+        "casework-cpu",
+        {
+            "what": text("what"),
+            "images/s": number("images/s", 0),
+            "of the bare network": lambda row: f"{100 * row['of the bare network']:.0f} %",
+        },
+    ),
     "families": View("families-cpu", FAMILIES),
     "signs": View("signs-cpu", SIGNS),
     "notes": View("notes-cpu", NOTES),

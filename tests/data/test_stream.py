@@ -19,7 +19,8 @@ PREPROCESS = Preprocess((8, 8))
 
 
 @pytest.fixture(autouse=True)
-def no_thread_is_left():
+def no_thread_is_left(monkeypatch):
+    monkeypatch.setattr(streams, "threads_pay", lambda: True)
     yield
     assert not [thread for thread in threading.enumerate() if "Pool" in thread.name]
 
@@ -111,6 +112,23 @@ def test_a_file_that_vanishes_is_unreadable(folder_of):
     stream = ImageStream(images, PREPROCESS)
     assert sum(len(batch.pictures) for batch in stream) == 99
     assert stream.skipped == [images.pictures[7]]
+
+
+def test_on_few_cores_the_same_pictures_are_read_in_between(folder_of, monkeypatch):
+    images = folder_of(230, broken=[7, 100])
+    beside = list(ImageStream(images, PREPROCESS, batch_size=4))
+    monkeypatch.setattr(streams, "threads_pay", lambda: False)
+    readers = set()
+
+    def reading(path):
+        readers.add(threading.current_thread())
+        return read_image(path)
+
+    monkeypatch.setattr(streams, "read_image", reading)
+    between = list(ImageStream(images, PREPROCESS, batch_size=4))
+    assert [batch.pictures for batch in between] == [batch.pictures for batch in beside]
+    assert all(torch.equal(a.pixels, b.pixels) for a, b in zip(beside, between, strict=True))
+    assert readers == {threading.current_thread()}
 
 
 def test_only_so_many_pictures_are_read_ahead(folder_of, monkeypatch):

@@ -29,6 +29,9 @@ PAIRS = 4
 MOST_LABELS = 40
 """Rows of a heat map."""
 
+MOST_COLUMNS = 40
+"""Columns of all heat maps together that stand side by side."""
+
 
 def write_discovery_report(discovery: "Discovery", path: Path) -> None:
     """Write the report, whole or not at all.
@@ -54,7 +57,7 @@ def write_discovery_report(discovery: "Discovery", path: Path) -> None:
 
 
 def draw_heat_maps(discovery: "Discovery") -> "Figure":
-    """Accuracy lost by class × concept and style, a map for each model side by side; dots mark rules.
+    """Accuracy lost by class × concept and style, a map for each model, side by side if they fit; dots mark rules.
 
     Args:
         discovery: what was discovered.
@@ -67,9 +70,11 @@ def draw_heat_maps(discovery: "Discovery") -> "Figure":
     shown = [[row for row in each.dependences if row.style is not None] for each in discovery.findings]
     labels = _labels(discovery, [row for rows in shown for row in rows])
     columns = sorted({(row.concept, row.style or "") for rows in shown for row in rows})
-    width, height = 2.2 + 0.26 * len(columns) * len(shown), 1.8 + 0.24 * len(labels)
+    beside = len(columns) * len(shown) <= MOST_COLUMNS
+    across, down = (len(shown), 1) if beside else (1, len(shown))
+    width, height = 2.2 + 0.26 * len(columns) * across, 1.8 + 0.24 * len(labels) * down
     figure = Figure(figsize=(max(width, 6), max(height, 3)), layout="constrained")
-    every = figure.subplots(1, len(shown), squeeze=False, sharey=True)[0]
+    every = figure.subplots(down, across, squeeze=False, sharex=not beside, sharey=beside).ravel()
     image = None
     for axes, finding, rows in zip(every, discovery.findings, shown, strict=True):
         grid = np.full((len(labels), len(columns)), np.nan)

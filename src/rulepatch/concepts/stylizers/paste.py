@@ -1,5 +1,6 @@
 """A texture pasted over a region, in the light that was there: `paste`, the default. It needs no weights."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,7 +66,7 @@ class Paste:
             gain = shading(under, inside) ** np.float32(self.illumination)
             lit = np.asarray(over, dtype=np.float32) * gain.clip(*_GAIN)[..., None] + np.float32(0.5)
             over = Image.fromarray(lit.clip(0, 255).astype(np.uint8))
-        alpha = feathered(mask, self.feather * min(image.size))[box[1] : box[3], box[0] : box[2]]
+        alpha = _feathered_in(mask, box, self.feather * min(image.size))
         result = image.copy()
         result.paste(finished(under, over, alpha, self.blend), box[:2])
         return result
@@ -139,6 +140,14 @@ def feathered(mask: NDArray[np.float32], width: float) -> NDArray[np.float32]:
             return faded
         width /= 2
     return mask
+
+
+def _feathered_in(mask: NDArray[np.float32], box: tuple[int, int, int, int], width: float) -> NDArray[np.float32]:
+    """A feathered mask in the box (left, top, right, bottom) that holds all of it, from as much around as matters."""
+    margin = math.ceil(3 * width)
+    left, top = max(0, box[0] - margin), max(0, box[1] - margin)
+    faded = feathered(mask[top : box[3] + margin, left : box[2] + margin], width)
+    return faded[box[1] - top : box[3] - top, box[0] - left : box[2] - left]
 
 
 def shading(image: Image.Image, mask: NDArray[np.float32]) -> NDArray[np.float32]:
