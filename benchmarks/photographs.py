@@ -38,7 +38,7 @@ NETWORKS = {
 """Classes of each network that a concept is made of: road and pavement, vegetation and terrain."""
 
 LEAST_DROP = 0.1
-"""Accuracy that counts as a rule here: less than by default, as groups of many classes lose less than one class does."""
+"""Accuracy that counts as a rule: less than by default, as groups of many classes lose less than one class does."""
 
 CONCEPTS = tuple(concept for own in NETWORKS.values() for concept in own)
 

@@ -282,7 +282,6 @@ VIEWS: Mapping[str, Callable[[], str]] = {
             "lost by SqueezeNet": lambda row: f"{row['second']:.0f} points",
             "q": lambda row: f"{row['q']:.2g}",
         },
-        lambda row: row["style"] == "any style",
     ),
     "casework": View(
         "casework-cpu",
