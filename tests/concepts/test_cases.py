@@ -16,7 +16,7 @@ from PIL import Image
 
 from rulepatch import files
 from rulepatch.concepts import make_cases as maker
-from rulepatch.concepts.cases import CELLS, CaseSet, Counterfactual, read_exclusions, split
+from rulepatch.concepts.cases import CELLS, CaseSet, Counterfactual, read_classes, split
 from rulepatch.concepts.make_cases import make_cases, propose_exclusions, styles_for
 from rulepatch.concepts.segment import load_segmenter
 from rulepatch.concepts.stylize import load_stylizer
@@ -197,13 +197,13 @@ def test_pairs_to_leave_out_are_proposed_and_read_back(world, tmp_path):
     proposed = propose_exclusions(rows, {"road roller": 30, "van": 10, "kite": 4, None: 3})
     assert proposed == {"road": {"road roller": "the name, and 3 of 30 pictures", "van": "9 of 10 pictures"}}
     (tmp_path / "pairs.json").write_text(json.dumps(proposed))
-    assert read_exclusions(tmp_path / "pairs.json") == {"road": ["road roller", "van"]}
+    assert read_classes(tmp_path / "pairs.json") == {"road": ["road roller", "van"]}
     assert "road" not in json.loads(
         (make(world).root / "proposed-exclusions.json").read_text()
     )  # four pictures a class
     (tmp_path / "pairs.json").write_text("[]")
-    with pytest.raises(SettingError, match="concept"):
-        read_exclusions(tmp_path / "pairs.json")
+    with pytest.raises(SettingError, match="class"):
+        read_classes(tmp_path / "pairs.json")
 
 
 def test_an_unreadable_picture_is_skipped_and_too_many_stop_the_run(world):

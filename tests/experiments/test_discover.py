@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from rulepatch.concepts.cases import CaseSet
+from rulepatch.concepts.cases import CaseSet, read_classes
 from rulepatch.concepts.make_cases import make_cases, styles_for
 from rulepatch.concepts.segment import load_segmenter
 from rulepatch.concepts.stylize import load_stylizer
@@ -13,7 +13,7 @@ from rulepatch.data.folders import ImageSet, read_exemplars
 from rulepatch.editors.rewrite import rewrite
 from rulepatch.errors import FolderError, SettingError
 from rulepatch.evaluation.dependences import EVERY_CLASS
-from rulepatch.experiments.discover import discover, read_groups
+from rulepatch.experiments.discover import discover
 from rulepatch.models.registry import load_model
 from rulepatch.playground.pictures import image_set, training_images
 from rulepatch.playground.scenes import render
@@ -107,13 +107,13 @@ def test_nobody_need_label_pictures(model, cases, found):
 
 def test_classes_can_be_grouped_and_left_out(model, cases, tmp_path):
     (tmp_path / "groups.json").write_text('{"large": ["bus", "truck"]}')
-    groups = read_groups(tmp_path / "groups.json")
+    groups = read_classes(tmp_path / "groups.json")
     found = discover(model, cases, groups=groups, exclude={"sign": ["taxi"]}, progress=False)
     rows = {row.key: row for row in found.findings[0].dependences}
     assert rows["large", "road", None].n == 24 and not any(concept == "sign" for _, concept, _ in rows)
     (tmp_path / "groups.json").write_text('{"large": "bus"}')
-    with pytest.raises(SettingError, match="group"):
-        read_groups(tmp_path / "groups.json")
+    with pytest.raises(SettingError, match="class"):
+        read_classes(tmp_path / "groups.json")
 
 
 def test_bad_settings_are_refused(model, cases):

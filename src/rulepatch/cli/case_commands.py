@@ -55,7 +55,7 @@ def cases(
     as_json: Json = False,
 ) -> None:
     """Make test cases by the thousand: pictures with concepts in other styles."""
-    from rulepatch.concepts.cases import read_exclusions
+    from rulepatch.concepts.cases import read_classes
     from rulepatch.concepts.make_cases import make_cases, styles_for
     from rulepatch.concepts.segment import load_segmenter
     from rulepatch.concepts.stylize import BLEND, load_stylizer
@@ -72,7 +72,7 @@ def cases(
         size=size or None,
         smallest=smallest,
         largest=largest,
-        exclude={} if exclude is None else read_exclusions(exclude),
+        exclude={} if exclude is None else read_classes(exclude),
         seed=seed,
     )
     print_result(found.to_json, found.to_text, as_json)
@@ -98,16 +98,15 @@ def discover(
     as_json: Json = False,
 ) -> None:
     """Which concepts does each class rely on? Writes rules that `rulepatch edit` takes as they stand."""
-    from rulepatch.concepts.cases import read_exclusions
+    from rulepatch.concepts.cases import read_classes
     from rulepatch.experiments.discover import discover as run
-    from rulepatch.experiments.discover import read_groups
     from rulepatch.text import read_share
 
     found = run(
         [load_classifier(name, weights, device) for name in model],
         cases,
-        groups=None if groups is None else read_groups(groups),
-        exclude=None if exclude is None else read_exclusions(exclude),
+        groups=None if groups is None else read_classes(groups),
+        exclude=None if exclude is None else read_classes(exclude),
         level=level,
         least_drop=read_share(least_drop),
         least=least,

@@ -29,7 +29,7 @@ __all__ = [
     "Exclusions",
     "Split",
     "plain_name",
-    "read_exclusions",
+    "read_classes",
     "split",
 ]
 
@@ -286,14 +286,15 @@ def plain_name(name: str) -> str:
     return "-".join(words) or "-"
 
 
-def read_exclusions(path: Path) -> dict[str, list[str]]:
-    """Read the concept–class pairs to leave out: `{"wheel": ["car wheel", "paddlewheel"]}`.
+def read_classes(path: Path) -> dict[str, list[str]]:
+    """Read lists of classes: those to leave out by concept, `{"wheel": ["car wheel"]}`, or those that form a group.
 
     Args:
-        path: a JSON file: for each concept a list of classes, or an object whose keys are classes, as it is proposed.
+        path: a JSON file: for each name a list of classes, or an object whose keys are classes, as exclusions are
+            proposed.
 
     Returns:
-        Classes by concept.
+        Classes by name.
 
     Raises:
         SettingError: the file is missing or says something else.
@@ -302,9 +303,9 @@ def read_exclusions(path: Path) -> dict[str, list[str]]:
         found = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise SettingError(f"expected JSON in {path} but it cannot be read ({error}); mend or leave it out") from None
-    if not isinstance(found, dict) or not all(isinstance(each, list | dict) for each in found.values()):
-        raise SettingError(f'expected {{"concept": ["class", …]}} in {path} but got something else; mend it')
-    return {concept: [str(label) for label in labels] for concept, labels in found.items()}
+    if not isinstance(found, dict) or not all(isinstance(each, list | dict) and each for each in found.values()):
+        raise SettingError(f'expected {{"name": ["class", …]}} in {path} but got something else; mend it')
+    return {name: [str(label) for label in labels] for name, labels in found.items()}
 
 
 @dataclass(frozen=True)

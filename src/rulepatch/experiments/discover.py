@@ -20,7 +20,7 @@ from rulepatch.files import atomic_path
 from rulepatch.models.classifier import Classifier
 from rulepatch.text import percent, points, table
 
-__all__ = ["Discovery", "Finding", "discover", "read_groups"]
+__all__ = ["Discovery", "Finding", "discover"]
 
 EXEMPLARS = 3
 """Exemplars that are written for each rule."""
@@ -287,24 +287,3 @@ def _seen(model: Classifier, cases: CaseSet, labels: np.ndarray, predictions: Be
         (before.predicted == labels, after.predicted == labels),
         (before.of_label, after.of_label),
     )
-
-
-def read_groups(path: Path) -> dict[str, list[str]]:
-    """Read groups of classes: `{"dogs": ["beagle", "n02099601", "207"]}`.
-
-    Args:
-        path: a JSON file.
-
-    Returns:
-        Classes by group.
-
-    Raises:
-        SettingError: the file is missing or says something else.
-    """
-    try:
-        found = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise SettingError(f"expected JSON in {path} but it cannot be read ({error}); mend or leave it out") from None
-    if not isinstance(found, dict) or not all(isinstance(each, list) and each for each in found.values()):
-        raise SettingError(f'expected {{"group": ["class", …]}} in {path} but got something else; mend it')
-    return {name: [str(label) for label in labels] for name, labels in found.items()}
