@@ -236,7 +236,7 @@ def of(part: str, whole: str) -> Callable[[Row], str]:
 
 SHORTCUTS: Mapping[str, Callable[[Row], str]] = {
     "cases": lambda row: f"{row['cases made']} {row['cases']}",
-    "networks": lambda row: f"{row['networks']}, fresh" if row["fresh"] else str(row["networks"]),
+    "networks": text("networks"),
     "world": text("world"),
     "a rule costs": lambda row: f"{100 * row['least drop']:.0f} points",
     "planted, found": of("found", "planted"),
