@@ -372,7 +372,8 @@ def _open(out: Path, manifest: Mapping[str, Any]) -> None:
                 "choose another folder, or the same settings"
             )
     for path in out.rglob(".*.*"):  # what a killed run was writing
-        path.unlink()
+        if path.is_file():
+            path.unlink()
 
 
 def _run(maker: _Maker, images: ImageSet, named: Sequence[tuple[Picture, str]], *, progress: bool) -> None:

@@ -40,6 +40,19 @@ class Seen:
     right: tuple[NDArray[np.bool_], NDArray[np.bool_]]
     confidence: tuple[NDArray[np.float32], NDArray[np.float32]]
 
+    def where(self, chosen: NDArray[np.bool_]) -> "Seen":
+        """Some of the counterfactuals.
+
+        Returns:
+            Those alone.
+        """
+        names = (each[chosen] for each in (self.pictures, self.labels, self.concepts, self.styles))
+        return Seen(
+            *names,
+            (self.right[0][chosen], self.right[1][chosen]),
+            (self.confidence[0][chosen], self.confidence[1][chosen]),
+        )
+
 
 @dataclass(frozen=True)
 class Dependence:
@@ -145,29 +158,27 @@ def dependences(
         The rows: by class or group, concept and style.
     """
     rng = np.random.default_rng(seed)
-    named = {EVERY_CLASS: np.ones(len(seen.labels), bool)}
-    named |= {name: np.isin(seen.labels, list(labels)) for name, labels in (groups or {}).items()}
-    of_class = {str(label): seen.labels == label for label in sorted(set(seen.labels.tolist()))}
+    named = {EVERY_CLASS: seen}
+    named |= {name: seen.where(np.isin(seen.labels, list(labels))) for name, labels in (groups or {}).items()}
+    of_class = {str(label): seen.where(seen.labels == label) for label in sorted(set(seen.labels.tolist()))}
     found: list[Dependence] = []
     for members in (named, of_class):
         for styles in (sorted(set(seen.styles.tolist())), [None]):
             family = [
                 row
-                for label, chosen in members.items()
-                for concept in sorted(set(seen.concepts[chosen].tolist()))
+                for label, part in members.items()
+                for concept in sorted(set(part.concepts.tolist()))
                 for style in styles
-                if (row := _row(seen, chosen, (label, concept, style), least, rng)) is not None
+                if (row := _row(part, (label, concept, style), least, rng)) is not None
             ]
             rates = false_discovery_rates([row.p for row in family])
             found += [replace(row, q=float(rate)) for row, rate in zip(family, rates, strict=True)]
     return found
 
 
-def _row(
-    seen: Seen, chosen: NDArray[np.bool_], key: tuple[str, str, str | None], least: int, rng: np.random.Generator
-) -> Dependence | None:
+def _row(seen: Seen, key: tuple[str, str, str | None], least: int, rng: np.random.Generator) -> Dependence | None:
     label, concept, style = key
-    where = chosen & (seen.concepts == concept)
+    where = seen.concepts == concept
     if style is not None:
         where &= seen.styles == style
     names, which = np.unique(seen.pictures[where], return_inverse=True)
