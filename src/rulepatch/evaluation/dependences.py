@@ -46,9 +46,11 @@ class Seen:
         Returns:
             Those alone.
         """
-        names = (each[chosen] for each in (self.pictures, self.labels, self.concepts, self.styles))
         return Seen(
-            *names,
+            self.pictures[chosen],
+            self.labels[chosen],
+            self.concepts[chosen],
+            self.styles[chosen],
             (self.right[0][chosen], self.right[1][chosen]),
             (self.confidence[0][chosen], self.confidence[1][chosen]),
         )
