@@ -1,0 +1,171 @@
+"""Results of many jobs in one file that survives whatever happens to its writer: SQLite, with a write-ahead log."""
+
+import json
+import sqlite3
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from rulepatch.digests import digest_of_json
+from rulepatch.errors import OutputError
+
+__all__ = ["Record", "Store", "job_key"]
+
+APPLICATION = 0x72756C65
+"""Says in the file itself that it is ours: "rule"."""
+
+COLUMNS = "key, status, job, result, error, attempts, seconds"
+
+MIGRATIONS = (
+    "CREATE TABLE jobs (key TEXT PRIMARY KEY, status TEXT NOT NULL, job TEXT NOT NULL, result TEXT, error TEXT, "
+    "attempts INTEGER NOT NULL, seconds REAL NOT NULL) WITHOUT ROWID",
+)
+"""What makes each version of the schema out of the one before; their number is the version. Never change one."""
+
+
+def job_key(job: Mapping[str, Any]) -> str:
+    """What stands for a job: the digest of everything that determines its result.
+
+    Args:
+        job: JSON; the order of keys does not matter.
+
+    Returns:
+        Hexadecimal.
+
+    Examples:
+        >>> job_key({"site": "fc", "seed": 0}) == job_key({"seed": 0, "site": "fc"})
+        True
+    """
+    return digest_of_json(dict(job))
+
+
+@dataclass(frozen=True)
+class Record:
+    """What came of a job.
+
+    Attributes:
+        job: everything that determines its result, as JSON.
+        status: whether it was done or failed.
+        result: as JSON; None if it failed.
+        error: why it failed; None if it did not.
+        attempts: how often it was tried, this time included.
+        seconds: that the last attempt took.
+    """
+
+    job: Mapping[str, Any]
+    status: Literal["done", "failed"]
+    result: Mapping[str, Any] | None
+    error: str | None = None
+    attempts: int = 1
+    seconds: float = 0.0
+
+    @property
+    def key(self) -> str:
+        """The job's key."""
+        return job_key(self.job)
+
+
+class Store:
+    """The records of many jobs, in one file; one process writes, any may read meanwhile. A context manager.
+
+    Not for network file systems, on which SQLite's locks cannot be relied on.
+
+    Args:
+        path: the file; made if there is none.
+
+    Raises:
+        OutputError: the file is none of ours, was written by a newer version, or cannot be opened.
+
+    Examples:
+        >>> path = Path(getfixture("tmp_path")) / "results.sqlite"
+        >>> with Store(path) as store:
+        ...     store.put(Record({"seed": 0}, "done", {"corrected": 0.5}))
+        >>> with Store(path) as store:
+        ...     [record.result for record in store], job_key({"seed": 0}) in store.done()
+        ([{'corrected': 0.5}], True)
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._file = sqlite3.connect(path, timeout=30)
+            self._check(path)
+            self._file.execute("PRAGMA journal_mode=WAL")
+            self._file.execute("PRAGMA synchronous=NORMAL")  # a crash of the machine may lose the last, never the file
+            self._migrate()
+        except sqlite3.Error as error:
+            raise OutputError(
+                f"expected a file of results at {path} but it cannot be opened ({error}); name another"
+            ) from None
+
+    def _check(self, path: Path) -> None:
+        """Refuse a file of others before anything is written to it."""
+        (version,) = self._file.execute("PRAGMA user_version").fetchone()
+        (owner,) = self._file.execute("PRAGMA application_id").fetchone()
+        tables = self._file.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+        if version > len(MIGRATIONS) or (tables and owner != APPLICATION):
+            self.close()
+            what = f"of version {version}" if owner == APPLICATION else "of another program"
+            raise OutputError(
+                f"expected results of version {len(MIGRATIONS)} at most in {path} but got a file {what}; "
+                "name another, or use a newer rulepatch"
+            )
+
+    def _migrate(self) -> None:
+        (version,) = self._file.execute("PRAGMA user_version").fetchone()
+        for number in range(version, len(MIGRATIONS)):
+            with self._file:
+                self._file.execute("BEGIN IMMEDIATE")
+                self._file.execute(MIGRATIONS[number])
+                self._file.execute(f"PRAGMA application_id = {APPLICATION}")
+                self._file.execute(f"PRAGMA user_version = {number + 1}")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file; what was put is in it."""
+        self._file.close()
+
+    def put(self, record: Record) -> None:
+        """Keep a record, in place of an earlier one of the same job; it is in the file when this returns."""
+        row = (
+            record.key, record.status, _text(record.job), None if record.result is None else _text(record.result),
+            record.error, record.attempts, record.seconds,
+        )  # fmt: skip
+        with self._file:
+            self._file.execute(f"INSERT OR REPLACE INTO jobs ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+
+    def done(self) -> set[str]:
+        """Keys of the jobs that are done.
+
+        Returns:
+            Keys.
+        """
+        return {key for (key,) in self._file.execute("SELECT key FROM jobs WHERE status = 'done'")}
+
+    def attempts(self) -> dict[str, int]:
+        """How often each job that failed was tried.
+
+        Returns:
+            Attempts by key.
+        """
+        return dict(self._file.execute("SELECT key, attempts FROM jobs WHERE status = 'failed'"))
+
+    def __iter__(self) -> Iterator[Record]:
+        """Every record, by key, so that the order does not depend on who finished first."""
+        for status, job, result, error, attempts, seconds in self._file.execute(
+            "SELECT status, job, result, error, attempts, seconds FROM jobs ORDER BY key"
+        ):
+            found = None if result is None else json.loads(result)
+            yield Record(json.loads(job), status, found, error, attempts, seconds)
+
+    def __len__(self) -> int:
+        return int(self._file.execute("SELECT count(*) FROM jobs").fetchone()[0])
+
+
+def _text(value: Mapping[str, Any]) -> str:
+    return json.dumps(dict(value), sort_keys=True, ensure_ascii=False)
