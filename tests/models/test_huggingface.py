@@ -456,3 +456,16 @@ def test_a_foreign_processor_asks_for_a_model_file(hf_folder, tmp_path):
     transformers.MobileViTImageProcessor().save_pretrained(folder)
     with pytest.raises(ModelError, match=r"its preprocessing.*write a model file"):
         load_skeleton(f"hf/{folder}")
+
+
+def test_the_libraries_are_silent_for_a_while_and_then_as_before():
+    import transformers
+    from huggingface_hub.utils import logging as hub
+
+    from rulepatch.models.huggingface import quiet
+
+    before = hub.get_verbosity(), transformers.utils.logging.get_verbosity()
+    with pytest.raises(KeyError), quiet(transformers):
+        assert hub.get_verbosity() == transformers.utils.logging.get_verbosity() == hub.ERROR
+        raise KeyError
+    assert (hub.get_verbosity(), transformers.utils.logging.get_verbosity()) == before

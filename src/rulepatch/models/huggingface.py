@@ -87,6 +87,8 @@ def quiet(transformers: Any) -> Iterator[None]:
     logging, hub = transformers.utils.logging, import_module("huggingface_hub.utils")
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     downloads = not hub.are_progress_bars_disabled()
+    hub_verbosity = hub.logging.get_verbosity()  # it tells of every retry
+    hub.logging.set_verbosity_error()
     logging.set_verbosity_error()
     logging.disable_progress_bar()  # of downloads as well
     if downloads:
@@ -95,6 +97,7 @@ def quiet(transformers: Any) -> Iterator[None]:
         yield
     finally:
         logging.set_verbosity(verbosity)
+        hub.logging.set_verbosity(hub_verbosity)
         if bars:
             logging.enable_progress_bar()
 
