@@ -107,6 +107,7 @@ def test_a_typographic_attack_on_clip(attack, folder, capsys):
     assert drawn_together(model, rp.Edit.load(folder / "edit.safetensors"), made) < 1
 
 
+@pytest.mark.slow
 def test_a_discovered_rule_is_edited_and_discovered_no_more(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["discover_and_edit.py", "--out", str(tmp_path)])
     example("discover_and_edit").main()

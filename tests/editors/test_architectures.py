@@ -47,7 +47,7 @@ TIMM = {
     "ghostnet_050": {}, "pvt_v2_b0": {}, "poolformer_s12": {}, "edgenext_xx_small": {}, "mobilevitv2_050": {},
     "mixer_s32_224": {"img_size": 64},
 }  # fmt: skip
-QUICK = {"torchvision/resnet18", "timm/test_vit", "timm/test_convnext", "huggingface/vit"}
+QUICK = {"timm/test_resnet", "timm/test_vit", "timm/test_convnext", "huggingface/vit"}
 
 
 def of_torchvision(name, settings):

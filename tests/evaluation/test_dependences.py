@@ -47,6 +47,7 @@ def test_what_was_planted_is_found_and_little_else():
     assert {row.style for row in found if row.label == "class 3"} == {None, "snow", "wood"}
 
 
+@pytest.mark.slow
 def test_where_nothing_was_planted_little_is_found():
     """A picture that is right more often loses more by chance, so noise here is about pictures that are right half
     of the time; the share of runs with any finding is the rate that is promised."""
