@@ -69,6 +69,8 @@ def test_what_was_found_is_written_for_people_for_programs_and_for_the_next_comm
     page = (tmp_path / "found" / "report.html").read_text()
     assert "<svg" in page and "road" in page and not re.search(r"""(src|href)=["']http""", page)
     assert commands and all(command.startswith("rulepatch edit --model playground --exemplar ") for command in commands)
+    named = found.write(tmp_path / "found", models=["net.py:build"])
+    assert [command.replace("net.py:build", "playground") for command in named] == commands != named
     folders = sorted((tmp_path / "found" / "rules").iterdir())
     assert len(folders) == len(commands)
     for folder in folders:

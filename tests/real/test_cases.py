@@ -53,4 +53,7 @@ def test_what_two_networks_rely_on_is_told_apart(run, painted, data, tmp_path):
     assert mobilenet["wheel"]["drop"] >= 0.1 and mobilenet["wheel"]["confidence"] <= -0.1
     assert squeezenet["road"]["drop"] >= 0.15 and squeezenet["road"]["confidence"] <= -0.08
     assert all(row["n"] == 3 for each in (mobilenet, squeezenet) for row in each.values())
+    assert all(
+        f"--model {data / 'models'}" in command for command in found["commands"]
+    )  # as they were named, not by name
     assert (tmp_path / "found" / "report.html").stat().st_size > 50_000

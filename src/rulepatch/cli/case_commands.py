@@ -112,7 +112,7 @@ def discover(
         least=least,
         seed=seed,
     )
-    commands = found.write(out)
+    commands = found.write(out, models=model)
     print_result(
         lambda: found.to_json() | {"report": str(out / "report.html"), "commands": commands},
         lambda: "\n".join([found.to_text(), "", *commands[:5], str(out / "report.html")]),

@@ -101,7 +101,7 @@ def paste_at_match(model: Classifier, match: Match, threshold: float, texture: I
         A picture of the network's input size.
     """
     seen = seen_of(model, match.picture)
-    mask = match.mask(threshold, (seen.height, seen.width)).astype(np.float32)
+    mask = match.mask(threshold, (seen.height, seen.width))
     return composite(seen, texture, blurred(mask, FEATHER * max(seen.size)))
 
 

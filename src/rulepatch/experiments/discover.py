@@ -157,11 +157,12 @@ class Discovery:
 
         write_discovery_report(self, Path(path))
 
-    def write(self, out: Path) -> list[str]:
+    def write(self, out: Path, *, models: Sequence[str] | None = None) -> list[str]:
         """Write `discovery.json`, `report.html`, and exemplars of the first rules as `rulepatch edit` takes them.
 
         Args:
             out: a folder; made if there is none.
+            models: how a command line names the models; as they call themselves if None.
 
         Returns:
             For each rule about which exemplars can be written, the start of the command that edits it.
@@ -171,7 +172,8 @@ class Discovery:
             unfinished.write_text(json.dumps(self.to_json(), indent=1, ensure_ascii=False) + "\n", "utf-8")
         self.to_html(out / "report.html")
         commands = []
-        for finding in self.findings:
+        names = models or [finding.model for finding in self.findings]
+        for model, finding in zip(names, self.findings, strict=True):
             for rule in finding.rules[:WRITTEN]:
                 exemplars = self.exemplars(finding, rule)
                 if not exemplars:
@@ -179,7 +181,7 @@ class Discovery:
                 name = plain_name(" ".join([finding.model, rule.label, rule.concept, rule.style or "any style"]))
                 for number, each in enumerate(exemplars):
                     write_exemplar(each.exemplar(), out / "rules" / name / f"exemplar_{number}")
-                words = ["rulepatch", "edit", "--model", finding.model, "--exemplar", str(out / "rules" / name)]
+                words = ["rulepatch", "edit", "--model", model, "--exemplar", str(out / "rules" / name)]
                 commands.append(shlex.join(words))
         return commands
 
@@ -263,9 +265,9 @@ def discover(
 def _predict(model: Classifier, cases: CaseSet, *, progress: bool) -> tuple[np.ndarray, Before]:
     """Labels of the counterfactuals, and what a model says before and after; every picture is looked at once."""
     originals, styled = (cases.images(model.classes, styled=each) for each in (False, True))
-    first = {picture.source: i for i, picture in reversed(list(enumerate(originals.pictures)))}
-    distinct = ImageSet(tuple(originals.pictures[i] for i in sorted(first.values())), originals.name)
-    place = {picture.source: i for i, picture in enumerate(distinct.pictures)}
+    by_source = {picture.source: picture for picture in originals.pictures}
+    distinct = ImageSet(tuple(by_source.values()), originals.name)
+    place = {source: i for i, source in enumerate(by_source)}
     where = np.array([place[picture.source] for picture in originals.pictures])
     before = predictions_of(model, distinct, progress="pictures" if progress else None).at(where)
     given = np.array([-1 if picture.label is None else picture.label for picture in originals.pictures])
