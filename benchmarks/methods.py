@@ -9,7 +9,8 @@ from typing import Any
 
 from benchmarks.measure import DATA, RESULTS, arguments, record
 from rulepatch.data.folders import read_exemplars
-from rulepatch.experiments.compare import METHODS, compare
+from rulepatch.experiments.compare import compare
+from rulepatch.experiments.methods import METHODS
 from rulepatch.models.registry import load_model
 
 SITE, MAX_DROP, SEED = "conv_head", 0.0025, 0

@@ -8,8 +8,9 @@ import pytest
 
 from rulepatch.core.edit import base_digest
 from rulepatch.errors import SettingError
-from rulepatch.experiments import compare as module
-from rulepatch.experiments.compare import GRIDS, METHODS, compare
+from rulepatch.experiments import methods as module
+from rulepatch.experiments.compare import compare
+from rulepatch.experiments.methods import GRIDS, METHODS
 
 FEW = ["nothing", "rewrite", "dense", "finetune-local", "last-layer"]
 

@@ -302,8 +302,8 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """What else would have worked? Several methods, the same exemplars, tests and budget."""
-    from rulepatch.experiments.compare import METHODS
     from rulepatch.experiments.compare import compare as run
+    from rulepatch.experiments.methods import METHODS
     from rulepatch.text import read_pairs, read_share
 
     comparison = run(

@@ -5,7 +5,6 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,9 +14,8 @@ from rulepatch.core.edit import Edit, base_digest
 from rulepatch.core.exemplars import Exemplar
 from rulepatch.data.cache import Cache
 from rulepatch.data.folders import ImageSet
-from rulepatch.editors.registry import editor_named, fitting
-from rulepatch.errors import SettingError, nearest
 from rulepatch.evaluation.evaluate import Evaluation, evaluate_all
+from rulepatch.experiments.methods import METHODS, Settings, check_method, edit_by, grid_of, strengths_of
 from rulepatch.files import atomic_path
 from rulepatch.models.classifier import Classifier
 from rulepatch.text import percent, table
@@ -26,63 +24,7 @@ from rulepatch.timing import collected
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["GRIDS", "METHODS", "Comparison", "Result", "compare"]
-
-Settings = Mapping[str, Any]
-
-METHODS: Mapping[str, tuple[str, Settings]] = {
-    "nothing": ("nothing", {}),
-    "rewrite": ("rewrite", {}),
-    "rewrite-mask": ("rewrite", {"whole_image": True}),
-    "projected-adam": ("projected-adam", {}),
-    "projected-adam-mask": ("projected-adam", {"whole_image": True}),
-    "projected-adam-proj": ("projected-adam", {"projected": False}),
-    "finetune-local": ("finetune-local", {}),
-    "finetune-local+proj": ("finetune-local", {"projected": True}),
-    "finetune-global": ("finetune-global", {}),
-    "finetune-global+proj": ("finetune-global", {"projected": True}),
-    "last-layer": ("last-layer", {}),
-    "dense": ("dense", {}),
-}
-"""What can be compared: an editor, and what is fixed of its settings. "-mask" and "-proj" are the paper's ablations."""
-
-
-def _settings(**options: Sequence[Any]) -> list[Settings]:
-    return [dict(zip(options, chosen, strict=True)) for chosen in product(*options.values())]
-
-
-_STEPPED = [{"learning_rate": 10.0**-power, "steps": 200} for power in (1, 2, 3, 4)]
-
-GRIDS: Mapping[str, Mapping[str, Sequence[Settings]]] = {
-    "default": {
-        "nothing": [{}],
-        "rewrite": _settings(rank=(1, 3), gate=("none", 0.9, 0.98)),
-        "projected-adam": _settings(rank=(1, 3), learning_rate=(1e-3, 1e-4), steps=(2000,)),
-        "finetune-local": _STEPPED,
-        "finetune-global": _STEPPED,
-        "last-layer": _settings(ridge=(0.1, 1.0, 10.0)),
-        "dense": _settings(balance=(0.1, 1.0, 10.0)),
-    },
-    "paper": {
-        "projected-adam": [
-            {"learning_rate": 1e-3, "steps": 10_000},
-            {"learning_rate": 1e-4, "steps": 20_000},
-            {"learning_rate": 1e-5, "steps": 40_000},
-            {"learning_rate": 1e-6, "steps": 80_000},
-            {"learning_rate": 1e-7, "steps": 80_000},
-        ],
-    },
-}
-"""Hyper-parameters that are tried, by the name of the grid and the editor; "paper" is that of paper 4 and A.6."""
-
-STRENGTHS: Mapping[str, Sequence[float]] = {
-    "rewrite": (0.25, 0.5, 1, 2, 3),
-    "dense": (0.25, 0.5, 1, 2),
-    "nothing": (1,),
-}
-"""Strengths that are tried of every edit made; those of other editors interpolate with the untouched model."""
-
-INTERPOLATED = (0.25, 0.5, 1)
+__all__ = ["Comparison", "Result", "compare"]
 
 
 @dataclass(frozen=True)
@@ -322,10 +264,7 @@ def compare(
         FolderError: a folder is missing or too small to be split.
     """
     for method in methods:
-        if method not in METHODS:
-            raise SettingError(
-                f"expected methods to compare but got {method!r}; the nearest are {nearest(method, METHODS)}"
-            )
+        check_method(method)
     left_out = {model.classes.index(label) for label in leave_out}
     known, unseen = ImageSet.of(reference, model.classes).without(left_out).split(0.5, seed=seed)
     held = ImageSet.of(tests, model.classes)
@@ -364,28 +303,20 @@ def _candidates(
     progress: bool,
 ) -> list[Candidate]:
     """Every edit of every grid, at every strength."""
-    wanted = [(method, settings) for method in methods for settings in _grid(method, grids.get(method, "default"))]
+    wanted = [(method, settings) for method in methods for settings in grid_of(method, grids.get(method, "default"))]
     found = []
     for method, settings in tqdm(wanted, desc="edits", delay=2, disable=None if progress else True):
-        name, fixed = METHODS[method]
-        where = {"last-layer": {}, "finetune-global": {"site": sites[0]}}.get(name, {"site": sites})
-        given = fitting(name, {**where, **settings, **fixed, "seed": seed})
         with collected() as seconds:
-            edit = editor_named(name)(model, exemplars, reference=reference, cache=cache, progress=progress, **given)
+            edit = edit_by(
+                method, model, exemplars, settings=settings, sites=sites, reference=reference, seed=seed, cache=cache,
+                progress=progress,
+            )  # fmt: skip
         taken = seconds.get("solve", 0.0)
         found += [
             Candidate(method, {**settings, "strength": strength}, edit.with_strength(strength), taken)
-            for strength in STRENGTHS.get(name, INTERPOLATED)
+            for strength in strengths_of(method)
         ]
     return found
-
-
-def _grid(method: str, grid: str) -> Sequence[Settings]:
-    name, _ = METHODS[method]
-    if grid not in GRIDS or name not in GRIDS[grid]:
-        known = [each for each, methods in GRIDS.items() if name in methods]
-        raise SettingError(f"expected a grid of {method} but got {grid!r}; there is {', '.join(known)}")
-    return GRIDS[grid][name]
 
 
 def _choose(
