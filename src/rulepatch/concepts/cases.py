@@ -34,7 +34,7 @@ __all__ = [
 ]
 
 SCHEMA = 1
-MANIFEST, ROWS = "manifest.json", "cases.json"
+MANIFEST, ROWS, RECORDS = "manifest.json", "cases.json", "records"
 
 TRAIN_STYLE = 0
 """Which picture of a style the exemplars show; all others are held out."""
@@ -197,6 +197,26 @@ class CaseSet:
         """
         return self._only(each for each in self if each.label not in exclusions.get(each.concept, ()))
 
+    def sources(self) -> dict[str, str]:
+        """Digest of the file that each picture of the set was made of, as it was then.
+
+        Returns:
+            Digests by the names of pictures.
+
+        Raises:
+            FolderError: a record is missing or damaged.
+        """
+        found = {}
+        for picture in sorted({each.picture for each in self}):
+            path = self.root / RECORDS / f"{picture}.json"
+            try:
+                found[picture] = str(json.loads(path.read_text("utf-8"))["digest"])
+            except (OSError, ValueError, KeyError) as error:
+                raise FolderError(
+                    f"expected the record of a picture in {path} but got {error!r}; make the case set anew"
+                ) from None
+        return found
+
     def to_json(self) -> dict[str, Any]:
         """What is in the set, as JSON.
 
@@ -324,13 +344,18 @@ class Split:
 
 
 def split(
-    case: Sequence[Counterfactual], target: str, *, exemplars: int = 3, validation: float = 0.3, seed: int = 0
+    case: Sequence[Counterfactual],
+    target: str | Collection[str],
+    *,
+    exemplars: int = 3,
+    validation: float = 0.3,
+    seed: int = 0,
 ) -> Split:
     """Split a case into exemplars, validation and the four cells of tests (paper 4).
 
     Args:
         case: the counterfactuals of one concept and style.
-        target: class of the exemplars.
+        target: class of the exemplars, or several that count as one.
         exemplars: how many, at least 1; the paper has 3 or 10.
         validation: share of the other pictures that settings are chosen on, 0..1, each class in proportion.
         seed: which pictures go where.
@@ -347,21 +372,22 @@ def split(
             f"expected one concept in one style, an exemplar and a share in 0..1 but got {sorted(cases)}, {exemplars} "
             f"and {validation}; choose within"
         )
+    targets = {target} if isinstance(target, str) else set(target)
     rng = np.random.default_rng(seed)
     names = list(dict.fromkeys((each.picture, each.label) for each in case))
     order = [names[i] for i in rng.permutation(len(names))]
-    of_target = [name for name, label in order if label == target]
+    of_target = [name for name, label in order if label in targets]
     if len(of_target) <= exemplars:
         raise SettingError(
-            f"expected more than {exemplars} pictures of {target!r} to take exemplars of but got {len(of_target)}; "
-            "take fewer exemplars or another class"
+            f"expected more than {exemplars} pictures of {' or '.join(sorted(targets))} to take exemplars of but got "
+            f"{len(of_target)}; take fewer exemplars or another class"
         )
     taken = set(of_target[:exemplars])
     aside = _aside([pair for pair in order if pair[0] not in taken], validation)
     tests = [each for each in case if each.picture not in taken and each.picture not in aside]
     cells: dict[str, list[Counterfactual]] = {cell: [] for cell in CELLS}
     for each in tests:
-        whose = "target" if each.label == target else "other"
+        whose = "target" if each.label in targets else "other"
         cells[f"{whose}, {'train' if each.index == TRAIN_STYLE else 'held-out'} style"].append(each)
     return Split(
         tuple(each for each in case if each.picture in taken and each.index == TRAIN_STYLE),

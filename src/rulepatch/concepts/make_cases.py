@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm.auto import tqdm
 
-from rulepatch.concepts.cases import MANIFEST, ROWS, SCHEMA, CaseSet, Exclusions, plain_name, read_manifest
+from rulepatch.concepts.cases import MANIFEST, RECORDS, ROWS, SCHEMA, CaseSet, Exclusions, plain_name, read_manifest
 from rulepatch.concepts.segment import Segmenter, concept_mask
 from rulepatch.concepts.stylize import STYLES, Style, Stylizer
 from rulepatch.concepts.stylize import styles as styles_named
@@ -37,7 +37,6 @@ from rulepatch.models.classifier import Classes
 __all__ = ["make_cases", "propose_exclusions", "styles_for"]
 
 PROPOSED = "proposed-exclusions.json"
-RECORDS = "records"
 
 AHEAD = 8
 """Pictures that are read before, and written after, the one that is segmented."""

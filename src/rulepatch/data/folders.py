@@ -18,7 +18,7 @@ from rulepatch.images import SUFFIXES, read_image, write_image
 from rulepatch.models.classifier import Classes
 from rulepatch.text import plural
 
-__all__ = ["ImageSet", "Picture", "name_of_class", "read_exemplars", "write_exemplar"]
+__all__ = ["ImageSet", "Picture", "Snapshot", "name_of_class", "read_exemplars", "write_exemplar"]
 
 
 @dataclass(frozen=True)
@@ -210,14 +210,41 @@ class ImageSet:
             source = picture.source
             write_image(read_image(source) if isinstance(source, Path) else source, folder / f"{number:05}.png")
 
+    def digests(self) -> list[str]:
+        """Digest of the contents of each picture.
+
+        Returns:
+            Hexadecimals.
+        """
+        with ThreadPoolExecutor() as pool:
+            return list(pool.map(Picture.digest, self.pictures))
+
     def digest(self) -> str:
         """Digest of the contents of all pictures, in order; labels do not count.
 
         Returns:
             Hexadecimal.
         """
-        with ThreadPoolExecutor() as pool:
-            return digest_of_json(list(pool.map(Picture.digest, self.pictures)))
+        return digest_of_json(self.digests())
+
+
+@dataclass(frozen=True)
+class Snapshot(ImageSet):
+    """Pictures that nobody will change while they are used.
+
+    Attributes:
+        taken: their digest, which was taken once.
+    """
+
+    taken: str
+
+    def digest(self) -> str:
+        """The digest that was taken.
+
+        Returns:
+            Hexadecimal.
+        """
+        return self.taken
 
 
 def name_of_class(label: int, classes: Classes) -> str:

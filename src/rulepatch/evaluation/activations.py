@@ -181,6 +181,10 @@ class Activations:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Remove what is on disk; of no use afterwards."""
         self._folder.cleanup()
 
     @cached_property

@@ -1,0 +1,299 @@
+"""Sweeps: many jobs by many workers into one store, which goes on where it was whatever happened (paper 4)."""
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import groupby, islice
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import joblib
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from rulepatch.errors import SettingError
+from rulepatch.experiments.forecast import Forecast, duration
+from rulepatch.experiments.jobs import Job, jobs_of
+from rulepatch.experiments.plan import Plan
+from rulepatch.experiments.store import Record, Store
+from rulepatch.experiments.trials import release, run_jobs
+from rulepatch.experiments.workers import Lost, Workers
+from rulepatch.text import plural, table
+
+__all__ = ["Estimate", "Swept", "estimate", "sweep"]
+
+log = logging.getLogger("rulepatch")
+
+TOGETHER = 16
+"""Jobs of one case that a worker takes at a time, at most: what they share is computed once, and no more are lost."""
+
+BAR = "{desc}: {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} [{elapsed}, {rate_fmt}{postfix}]"
+
+
+@dataclass(frozen=True)
+class Swept:
+    """What came of a sweep.
+
+    Attributes:
+        store: the file of results.
+        jobs: of the plan.
+        found: how many of them were done before.
+        done: how many were done now.
+        failed: how many failed, now or before, and were not done since.
+        seconds: that it took now.
+    """
+
+    store: Path
+    jobs: int
+    found: int
+    done: int
+    failed: int
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """The numbers, as JSON.
+
+        Returns:
+            A dictionary.
+        """
+        return {**vars(self), "store": str(self.store)}
+
+    def to_text(self) -> str:
+        """The numbers, for people.
+
+        Returns:
+            Lines of text.
+        """
+        told = (
+            f"{plural(self.jobs, 'job')}: {self.found:,} were done before, {self.done:,} now in "
+            f"{duration(self.seconds)}, {self.failed:,} failed"
+        )
+        why = f"\nwhy: rulepatch sweep failures {self.store}" if self.failed else ""
+        return f"{told}{why}\nnext: rulepatch sweep report {self.store} --out DIR"
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a sweep will take, from a few of its jobs.
+
+    Attributes:
+        jobs: by method.
+        found: how many are done already.
+        tried: how many were run to tell.
+        seconds: that the rest will take.
+        workers: that will be at it.
+    """
+
+    jobs: dict[str, int]
+    found: int
+    tried: int
+    seconds: float
+    workers: int
+
+    def to_json(self) -> dict[str, Any]:
+        """The numbers, as JSON.
+
+        Returns:
+            A dictionary.
+        """
+        return {**vars(self), "total": sum(self.jobs.values())}
+
+    def to_text(self) -> str:
+        """The numbers, for people.
+
+        Returns:
+            Lines of text.
+        """
+        return (
+            f"{table(['method', 'jobs'], [[method, count] for method, count in self.jobs.items()])}\n"
+            f"{plural(sum(self.jobs.values()), 'job')}, {self.found:,} done already; the rest will take about "
+            f"{duration(self.seconds)} with {plural(self.workers, 'worker')}, by {plural(self.tried, 'job')} that were "
+            "tried; nothing was written"
+        )
+
+
+def sweep(
+    plan: Plan | Path | str,
+    store: Path | str,
+    *,
+    workers: int | None = None,
+    dask: str | None = None,
+    device: str = "cpu",
+    tries: int = 3,
+    progress: bool = True,
+    on_record: Callable[[Record], None] | None = None,
+) -> Swept:
+    """Run all jobs of a plan that a store does not have yet.
+
+    Results do not depend on the number of workers, nor on how often the sweep was interrupted.
+
+    Args:
+        plan: the plan, or its file.
+        store: the file of results; made if there is none. It must not be on a network file system.
+        workers: processes; as many as there are cores, or GPUs for "cuda", if None.
+        dask: address of a Dask scheduler, or "local"; see `Workers`.
+        device: where jobs run; "cuda" for a GPU for each worker.
+        tries: how often a job is tried that fails by no fault of its settings, in one run.
+        progress: whether to show bars.
+        on_record: called of each record once it is in the store, such as to tell a tracker of experiments.
+
+    Returns:
+        What came of it.
+
+    Raises:
+        SettingError: the plan says something that it cannot, or a number is below 1.
+        FolderError: a case set or the reference set is missing or does not fit.
+        OutputError: the store is not one.
+        MissingExtraError: Dask is named but not installed.
+        KeyboardInterrupt: the user stopped it; what is done is kept.
+    """
+    if tries < 1:
+        raise SettingError(f"expected at least 1 try but got {tries}; raise it")
+    store = Path(store)
+    jobs = jobs_of(_plan(plan), device=device, progress=progress)
+    start = perf_counter()
+    with Store(store) as kept:
+        before, attempts = kept.done(), kept.attempts()
+        pending = [job for job in jobs if job.key not in before]
+        done, bar = 0, _Bar(pending, progress=progress)
+        try:
+            with bar, Workers(_count(workers, device), dask=dask) as at_work:
+                for record in _records(at_work, pending, tries):
+                    record = replace(record, attempts=record.attempts + attempts.get(record.key, 0))
+                    kept.put(record)
+                    done += record.status == "done"
+                    bar.update(record)
+                    if on_record is not None:
+                        on_record(record)
+        except KeyboardInterrupt:
+            log.warning("%d of %d jobs are done and kept in %s; the same command goes on", *bar.counts, store)
+            raise
+        finally:
+            release()
+        keys = {job.key for job in jobs}
+        failed = len(keys & kept.attempts().keys())
+    return Swept(store, len(jobs), len(jobs) - len(pending), done, failed, perf_counter() - start)
+
+
+def estimate(
+    plan: Plan | Path | str,
+    store: Path | str | None = None,
+    *,
+    workers: int | None = None,
+    dask: str | None = None,
+    device: str = "cpu",
+    seed: int = 0,
+    progress: bool = True,
+) -> Estimate:
+    """Tell how long a sweep will take, from one job of each model, method and number of exemplars; nothing is kept.
+
+    Args:
+        plan: the plan, or its file.
+        store: the file of results, to leave out what is done.
+        workers: as for `sweep`.
+        dask: as for `sweep`.
+        device: as for `sweep`.
+        seed: which jobs are tried.
+        progress: whether to show bars.
+
+    Returns:
+        The estimate.
+
+    Raises:
+        SettingError: as for `sweep`.
+        FolderError: as for `sweep`.
+        OutputError: as for `sweep`.
+        MissingExtraError: as for `sweep`.
+    """
+    jobs = jobs_of(_plan(plan), device=device, progress=progress)
+    before: set[str] = set()
+    if store is not None and Path(store).exists():
+        with Store(Path(store)) as kept:
+            before = kept.done()
+    pending = [job for job in jobs if job.key not in before]
+    order = np.random.default_rng(seed).permutation(len(pending))
+    few = list({pending[i].kind[:3]: pending[i] for i in order}.values())
+    few.sort(key=lambda job: (job.place.model, job.case))
+    forecast = Forecast(job.kind for job in pending)
+    try:
+        for job in tqdm(few, desc="trying a few jobs", delay=2, disable=None if progress else True):
+            run_jobs([job])  # what is shared is computed now, and counts for little among many jobs
+            (record,) = run_jobs([job])
+            forecast.add(job.kind, record.seconds)
+    finally:
+        release()
+    with Workers(_count(workers, device), dask=dask) as at_work:
+        count = at_work.count
+    methods = list(dict.fromkeys(job.what["method"] for job in jobs))
+    counted = {method: sum(job.what["method"] == method for job in jobs) for method in methods}
+    return Estimate(counted, len(jobs) - len(pending), len(few), forecast.work_left() / count, count)
+
+
+def _plan(plan: Plan | Path | str) -> Plan:
+    return plan if isinstance(plan, Plan) else Plan.read(Path(plan))
+
+
+def _count(workers: int | None, device: str) -> int:
+    if workers is not None:
+        return workers
+    return max(1, torch.cuda.device_count()) if device == "cuda" else joblib.cpu_count(only_physical_cores=True)
+
+
+def _records(workers: Workers, jobs: Sequence[Job], tries: int) -> Iterator[Record]:
+    """Records as they come; of jobs whose worker died each is tried again alone, to tell which of them is to blame."""
+    run = partial(run_jobs, tries=tries)
+    alone: list[list[Job]] = []
+    for bundle, found in workers.run(run, _bundles(jobs, workers.count)):
+        if isinstance(found, Lost):
+            alone += [[job] for job in bundle]
+        else:
+            yield from found
+    for (job,), found in workers.run(run, alone):
+        if isinstance(found, Lost):
+            yield Record(job.what, "failed", None, f"its worker died, such as for want of memory ({found})", tries)
+        else:
+            yield from found
+
+
+def _bundles(jobs: Sequence[Job], workers: int) -> Iterator[list[Job]]:
+    """Jobs of one case, some at a time; fewer where there are few for each worker."""
+    size = max(1, min(TOGETHER, len(jobs) // (4 * workers)))
+    for _, own in groupby(jobs, key=lambda job: (job.place, job.case)):
+        rest = iter(own)
+        while bundle := list(islice(rest, size)):
+            yield bundle
+
+
+class _Bar:
+    """A bar with the time left, by the kinds of jobs that are left."""
+
+    def __init__(self, jobs: Iterable[Job], *, progress: bool) -> None:
+        self._kinds = {job.key: job.kind for job in jobs}
+        self._forecast = Forecast(self._kinds.values())
+        self._start = perf_counter()
+        self._bar: Any = tqdm(
+            total=len(self._kinds), desc="sweep", unit="job", delay=2, bar_format=BAR,
+            disable=None if progress else True,
+        )  # fmt: skip
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """How many jobs are done, of how many."""
+        return self._bar.n, len(self._kinds)
+
+    def __enter__(self) -> None:
+        self._start = perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def update(self, record: Record) -> None:
+        """One more is done."""
+        self._forecast.add(self._kinds[record.key], record.seconds)
+        left = self._forecast.left(perf_counter() - self._start)
+        if left is not None:
+            self._bar.set_postfix_str(f"{duration(left)} left", refresh=False)
+        self._bar.update()
