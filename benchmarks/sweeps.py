@@ -1,0 +1,119 @@
+"""The paper's protocol from end to end: `python -m benchmarks.sweeps playground`, `python -m benchmarks.sweeps photographs`.
+
+In the playground 42 cases are rendered: four grounds in ten others, and wheels in two materials, with classes that rely
+on what is replaced. Of photographs there are twelve: road, vegetation and sky, found by the segmentation networks of the
+test data (`pip install ai-edge-litert`), in four textures. A folder that is kept is gone on with.
+"""
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import yaml
+
+from benchmarks.measure import DATA, arguments
+from benchmarks.photographs import GROUPS, masks_of
+from rulepatch.concepts.make_cases import make_cases, styles_for
+from rulepatch.concepts.segment import load_segmenter
+from rulepatch.concepts.stylize import load_stylizer
+from rulepatch.data.folders import ImageSet
+from rulepatch.experiments.plan import Plan
+from rulepatch.experiments.sweep import Swept, sweep
+from rulepatch.models.registry import load_model
+from rulepatch.playground.pictures import image_set, training_images
+from rulepatch.playground.worlds import SHORTCUTS, sample
+
+PLANS = Path(__file__).parent / "plans"
+
+CLASSES = (
+    "car", "motorcycle", "pickup", "van", "sleigh", "snowbike", "snowmobile", "snowplow", "combine", "mower", "tractor",
+    "rowboat", "sailboat", "steamboat",
+)  # fmt: skip
+"""Of the playground: those that other grounds confuse."""
+
+STYLES: Mapping[str, Sequence[str]] = {
+    "road": ("snow", "sand", "grass", "water", "gravel", "wood", "brick", "leaves", "ice", "cobble"),
+    "snow": ("road", "sand", "grass", "water", "gravel", "wood", "brick", "leaves", "mud", "cobble"),
+    "grass": ("road", "snow", "sand", "water", "gravel", "wood", "brick", "leaves", "ice", "cobble"),
+    "water": ("road", "snow", "sand", "grass", "gravel", "wood", "brick", "leaves", "ice", "cobble"),
+    "wheels": ("wooden", "red"),
+}
+PICTURES_OF_A_CLASS = 36
+REFERENCE = 800
+
+CONCEPTS = ("road", "vegetation", "sky")
+TEXTURES = ("snow", "graffiti", "gravel", "wood")
+
+
+def playground(folder: Path) -> None:
+    """Render the pictures and cases of the playground."""
+    model = load_model("playground")
+    if not (folder / "reference").is_dir():
+        training_images(REFERENCE, seed=9).write(folder / "unfinished", model.classes)
+        (folder / "unfinished").rename(folder / "reference")
+    scenes = [
+        scene
+        for number, label in enumerate(CLASSES)
+        for scene in sample(SHORTCUTS, 1000 + number, PICTURES_OF_A_CLASS, classes=[label])
+    ]
+    make_cases(
+        image_set(scenes, "scenes of classes that rely on their ground"),
+        folder / "cases",
+        concepts=list(STYLES),
+        styles=styles_for(list(STYLES), [f"{c}={s}" for c, own in STYLES.items() for s in own], stylizer="playground"),
+        segmenter=load_segmenter("playground"),
+        stylizer=load_stylizer("playground", blend=1.0),
+        classes=model.classes,
+    )
+
+
+def photographs(folder: Path) -> None:
+    """Find concepts in photographs, and give them other textures."""
+    model = load_model(str(DATA / "models" / "mobilenet_v2.toml"))
+    images = ImageSet.of(DATA / "imagenet_sample" / "val", model.classes)
+    if not (folder / "masks").is_dir():
+        masks_of(images, folder / "unfinished")
+        (folder / "unfinished").rename(folder / "masks")
+    make_cases(
+        images,
+        folder / "cases",
+        concepts=CONCEPTS,
+        styles=styles_for(CONCEPTS, TEXTURES),
+        segmenter=load_segmenter(f"files/{folder / 'masks'}"),
+        stylizer=load_stylizer("paste"),
+        classes=model.classes,
+        smallest=0.05,
+        largest=0.8,
+    )
+
+
+def plan_of(name: str, folder: Path) -> Plan:
+    """A plan of this folder, on what was made."""
+    found = yaml.safe_load((PLANS / f"{name}.yaml").read_text())
+    if name.startswith("photographs"):
+        found["models"] = [{**each, "name": str(DATA / "models" / each["name"])} for each in found["models"]]
+        found["reference"] = str(DATA / "imagenet_sample" / "val")
+        found["groups"] = {group: [str(label) for label in labels] for group, labels in GROUPS.items()}
+    return Plan.of(found, root=folder, name=f"{name}.yaml")
+
+
+def main() -> None:
+    """Make the cases, and run every plan on them."""
+    parser = arguments(__doc__ or "")
+    parser.add_argument("what", choices=["playground", "photographs"])
+    parser.add_argument("--folder", type=Path, help="to keep pictures and results in; a temporary one by default")
+    parser.add_argument("--workers", type=int, help="processes; as many as there are cores by default")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = given.folder or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        {"playground": playground, "photographs": photographs}[given.what](folder)
+        for path in sorted(PLANS.glob(f"{given.what}*.yaml")):
+            done: Swept = sweep(
+                plan_of(path.stem, folder), folder / "results.sqlite", workers=given.workers, device=given.device
+            )
+            print(done.to_text())
+
+
+if __name__ == "__main__":
+    main()
