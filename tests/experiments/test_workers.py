@@ -1,0 +1,76 @@
+"""Workers: every item once, whatever becomes of those who work on it."""
+
+import os
+import signal
+
+import pytest
+
+from rulepatch.errors import SettingError
+from rulepatch.experiments.workers import LOCAL, Lost, Workers
+
+
+def square(item):
+    return item * item, os.getpid()
+
+
+def dies_of_seven(item):
+    if item == 7:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return item * item
+
+
+def dies_once(item):
+    """The first to come dies, and leaves a file that says so."""
+    number, folder = item
+    try:
+        (folder / "died").touch(exist_ok=False)
+    except FileExistsError:
+        return number
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def refuses(item):
+    raise ValueError(f"not {item}")
+
+
+ENGINES = [{"count": 1}, {"count": 2}, pytest.param({"count": 2, "dask": LOCAL}, marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_every_item_comes_back_once(engine):
+    with Workers(**engine) as workers:
+        found = dict(workers.run(square, range(20)))
+        again = dict(workers.run(square, range(3)))  # workers can be used again
+    assert {item: result for item, (result, _) in found.items()} == {item: item * item for item in range(20)}
+    assert len(again) == 3
+    here = {process for _, process in found.values()} == {os.getpid()}
+    assert here == (engine["count"] == 1)
+
+
+@pytest.mark.parametrize("engine", ENGINES[1:])
+def test_who_dies_of_an_item_takes_nothing_else_along(engine):
+    with Workers(**engine) as workers:
+        found = dict(workers.run(dies_of_seven, range(20)))
+    assert isinstance(found.pop(7), Lost)
+    assert found == {item: item * item for item in range(20) if item != 7}
+
+
+@pytest.mark.parametrize("engine", ENGINES[1:])
+def test_who_dies_once_is_replaced(engine, tmp_path):
+    with Workers(**engine) as workers:
+        found = sorted(result for _, result in workers.run(dies_once, [(i, tmp_path) for i in range(8)]))
+    assert found == list(range(8)) and (tmp_path / "died").exists()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_what_the_function_raises_ends_the_run(engine):
+    with Workers(**engine) as workers, pytest.raises(ValueError, match="not"):
+        list(workers.run(refuses, range(5)))
+
+
+def test_bad_numbers_and_addresses_are_refused():
+    with pytest.raises(SettingError, match="at least 1 worker"):
+        Workers(0)
+    pytest.importorskip("distributed")
+    with pytest.raises(SettingError, match="none answers"):
+        Workers(1, dask="nonsense")
