@@ -20,6 +20,9 @@ from rulepatch.text import plural
 
 __all__ = ["ImageSet", "Picture", "name_of_class", "read_exemplars", "write_exemplar"]
 
+UNREADABLE = "unreadable"
+"""In place of the digest of a file that cannot be read."""
+
 
 @dataclass(frozen=True)
 class Picture:
@@ -48,7 +51,7 @@ class Picture:
             try:
                 return digest_of_bytes(self.source.read_bytes())
             except OSError:
-                return "unreadable"
+                return UNREADABLE
         return digest_of_bytes(np.asarray(self.source).tobytes() + repr(self.source.size).encode())
 
 
@@ -216,8 +219,16 @@ class ImageSet:
         Returns:
             Hexadecimal.
         """
+        return digest_of_json(self.digests())
+
+    def digests(self) -> list[str]:
+        """Digest of each picture's contents.
+
+        Returns:
+            One for each picture, in order.
+        """
         with ThreadPoolExecutor() as pool:
-            return digest_of_json(list(pool.map(Picture.digest, self.pictures)))
+            return list(pool.map(Picture.digest, self.pictures))
 
 
 def name_of_class(label: int, classes: Classes) -> str:
