@@ -171,7 +171,8 @@ def test_workers_and_a_group_at_once_are_refused(group, cache, reference):
     assert all(isinstance(error, SettingError) and "but got both" in str(error) for error in found)
 
 
-def test_only_the_first_process_of_a_group_tells(group, cache, reference):
+def test_only_the_first_process_of_a_group_tells(group, cache, reference, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")  # and a group that is there already is used as it is
     first, second = group(2, lambda rank: gather_statistics("playground", reference, SITES, progress=False))
     assert second is None and first.processes == 2 and first.found.kept
 

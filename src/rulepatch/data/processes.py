@@ -21,7 +21,9 @@ PATIENCE = timedelta(hours=2)
 
 @contextmanager
 def process_group(device: str) -> Iterator[str]:
-    """The group of the processes that torchrun started, as its environment variables tell; nothing if it did not.
+    """The group of the processes that torchrun started, as its environment variables tell; none if it did not.
+
+    Where there is a group already, it is left as it is.
 
     Args:
         device: "cuda" for one GPU a process (they talk by nccl), else they talk by gloo.
@@ -37,7 +39,7 @@ def process_group(device: str) -> Iterator[str]:
         ...     device
         'cpu'
     """
-    if os.environ.get("WORLD_SIZE", "1") == "1":
+    if size() > 1 or os.environ.get("WORLD_SIZE", "1") == "1":
         yield device
         return
     from torch import distributed

@@ -188,7 +188,7 @@ def find_statistics(
     digests = _digests(model, images, sites, recipe) if cache is not None or shared else ()
     keys, found = together(lambda: _look_up(model, digests, sites, recipe, cache if rank() == 0 else None))
     if shared:
-        _spread(found, {path: KeyStatistics(count, capacity=capacity) for path, count in channels.items()})
+        _spread(found, channels, capacity)
     missing = [site for site in sites if site.path not in found]
     wanted = {_shared(site, architecture): site for site in missing}
 
@@ -221,12 +221,14 @@ def _look_up(
     return keys, {path: KeyStatistics.from_state(state) for path, state in states.items() if state is not None}
 
 
-def _spread(found: dict[str, KeyStatistics], empty: Mapping[str, KeyStatistics]) -> None:
+def _spread(found: dict[str, KeyStatistics], channels: Mapping[str, int], capacity: int) -> None:
     """Give all processes of the group what the first one found: it is added to the nothing that the others have."""
-    known = add_up(torch.tensor([path in found for path in empty], dtype=torch.int64)).tolist()
-    for (path, nothing), is_known in zip(empty.items(), known, strict=True):
+    known = add_up(torch.tensor([path in found for path in channels], dtype=torch.int64)).tolist()
+    for path, is_known in zip(channels, known, strict=True):
         if is_known:
-            found.setdefault(path, nothing).all_reduce()
+            statistics = found.get(path) or KeyStatistics(channels[path], capacity=capacity)
+            statistics.all_reduce()
+            found[path] = statistics
 
 
 def part_of(count: int, part: int, parts: int, batch_size: int) -> list[int]:
