@@ -1,8 +1,8 @@
-"""The paper's protocol from end to end: `python -m benchmarks.sweeps playground`, `python -m benchmarks.sweeps photographs`.
+"""The paper's protocol from end to end: `python -m benchmarks.sweeps playground`, or `photographs`.
 
-In the playground 42 cases are rendered: four grounds in ten others, and wheels in two materials, with classes that rely
-on what is replaced. Of photographs there are twelve: road, vegetation and sky, found by the segmentation networks of the
-test data (`pip install ai-edge-litert`), in four textures. A folder that is kept is gone on with.
+In the playground 42 cases are rendered: four grounds in ten others, and wheels in two materials, with classes that
+rely on what is replaced. Of photographs there are twelve: road, vegetation and sky, found by the segmentation networks
+of the test data (`pip install ai-edge-litert`), in four textures. A folder that is kept is gone on with.
 """
 
 import tempfile

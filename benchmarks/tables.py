@@ -16,7 +16,7 @@ from safetensors import safe_open
 from benchmarks.measure import RESULTS
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", ROOT / "docs" / "results.md"]
+PAGES = [ROOT / "README.md", ROOT / "docs" / "results.md", ROOT / "docs" / "many-machines.md"]
 BLOCK = re.compile(r"<!-- results: (\S+) -->\n(.*?)<!-- end -->", flags=re.DOTALL)
 
 Row = Mapping[str, Any]
@@ -324,6 +324,14 @@ VIEWS: Mapping[str, Callable[[], str]] = {
     "repair-squeezenet": View("repair-cpu", REPAIR, lambda row: row["model"].startswith("SqueezeNet")),
     "solve-vgg16": View("solve-cpu", SOLVE, lambda row: row["site"].startswith("VGG16")),
     "solve-mobilenet": View("solve-cpu", SOLVE, lambda row: row["site"].startswith("MobileNet")),
+    "many-machines": View(
+        "many-machines-cpu",
+        {
+            "what": text("what"),
+            "time": seconds,
+            "with starting Python": lambda row: seconds({"seconds": row.get("with starting Python")}),
+        },
+    ),
     "statistics": View(
         "statistics-cpu",
         {

@@ -1,16 +1,18 @@
 """Small networks with known structure, and the real data where it is at hand."""
 
+import functools
 import json
 import os
 import subprocess
 import sys
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from rulepatch.cli import main
 
@@ -84,6 +86,45 @@ def shell():
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, **options)
         return Result(done.returncode, done.stdout, done.stderr)
+
+    return call
+
+
+@pytest.fixture
+def group(monkeypatch):
+    """Run a function of each rank in threads that torch.distributed takes for processes; what they return or raise."""
+
+    def call(count, function):
+        own, given, found = threading.local(), [None] * count, [None] * count
+        all_gave, all_took = threading.Barrier(count, timeout=60), threading.Barrier(count, timeout=60)
+
+        def all_reduce(tensor):
+            given[own.rank] = tensor.clone()
+            all_gave.wait()
+            total = functools.reduce(torch.add, given)
+            all_took.wait()
+            tensor.copy_(total)
+
+        def process(rank):
+            own.rank = rank
+            try:
+                found[rank] = function(rank)
+            except Exception as error:
+                found[rank] = error
+                all_gave.abort()  # as a connection is closed
+
+        with monkeypatch.context() as patch:
+            patch.setattr(distributed, "is_initialized", lambda: hasattr(own, "rank"))
+            patch.setattr(distributed, "get_world_size", lambda: count)
+            patch.setattr(distributed, "get_rank", lambda: own.rank)
+            patch.setattr(distributed, "get_backend", lambda: "gloo")
+            patch.setattr(distributed, "all_reduce", all_reduce)
+            threads = [threading.Thread(target=process, args=(rank,)) for rank in range(count)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        return found
 
     return call
 

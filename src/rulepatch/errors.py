@@ -21,6 +21,7 @@ __all__ = [
     "SettingError",
     "SiteError",
     "WeightsError",
+    "WorkerError",
     "nearest",
     "reason_of",
 ]
@@ -72,6 +73,10 @@ class BaseMismatchError(RulepatchError, ValueError):
 
 class DamageError(RulepatchError, ValueError):
     """An edit that does more damage than is allowed."""
+
+
+class WorkerError(RulepatchError, RuntimeError):
+    """One of several processes that work together failed, died or did not come."""
 
 
 class MissingExtraError(RulepatchError, ImportError):

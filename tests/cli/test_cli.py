@@ -13,7 +13,7 @@ import rulepatch as rp
 from rulepatch.evaluation.evaluate import evaluate
 from rulepatch.models.registry import load_model
 
-COMMANDS = ["demo", "sites", "edit", "show", "apply", "evaluate", "match", "compare", "compose"]
+COMMANDS = ["demo", "sites", "edit", "show", "apply", "evaluate", "match", "compare", "compose", "statistics"]
 
 
 @pytest.fixture

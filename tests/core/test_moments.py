@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rulepatch.core.moments import KeySample, KeyStatistics, SecondMoment
+from rulepatch.errors import WorkerError
 
 
 @given(cuts=st.lists(st.integers(0, 40), max_size=4), seed=st.integers(0, 99))
@@ -111,3 +112,130 @@ def test_whitening_is_computed_again_when_keys_were_added():
     assert statistics.whitening(floor=1e-5) is before
     statistics.add(10 * torch.eye(2))
     assert not torch.allclose(statistics.whitening(floor=1e-5), before)
+
+
+def pieces_of(count, seed=0):
+    """Pieces of unequal sizes, one of them empty."""
+    sizes = [7, 0, 30, 1, 12, 25, 9, 16][:count]
+    return list(torch.randn(sum(sizes), 3, generator=torch.Generator().manual_seed(seed)).split(sizes))
+
+
+def seen(pieces, numbers, *, capacity=20):
+    statistics = KeyStatistics(3, capacity=capacity, seed=5)
+    for number in numbers:
+        statistics.add(pieces[number], piece=number)
+    return statistics
+
+
+def assert_is_whole(found, whole):
+    """The sample to the bit and in the same order, the count exactly, the moment to the rounding of sums in float64."""
+    assert torch.equal(found.sample.keys, whole.sample.keys)
+    assert torch.equal(found.sample.priorities, whole.sample.priorities)
+    assert found.moment.count == whole.moment.count
+    error = (found.moment.total - whole.moment.total).abs().max() / whole.moment.total.abs().max()
+    assert float(error) < 1e-10
+
+
+@given(
+    owners=st.lists(st.integers(0, 3), min_size=8, max_size=8),
+    order=st.permutations(range(8)),
+    merges=st.permutations(range(4)),
+    capacity=st.sampled_from([1, 20, 500]),
+)
+@settings(deadline=None)
+def test_pieces_shared_out_in_any_way_merge_to_the_same_sample(owners, order, merges, capacity):
+    pieces = pieces_of(8)
+    parts = [seen(pieces, [n for n in order if owners[n] == part], capacity=capacity) for part in range(4)]
+    first = parts[merges[0]]
+    for other in merges[1:]:
+        first.merge(parts[other])
+    assert_is_whole(first, seen(pieces, range(8), capacity=capacity))
+
+
+def test_pieces_without_numbers_are_numbered_as_they_come():
+    pieces, statistics = pieces_of(8), KeyStatistics(3, capacity=20, seed=5)
+    for piece in pieces:
+        statistics.add(piece)
+    assert_is_whole(statistics, seen(pieces, range(8)))
+
+
+def test_parts_that_number_their_pieces_alike_give_another_sample():
+    """The negative control: it is the numbers that make the sample that of the whole."""
+    pieces = pieces_of(8)
+    first, second = seen(pieces, range(4)), seen(pieces[4:], range(4))
+    first.merge(second)
+    assert not torch.equal(first.sample.keys, seen(pieces, range(8)).sample.keys)
+
+
+@pytest.mark.parametrize("capacity", [1, 20, 500])
+@pytest.mark.parametrize(
+    "shares", [[range(8)], [range(3), range(3, 8)], [[2], [], [0, 1, 3, 4, 5, 6, 7]], [[], [], range(8), []]]
+)
+def test_a_group_ends_with_the_statistics_of_one_process(group, shares, capacity):
+    pieces = pieces_of(8)
+    whole = seen(pieces, range(8), capacity=capacity)
+
+    def process(rank):
+        statistics = seen(pieces, shares[rank], capacity=capacity)
+        statistics.all_reduce()
+        return statistics
+
+    found = group(len(shares), process)
+    for each in found:
+        assert_is_whole(each, whole)
+        assert torch.equal(each.moment.total, found[0].moment.total)
+    found[0].add(pieces[2], piece=8)  # and goes on from there
+    whole.add(pieces[2], piece=8)
+    assert_is_whole(found[0], whole)
+
+
+def test_a_group_that_saw_nothing_has_nothing(group):
+    def process(rank):
+        statistics = KeyStatistics(3, capacity=4)
+        statistics.all_reduce()
+        return statistics
+
+    for found in group(2, process):
+        assert (found.moment.count, tuple(found.sample.keys.shape)) == (0, (0, 3))
+
+
+def test_samples_of_a_group_keep_every_bit_and_quantiles_hold(group):
+    keys = torch.randn(40_000, 2)
+    keys[::3, 1] = -0.0
+    pieces = keys.split(1000)
+
+    def process(rank):
+        sample = KeySample(2, capacity=4000)
+        for number in range(rank, len(pieces), 3):
+            sample.add(pieces[number], piece=number)
+        sample.all_reduce()
+        return sample.keys
+
+    found = group(3, process)
+    assert all(torch.equal(each.view(torch.int32), found[0].view(torch.int32)) for each in found)
+    assert bool((found[0][:, 1].signbit() & (found[0][:, 1] == 0)).any())
+    share = (keys[:, 0] < found[0][:, 0].quantile(0.98)).float().mean()
+    assert float(share) == pytest.approx(0.98, abs=0.01)  # four standard errors
+
+
+def test_whitening_is_computed_again_after_a_group_has_merged(group):
+    def process(rank):
+        statistics = KeyStatistics(2)
+        statistics.add((1 + 9 * rank) * torch.eye(2))
+        before = statistics.whitening(floor=1e-5)
+        statistics.all_reduce()
+        return before, statistics.whitening(floor=1e-5)
+
+    for before, after in group(2, process):
+        assert not torch.allclose(before, after)
+        assert torch.allclose(after, torch.eye(2, dtype=torch.float64) * (4 / 101) ** 0.5)
+
+
+def test_a_process_that_is_gone_is_told_of(group):
+    def process(rank):
+        if rank == 1:
+            raise KeyError("gone")
+        KeyStatistics(2).all_reduce()
+
+    first, second = group(2, process)
+    assert isinstance(first, WorkerError) and "one is gone or late" in str(first) and isinstance(second, KeyError)

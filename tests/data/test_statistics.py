@@ -11,7 +11,8 @@ from torch.nn import functional as F
 from rulepatch.core.sites import find_sites
 from rulepatch.data.cache import Cache
 from rulepatch.data.folders import ImageSet, Picture
-from rulepatch.data.statistics import key_statistics
+from rulepatch.data.statistics import Recipe, find_statistics, key_statistics, part_statistics
+from rulepatch.errors import FolderError, SettingError, WorkerError
 from rulepatch.images import read_image
 from rulepatch.models.classifier import Classes, Classifier, Preprocess
 
@@ -310,3 +311,136 @@ def test_sites_that_read_the_same_tensor_share_their_statistics():
         assert torch.equal(alone.moment.mean(), found[site.path].moment.mean())
     patches = key_statistics(model, images, sites, architecture=2, progress=False)
     assert patches["left"].moment.mean().shape == (27, 27) and patches["right"].moment.mean().shape == (3, 3)
+
+
+# parts, and groups of processes
+
+
+def assert_is_whole(found, whole):
+    """The sample to the bit, the count exactly, the moment to the rounding of sums in float64."""
+    assert torch.equal(found.sample.keys, whole.sample.keys) and found.moment.count == whole.moment.count
+    assert float((found.moment.total - whole.moment.total).abs().max() / whole.moment.total.abs().max()) < 1e-10
+
+
+def sites_of(model, paths=SITES):
+    survey = find_sites(model.module, model.example())
+    return [survey.site(path) for path in paths]
+
+
+@pytest.mark.parametrize("parts", range(1, 8))
+@pytest.mark.parametrize("architecture", [1, 2])
+def test_parts_of_a_reference_set_merge_to_the_whole(parts, architecture, model, images):
+    """With more parts than batches some are empty, and with three batches of 4, 4 and 2 they are unequal."""
+    whole = statistics(model, images, SITES, architecture=architecture)
+    recipe = Recipe(architecture, 4, 0, whole[0].sample.capacity, torch.float64)
+    found = [
+        part_statistics(model, images, sites_of(model), recipe, part=part, parts=parts, progress=False)
+        for part in reversed(range(parts))
+    ]
+    for other in found[1:]:
+        found[0].merge(other)
+    for path, expected in zip(SITES, whole, strict=True):
+        assert_is_whole(found[0].statistics[path], expected)
+
+
+@pytest.fixture
+def in_group(group, model, images, tmp_path):
+    """`find_statistics` in some processes, each with its own model and cache: what each found, and its model."""
+
+    def call(count, paths=SITES, change=lambda rank, model, images: (model, images)):
+        def process(rank):
+            own, pictures = change(rank, Classifier(copy.deepcopy(model.module), PREPROCESS, CLASSES), images)
+            sites = sites_of(own, paths)
+            own.module.batches.clear()
+            cache = Cache(tmp_path / f"cache{rank}")
+            return find_statistics(own, pictures, sites, batch_size=4, cache=cache, progress=False), own
+
+        return group(count, process)
+
+    return call
+
+
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_a_group_finds_what_one_process_finds(count, in_group, model, images):
+    whole = statistics(model, images, SITES)
+    found = in_group(count)
+    for rank, (each, own) in enumerate(found):
+        assert was_computed(own) == (rank < 3)  # there are three batches
+        for path, expected in zip(SITES, whole, strict=True):
+            assert_is_whole(each.statistics[path], expected)
+            assert torch.equal(each.statistics[path].moment.total, found[0][0].statistics[path].moment.total)
+
+
+def test_what_a_group_computed_one_process_finds_in_the_cache_of_the_first(in_group, model, images, tmp_path):
+    (first, _), _ = in_group(2)
+    assert first.kept and first.computed == tuple(SITES)
+    again = statistics(model, images, SITES, cache=Cache(tmp_path / "cache0"))
+    assert not was_computed(model)
+    for path, each in zip(SITES, again, strict=True):
+        assert torch.equal(each.moment.total, first.statistics[path].moment.total)
+        assert_is_whole(each, first.statistics[path])
+    assert not (tmp_path / "cache1").exists()
+
+
+def test_what_one_process_computed_a_group_finds_where_the_first_has_it(in_group, model, images, tmp_path):
+    one = statistics(model, images, ["inner.2.0"], cache=Cache(tmp_path / "cache0"))[0]
+    statistics(model, images, ["inner.6"], cache=Cache(tmp_path / "cache1"))  # of the others nobody asks
+    for found, own in in_group(3, ["inner.2.0"]):
+        assert not was_computed(own) and found.computed == ()
+        assert torch.equal(found.statistics["inner.2.0"].moment.total, one.moment.total)
+        assert_is_whole(found.statistics["inner.2.0"], one)
+    for found, own in in_group(2, ["inner.6", "inner.2.0"]):
+        assert was_computed(own) and found.computed == ("inner.6",)
+        assert_is_whole(found.statistics["inner.2.0"], one)
+
+
+def test_a_group_of_different_models_is_refused_in_all_processes(in_group, tmp_path):
+    def change(rank, model, images):
+        if rank == 1:
+            model.module.inner[6].bias.data += 1
+        return model, images
+
+    for error in in_group(3, change=change):
+        assert isinstance(error, SettingError) and "others in 1 than in 0" in str(error)
+    assert not (tmp_path / "cache0").exists()
+
+
+def test_a_group_of_different_numbers_of_pictures_is_refused(in_group):
+    found = in_group(2, change=lambda rank, model, images: (model, ImageSet(images.pictures[rank:], "fewer")))
+    assert all(isinstance(error, SettingError) and "number of pictures" in str(error) for error in found)
+
+
+def test_pictures_that_another_machine_has_otherwise_make_no_wrong_hit(in_group, model, images, tmp_path, paint):
+    """The second process reads a picture that is another than the first one has of that name."""
+    strange = paint(tmp_path / "strange.png", seed=99, size=(16, 16))
+    others = ImageSet((*images.pictures[:5], Picture(strange), *images.pictures[6:]), "others")
+    in_group(2, change=lambda rank, model, images: (model, others if rank == 1 else images))
+    statistics(model, images, SITES, cache=Cache(tmp_path / "cache0"))
+    assert was_computed(model)
+    statistics(model, others, SITES, cache=Cache(tmp_path / "cache0"))
+    assert not was_computed(model)  # what was read is what the key says
+
+
+def test_what_fails_in_one_process_fails_in_all(in_group, tmp_path):
+    def change(rank, model, images):
+        if rank == 1:  # all its pictures are damaged
+            (tmp_path / "damaged.png").write_bytes(b"no picture")
+            images = ImageSet((Picture(tmp_path / "damaged.png"),) * len(images), "damaged")
+        return model, images
+
+    first, second, third = in_group(3, change=change)
+    assert isinstance(second, FolderError) and "unreadable" in str(second)
+    for error in (first, third):
+        assert isinstance(error, WorkerError) and "1 of them failed" in str(error)
+
+
+def test_a_group_keeps_no_statistics_that_lack_pictures(in_group, tmp_path, paint):
+    sound = paint(tmp_path / "many" / "000.png")
+    for i in range(1, 400):
+        (sound.parent / f"{i:03}.png").symlink_to(sound)
+    (sound.parent / "005.png").unlink()
+    (sound.parent / "005.png").write_bytes(b"no picture")
+    images = ImageSet.of(sound.parent, CLASSES)
+    for found, _ in in_group(2, ["inner.6"], change=lambda rank, model, _: (model, images)):
+        assert (found.skipped, found.statistics["inner.6"].moment.count) == (1, 399)
+    assert not (tmp_path / "cache0").exists()

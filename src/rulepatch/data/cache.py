@@ -26,6 +26,7 @@ class Cache:
         >>> cache.get({"site": "a"}) is None
         True
         >>> cache.put({"site": "a"}, {"x": torch.ones(1)})
+        True
         >>> cache.get({"site": "a"})
         {'x': tensor([1.])}
     """
@@ -47,15 +48,20 @@ class Cache:
             return None
         return tensors if digest == digest_of_tensors(tensors) else None
 
-    def put(self, key: Mapping[str, object], tensors: Mapping[str, Tensor]) -> None:
-        """Keep tensors under a key; a folder that cannot be written to keeps nothing."""
+    def put(self, key: Mapping[str, object], tensors: Mapping[str, Tensor]) -> bool:
+        """Keep tensors under a key; a folder that cannot be written to keeps nothing.
+
+        Returns:
+            Whether they are kept.
+        """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with atomic_path(self._file(key)) as path:
                 contents = {name: tensor.contiguous() for name, tensor in tensors.items()}
                 save_file(contents, path, metadata={"digest": digest_of_tensors(contents)})
         except (OSError, SafetensorError):
-            return
+            return False
+        return True
 
     def _file(self, key: Mapping[str, object]) -> Path:
         return self.folder / f"{digest_of_json(dict(key))}.safetensors"

@@ -20,6 +20,9 @@ from rulepatch.text import plural
 
 __all__ = ["ImageSet", "Picture", "Snapshot", "name_of_class", "read_exemplars", "write_exemplar"]
 
+UNREADABLE = "unreadable"
+"""In place of the digest of a file that cannot be read."""
+
 
 @dataclass(frozen=True)
 class Picture:
@@ -48,7 +51,7 @@ class Picture:
             try:
                 return digest_of_bytes(self.source.read_bytes())
             except OSError:
-                return "unreadable"
+                return UNREADABLE
         return digest_of_bytes(np.asarray(self.source).tobytes() + repr(self.source.size).encode())
 
 
@@ -233,18 +236,18 @@ class Snapshot(ImageSet):
     """Pictures that nobody will change while they are used.
 
     Attributes:
-        taken: their digest, which was taken once.
+        taken: the digest of each, which was taken once.
     """
 
-    taken: str
+    taken: tuple[str, ...]
 
-    def digest(self) -> str:
-        """The digest that was taken.
+    def digests(self) -> list[str]:
+        """The digests that were taken.
 
         Returns:
-            Hexadecimal.
+            Hexadecimals.
         """
-        return self.taken
+        return list(self.taken)
 
 
 def name_of_class(label: int, classes: Classes) -> str:

@@ -273,4 +273,4 @@ class Reference:
                 "name a larger folder"
             )
         pictures = tuple(self.images.pictures[i] for i in kept)
-        return Snapshot(pictures, self.images.name, digest_of_json([self.digests[i] for i in kept]))
+        return Snapshot(pictures, self.images.name, tuple(self.digests[i] for i in kept))

@@ -258,13 +258,16 @@ def _records(workers: Workers, jobs: Sequence[Job], tries: int) -> Iterator[Reco
             yield from found
 
 
-def _bundles(jobs: Sequence[Job], workers: int) -> Iterator[list[Job]]:
-    """Jobs of one case, some at a time; fewer where there are few for each worker."""
+def _bundles(jobs: Sequence[Job], workers: int) -> list[list[Job]]:
+    """Return jobs of one case, some at a time; those of each model that come first of all let the forecast know it."""
     size = max(1, min(TOGETHER, len(jobs) // (4 * workers)))
+    found: list[list[Job]] = []
     for _, own in groupby(jobs, key=lambda job: (job.place, job.case)):
         rest = iter(own)
         while bundle := list(islice(rest, size)):
-            yield bundle
+            found.append(bundle)
+    first = {bundle[0].what["model"]: bundle for bundle in reversed(found)}
+    return [*first.values(), *(bundle for bundle in found if bundle is not first[bundle[0].what["model"]])]
 
 
 class _Bar:

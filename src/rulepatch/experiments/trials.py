@@ -34,7 +34,7 @@ from rulepatch.models.registry import load_model
 
 __all__ = ["release", "run_job", "run_jobs"]
 
-KEPT_BYTES = 1 << 29
+KEPT_BYTES = 1 << 28
 """Memory for activations of each set of pictures; those beyond go to disk."""
 
 
@@ -116,7 +116,7 @@ class _Bench:
             images = self._reference.without(about, self._sources)
             self.expect(images.name, images.digest(), job.what["reference"])
             known, unseen = images.split(0.5, seed=job.what["seed"])
-            known = Snapshot(known.pictures, known.name, known.digest())
+            known = Snapshot(known.pictures, known.name, tuple(known.digests()))
             self._damage[key] = _Damage(known, self._seen(known), self._seen(unseen))
         return self._damage[key]
 
@@ -145,11 +145,15 @@ class _Bench:
 
 _benches: dict[Place, _Bench] = {}
 
+MOST_BENCHES = 4
+"""Benches that a worker keeps: models × case sets, which come one after the other."""
+
 
 def _bench(place: Place) -> _Bench:
-    """The bench of this process; one at a time, as jobs come model by model and case set by case set."""
+    """The bench of this process for a model and a case set."""
     if place not in _benches:
-        release()
+        if len(_benches) == MOST_BENCHES:
+            _benches.pop(next(iter(_benches))).close()
         _benches[place] = _Bench(place)
     return _benches[place]
 

@@ -1,0 +1,51 @@
+"""The command that fills the cache ahead of time, alone or on many machines."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rulepatch.cli.commands import app, print_result
+from rulepatch.cli.options import Device, Json, LeaveOut, Seed, Weights
+
+__all__ = ["app"]
+
+
+@app.command()
+def statistics(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="As for --model of the other commands.")],
+    reference: Annotated[Path, typer.Option(metavar="DIR", help="Pictures whose treatment should stay.")],
+    site: Annotated[
+        list[str], typer.Option(metavar="PATH", help="Where the edit will be; repeatable, name all sites.")
+    ],
+    leave_out: LeaveOut = None,
+    architecture: Annotated[int, typer.Option(help="Of the edit. 1: keys are channels; 2: keys are patches.")] = 1,
+    weights: Weights = None,
+    workers: Annotated[int, typer.Option(metavar="N", help="Processes to share the pictures among.")] = 1,
+    dask: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS|local", help="Workers of a Dask cluster; one that you trust, it has no passwords."
+        ),
+    ] = None,
+    device: Device = "cpu",
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Look at a large reference set ahead of time, with many processes (torchrun) or workers; edits find it done."""
+    from rulepatch.experiments.gather import gather_statistics
+
+    gathered = gather_statistics(
+        model,
+        reference,
+        site,
+        weights=weights,
+        leave_out=leave_out or (),
+        architecture=architecture,
+        device=device,
+        seed=seed,
+        workers=workers,
+        dask=dask,
+    )
+    if gathered is not None:
+        print_result(gathered.to_json, gathered.to_text, as_json)

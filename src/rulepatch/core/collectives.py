@@ -1,0 +1,65 @@
+"""Adding up tensors over the processes of a torch.distributed group.
+
+One operation is enough: what a single process has is added to the zeros of the others.
+"""
+
+from torch import Tensor
+
+from rulepatch.errors import WorkerError, reason_of
+
+__all__ = ["add_up", "rank", "size"]
+
+
+def size() -> int:
+    """How many processes work as one; 1 if there is no process group.
+
+    Returns:
+        At least 1.
+
+    Examples:
+        >>> size(), rank()
+        (1, 0)
+    """
+    from torch import distributed
+
+    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
+
+
+def rank() -> int:
+    """Which of them this one is, from 0."""
+    from torch import distributed
+
+    return distributed.get_rank() if size() > 1 else 0
+
+
+def add_up(tensor: Tensor) -> Tensor:
+    """The sum of a tensor over all processes; each of them must call it, with the same shape and type.
+
+    Args:
+        tensor: any; unchanged.
+
+    Returns:
+        The sum, on the tensor's device. The tensor itself if this process is alone.
+
+    Raises:
+        WorkerError: another process is gone, or did not come in time.
+
+    Examples:
+        >>> import torch
+        >>> add_up(torch.ones(2))
+        tensor([1., 1.])
+    """
+    from torch import distributed
+
+    if size() == 1:
+        return tensor
+    gpu = distributed.get_backend() == "nccl"  # which takes tensors of this process's GPU alone
+    total = tensor.detach().to("cuda" if gpu else "cpu", copy=True).contiguous()
+    try:
+        distributed.all_reduce(total)
+    except RuntimeError as error:
+        raise WorkerError(
+            f"expected {size()} processes to work together but one is gone or late ({reason_of(error)}); "
+            "see its own message, and start them again"
+        ) from None
+    return total.to(tensor.device)

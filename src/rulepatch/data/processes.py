@@ -1,0 +1,118 @@
+"""Processes that torchrun starts, on one machine or several, and that work as one."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TypeVar
+
+import torch
+
+from rulepatch.core.collectives import add_up, rank, size
+from rulepatch.errors import SettingError, WorkerError, reason_of
+
+__all__ = ["PATIENCE", "check_same", "process_group", "together"]
+
+Result = TypeVar("Result")
+
+PATIENCE = timedelta(hours=2)
+"""How long processes wait for the slowest. One that ends, for whatever reason, is noticed sooner."""
+
+
+@contextmanager
+def process_group(device: str) -> Iterator[str]:
+    """The group of the processes that torchrun started, as its environment variables tell; none if it did not.
+
+    Where there is a group already, it is left as it is.
+
+    Args:
+        device: "cuda" for one GPU a process (they talk by nccl), else they talk by gloo.
+
+    Yields:
+        The device of this process.
+
+    Raises:
+        SettingError: the environment is incomplete, a process does not come, or has no GPU of its own.
+
+    Examples:
+        >>> with process_group("cpu") as device:
+        ...     device
+        'cpu'
+    """
+    if size() > 1 or os.environ.get("WORLD_SIZE", "1") == "1":
+        yield device
+        return
+    from torch import distributed
+
+    if device.startswith("cuda:"):
+        raise SettingError(f"expected a GPU for each process but got {device!r} for all of them; say cuda")
+    gpu = device == "cuda"
+    try:
+        if gpu:
+            device = f"cuda:{os.environ['LOCAL_RANK']}"
+            torch.cuda.set_device(device)
+        distributed.init_process_group("nccl" if gpu and distributed.is_nccl_available() else "gloo", timeout=PATIENCE)
+    except (KeyError, ValueError, AssertionError, RuntimeError) as error:  # torch has no type of its own for it
+        raise SettingError(
+            "expected processes as torchrun starts them, each with a device of its own, but they cannot meet "
+            f"({reason_of(error)}); start them with torchrun, or unset WORLD_SIZE"
+        ) from None
+    try:
+        yield device
+    finally:
+        distributed.destroy_process_group()
+
+
+def together(function: Callable[[], Result]) -> Result:
+    """Call a function in every process of the group; where it fails in one it fails in all, so that none waits.
+
+    Args:
+        function: uses no other process.
+
+    Returns:
+        What it gives here.
+
+    Raises:
+        Exception: what the function raises here.
+        WorkerError: it failed in another process.
+
+    Examples:
+        >>> together(lambda: 3)
+        3
+    """
+    if size() == 1:
+        return function()
+    failure: Exception | None = None
+    try:
+        result = function()
+    except Exception as error:
+        failure = error
+    failed = int(add_up(torch.tensor(int(failure is not None))))
+    if failure is not None:
+        raise failure
+    if failed:
+        raise WorkerError(
+            f"expected {size()} processes to do their parts but {failed} of them failed; see their own messages"
+        )
+    return result
+
+
+def check_same(what: str, digest: str) -> None:
+    """Make sure that all processes of the group were given the same.
+
+    Args:
+        what: the digest is of, for the message.
+        digest: hexadecimal, SHA-256.
+
+    Raises:
+        SettingError: (in all of them) some process has another.
+    """
+    digests = torch.zeros(size(), 32, dtype=torch.uint8)
+    digests[rank()] = torch.tensor(list(bytes.fromhex(digest)), dtype=torch.uint8)
+    digests = add_up(digests)
+    others = [str(process) for process, each in enumerate(digests) if not each.equal(digests[0])]
+    if others:
+        raise SettingError(
+            f"expected the same {what} in all {size()} processes but got others in {', '.join(others)} than in 0; "
+            "start all of them with the same command, files and kind of device"
+        )
