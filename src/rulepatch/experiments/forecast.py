@@ -33,9 +33,10 @@ class Forecast:
         self._done: defaultdict[Kind, _Mean] = defaultdict(_Mean)
 
     def add(self, kind: Kind, seconds: float) -> None:
-        """A job of a kind is done and took so long."""
+        """A job of a kind is done and took so long; 0 if that is not known."""
         self._to_do[kind] -= 1
-        self._done[kind].add(seconds)
+        if seconds > 0:
+            self._done[kind].add(seconds)
 
     def left(self, elapsed: float) -> float | None:
         """Time left, at the rate of the time gone by.

@@ -158,18 +158,20 @@ def sweep(
     with Store(store) as kept:
         before, attempts = kept.done(), kept.attempts()
         pending = [job for job in jobs if job.key not in before]
-        done, bar = 0, _Bar(pending, progress=progress)
+        done, told, bar = 0, 0, _Bar(pending, progress=progress)
         try:
             with bar, Workers(_count(workers, device), dask=dask) as at_work:
                 for record in _records(at_work, pending, tries):
                     record = replace(record, attempts=record.attempts + attempts.get(record.key, 0))
                     kept.put(record)
+                    told += 1
                     done += record.status == "done"
                     bar.update(record)
                     if on_record is not None:
                         on_record(record)
         except KeyboardInterrupt:
-            log.warning("%d of %d jobs are done and kept in %s; the same command goes on", *bar.counts, store)
+            so_far = len(jobs) - len(pending) + told
+            log.warning("%d of %d jobs are done and kept in %s; the same command goes on", so_far, len(jobs), store)
             raise
         finally:
             release()
@@ -281,11 +283,6 @@ class _Bar:
             total=len(self._kinds), desc="sweep", unit="job", delay=2, bar_format=BAR,
             disable=None if progress else True,
         )  # fmt: skip
-
-    @property
-    def counts(self) -> tuple[int, int]:
-        """How many jobs are done, of how many."""
-        return self._bar.n, len(self._kinds)
 
     def __enter__(self) -> None:
         self._start = perf_counter()
