@@ -7,7 +7,7 @@ from typing import NoReturn
 
 import typer
 
-from rulepatch.cli.case_commands import app
+from rulepatch.cli.sweep_commands import app
 from rulepatch.errors import RulepatchError
 from rulepatch.memory import keep_freed_memory
 
