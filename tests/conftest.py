@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from rulepatch.cli import main
+from rulepatch.experiments.store import Record, Store
 
 DATA = Path(os.environ.get("RULEPATCH_DATA", Path(__file__).parent.parent.parent / "shared" / "data"))
 
@@ -218,3 +219,104 @@ def untouched():
     yield snapshot
     for check in found:
         check()
+
+
+CELLS = ("target, train style", "target, held-out style", "other, train style", "other, held-out style")
+
+
+def sweep_record(
+    method="rewrite",
+    style="snow",
+    *,
+    site="blocks.3.conv",
+    gained=10,
+    flips=5,
+    corrected=5,
+    caused=0,
+    errors=10,
+    lost=1,
+    status="done",
+    **job,
+) -> Record:
+    """A record as a sweep makes it: `gained` validation pictures, `corrected` of `errors` in every cell.
+
+    No setting was chosen if nothing was gained. Corrected, caused and errors are numbers, or one for each cell.
+    """
+    concept = job.pop("concept", "road")
+    what = {
+        "schema": 1, "versions": {"torch": "2"}, "device": "cpu", "validation": 0.3, "max_drop": 0.0025,
+        "model": "0123456789abcdef", "reference": "r" + concept, "target": "van", "members": None, "exemplars": 3,
+        "seed": 0, "settings": {"rank": 1}, "method": method, "site": site,
+    } | job  # fmt: skip
+    cases = what.pop("cases", "roads")
+    name = what.pop("name", "small net")
+    what["case"] = {"concept": concept, "style": style, "digest": f"{cases}/{concept}/{style}"}
+    if status == "failed":
+        return Record(what, "failed", None, "ValueError: no memory", 3, 0.5)
+    corrected, caused, errors = (
+        each if isinstance(each, tuple) else (each,) * 4 for each in (corrected, caused, errors)
+    )
+    edited = gained > 0
+    cells = {
+        cell: {
+            "n": 40, "right": 30 - errors[i], "repaired": edited * corrected[i], "broken": edited * caused[i],
+            "flips": edited * (corrected[i] + caused[i]), "errors": errors[i],
+            "left": errors[i] - edited * corrected[i], "caused": edited * caused[i],
+        }
+        for i, cell in enumerate(CELLS)
+    }  # fmt: skip
+    result = {
+        "model": name,
+        "cases": cases,
+        "chosen": {
+            "strength": 1,
+            "validation": {"n": 50, "right": 20, "repaired": gained + 2, "broken": 2, "flips": gained + 4},
+            "reference": {"n": 400, "right": 390, "repaired": 0, "broken": 0, "flips": flips},
+        } if edited else None,
+        "cells": cells,
+        "reference": {"n": 400, "right": 391, "repaired": 1, "broken": lost + 1, "flips": 9} if edited else None,
+    }  # fmt: skip
+    return Record(what, "done", result, None, 1, 0.25)
+
+
+@pytest.fixture(name="sweep_record", scope="session")
+def sweep_record_fixture():
+    """A function that makes a record of a sweep by hand."""
+    return sweep_record
+
+
+@pytest.fixture(scope="session")
+def swept_records():
+    """A sweep of six cases, several methods and sites, two numbers of exemplars, with failures."""
+    found = []
+    styles = ("snow", "sand", "gravel", "grass", "mud", "ice")
+    methods = ("rewrite", "rewrite-mask", "projected-adam", "projected-adam-proj", "finetune-local",
+               "finetune-local+proj", "finetune-global", "last-layer")  # fmt: skip
+    for i, style in enumerate(styles):
+        for m, method in enumerate(methods):
+            for exemplars in (3, 10):
+                for s, site in enumerate(("features.3", "features.10") if method != "last-layer" else (None,)):
+                    for rank in (1, 3):
+                        good = max(0, 8 - m + s + (exemplars == 10) - (i % 3) + (rank == 3))
+                        failed = method == "finetune-global" and rank == 3 and style in {"snow", "ice"}
+                        corrected = (min(good, 3 + i), *[min(good, 10)] * 3)
+                        made = sweep_record(
+                            method, style, site=site, exemplars=exemplars, settings={"rank": rank}, gained=good,
+                            flips=i + s, corrected=corrected, caused=m % 3, errors=(3 + i, 10, 12, 14), lost=m % 4 - 1,
+                            status="failed" if failed else "done",
+                        )  # fmt: skip
+                        found.append(made)
+    return found
+
+
+@pytest.fixture
+def swept(swept_records, tmp_path):
+    """The file of that sweep."""
+    return write_store(tmp_path / "sweep.sqlite", swept_records)
+
+
+def write_store(path: Path, records) -> Path:
+    with Store(path) as store:
+        for each in records:
+            store.put(each)
+    return path

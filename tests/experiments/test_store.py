@@ -8,9 +8,9 @@ import sys
 
 import pytest
 
-from rulepatch.errors import OutputError
+from rulepatch.errors import OutputError, SettingError
 from rulepatch.experiments import store as stores
-from rulepatch.experiments.store import Record, Store, job_key
+from rulepatch.experiments.store import Record, Store, job_key, read_records
 
 
 def record(seed, status="done", **fields):
@@ -98,3 +98,41 @@ def test_an_older_schema_is_migrated_and_a_newer_one_refused(path, monkeypatch):
             store.put(record(2))
     with pytest.raises(OutputError, match="version 2"):
         Store(path)
+
+
+def test_reading_makes_and_changes_no_file(path, tmp_path):
+    with pytest.raises(SettingError, match="there is none"):
+        read_records(path)
+    assert not path.exists()
+    with Store(path) as store:
+        store.put(record(1))
+    (tmp_path / "empty").touch()
+    (tmp_path / "text").write_text("no database, but long enough to look at " * 40)
+    (tmp_path / "folder").mkdir()
+    before = path.read_bytes()
+    assert read_records(path) == [record(1)] and path.read_bytes() == before
+    for name in ("empty", "text", "folder"):
+        with pytest.raises(OutputError, match="expected"):
+            read_records(tmp_path / name)
+    assert (tmp_path / "empty").stat().st_size == 0
+    assert {each.name for each in tmp_path.iterdir()} == {path.name, "empty", "text", "folder"}
+
+
+def test_a_store_without_records_is_nothing_to_read(path):
+    Store(path).close()
+    with pytest.raises(SettingError, match="none yet"):
+        read_records(path)
+
+
+def test_a_running_sweep_can_be_read(path):
+    with Store(path) as writer:
+        for i in range(3):
+            writer.put(record(i))
+            assert len(read_records(path)) == i + 1
+
+
+def test_who_only_reads_cannot_write(path):
+    with Store(path) as store:
+        store.put(record(1))
+    with Store(path, read_only=True) as store, pytest.raises(sqlite3.OperationalError, match="readonly"):
+        store.put(record(2))

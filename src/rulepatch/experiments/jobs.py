@@ -24,6 +24,8 @@ from rulepatch.models.registry import load_model
 
 __all__ = ["Job", "Place", "Reference", "case_digest", "jobs_of", "model_digest"]
 
+Groups = Mapping[str, list[str]]
+
 SCHEMA = 1
 """Raise it when the same settings come to mean another result."""
 
@@ -118,6 +120,7 @@ def jobs_of(plan: Plan, *, device: str = "cpu", progress: bool = True) -> list[J
         )  # fmt: skip
         about = {**common, "model": model_digest(model)}
         sources, references = sets[root].sources(), dict[str, str]()
+        groups = _groups(plan, sets[root], model)
         for concept, style in sets[root].cases:
             if (plan.concepts and concept not in plan.concepts) or (plan.styles and style not in plan.styles):
                 continue
@@ -129,7 +132,7 @@ def jobs_of(plan: Plan, *, device: str = "cpu", progress: bool = True) -> list[J
                 "case": {"concept": concept, "style": style, "digest": case_digest(case, sources)},
                 "reference": references[concept],
             }
-            found += [Job({**about, **own, **each}, place) for each in _each(plan, case, place.sites)]
+            found += [Job({**about, **own, **each}, place) for each in _each(plan, case, groups, place.sites)]
     if not found:
         raise SettingError(
             f"expected a class with more than {min(plan.exemplars)} pictures in some case of the plan but there is "
@@ -138,11 +141,11 @@ def jobs_of(plan: Plan, *, device: str = "cpu", progress: bool = True) -> list[J
     return list({job.key: job for job in found}.values())
 
 
-def _each(plan: Plan, case: CaseSet, sites: Sequence[str]) -> Iterator[dict[str, Any]]:
+def _each(plan: Plan, case: CaseSet, groups: Groups, sites: Sequence[str]) -> Iterator[dict[str, Any]]:
     """What sets the jobs of a case apart."""
     for seed in plan.seeds:
         for count in plan.exemplars:
-            for target, members in _targets(plan, case, count, seed):
+            for target, members in _targets(plan, case, groups, count, seed):
                 for method, grid in plan.methods.items():
                     for settings in grid:
                         for site in sites if takes_site(method) else [None]:
@@ -152,22 +155,27 @@ def _each(plan: Plan, case: CaseSet, sites: Sequence[str]) -> Iterator[dict[str,
                             }  # fmt: skip
 
 
-def _targets(plan: Plan, case: CaseSet, count: int, seed: int) -> list[tuple[str, list[str] | None]]:
+def _groups(plan: Plan, cases: CaseSet, model: Classifier) -> Groups:
+    """The classes of each group as the case set names them; a plan may call them by name, index or WordNet id."""
+    named = {model.classes.index(label): label for label in {each.label for each in cases} if label is not None}
+    indices = {group: {model.classes.index(label) for label in labels} for group, labels in plan.groups.items()}
+    return {group: sorted(named[index] for index in own if index in named) for group, own in indices.items()}
+
+
+def _targets(plan: Plan, case: CaseSet, groups: Groups, count: int, seed: int) -> list[tuple[str, list[str] | None]]:
     """The classes, or groups of them, that have enough pictures and come first in the seed's order."""
     pictures: dict[str, set[str]] = {}
     for each in case:
-        for group, labels in plan.groups.items():
-            if each.label in labels:
-                pictures.setdefault(group, set()).add(each.picture)
-        if not plan.groups and each.label is not None:
-            pictures.setdefault(each.label, set()).add(each.picture)
+        own = [name for name, labels in groups.items() if each.label in labels]
+        for name in own if plan.groups else [each.label] if each.label is not None else []:
+            pictures.setdefault(name, set()).add(each.picture)
     enough = [name for name, own in pictures.items() if len(own) > count]
     if isinstance(plan.targets, int):
         order = sorted(enough, key=lambda name: digest_of_json([seed, *case.cases[0], name]))
         chosen = order[: plan.targets]
     else:
         chosen = [name for name in plan.targets if name in enough]
-    return [(name, sorted(plan.groups[name]) if name in plan.groups else None) for name in chosen]
+    return [(name, groups.get(name)) for name in chosen]
 
 
 def _check_names(plan: Plan, sets: Mapping[Path, CaseSet]) -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from rulepatch.digests import digest_of_json
-from rulepatch.errors import OutputError
+from rulepatch.errors import OutputError, SettingError
 
-__all__ = ["Record", "Store", "job_key"]
+__all__ = ["Record", "Store", "job_key", "read_records"]
 
 APPLICATION = 0x72756C65
 """Says in the file itself that it is ours: "rule"."""
@@ -73,6 +73,7 @@ class Store:
 
     Args:
         path: the file; made if there is none.
+        read_only: leave it as it is; there must be one.
 
     Raises:
         OutputError: the file is none of ours, was written by a newer version, or cannot be opened.
@@ -86,10 +87,15 @@ class Store:
         ([{'corrected': 0.5}], True)
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+        # Not SQLite's mode "ro", which leaves the files of its log behind; "rw" makes no file either
+        where = f"{path.absolute().as_uri()}?mode=rw" if read_only else path
         try:
-            self._file = sqlite3.connect(path, timeout=30)
-            self._check(path)
+            self._file = sqlite3.connect(where, timeout=30, uri=read_only)
+            self._check(path, read_only=read_only)
+            if read_only:
+                self._file.execute("PRAGMA query_only=ON")
+                return
             self._file.execute("PRAGMA journal_mode=WAL")
             self._file.execute("PRAGMA synchronous=NORMAL")  # a crash of the machine may lose the last, never the file
             self._migrate()
@@ -98,12 +104,13 @@ class Store:
                 f"expected a file of results at {path} but it cannot be opened ({error}); name another"
             ) from None
 
-    def _check(self, path: Path) -> None:
-        """Refuse a file of others before anything is written to it."""
+    def _check(self, path: Path, *, read_only: bool) -> None:
+        """Refuse a file of others before anything is written to it; an empty one is nobody's, but cannot be read."""
         (version,) = self._file.execute("PRAGMA user_version").fetchone()
         (owner,) = self._file.execute("PRAGMA application_id").fetchone()
         tables = self._file.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-        if version > len(MIGRATIONS) or (tables and owner != APPLICATION):
+        foreign = owner != APPLICATION and (tables or read_only)
+        if foreign or version > len(MIGRATIONS) or (read_only and version < len(MIGRATIONS)):
             self.close()
             what = f"of version {version}" if owner == APPLICATION else "of another program"
             raise OutputError(
@@ -165,6 +172,30 @@ class Store:
 
     def __len__(self) -> int:
         return int(self._file.execute("SELECT count(*) FROM jobs").fetchone()[0])
+
+
+def read_records(path: Path) -> list[Record]:
+    """Every record of a store that is there already, which is not touched.
+
+    Args:
+        path: the file.
+
+    Returns:
+        Records, by key; at least one.
+
+    Raises:
+        SettingError: there is no file, or no record in it.
+        OutputError: the file is none of ours, of another version, or cannot be opened.
+    """
+    if not path.exists():  # SQLite's own words for it would not say so
+        raise SettingError(f"expected a file of results at {path} but there is none; make it with rulepatch sweep")
+    with Store(path, read_only=True) as store:
+        records = list(store)
+    if not records:
+        raise SettingError(
+            f"expected results in {path} but it has none yet; wait until the first job of the sweep is done"
+        )
+    return records
 
 
 def _text(value: Mapping[str, Any]) -> str:

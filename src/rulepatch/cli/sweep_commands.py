@@ -1,0 +1,84 @@
+"""The commands about sweeps: running one, and what came of it."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from rulepatch.cli.commands import app, print_result
+from rulepatch.cli.options import Json
+
+__all__ = ["app"]
+
+StoreFile = Annotated[Path, typer.Argument(metavar="STORE", help="The file of results of a sweep.")]
+
+
+class _RunByDefault(TyperGroup):
+    """Takes what is no command for the plan of a sweep: `sweep plan.yaml` is `sweep run plan.yaml`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Put the name of the command before the plan, or before the options of a run."""
+        if args and args[0] not in {*self.commands, *ctx.help_option_names}:
+            args = ["run", *args]
+        return super().parse_args(ctx, args or ["--help"])
+
+
+sweep_app = typer.Typer(
+    cls=_RunByDefault,
+    help="Many edits: run a plan, and report what came of it; `sweep PLAN` is `sweep run PLAN`.",
+    rich_markup_mode=None,
+)
+app.add_typer(sweep_app, name="sweep")
+
+
+@sweep_app.command()
+def run(plan: Annotated[Path, typer.Argument(metavar="PLAN", help="A plan in YAML.")]) -> None:
+    """Run all jobs of a plan that are not done yet."""
+    raise NotImplementedError
+
+
+@sweep_app.command()
+def report(
+    store: StoreFile,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the page, figures (SVG) and tables.")],
+    least: Annotated[int, typer.Option(help="Errors from which on a case counts in a cell.")] = 5,
+    site: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PATH", help="Sites in the order of the network; repeatable. [by name]"),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Figures and tables of the paper from the results of a sweep, finished or not."""
+    from rulepatch.experiments.sweep_report import SweepReport
+
+    found = SweepReport.read(store, least=least, sites=site or ())
+    files = found.write(out)
+    print_result(
+        lambda: found.to_json() | {"report": str(files[0]), "files": list(map(str, files))},
+        lambda: f"{found.to_text()}\n{files[0]}",
+        as_json,
+    )
+
+
+@sweep_app.command()
+def export(
+    store: StoreFile,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The table: .parquet (extra `tables`) or .csv.")],
+    as_json: Json = False,
+) -> None:
+    """Every result as a flat table, for other programs."""
+    from rulepatch.experiments.export import export_records
+    from rulepatch.text import plural
+
+    count = export_records(store, out)
+    print_result(lambda: {"table": str(out), "records": count}, lambda: f"{out}: {plural(count, 'record')}", as_json)
+
+
+@sweep_app.command()
+def failures(store: StoreFile, as_json: Json = False) -> None:
+    """Which jobs failed, and why?"""
+    from rulepatch.experiments.failures import Failures
+
+    found = Failures.read(store)
+    print_result(found.to_json, found.to_text, as_json)
