@@ -17,8 +17,8 @@ from rulepatch.concepts.make_cases import make_cases, styles_for
 from rulepatch.concepts.segment import load_segmenter
 from rulepatch.concepts.stylize import load_stylizer
 from rulepatch.data.folders import ImageSet
-from rulepatch.experiments.plan import Plan
-from rulepatch.experiments.sweep import Swept, sweep
+from rulepatch.experiments.sweeps.plan import Plan
+from rulepatch.experiments.sweeps.sweep import Swept, sweep
 from rulepatch.models.registry import load_model
 from rulepatch.playground.pictures import image_set, training_images
 from rulepatch.playground.worlds import SHORTCUTS, sample
@@ -43,6 +43,8 @@ REFERENCE = 800
 
 CONCEPTS = ("road", "vegetation", "sky")
 TEXTURES = ("snow", "graffiti", "gravel", "wood")
+PHOTOGRAPHS = 400
+"""For the cases, and as many others for the reference set."""
 
 
 def playground(folder: Path) -> None:
@@ -70,7 +72,12 @@ def playground(folder: Path) -> None:
 def photographs(folder: Path) -> None:
     """Find concepts in photographs, and give them other textures."""
     model = load_model(str(DATA / "models" / "mobilenet_v2.toml"))
-    images = ImageSet.of(DATA / "imagenet_sample" / "val", model.classes)
+    every = ImageSet.of(DATA / "imagenet_sample" / "val", model.classes)
+    images = every.sample(PHOTOGRAPHS, seed=0)
+    if not (folder / "reference").is_dir():
+        others = tuple(picture for picture in every.pictures if picture not in set(images.pictures))
+        ImageSet(others, every.name).sample(PHOTOGRAPHS, seed=1).write(folder / "unfinished", model.classes)
+        (folder / "unfinished").rename(folder / "reference")
     if not (folder / "masks").is_dir():
         masks_of(images, folder / "unfinished")
         (folder / "unfinished").rename(folder / "masks")
@@ -92,7 +99,6 @@ def plan_of(name: str, folder: Path) -> Plan:
     found = yaml.safe_load((PLANS / f"{name}.yaml").read_text())
     if name.startswith("photographs"):
         found["models"] = [{**each, "name": str(DATA / "models" / each["name"])} for each in found["models"]]
-        found["reference"] = str(DATA / "imagenet_sample" / "val")
         found["groups"] = {group: [str(label) for label in labels] for group, labels in GROUPS.items()}
     return Plan.of(found, root=folder, name=f"{name}.yaml")
 

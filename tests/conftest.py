@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from rulepatch.cli import main
-from rulepatch.experiments.store import Record, Store
+from rulepatch.experiments.sweeps.store import Record, Store
 
 DATA = Path(os.environ.get("RULEPATCH_DATA", Path(__file__).parent.parent.parent / "shared" / "data"))
 

@@ -3,12 +3,12 @@
 import subprocess
 import sys
 
-from rulepatch.experiments.devices import claim, own_device
+from rulepatch.experiments.sweeps.devices import claim, own_device
 
 PROGRAM = """
 import sys
 from pathlib import Path
-from rulepatch.experiments.devices import claim
+from rulepatch.experiments.sweeps.devices import claim
 print(claim(["a", "b"], Path(sys.argv[1])), flush=True)
 sys.stdin.read()
 """

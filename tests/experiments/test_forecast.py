@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from rulepatch.experiments.forecast import Forecast
+from rulepatch.experiments.sweeps.forecast import Forecast
 
 
 def test_kinds_that_were_seen_speak_for_themselves_and_others_for_their_like():

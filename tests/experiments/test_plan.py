@@ -4,7 +4,7 @@ import pytest
 
 from rulepatch.errors import SettingError
 from rulepatch.experiments.methods import GRIDS
-from rulepatch.experiments.plan import Plan
+from rulepatch.experiments.sweeps.plan import Plan
 
 SMALL = {"models": "playground", "cases": "cases", "reference": "photos"}
 

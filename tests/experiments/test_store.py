@@ -9,8 +9,8 @@ import sys
 import pytest
 
 from rulepatch.errors import OutputError, SettingError
-from rulepatch.experiments import store as stores
-from rulepatch.experiments.store import Record, Store, job_key, read_records
+from rulepatch.experiments.sweeps import store as stores
+from rulepatch.experiments.sweeps.store import Record, Store, job_key, read_records
 
 
 def record(seed, status="done", **fields):
@@ -55,7 +55,7 @@ def test_keys_tell_jobs_apart():
 
 def test_what_was_put_survives_the_death_of_the_writer(path):
     program = (
-        "import os, signal, sys\nfrom pathlib import Path\nfrom rulepatch.experiments.store import *\n"
+        "import os, signal, sys\nfrom pathlib import Path\nfrom rulepatch.experiments.sweeps.store import *\n"
         "store = Store(Path(sys.argv[1]))\n"
         "for i in range(50): store.put(Record({'seed': i}, 'done', {}))\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"

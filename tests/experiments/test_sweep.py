@@ -12,13 +12,13 @@ import pytest
 import yaml
 
 from rulepatch.errors import SettingError
-from rulepatch.experiments import sweep as module
-from rulepatch.experiments import trials
-from rulepatch.experiments.forecast import duration
-from rulepatch.experiments.jobs import jobs_of
-from rulepatch.experiments.plan import Plan
-from rulepatch.experiments.store import Store
-from rulepatch.experiments.sweep import estimate, sweep
+from rulepatch.experiments.sweeps import sweep as module
+from rulepatch.experiments.sweeps import trials
+from rulepatch.experiments.sweeps.forecast import duration
+from rulepatch.experiments.sweeps.jobs import jobs_of
+from rulepatch.experiments.sweeps.plan import Plan
+from rulepatch.experiments.sweeps.store import Store
+from rulepatch.experiments.sweeps.sweep import estimate, sweep
 from rulepatch.experiments.workers import Lost
 
 SMALL = {"rewrite": {"rank": [1, 2], "gate": "none"}, "last-layer": {}}

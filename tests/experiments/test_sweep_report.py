@@ -13,13 +13,13 @@ from pytest import approx
 
 from rulepatch.concepts.cases import CELLS
 from rulepatch.errors import OutputError, SettingError
-from rulepatch.experiments.failures import Failures
 from rulepatch.experiments.methods import METHODS
-from rulepatch.experiments.store import Store
-from rulepatch.experiments.sweep_figures import draw_cells
-from rulepatch.experiments.sweep_looks import LOOKS, base_of, order_of_sites
-from rulepatch.experiments.sweep_page import drawings_of, page_of
-from rulepatch.experiments.sweep_report import SweepReport
+from rulepatch.experiments.sweeps.failures import Failures
+from rulepatch.experiments.sweeps.figures import draw_cells
+from rulepatch.experiments.sweeps.looks import LOOKS, base_of, order_of_sites
+from rulepatch.experiments.sweeps.page import drawings_of, page_of
+from rulepatch.experiments.sweeps.report import SweepReport
+from rulepatch.experiments.sweeps.store import Store
 
 KINDS = {"cells", "sites", "ablations", "ablations-by-site", "damage"}
 

@@ -9,8 +9,7 @@ import pytest
 
 from rulepatch.concepts.cases import CELLS
 from rulepatch.errors import SettingError
-from rulepatch.experiments.store import Record
-from rulepatch.experiments.sweep_results import (
+from rulepatch.experiments.sweeps.results import (
     Case,
     average_by_case,
     chosen_results,
@@ -23,6 +22,7 @@ from rulepatch.experiments.sweep_results import (
     study_of,
     summarise,
 )
+from rulepatch.experiments.sweeps.store import Record
 
 TARGET, OTHER = CELLS[0], CELLS[3]
 

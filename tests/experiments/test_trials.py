@@ -11,11 +11,11 @@ import torch
 from rulepatch.concepts.cases import CELLS, CaseSet, split
 from rulepatch.data.folders import ImageSet
 from rulepatch.errors import FolderError, SettingError, SiteError
-from rulepatch.experiments import trials
-from rulepatch.experiments.jobs import Job, Reference, jobs_of
 from rulepatch.experiments.methods import edit_by, strengths_of
-from rulepatch.experiments.plan import Plan
-from rulepatch.experiments.trials import release, run_job, run_jobs
+from rulepatch.experiments.sweeps import trials
+from rulepatch.experiments.sweeps.jobs import Job, Reference, jobs_of
+from rulepatch.experiments.sweeps.plan import Plan
+from rulepatch.experiments.sweeps.trials import release, run_job, run_jobs
 from rulepatch.images import read_image
 from rulepatch.models.registry import load_model
 

@@ -8,6 +8,7 @@ import typer
 
 __all__ = [
     "AnyBase",
+    "Dask",
     "Device",
     "EditFile",
     "Error",
@@ -58,6 +59,10 @@ ModelName = Annotated[
     ),
 ]
 Weights = Annotated[Path | None, typer.Option(help="Local weights instead of the model's own.")]
+Dask = Annotated[
+    str | None,
+    typer.Option(metavar="ADDRESS|local", help="Workers of a Dask cluster; one that you trust, it has no passwords."),
+]
 Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, mps.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object on standard output.")]
 Seed = Annotated[int, typer.Option(help="Of everything that is random.", min=0, max=2**32 - 1)]

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from rulepatch.cli.commands import app, print_result
-from rulepatch.cli.options import Device, Json, LeaveOut, Seed, Weights
+from rulepatch.cli.options import Dask, Device, Json, LeaveOut, Seed, Weights
 
 __all__ = ["app"]
 
@@ -22,12 +22,7 @@ def statistics(
     architecture: Annotated[int, typer.Option(help="Of the edit. 1: keys are channels; 2: keys are patches.")] = 1,
     weights: Weights = None,
     workers: Annotated[int, typer.Option(metavar="N", help="Processes to share the pictures among.")] = 1,
-    dask: Annotated[
-        str | None,
-        typer.Option(
-            metavar="ADDRESS|local", help="Workers of a Dask cluster; one that you trust, it has no passwords."
-        ),
-    ] = None,
+    dask: Dask = None,
     device: Device = "cpu",
     seed: Seed = 0,
     as_json: Json = False,

@@ -7,7 +7,7 @@ import typer
 from typer.core import TyperGroup
 
 from rulepatch.cli.commands import app, print_result
-from rulepatch.cli.options import Json
+from rulepatch.cli.options import Dask, Device, Json
 
 __all__ = ["app"]
 
@@ -33,9 +33,28 @@ app.add_typer(sweep_app, name="sweep")
 
 
 @sweep_app.command()
-def run(plan: Annotated[Path, typer.Argument(metavar="PLAN", help="A plan in YAML.")]) -> None:
+def run(
+    plan: Annotated[Path, typer.Argument(metavar="PLAN", help="A plan in YAML.")],
+    out: Annotated[
+        Path | None, typer.Option(metavar="STORE", help="The file of results; a sweep goes on in it. [beside the plan]")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(metavar="N", help="Processes. [one for each core, or GPU]")] = None,
+    dask: Dask = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Count the jobs, try a few, and tell the time.")] = False,
+    tries: Annotated[int, typer.Option(help="How often a job that fails is tried.")] = 3,
+    device: Device = "cpu",
+    as_json: Json = False,
+) -> None:
     """Run all jobs of a plan that are not done yet."""
-    raise NotImplementedError
+    from rulepatch.experiments.sweeps.sweep import estimate, sweep
+
+    store = out or plan.with_suffix(".sqlite")
+    if dry_run:
+        told = estimate(plan, store, workers=workers, dask=dask, device=device)
+        print_result(told.to_json, told.to_text, as_json)
+    else:
+        found = sweep(plan, store, workers=workers, dask=dask, device=device, tries=tries)
+        print_result(found.to_json, found.to_text, as_json)
 
 
 @sweep_app.command()
@@ -50,7 +69,7 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Figures and tables of the paper from the results of a sweep, finished or not."""
-    from rulepatch.experiments.sweep_report import SweepReport
+    from rulepatch.experiments.sweeps.report import SweepReport
 
     found = SweepReport.read(store, least=least, sites=site or ())
     files = found.write(out)
@@ -68,7 +87,7 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Every result as a flat table, for other programs."""
-    from rulepatch.experiments.export import export_records
+    from rulepatch.experiments.sweeps.export import export_records
     from rulepatch.text import plural
 
     count = export_records(store, out)
@@ -78,7 +97,7 @@ def export(
 @sweep_app.command()
 def failures(store: StoreFile, as_json: Json = False) -> None:
     """Which jobs failed, and why?"""
-    from rulepatch.experiments.failures import Failures
+    from rulepatch.experiments.sweeps.failures import Failures
 
     found = Failures.read(store)
     print_result(found.to_json, found.to_text, as_json)

@@ -14,7 +14,7 @@ from rulepatch.concepts.cases import CELLS
 from rulepatch.errors import SettingError
 from rulepatch.evaluation.dependences import bootstrap_mean
 from rulepatch.evaluation.metrics import Corrected, mcnemar
-from rulepatch.experiments.store import Record, job_key
+from rulepatch.experiments.sweeps.store import Record, job_key
 
 __all__ = [
     "Case",

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from rulepatch.experiments.store import Record, read_records
-from rulepatch.experiments.sweep_results import names_of
+from rulepatch.experiments.sweeps.results import names_of
+from rulepatch.experiments.sweeps.store import Record, read_records
 from rulepatch.text import plural
 
 __all__ = ["Failure", "Failures"]

@@ -17,8 +17,8 @@ from rulepatch.data.statistics import identity_of
 from rulepatch.digests import digest_of_json
 from rulepatch.errors import FolderError, SettingError, SiteError, nearest
 from rulepatch.experiments.methods import takes_site
-from rulepatch.experiments.plan import Plan, PlannedModel
-from rulepatch.experiments.store import job_key
+from rulepatch.experiments.sweeps.plan import Plan, PlannedModel
+from rulepatch.experiments.sweeps.store import job_key
 from rulepatch.models.classifier import Classifier
 from rulepatch.models.registry import load_model
 

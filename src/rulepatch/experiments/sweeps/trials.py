@@ -25,10 +25,10 @@ from rulepatch.evaluation.activations import Activations
 from rulepatch.evaluation.evaluate import predictions_of
 from rulepatch.evaluation.metrics import errors_corrected
 from rulepatch.evaluation.outcomes import Outcomes
-from rulepatch.experiments.devices import own_device
-from rulepatch.experiments.jobs import Job, Place, Reference, case_digest, model_digest
 from rulepatch.experiments.methods import edit_by, strengths_of
-from rulepatch.experiments.store import Record
+from rulepatch.experiments.sweeps.devices import own_device
+from rulepatch.experiments.sweeps.jobs import Job, Place, Reference, case_digest, model_digest
+from rulepatch.experiments.sweeps.store import Record
 from rulepatch.models.classifier import Classifier
 from rulepatch.models.registry import load_model
 

@@ -119,13 +119,17 @@ class Store:
             )
 
     def _migrate(self) -> None:
-        (version,) = self._file.execute("PRAGMA user_version").fetchone()
-        for number in range(version, len(MIGRATIONS)):
-            with self._file:
-                self._file.execute("BEGIN IMMEDIATE")
+        if self._version() == len(MIGRATIONS):
+            return
+        with self._file:
+            self._file.execute("BEGIN IMMEDIATE")
+            for number in range(self._version(), len(MIGRATIONS)):  # another process may have been faster
                 self._file.execute(MIGRATIONS[number])
                 self._file.execute(f"PRAGMA application_id = {APPLICATION}")
                 self._file.execute(f"PRAGMA user_version = {number + 1}")
+
+    def _version(self) -> int:
+        return int(self._file.execute("PRAGMA user_version").fetchone()[0])
 
     def __enter__(self) -> Self:
         return self

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from rulepatch.experiments.methods import METHODS
-from rulepatch.experiments.sweep_results import Chosen
+from rulepatch.experiments.sweeps.results import Chosen
 
 __all__ = ["DAMAGE_CELL", "LOOKS", "base_of", "in_order", "look_of", "of_method", "order_of_sites"]
 

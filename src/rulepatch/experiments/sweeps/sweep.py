@@ -7,7 +7,7 @@ from functools import partial
 from itertools import groupby, islice
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, Self
 
 import joblib
 import numpy as np
@@ -15,11 +15,11 @@ import torch
 from tqdm.auto import tqdm
 
 from rulepatch.errors import SettingError
-from rulepatch.experiments.forecast import Forecast, duration
-from rulepatch.experiments.jobs import Job, jobs_of
-from rulepatch.experiments.plan import Plan
-from rulepatch.experiments.store import Record, Store
-from rulepatch.experiments.trials import release, run_jobs
+from rulepatch.experiments.sweeps.forecast import Forecast, duration
+from rulepatch.experiments.sweeps.jobs import Job, jobs_of
+from rulepatch.experiments.sweeps.plan import Plan
+from rulepatch.experiments.sweeps.store import Record, Store
+from rulepatch.experiments.sweeps.trials import release, run_jobs
 from rulepatch.experiments.workers import Lost, Workers
 from rulepatch.text import plural, table
 
@@ -155,12 +155,12 @@ def sweep(
     store = Path(store)
     jobs = jobs_of(_plan(plan), device=device, progress=progress)
     start = perf_counter()
-    with Store(store) as kept:
+    with Workers(_count(workers, device), dask=dask) as at_work, Store(store) as kept:
         before, attempts = kept.done(), kept.attempts()
         pending = [job for job in jobs if job.key not in before]
-        done, told, bar = 0, 0, _Bar(pending, progress=progress)
+        done, told = 0, 0
         try:
-            with bar, Workers(_count(workers, device), dask=dask) as at_work:
+            with _Bar(pending, progress=progress) as bar:
                 for record in _records(at_work, pending, tries):
                     record = replace(record, attempts=record.attempts + attempts.get(record.key, 0))
                     kept.put(record)
@@ -284,8 +284,8 @@ class _Bar:
             disable=None if progress else True,
         )  # fmt: skip
 
-    def __enter__(self) -> None:
-        self._start = perf_counter()
+    def __enter__(self) -> Self:
+        return self
 
     def __exit__(self, *_: object) -> None:
         self._bar.close()

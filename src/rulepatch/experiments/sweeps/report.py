@@ -11,10 +11,9 @@ from typing import Any, Self
 from rulepatch.concepts.cases import CELLS
 from rulepatch.errors import OutputError, SettingError
 from rulepatch.evaluation.page import write_page
-from rulepatch.experiments.export import csv_of, flattened
-from rulepatch.experiments.store import Record, read_records
-from rulepatch.experiments.sweep_looks import DAMAGE_CELL, base_of, in_order, of_method, order_of_sites
-from rulepatch.experiments.sweep_results import (
+from rulepatch.experiments.sweeps.export import csv_of, flattened
+from rulepatch.experiments.sweeps.looks import DAMAGE_CELL, base_of, in_order, of_method, order_of_sites
+from rulepatch.experiments.sweeps.results import (
     Chosen,
     Measure,
     Study,
@@ -29,7 +28,8 @@ from rulepatch.experiments.sweep_results import (
     study_of,
     summarise,
 )
-from rulepatch.experiments.sweep_words import told_exemplars, told_points, told_share
+from rulepatch.experiments.sweeps.store import Record, read_records
+from rulepatch.experiments.sweeps.words import told_exemplars, told_points, told_share
 from rulepatch.files import atomic_path
 from rulepatch.text import table
 
@@ -345,7 +345,7 @@ class SweepReport:
         there = next(each for each in (folder, *folder.absolute().parents) if each.exists())
         if not there.is_dir():
             raise OutputError(f"expected a folder to write to but {there} is a file; name another")
-        from rulepatch.experiments.sweep_page import drawings_of, page_of
+        from rulepatch.experiments.sweeps.page import drawings_of, page_of
 
         drawings = drawings_of(self)
         texts = {

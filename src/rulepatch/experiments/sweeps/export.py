@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rulepatch.errors import MissingExtraError, SettingError
-from rulepatch.experiments.store import Record, read_records
+from rulepatch.experiments.sweeps.store import Record, read_records
 from rulepatch.files import atomic_path, check_writable
 
 __all__ = ["csv_of", "export_records", "flattened", "rows_of"]

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 from rulepatch.concepts.cases import CELLS
 from rulepatch.evaluation.page import render
-from rulepatch.experiments.sweep_figures import (
+from rulepatch.experiments.sweeps.figures import (
     draw_ablations,
     draw_by_exemplars,
     draw_by_site,
     draw_cells,
     draw_damage,
 )
-from rulepatch.experiments.sweep_looks import DAMAGE_CELL, base_of
-from rulepatch.experiments.sweep_results import Chosen, Study
-from rulepatch.experiments.sweep_words import (
+from rulepatch.experiments.sweeps.looks import DAMAGE_CELL, base_of
+from rulepatch.experiments.sweeps.results import Chosen, Study
+from rulepatch.experiments.sweeps.words import (
     HEADINGS,
     READINGS,
     told_difference,
@@ -31,7 +31,7 @@ from rulepatch.experiments.sweep_words import (
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from rulepatch.experiments.sweep_report import SweepReport
+    from rulepatch.experiments.sweeps.report import SweepReport
 
 __all__ = ["Drawing", "drawings_of", "page_of"]
 

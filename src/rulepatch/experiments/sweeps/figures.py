@@ -5,8 +5,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from rulepatch.concepts.cases import CELLS
-from rulepatch.experiments.sweep_looks import DAMAGE_CELL, base_of, in_order, look_of, of_method, order_of_sites
-from rulepatch.experiments.sweep_results import (
+from rulepatch.experiments.sweeps.looks import DAMAGE_CELL, base_of, in_order, look_of, of_method, order_of_sites
+from rulepatch.experiments.sweeps.results import (
     Chosen,
     Measure,
     Paired,

@@ -1,0 +1,128 @@
+"""`rulepatch sweep`: a plan is run, counted, refused in a sentence; what it found is reported."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+
+from rulepatch.concepts.make_cases import make_cases, styles_for
+from rulepatch.concepts.segment import load_segmenter
+from rulepatch.concepts.stylize import load_stylizer
+from rulepatch.experiments.sweeps.store import Store
+from rulepatch.models.registry import load_model
+from rulepatch.playground.pictures import image_set, training_images
+from rulepatch.playground.scenes import render
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory):
+    """A plan on six cases of the playground."""
+    root = tmp_path_factory.mktemp("plan")
+    model = load_model("playground")
+    scenes = [render(label, seed=70 + i) for label in ("van", "car", "motorcycle") for i in range(9)]
+    make_cases(
+        image_set(scenes, "road vehicles"),
+        root / "cases",
+        concepts=["road"],
+        styles=styles_for(["road"], ["snow", "leaves"], stylizer="playground", instances=2),
+        segmenter=load_segmenter("playground"),
+        stylizer=load_stylizer("playground", blend=1.0),
+        classes=model.classes,
+        progress=False,
+    )
+    training_images(60, seed=4).write(root / "reference", model.classes)
+    found = {
+        "models": "playground", "cases": "cases", "reference": "reference", "sites": ["blocks.5.conv"],
+        "exemplars": [2, 3], "max_drop": "3%",
+        "methods": {"rewrite": {"rank": [1, 2], "gate": "none"}, "rewrite-mask": {"rank": 1, "gate": "none"}},
+    }  # fmt: skip
+    (root / "plan.yaml").write_text(yaml.safe_dump(found))
+    return root / "plan.yaml"
+
+
+def test_a_plan_is_run_and_reported(run, plan, tmp_path):
+    store = tmp_path / "results.sqlite"
+    told = run("sweep", plan, "--out", store, "--workers", 1, "--json").json()
+    assert (told["jobs"], told["done"], told["failed"]) == (12, 12, 0)
+    again = run("sweep", plan, "--out", store, "--workers", 1)
+    assert again.code == 0 and "12 were done before, 0 now" in again.out and "sweep report" in again.out
+    found = run("sweep", "report", store, "--out", tmp_path / "report", "--least", 1, "--json").json()
+    assert (tmp_path / "report" / "report.html").read_text().startswith("<!doctype html>") and found["report"]
+
+
+def test_a_dry_run_counts_and_leaves_nothing(run, plan):
+    told = run("sweep", plan, "--dry-run", "--workers", 2, "--json").json()
+    assert (told["total"], told["jobs"], told["workers"]) == (12, {"rewrite": 8, "rewrite-mask": 4}, 2)
+    assert told["seconds"] > 0 and not plan.with_suffix(".sqlite").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"exemplar": 3}, "exemplar; the nearest are exemplars"),
+        ({"methods": {"rewrite": {"rnk": 1}}}, "the nearest are rank"),
+        ({"sites": ["blocks.5"]}, "the nearest are blocks.5.conv"),
+        ({"cases": "none"}, "expected a case set"),
+        ({"reference": "none"}, "none"),
+        ({"models": "playgruond"}, "playground"),
+        ({"styles": "snw"}, "the nearest are snow"),
+        ({"exemplars": 99}, "more than 99 pictures"),
+    ],
+)
+def test_a_bad_plan_is_one_sentence_and_nothing_is_written(run, plan, tmp_path, change, sentence):
+    found = {**yaml.safe_load(plan.read_text()), **change}
+    for key in ("cases", "reference"):
+        found[key] = str(plan.parent / found[key])
+    (tmp_path / "plan.yaml").write_text(yaml.safe_dump(found))
+    done = run("sweep", tmp_path / "plan.yaml")
+    assert done.code == 2 and done.out == "" and sentence in done.err and done.err.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["plan.yaml"]
+
+
+def test_bad_arguments_are_one_sentence(run, plan, tmp_path):
+    (tmp_path / "other.sqlite").write_bytes(b"not a store at all, by any means" * 9)
+    for arguments, sentence in [
+        (["none.yaml"], "expected a plan in YAML"),
+        ([plan, "--workers", 0, "--out", tmp_path / "new.sqlite"], "at least 1 worker"),
+        ([plan, "--tries", 0, "--out", tmp_path / "new.sqlite"], "at least 1 try"),
+        ([plan, "--out", tmp_path / "other.sqlite"], "expected a file of results"),
+        ([plan, "--out", tmp_path / "none" / "new.sqlite"], "expected a file of results"),
+        ([plan, "--device", "nonsense", "--out", tmp_path / "new.sqlite"], "expected a device"),
+    ]:
+        done = run("sweep", *arguments)
+        assert done.code == 2 and sentence in done.err and done.out == "", done.err
+    assert [path.name for path in tmp_path.iterdir()] == ["other.sqlite"]
+
+
+def count_of(store):
+    with Store(store) as kept:
+        return len(kept)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
+def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(plan, tmp_path, workers):
+    """The whole group of processes is interrupted, as a terminal does it."""
+    store = tmp_path / "results.sqlite"
+    command = [sys.executable, "-m", "rulepatch", "sweep", str(plan), "--out", str(store), "--workers", str(workers)]
+    driver = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    for _ in range(1200):
+        if store.exists():
+            with Store(store) as kept:
+                if len(kept) >= 2:
+                    break
+        time.sleep(0.05)
+    os.killpg(driver.pid, signal.SIGINT)
+    out, err = driver.communicate(timeout=60)
+    assert driver.returncode == 130 and out == "", (out, err)
+    assert "the same command goes on" in err and "Traceback" not in err and "leaked" not in err, err
+    count = count_of(store)
+    done = subprocess.run([*command, "--json"], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["found"] == count
