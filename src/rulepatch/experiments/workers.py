@@ -4,6 +4,8 @@ All engines are executors of `concurrent.futures`, so that there is one way thro
 same engines, ends everything where one worker dies, and on Dask waits for ever.
 """
 
+import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from contextlib import ExitStack
@@ -12,6 +14,7 @@ from typing import Any, Self, TypeVar
 
 from joblib.externals.loky import ProcessPoolExecutor
 from joblib.externals.loky.process_executor import BrokenProcessPool
+from tqdm.auto import tqdm
 
 from rulepatch.errors import MissingExtraError, SettingError, reason_of
 
@@ -129,8 +132,14 @@ class Workers:
                 return self._executor.submit(function, item)
         except BrokenProcessPool:
             pass  # and the next is as good
-        self._executor = ProcessPoolExecutor(self._count)
+        self._executor = ProcessPoolExecutor(self._count, initializer=_begin)
         return self._executor.submit(function, item)
+
+
+def _begin() -> None:
+    """What a worker process does first."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to handle
+    tqdm.set_lock(threading.RLock())  # its own lock is shared by processes, and outlives a worker that is killed
 
 
 def _connect(stack: ExitStack, count: int, address: str) -> Any:
