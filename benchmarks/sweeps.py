@@ -5,25 +5,30 @@ rely on what is replaced. Of photographs there are twelve: road, vegetation and 
 of the test data (`pip install ai-edge-litert`), in four textures. A folder that is kept is gone on with.
 """
 
+import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 
-from benchmarks.measure import DATA, arguments
+from benchmarks.measure import DATA, arguments, record
 from benchmarks.photographs import GROUPS, masks_of
+from rulepatch.concepts.cases import CELLS
 from rulepatch.concepts.make_cases import make_cases, styles_for
 from rulepatch.concepts.segment import load_segmenter
 from rulepatch.concepts.stylize import load_stylizer
 from rulepatch.data.folders import ImageSet
 from rulepatch.experiments.sweeps.plan import Plan
+from rulepatch.experiments.sweeps.report import SweepReport
 from rulepatch.experiments.sweeps.sweep import Swept, sweep
 from rulepatch.models.registry import load_model
 from rulepatch.playground.pictures import image_set, training_images
 from rulepatch.playground.worlds import SHORTCUTS, sample
 
 PLANS = Path(__file__).parent / "plans"
+PICTURES = Path(__file__).parent.parent / "docs" / "pictures"
 
 CLASSES = (
     "car", "motorcycle", "pickup", "van", "sleigh", "snowbike", "snowmobile", "snowplow", "combine", "mower", "tractor",
@@ -103,8 +108,47 @@ def plan_of(name: str, folder: Path) -> Plan:
     return Plan.of(found, root=folder, name=f"{name}.yaml")
 
 
+def told(measure: Mapping[str, Any]) -> dict[str, Any]:
+    """A mean over cases in percent, its interval, and the number of cases."""
+    low, high = measure["interval"] or (None, None)
+    return {"mean": measure["mean"], "low": low, "high": high, "cases": measure["cases"]}
+
+
+def method_rows(report: SweepReport) -> Iterator[dict[str, Any]]:
+    """What each method did, with the site chosen by validation and at each site."""
+    for study in report.to_json()["studies"]:
+        for part in study["results"]:
+            about = {"network": study["title"], "exemplars": part["exemplars"]}
+            for row in [*({"site": "chosen"} | each for each in part["methods"]), *part["by_site"]]:
+                line = about | {"site": row["site"] or "its own", "method": row["method"], "results": row["results"]}
+                line |= {"without edit": row["without_edit"]}
+                for cell in CELLS:
+                    for name, measure in row["cells"][cell].items():
+                        line |= {f"{cell}, {name}, {key}": value for key, value in told(measure).items()}
+                yield line | {f"points lost, {key}": value for key, value in told(row["points_lost"]).items()}
+
+
+def pair_rows(report: SweepReport) -> Iterator[dict[str, Any]]:
+    """Differences of two methods on the same cases, and of ten and three exemplars."""
+    for study in report.to_json()["studies"]:
+        pairs = [
+            {"first": each["first"], "second": each["second"], "exemplars": str(part["exemplars"])} | each
+            for part in study["results"]
+            for each in part["comparisons"]
+        ]
+        pairs += [
+            {"exemplars": f"{each['first']} and {each['second']}"} | each
+            | {"first": f"{each['method']}, {each['first']}", "second": f"{each['method']}, {each['second']}"}
+            for each in study["by_exemplars"]
+        ]  # fmt: skip
+        for each in pairs:
+            if each["measure"] == "net" and each["cases"]:
+                kept = ("first", "second", "exemplars", "cell", "wins", "losses", "p")
+                yield {"network": study["title"]} | {key: each[key] for key in kept} | told(each)
+
+
 def main() -> None:
-    """Make the cases, and run every plan on them."""
+    """Make the cases, run every plan on them, and record what the report says."""
     parser = arguments(__doc__ or "")
     parser.add_argument("what", choices=["playground", "photographs"])
     parser.add_argument("--folder", type=Path, help="to keep pictures and results in; a temporary one by default")
@@ -119,6 +163,13 @@ def main() -> None:
                 plan_of(path.stem, folder), folder / "results.sqlite", workers=given.workers, device=given.device
             )
             print(done.to_text())
+        report = SweepReport.read(folder / "results.sqlite")
+        files = report.write(folder / "report")
+        for path in files:
+            if path.suffix == ".svg" and "ablations-by-site" not in path.name:
+                shutil.copy(path, PICTURES / f"sweep-{path.name}")
+    record(f"sweeps-{given.what}", given.device, list(method_rows(report)))
+    record(f"sweeps-{given.what}-pairs", given.device, list(pair_rows(report)))
 
 
 if __name__ == "__main__":

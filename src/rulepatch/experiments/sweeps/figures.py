@@ -120,7 +120,7 @@ def draw_cells(results: Sequence[Chosen], *, title: str, least: int = 5) -> "Fig
             colour, whole = look_of(method)["color"], base_of(method) == method
             axes.barh(
                 place, 100 * full.mean, 0.66, color=colour if whole else "white", edgecolor=colour,
-                hatch=None if whole else "////" if method.endswith("-mask") else "....",
+                hatch=None if whole else "////" if method.endswith("-mask") else "\\\\\\\\",
                 xerr=_errors([full]), error_kw={"capsize": 2.5, "elinewidth": 1.2, "ecolor": "#222222"},
             )  # fmt: skip
             axes.plot(
