@@ -123,6 +123,27 @@ def test_results_are_the_same_whenever_and_wherever_they_run(swept_world):
     assert torch.get_num_threads() == threads
 
 
+def test_a_worker_loads_a_model_once_and_looks_at_each_set_of_pictures_once(swept_world, monkeypatch):
+    loads, looks = [], []
+
+    def load(*given, **settings):
+        loads.append(given)
+        return load_model(*given, **settings)
+
+    class Looking(trials.Activations):
+        def __init__(self, model, images, sites, **settings):
+            looks.append(images.name)
+            super().__init__(model, images, sites, **settings)
+
+    monkeypatch.setattr(trials, "load_model", load)
+    monkeypatch.setattr(trials, "Activations", Looking)
+    plan = plan_of(swept_world, styles=["snow", "leaves"], sites=3, methods={"rewrite": {"rank": [1, 2]}})
+    jobs = jobs_of(plan, progress=False)
+    assert all(record.status == "done" for record in run_jobs(jobs)) and len(jobs) == 12
+    assert len(loads) == 1
+    assert len(looks) == 2 + 2 * 2  # two halves of the reference set; validation and tests of each case
+
+
 def test_keys_hold_what_determines_results_and_nothing_else(swept_world, tmp_path):
     (job,) = jobs_of(plan_of(swept_world), progress=False)
     pathlib.Path(tmp_path / "elsewhere").symlink_to(swept_world)
