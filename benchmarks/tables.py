@@ -262,7 +262,107 @@ PHOTOGRAPHS: Mapping[str, Callable[[Row], str]] = {
     "worst style": text("worst style"),
 }
 
+HELD_OUT = "other, held-out style"
+
+
+def over_cases(key: str) -> Callable[[Row], str]:
+    """A mean over cases in percent, with its interval and the number of cases."""
+
+    def cell(row: Row) -> str:
+        mean, low, high, cases = (row[f"{key}, {part}"] for part in ("mean", "low", "high", "cases"))
+        if mean is None:
+            return ""
+        interval = "" if low is None else f" ({100 * low:.0f} to {100 * high:.0f}; {cases})"
+        return f"{100 * mean:.0f} %{interval}"
+
+    return cell
+
+
+def lost(row: Row) -> str:
+    """Points lost on the unseen half, with their interval."""
+    mean, low, high = (row[f"points lost, {part}"] for part in ("mean", "low", "high"))
+    return f"{100 * mean:.2f}" + ("" if low is None else f" ({100 * low:.2f} to {100 * high:.2f})")
+
+
+SWEEP: Mapping[str, Callable[[Row], str]] = {
+    "method": text("method"),
+    **{
+        f"{cell}: corrected": over_cases(f"{cell}, corrected")
+        for cell in ("target, train style", "target, held-out style")
+    },
+    "other, train style: corrected": over_cases("other, train style, corrected"),
+    f"{HELD_OUT}: corrected": over_cases(f"{HELD_OUT}, corrected"),
+    "net": over_cases(f"{HELD_OUT}, net"),
+    "points lost": lost,
+    "no edit": lambda row: f"{row['without edit']} of {row['results']}",
+}
+
+SWEEP_SITES: Mapping[str, Callable[[Row], str]] = {
+    "method": text("method"),
+    "site": text("site"),
+    "target, held-out style: corrected": over_cases("target, held-out style, corrected"),
+    f"{HELD_OUT}: corrected": over_cases(f"{HELD_OUT}, corrected"),
+    "net": over_cases(f"{HELD_OUT}, net"),
+    "points lost": lost,
+}
+
+SWEEP_PAIRS: Mapping[str, Callable[[Row], str]] = {
+    "first": text("first"),
+    "second": text("second"),
+    "exemplars": text("exemplars"),
+    "first − second, points (95 %)": lambda row: (
+        f"{100 * row['mean']:+.0f}"
+        + ("" if row["low"] is None else f" ({100 * row['low']:+.0f} to {100 * row['high']:+.0f})")
+    ),
+    "cases won, lost": lambda row: f"{row['wins']}, {row['losses']} of {row['cases']}",
+    "p": lambda row: f"{row['p']:.2g}",
+}
+
+
+def swept(name: str, network: str, exemplars: int) -> View:
+    """What each method did, with the site chosen by validation."""
+    return View(
+        f"sweeps-{name}-cpu",
+        SWEEP,
+        lambda row: row["site"] == "chosen" and row["network"].startswith(network) and row["exemplars"] == exemplars,
+    )
+
+
+def swept_pairs(name: str, network: str) -> View:
+    """Differences on the classes that the exemplars do not show, in held-out pictures of the style."""
+    return View(
+        f"sweeps-{name}-pairs-cpu",
+        SWEEP_PAIRS,
+        lambda row: row["cell"] == HELD_OUT and row["network"].startswith(network),
+    )
+
+
+def engine(workers: int) -> Callable[[], str]:
+    """What the engine of a sweep costs, a line for each number."""
+
+    def table() -> str:
+        found = json.loads((RESULTS / "sweep-engine-cpu.json").read_text("utf-8"))
+        (row,) = (row for row in found["rows"] if row["workers"] == workers)
+        lines = [cells(["what", "value"]), cells([":--", "--:"])]
+        lines += [
+            cells([key, f"{value:,.{0 if key in {'workers', 'jobs'} else digits}f}"]) for key, value in row.items()
+        ]
+        return "\n".join([*lines, "", f"*{found['machine']}, torch {found['torch']}.*", ""])
+
+    return table
+
+
 VIEWS: Mapping[str, Callable[[], str]] = {
+    "sweep-playground-3": swept("playground", "playground", 3),
+    "sweep-playground-10": swept("playground", "playground", 10),
+    "sweep-playground-sites": View(
+        "sweeps-playground-cpu", SWEEP_SITES, lambda row: row["site"] != "chosen" and row["exemplars"] == 3
+    ),
+    "sweep-playground-pairs": swept_pairs("playground", "playground"),
+    "sweep-mobilenet": swept("photographs", "MobileNet", 3),
+    "sweep-squeezenet": swept("photographs", "SqueezeNet", 3),
+    "sweep-engine-one": engine(1),
+    "sweep-engine-two": engine(2),
     "shortcuts": View("shortcuts-cpu", SHORTCUTS, lambda row: row["world"] == "all five"),
     "shortcuts-worlds": View(
         "shortcuts-cpu",
