@@ -14,6 +14,7 @@ from typing import Any
 from safetensors import safe_open
 
 from benchmarks.measure import RESULTS
+from rulepatch.concepts.cases import CELLS
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "docs" / "results.md", ROOT / "docs" / "many-machines.md"]
@@ -344,9 +345,8 @@ def engine(workers: int) -> Callable[[], str]:
         found = json.loads((RESULTS / "sweep-engine-cpu.json").read_text("utf-8"))
         (row,) = (row for row in found["rows"] if row["workers"] == workers)
         lines = [cells(["what", "value"]), cells([":--", "--:"])]
-        lines += [
-            cells([key, f"{value:,.{0 if key in {'workers', 'jobs'} else digits}f}"]) for key, value in row.items()
-        ]
+        for key, value in row.items():
+            lines.append(cells([key, f"{value:,}" if isinstance(value, int) else f"{value:,.1f}"]))
         return "\n".join([*lines, "", f"*{found['machine']}, torch {found['torch']}.*", ""])
 
     return table

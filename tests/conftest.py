@@ -320,3 +320,30 @@ def write_store(path: Path, records) -> Path:
         for each in records:
             store.put(each)
     return path
+
+
+@pytest.fixture(scope="session")
+def swept_world(tmp_path_factory):
+    """A folder with what a plan of a sweep names: cases of the playground and a reference set; nobody may change it."""
+    from rulepatch.concepts.make_cases import make_cases, styles_for
+    from rulepatch.concepts.segment import load_segmenter
+    from rulepatch.concepts.stylize import load_stylizer
+    from rulepatch.models.registry import load_model
+    from rulepatch.playground.pictures import image_set, training_images
+    from rulepatch.playground.scenes import render
+
+    root = tmp_path_factory.mktemp("sweep")
+    model = load_model("playground")
+    scenes = [render(label, seed=70 + i) for label in ("van", "car", "motorcycle", "pickup") for i in range(10)]
+    make_cases(
+        image_set(scenes, "road vehicles"),
+        root / "cases",
+        concepts=["road"],
+        styles=styles_for(["road"], ["snow", "leaves"], stylizer="playground", instances=2),
+        segmenter=load_segmenter("playground"),
+        stylizer=load_stylizer("playground", blend=1.0),
+        classes=model.classes,
+        progress=False,
+    )
+    training_images(80, seed=4).write(root / "reference", model.classes)
+    return root

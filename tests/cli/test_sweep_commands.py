@@ -10,39 +10,20 @@ import time
 import pytest
 import yaml
 
-from rulepatch.concepts.make_cases import make_cases, styles_for
-from rulepatch.concepts.segment import load_segmenter
-from rulepatch.concepts.stylize import load_stylizer
 from rulepatch.experiments.sweeps.store import Store
-from rulepatch.models.registry import load_model
-from rulepatch.playground.pictures import image_set, training_images
-from rulepatch.playground.scenes import render
 
 
 @pytest.fixture(scope="module")
-def plan(tmp_path_factory):
-    """A plan on six cases of the playground."""
-    root = tmp_path_factory.mktemp("plan")
-    model = load_model("playground")
-    scenes = [render(label, seed=70 + i) for label in ("van", "car", "motorcycle") for i in range(9)]
-    make_cases(
-        image_set(scenes, "road vehicles"),
-        root / "cases",
-        concepts=["road"],
-        styles=styles_for(["road"], ["snow", "leaves"], stylizer="playground", instances=2),
-        segmenter=load_segmenter("playground"),
-        stylizer=load_stylizer("playground", blend=1.0),
-        classes=model.classes,
-        progress=False,
-    )
-    training_images(60, seed=4).write(root / "reference", model.classes)
+def plan(swept_world, tmp_path_factory):
+    """A plan on two cases of the playground."""
     found = {
-        "models": "playground", "cases": "cases", "reference": "reference", "sites": ["blocks.5.conv"],
-        "exemplars": [2, 3], "max_drop": "3%",
+        "models": "playground", "cases": str(swept_world / "cases"), "reference": str(swept_world / "reference"),
+        "sites": ["blocks.5.conv"], "exemplars": [2, 3], "max_drop": "3%",
         "methods": {"rewrite": {"rank": [1, 2], "gate": "none"}, "rewrite-mask": {"rank": 1, "gate": "none"}},
     }  # fmt: skip
-    (root / "plan.yaml").write_text(yaml.safe_dump(found))
-    return root / "plan.yaml"
+    path = tmp_path_factory.mktemp("plan") / "plan.yaml"
+    path.write_text(yaml.safe_dump(found))
+    return path
 
 
 def test_a_plan_is_run_and_reported(run, plan, tmp_path):
@@ -76,8 +57,6 @@ def test_a_dry_run_counts_and_leaves_nothing(run, plan):
 )
 def test_a_bad_plan_is_one_sentence_and_nothing_is_written(run, plan, tmp_path, change, sentence):
     found = {**yaml.safe_load(plan.read_text()), **change}
-    for key in ("cases", "reference"):
-        found[key] = str(plan.parent / found[key])
     (tmp_path / "plan.yaml").write_text(yaml.safe_dump(found))
     done = run("sweep", tmp_path / "plan.yaml")
     assert done.code == 2 and done.out == "" and sentence in done.err and done.err.count("\n") == 1

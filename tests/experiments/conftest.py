@@ -6,15 +6,9 @@ import torch
 from PIL import Image
 from torch import nn
 
-from rulepatch.concepts.make_cases import make_cases, styles_for
-from rulepatch.concepts.segment import load_segmenter
-from rulepatch.concepts.stylize import load_stylizer
 from rulepatch.core.exemplars import Exemplar
 from rulepatch.data.folders import ImageSet, Picture
 from rulepatch.models.classifier import Classifier, Preprocess
-from rulepatch.models.registry import load_model
-from rulepatch.playground.pictures import image_set, training_images
-from rulepatch.playground.scenes import render
 
 NAMES = ["red", "green", "blue"]
 
@@ -57,23 +51,3 @@ def world():
     mask = np.ones((16, 16), np.float32)
     exemplars = [Exemplar(picture(colours[0], 3000), picture((100, 180, 20), 3000), mask, label="red")]
     return ImageSet(reference, "reference"), ImageSet(tests, "tests"), exemplars
-
-
-@pytest.fixture(scope="session")
-def swept_world(tmp_path_factory):
-    """A folder with what a plan of a sweep names: cases of the playground and a reference set; nobody may change it."""
-    root = tmp_path_factory.mktemp("sweep")
-    model = load_model("playground")
-    scenes = [render(label, seed=70 + i) for label in ("van", "car", "motorcycle", "pickup") for i in range(10)]
-    make_cases(
-        image_set(scenes, "road vehicles"),
-        root / "cases",
-        concepts=["road"],
-        styles=styles_for(["road"], ["snow", "leaves"], stylizer="playground", instances=2),
-        segmenter=load_segmenter("playground"),
-        stylizer=load_stylizer("playground", blend=1.0),
-        classes=model.classes,
-        progress=False,
-    )
-    training_images(80, seed=4).write(root / "reference", model.classes)
-    return root
