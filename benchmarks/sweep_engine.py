@@ -18,6 +18,7 @@ from torch import nn
 
 from benchmarks.measure import arguments, record
 from benchmarks.sweeps import playground
+from rulepatch.evaluation.activations import Activations
 from rulepatch.experiments.sweeps import trials
 from rulepatch.experiments.sweeps.forecast import Forecast
 from rulepatch.experiments.sweeps.jobs import jobs_of
@@ -37,7 +38,17 @@ class Stopwatch:
 
     def __init__(self) -> None:
         self.seconds: Counter[str] = Counter()
+        self.pictures = 0
         self._busy = False
+
+    def counted(self, predict: Callable[..., Any]) -> Callable[..., Any]:
+        """The predictions of an edit, of which the pictures are counted."""
+
+        def call(activations: Activations, site: str) -> Any:
+            self.pictures += len(activations)
+            return predict(activations, site)
+
+        return call
 
     def timed(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         """The function, timed unless another is."""
@@ -60,7 +71,12 @@ def watched(stopwatch: Stopwatch) -> Iterator[None]:
     """Every pass of a network and every edit is timed."""
     passes = stopwatch.timed("passes of the network", nn.Module.__call__)
     edits = stopwatch.timed("making edits", trials.edit_by)
-    with mock.patch.object(nn.Module, "__call__", passes), mock.patch.object(trials, "edit_by", edits):
+    tails = stopwatch.counted(Activations._predictions)
+    with (
+        mock.patch.object(nn.Module, "__call__", passes),
+        mock.patch.object(trials, "edit_by", edits),
+        mock.patch.object(Activations, "_predictions", tails),
+    ):
         yield
 
 
@@ -88,6 +104,7 @@ def alone(folder: Path, device: str) -> dict[str, Any]:
         "jobs": found.jobs,
         "seconds a job": sum(seconds) / len(seconds),
         "jobs/s": found.jobs / wall,
+        "pictures through the rest of the network, a job": stopwatch.pictures / found.jobs,
         **{f"{name}, %": 100 * spent / wall for name, spent in stopwatch.seconds.items()},
         "everything else, %": 100 * (wall - bare) / wall,
         "outside of jobs, %": 100 * (wall - sum(seconds)) / wall,

@@ -116,8 +116,6 @@ METHODS: Mapping[str, Callable[[Row], str]] = {
     "chosen": text("chosen"),
 }
 
-CELLS = ("target, train style", "target, held-out style", "other, train style", "other, held-out style")
-
 
 def share(key: str) -> Callable[[Row], str]:
     """A mean share with its interval, in percent."""
