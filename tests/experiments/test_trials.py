@@ -144,6 +144,17 @@ def test_a_worker_loads_a_model_once_and_looks_at_each_set_of_pictures_once(swep
     assert len(looks) == 2 + 2 * 2  # two halves of the reference set; validation and tests of each case
 
 
+def test_what_else_a_plan_holds_changes_no_result(swept_world):
+    """Keys do not name the other sites of a plan, so results must not depend on them, to the bit of a rounding."""
+    methods = {"last-layer": {}, "nothing": [{}], "rewrite": {"rank": 1, "gate": "none"}}
+    told = []
+    for sites in ([SITE], ["blocks.1.conv", SITE, "blocks.6.conv"]):
+        release()
+        jobs = jobs_of(plan_of(swept_world, methods=methods, sites=sites), progress=False)
+        told.append({job.key: run_job(job) for job in jobs if job.what["site"] in {None, SITE}})
+    assert told[0] == told[1] and len(told[0]) == 3
+
+
 def test_keys_hold_what_determines_results_and_nothing_else(swept_world, tmp_path):
     (job,) = jobs_of(plan_of(swept_world), progress=False)
     pathlib.Path(tmp_path / "elsewhere").symlink_to(swept_world)

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from rulepatch.concepts.cases import CELLS, CaseSet, Counterfactual, split
 from rulepatch.core.edit import Edit, base_digest
 from rulepatch.core.exemplars import Exemplar
+from rulepatch.core.sites import find_sites
 from rulepatch.data.folders import ImageSet, Snapshot
 from rulepatch.errors import FolderError, RulepatchError
 from rulepatch.evaluation.activations import Activations
@@ -100,6 +101,10 @@ class _Bench:
         self._reference = Reference.read(place.reference, self.model)
         self._cases = CaseSet.read(place.cases).without(place.exclude)
         self._sources = self._cases.sources()
+        last = find_sites(self.model.module, self.model.example()).sites[-1].path
+        self._sites = tuple(
+            dict.fromkeys((*place.sites, last))
+        )  # whatever the plan's sites, what needs none starts last
         self._damage: dict[tuple[str, int], _Damage] = {}
         self._case: tuple[str, _Case] | None = None
 
@@ -128,7 +133,7 @@ class _Bench:
             self.expect(str(case.root), case_digest(case, self._sources), about["digest"])
             if self._case is not None:
                 self._case[1].close()
-            self._case = (job.case, _Case(self.model, case, job.what, self.place.sites))
+            self._case = (job.case, _Case(self.model, case, job.what, self._sites))
         return self._case[1]
 
     def close(self) -> None:
@@ -140,7 +145,7 @@ class _Bench:
             self._case[1].close()
 
     def _seen(self, images: ImageSet) -> Activations:
-        return Activations(self.model, images, self.place.sites, most_bytes=KEPT_BYTES)
+        return Activations(self.model, images, self._sites, most_bytes=KEPT_BYTES)
 
 
 _benches: dict[Place, _Bench] = {}
