@@ -74,3 +74,14 @@ def test_bad_numbers_and_addresses_are_refused():
     pytest.importorskip("distributed")
     with pytest.raises(SettingError, match="none answers"):
         Workers(1, dask="nonsense")
+
+
+@pytest.mark.slow
+def test_a_cluster_is_reached_by_its_address_and_outlives_its_users():
+    distributed = pytest.importorskip("distributed")
+    settings = {"n_workers": 2, "threads_per_worker": 1, "host": "127.0.0.1", "dashboard_address": None}
+    with distributed.LocalCluster(**settings) as cluster:
+        for _ in range(2):
+            with Workers(1, dask=cluster.scheduler_address) as workers:
+                assert workers.count == 2
+                assert sorted(item for item, _ in workers.run(square, range(9))) == list(range(9))
