@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from rulepatch.cli import main
+from rulepatch.core.collectives import as_one
 from rulepatch.experiments.sweeps.store import Record, Store
 
 DATA = Path(os.environ.get("RULEPATCH_DATA", Path(__file__).parent.parent.parent / "shared" / "data"))
@@ -109,7 +110,8 @@ def group(monkeypatch):
         def process(rank):
             own.rank = rank
             try:
-                found[rank] = function(rank)
+                with as_one():
+                    found[rank] = function(rank)
             except Exception as error:
                 found[rank] = error
                 all_gave.abort()  # as a connection is closed

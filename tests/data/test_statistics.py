@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import nn
+from torch import distributed, nn
 from torch.nn import functional as F
 
+from rulepatch.core.collectives import as_one
 from rulepatch.core.sites import find_sites
 from rulepatch.data.cache import Cache
 from rulepatch.data.folders import ImageSet, Picture
@@ -392,6 +393,23 @@ def test_what_one_process_computed_a_group_finds_where_the_first_has_it(in_group
     for found, own in in_group(2, ["inner.6", "inner.2.0"]):
         assert was_computed(own) and found.computed == ("inner.6",)
         assert_is_whole(found.statistics["inner.2.0"], one)
+
+
+def test_one_process_of_a_group_may_work_alone(model, images, monkeypatch):
+    """A program that trains on many GPUs makes an edit in one of them: nobody is waited for, unless it says so."""
+
+    def waits(_):
+        raise RuntimeError("the others do not come")
+
+    for name, result in {"is_initialized": True, "get_world_size": 2, "get_rank": 0, "get_backend": "gloo"}.items():
+        monkeypatch.setattr(distributed, name, lambda result=result: result)
+    monkeypatch.setattr(distributed, "all_reduce", waits)
+    (alone,) = statistics(model, images, ["inner.0.0"])
+    assert alone.moment.count > 0
+    with as_one(), pytest.raises(WorkerError, match="gone or late"):
+        statistics(model, images, ["inner.0.0"])
+    with pytest.raises(WorkerError, match="gone or late"):  # to call it is to say so
+        alone.all_reduce()
 
 
 def test_a_group_of_different_models_is_refused_in_all_processes(in_group, tmp_path):

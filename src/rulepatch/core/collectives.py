@@ -1,17 +1,38 @@
 """Adding up tensors over the processes of a torch.distributed group.
 
-One operation is enough: what a single process has is added to the zeros of the others.
+One operation is enough: what a single process has is added to the zeros of the others. Processes work as one only where
+they say so, as one that a program trains with others may well be the only one to make an edit.
 """
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 from torch import Tensor
 
 from rulepatch.errors import WorkerError, reason_of
 
-__all__ = ["add_up", "rank", "size"]
+__all__ = ["add_up", "as_one", "rank", "size"]
+
+_as_one: ContextVar[bool] = ContextVar("as_one", default=False)
+
+
+@contextmanager
+def as_one() -> Iterator[None]:
+    """The processes of the group work as one here: what they add up is all of theirs, and each must do the same.
+
+    Yields:
+        Nothing.
+    """
+    before = _as_one.set(True)
+    try:
+        yield
+    finally:
+        _as_one.reset(before)
 
 
 def size() -> int:
-    """How many processes work as one; 1 if there is no process group.
+    """How many processes work as one; 1 if there is no process group, or outside of `as_one`.
 
     Returns:
         At least 1.
@@ -22,7 +43,8 @@ def size() -> int:
     """
     from torch import distributed
 
-    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
+    together = _as_one.get() and distributed.is_available() and distributed.is_initialized()
+    return distributed.get_world_size() if together else 1
 
 
 def rank() -> int:

@@ -50,8 +50,9 @@ class SecondMoment:
 
     def all_reduce(self) -> None:
         """Make this, in every process of the group, the moment of what all have seen; each of them must call it."""
-        self.total = collectives.add_up(self.total)
-        self.count = int(collectives.add_up(torch.tensor(self.count)))
+        with collectives.as_one():
+            self.total = collectives.add_up(self.total)
+            self.count = int(collectives.add_up(torch.tensor(self.count)))
 
     def mean(self) -> Tensor:
         """C, (c_in, c_in), float64.
@@ -134,6 +135,10 @@ class KeySample:
 
         Priorities go round first, and then the keys that stay, each written by its owner among zeros.
         """
+        with collectives.as_one():
+            self._all_reduce()
+
+    def _all_reduce(self) -> None:
         own, first = self.priorities, collectives.rank() * self.capacity
         everyone = torch.zeros(collectives.size(), self.capacity, dtype=torch.float64)
         everyone[collectives.rank()] = torch.inf  # of places that no key takes

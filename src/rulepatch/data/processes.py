@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import torch
 
-from rulepatch.core.collectives import add_up, rank, size
+from rulepatch.core.collectives import add_up, as_one, rank, size
 from rulepatch.errors import SettingError, WorkerError, reason_of
 
 __all__ = ["PATIENCE", "check_same", "process_group", "together"]
@@ -21,9 +21,9 @@ PATIENCE = timedelta(hours=2)
 
 @contextmanager
 def process_group(device: str) -> Iterator[str]:
-    """The group of the processes that torchrun started, as its environment variables tell; none if it did not.
+    """The group of the processes that torchrun started, as its environment variables tell, at work as one.
 
-    Where there is a group already, it is left as it is.
+    Where there is a group already it is that; where torchrun started nothing, this process is alone.
 
     Args:
         device: "cuda" for one GPU a process (they talk by nccl), else they talk by gloo.
@@ -39,10 +39,12 @@ def process_group(device: str) -> Iterator[str]:
         ...     device
         'cpu'
     """
-    if size() > 1 or os.environ.get("WORLD_SIZE", "1") == "1":
-        yield device
-        return
     from torch import distributed
+
+    if distributed.is_initialized() or os.environ.get("WORLD_SIZE", "1") == "1":
+        with as_one():
+            yield device
+        return
 
     if device.startswith("cuda:"):
         raise SettingError(f"expected a GPU for each process but got {device!r} for all of them; say cuda")
@@ -58,7 +60,8 @@ def process_group(device: str) -> Iterator[str]:
             f"({reason_of(error)}); start them with torchrun, or unset WORLD_SIZE"
         ) from None
     try:
-        yield device
+        with as_one():
+            yield device
     finally:
         distributed.destroy_process_group()
 

@@ -199,7 +199,7 @@ def find_statistics(
     skipped, kept = 0, True
     if missing:
         part = measure(list(wanted.values()), recipe, digests) if measure is not None else together(measure_here)
-        if measure is None:
+        if shared and measure is None:
             part.all_reduce()
         found |= {site.path: part.statistics[wanted[_shared(site, architecture)].path] for site in missing}
         skipped = part.skipped
