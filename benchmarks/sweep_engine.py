@@ -21,9 +21,7 @@ from benchmarks.sweeps import playground
 from rulepatch.evaluation.activations import Activations
 from rulepatch.experiments.sweeps import trials
 from rulepatch.experiments.sweeps.forecast import Forecast
-from rulepatch.experiments.sweeps.jobs import jobs_of
 from rulepatch.experiments.sweeps.plan import Plan
-from rulepatch.experiments.sweeps.store import Record
 from rulepatch.experiments.sweeps.sweep import sweep
 
 METHODS = {
@@ -115,23 +113,21 @@ def alone(folder: Path, device: str) -> dict[str, Any]:
 def together(folder: Path, device: str) -> dict[str, Any]:
     """Two processes: how busy they are, and how right the time left was."""
     plan = plan_of(folder, ["snow", "sand", "grass", "water", "wood", "brick", "leaves", "ice"])
-    jobs = {job.key: job.kind for job in jobs_of(plan, device=device)}
-    forecast, seconds, said = Forecast(jobs.values()), list[float](), list[tuple[float, float]]()
-    begun = time.perf_counter()
+    seconds, said, left = list[float](), list[tuple[int, float, float]](), Forecast.left
 
-    def see(one: Record) -> None:
-        forecast.add(jobs[one.key], one.seconds)
-        seconds.append(one.seconds)
-        elapsed = time.perf_counter() - begun
-        said.append((elapsed, forecast.left(elapsed) or 0.0))
+    def told(forecast: Forecast, elapsed: float, workers: int) -> float | None:
+        said.append((len(seconds), elapsed, left(forecast, elapsed, workers) or 0.0))
+        return said[-1][-1]
 
-    found = sweep(plan, folder / "together.sqlite", workers=2, device=device, on_record=see)
-    end = said[-1][0]
-    wrong = {
-        tenth: 100 * (left - (end - elapsed)) / (end - elapsed)
-        for tenth in range(1, 9)
-        for elapsed, left in [said[found.jobs * tenth // 10 - 1]]
-    }
+    with mock.patch.object(Forecast, "left", told):
+        found = sweep(
+            plan, folder / "together.sqlite", workers=2, device=device, on_record=lambda r: seconds.append(r.seconds)
+        )
+    end = said[-1][1]
+    wrong = {}
+    for tenth in range(1, 9):
+        elapsed, guess = next((when, guess) for count, when, guess in said if count >= found.jobs * tenth / 10)
+        wrong[tenth] = 100 * (guess - (end - elapsed)) / (end - elapsed)
     return {
         "workers": 2,
         "jobs": found.jobs,

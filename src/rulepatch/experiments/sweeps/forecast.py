@@ -23,32 +23,47 @@ class Forecast:
 
     Examples:
         >>> forecast = Forecast([("a", "solve", 1), ("a", "solve", 2), ("b", "train", 1)])
-        >>> forecast.add(("a", "solve", 1), 2.0)
-        >>> forecast.left(elapsed=1.0)  # two workers seem to be at it
-        2.0
+        >>> forecast.add([(("a", "solve", 1), 2.0)], elapsed=3.0)  # a second to begin, two for the job
+        >>> forecast.left(elapsed=3.0, workers=2)
+        1.0
     """
 
     def __init__(self, kinds: Iterable[Kind]) -> None:
         self._to_do = Counter(kinds)
         self._done: defaultdict[Kind, _Mean] = defaultdict(_Mean)
+        self._began = 0.0
 
-    def add(self, kind: Kind, seconds: float) -> None:
-        """A job of a kind is done and took so long; 0 if that is not known."""
-        self._to_do[kind] -= 1
-        if seconds > 0:
-            self._done[kind].add(seconds)
+    def add(self, done: Iterable[tuple[Kind, float]], elapsed: float) -> None:
+        """Some jobs are done, by one worker that told of them together.
 
-    def left(self, elapsed: float) -> float | None:
-        """Time left, at the rate of the time gone by.
+        Args:
+            done: kind of each, and the seconds that it took; 0 if that is not known.
+            elapsed: seconds since the start, of which all workers lost as many before their first job as the first did.
+        """
+        is_first = not self._done
+        for kind, seconds in done:
+            self._to_do[kind] -= 1
+            if seconds > 0:
+                self._done[kind].add(seconds)
+        if is_first:
+            self._began = max(0.0, elapsed - self._work_done())
+
+    def left(self, elapsed: float, workers: int) -> float | None:
+        """Time left. Jobs in flight are as good as done in part, so what counts is not when they are told of.
 
         Args:
             elapsed: seconds since the start.
+            workers: how many are at it.
 
         Returns:
             Seconds; None as long as no job is done.
         """
-        seconds = sum(mean.total for mean in self._done.values())
-        return elapsed / seconds * self.work_left() if seconds else None
+        if not self._done:
+            return None
+        return max(0.0, self._began + (self._work_done() + self.work_left()) / workers - elapsed)
+
+    def _work_done(self) -> float:
+        return sum(mean.total for mean in self._done.values())
 
     def work_left(self) -> float:
         """Seconds that one worker would take for all that is to be done.

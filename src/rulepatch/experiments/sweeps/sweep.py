@@ -161,14 +161,15 @@ def sweep(
         done, told = 0, 0
         try:
             with _Bar(pending, progress=progress) as bar:
-                for record in _records(at_work, pending, tries):
-                    record = replace(record, attempts=record.attempts + attempts.get(record.key, 0))
-                    kept.put(record)
-                    told += 1
-                    done += record.status == "done"
-                    bar.update(record)
-                    if on_record is not None:
-                        on_record(record)
+                for records in _records(at_work, pending, tries):
+                    for record in records:
+                        record = replace(record, attempts=record.attempts + attempts.get(record.key, 0))
+                        kept.put(record)
+                        told += 1
+                        done += record.status == "done"
+                        if on_record is not None:
+                            on_record(record)
+                    bar.update(records, at_work.count)
         except KeyboardInterrupt:
             so_far = len(jobs) - len(pending) + told
             log.warning("%d of %d jobs are done and kept in %s; the same command goes on", so_far, len(jobs), store)
@@ -224,7 +225,7 @@ def estimate(
         for job in tqdm(few, desc="trying a few jobs", delay=2, disable=None if progress else True):
             run_jobs([job])  # what is shared is computed now, and counts for little among many jobs
             (record,) = run_jobs([job])
-            forecast.add(job.kind, record.seconds)
+            forecast.add([(job.kind, record.seconds)], elapsed=0.0)
     finally:
         release()
     with Workers(_count(workers, device), dask=dask) as at_work:
@@ -244,20 +245,20 @@ def _count(workers: int | None, device: str) -> int:
     return max(1, torch.cuda.device_count()) if device == "cuda" else joblib.cpu_count(only_physical_cores=True)
 
 
-def _records(workers: Workers, jobs: Sequence[Job], tries: int) -> Iterator[Record]:
-    """Records as they come; of jobs whose worker died each is tried again alone, to tell which of them is to blame."""
+def _records(workers: Workers, jobs: Sequence[Job], tries: int) -> Iterator[list[Record]]:
+    """Records as workers tell of them; jobs whose worker died are tried again, each alone, to tell which is to blame."""
     run = partial(run_jobs, tries=tries)
     alone: list[list[Job]] = []
     for bundle, found in workers.run(run, _bundles(jobs, workers.count)):
         if isinstance(found, Lost):
             alone += [[job] for job in bundle]
         else:
-            yield from found
+            yield found
     for (job,), found in workers.run(run, alone):
         if isinstance(found, Lost):
-            yield Record(job.what, "failed", None, f"its worker died, such as for want of memory ({found})", tries)
+            yield [Record(job.what, "failed", None, f"its worker died, such as for want of memory ({found})", tries)]
         else:
-            yield from found
+            yield found
 
 
 def _bundles(jobs: Sequence[Job], workers: int) -> list[list[Job]]:
@@ -290,10 +291,11 @@ class _Bar:
     def __exit__(self, *_: object) -> None:
         self._bar.close()
 
-    def update(self, record: Record) -> None:
-        """One more is done."""
-        self._forecast.add(self._kinds[record.key], record.seconds)
-        left = self._forecast.left(perf_counter() - self._start)
+    def update(self, records: Sequence[Record], workers: int) -> None:
+        """Some more are done."""
+        elapsed = perf_counter() - self._start
+        self._forecast.add([(self._kinds[record.key], record.seconds) for record in records], elapsed)
+        left = self._forecast.left(elapsed, workers)
         if left is not None:
             self._bar.set_postfix_str(f"{duration(left)} left", refresh=False)
-        self._bar.update()
+        self._bar.update(len(records))
