@@ -246,7 +246,7 @@ def _count(workers: int | None, device: str) -> int:
 
 
 def _records(workers: Workers, jobs: Sequence[Job], tries: int) -> Iterator[list[Record]]:
-    """Records as workers tell of them; jobs whose worker died are tried again, each alone, to tell which is to blame."""
+    """Records as workers tell of them; jobs whose worker died are tried again, each alone, to tell who is to blame."""
     run = partial(run_jobs, tries=tries)
     alone: list[list[Job]] = []
     for bundle, found in workers.run(run, _bundles(jobs, workers.count)):
