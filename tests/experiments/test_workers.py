@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 
 import pytest
 
@@ -31,6 +32,16 @@ def dies_once(item):
 
 def refuses(item):
     raise ValueError(f"not {item}")
+
+
+kept = []
+
+
+def keeps_a_lot(item):
+    """As a worker that holds activations from its second item on; how much it has grown is looked at each second."""
+    kept.append(b"1" * 400_000_000 if len(kept) == 1 else b"")
+    time.sleep(0.6)
+    return item, os.getpid()
 
 
 ENGINES = [{"count": 1}, {"count": 2}, pytest.param({"count": 2, "dask": LOCAL}, marks=pytest.mark.slow)]
@@ -66,6 +77,13 @@ def test_who_dies_once_is_replaced(engine, tmp_path):
 def test_what_the_function_raises_ends_the_run(engine):
     with Workers(**engine) as workers, pytest.raises(ValueError, match="not"):
         list(workers.run(refuses, range(5)))
+
+
+@pytest.mark.slow
+def test_a_worker_that_keeps_a_lot_for_its_items_is_not_restarted():
+    with Workers(2) as workers:
+        processes = [process for _, (_, process) in workers.run(keeps_a_lot, range(16))]
+    assert len(set(processes)) == 2
 
 
 def test_bad_numbers_and_addresses_are_refused():

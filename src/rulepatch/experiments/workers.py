@@ -5,6 +5,7 @@ same engines, ends everything where one worker dies, and on Dask waits for ever.
 """
 
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
@@ -12,7 +13,7 @@ from contextlib import ExitStack
 from itertools import islice
 from typing import Any, Self, TypeVar
 
-from joblib.externals.loky import ProcessPoolExecutor
+from joblib.externals.loky import ProcessPoolExecutor, process_executor
 from joblib.externals.loky.process_executor import BrokenProcessPool
 from tqdm.auto import tqdm
 
@@ -139,6 +140,9 @@ class Workers:
 def _begin() -> None:
     """What a worker process does first."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to handle
+    process_executor._MAX_MEMORY_LEAK_SIZE = (
+        sys.maxsize
+    )  # what a worker keeps for its jobs is no leak to restart it for
     tqdm.set_lock(threading.RLock())  # its own lock is shared by processes, and outlives a worker that is killed
 
 
