@@ -30,6 +30,12 @@ from rulepatch.playground.worlds import SHORTCUTS, sample
 PLANS = Path(__file__).parent / "plans"
 PICTURES = Path(__file__).parent.parent / "docs" / "pictures"
 
+SHOWN = {
+    "playground": ("cells-3", "sites-3", "-ablations-3", "exemplars", "damage-3"),
+    "photographs": ("cells-3",),
+}
+"""Drawings of the reports that are in the docs."""
+
 CLASSES = (
     "car", "motorcycle", "pickup", "van", "sleigh", "snowbike", "snowmobile", "snowplow", "combine", "mower", "tractor",
     "rowboat", "sailboat", "steamboat",
@@ -166,7 +172,7 @@ def main() -> None:
         report = SweepReport.read(folder / "results.sqlite")
         files = report.write(folder / "report")
         for path in files:
-            if path.suffix == ".svg" and "ablations-by-site" not in path.name:
+            if path.suffix == ".svg" and path.stem.endswith(SHOWN[given.what]):
                 shutil.copy(path, PICTURES / f"sweep-{path.name}")
     record(f"sweeps-{given.what}", given.device, list(method_rows(report)))
     record(f"sweeps-{given.what}-pairs", given.device, list(pair_rows(report)))
