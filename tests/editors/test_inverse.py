@@ -5,8 +5,9 @@ import torch
 
 from rulepatch.core.edit import Edit, base_digest
 from rulepatch.core.sites import find_sites
+from rulepatch.editors.convolving import power_spectrum_at
 from rulepatch.editors.inverse import inverse_fourier, inverse_pinv, inverse_transpose
-from rulepatch.editors.inverting import pose_inverse, power_spectrum_at
+from rulepatch.editors.inverting import pose_inverse
 from rulepatch.editors.problem import Settings, look
 from rulepatch.errors import SettingError, SiteError
 

@@ -13,14 +13,8 @@ from typing import Literal
 from rulepatch.core.edit import Edit
 from rulepatch.core.exemplars import Exemplar
 from rulepatch.data.cache import Cache
-from rulepatch.editors.inverting import (
-    check_share,
-    check_sites,
-    edit_convolution,
-    edit_memory,
-    forward_architecture,
-    power_spectrum_at,
-)
+from rulepatch.editors.convolving import edit_convolution, power_spectrum_at
+from rulepatch.editors.inverting import check_share, check_sites, edit_memory, forward_architecture
 from rulepatch.editors.problem import Reference, Settings, assemble, pose
 from rulepatch.editors.registry import editor
 from rulepatch.errors import SettingError

@@ -8,8 +8,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from rulepatch.core import capture, fourier, inverse, linalg
-from rulepatch.core.changes import Change, Dense, LowRank
+from rulepatch.core import capture, inverse, linalg
+from rulepatch.core.changes import Change, LowRank
 from rulepatch.core.edit import Edit
 from rulepatch.core.exemplars import Exemplar, Observation
 from rulepatch.core.sites import Layer, Site, find_sites, key_axis, patches, rows, with_weight
@@ -26,15 +26,15 @@ __all__ = [
     "Posed",
     "check_share",
     "check_sites",
-    "edit_convolution",
     "edit_memory",
     "forward_architecture",
+    "low_rank_of",
+    "missed",
+    "output_of",
     "pose_inverse",
-    "power_spectrum_at",
+    "precise",
+    "stream_keys",
 ]
-
-SMALLEST_BALANCE = 1e-6
-"""Of the reference set where few taps are fitted: several exact constraints may contradict each other there."""
 
 Form = Literal["transpose", "pseudo-inverse"]
 """What stands for the inverse of a weight."""
@@ -164,13 +164,13 @@ def edit_memory(
                 if form == "transpose"
                 else inverse.pseudo_inverse_change(posed.matrix, changed, cutoff=cutoff)
             )
-            changes.append(_low_rank(seen, delta, architecture, settings.strength))
+            changes.append(low_rank_of(seen, delta, architecture, settings.strength))
             told.append(
                 {
                     "site": seen.site.path,
                     "recalled": {
-                        "before": _missed(posed.keys @ memory.T, posed.values, posed.weights),
-                        "after": _missed(posed.keys @ (memory + changed).T, posed.values, posed.weights),
+                        "before": missed(posed.keys @ memory.T, posed.values, posed.weights),
+                        "after": missed(posed.keys @ (memory + changed).T, posed.values, posed.weights),
                     },
                 }
             )
@@ -179,8 +179,17 @@ def edit_memory(
     return replace(edit, provenance={**edit.provenance, "inverse": told})
 
 
-def _missed(found: Tensor, wanted: Tensor, weights: Tensor) -> float:
-    """By how much what is recalled misses what should be, relative to its size."""
+def missed(found: Tensor, wanted: Tensor, weights: Tensor) -> float:
+    """By how much what is recalled misses what should be, relative to its size.
+
+    Args:
+        found: (p, c), float64.
+        wanted: (p, c).
+        weights: m, (p,).
+
+    Returns:
+        A number ≥ 0.
+    """
     missing, size = ((weights @ each.square().sum(dim=1)).sqrt() for each in (found - wanted, wanted))
     return float(missing / size.clamp(min=torch.finfo(torch.float64).tiny))
 
@@ -215,14 +224,14 @@ def pose_inverse(seen: Observation, architecture: int) -> Posed:
         The rule at the marked positions, float64.
     """
     layer = seen.layer
-    weight = _precise(layer.weight.detach()).reshape(seen.site.shape)
+    weight = precise(layer.weight.detach()).reshape(seen.site.shape)
     matrix, pictures = inverse.matrix_of(weight, architecture), len(seen.masks)
-    original, edited = _precise(seen.original.keys), _precise(seen.edited.keys)
+    original, edited = precise(seen.original.keys), precise(seen.edited.keys)
     if architecture == 4:
         now, wanted = patches(layer, original), patches(layer, edited)
         asked, shares = now @ matrix.T, seen.output_weights
     else:
-        asked, shares = _around(layer, _output(layer, original, weight)), seen.key_weights
+        asked, shares = _around(layer, output_of(layer, original, weight)), seen.key_weights
         now, wanted = (rows(each, key_axis(seen.site.kind)) for each in (original, edited))
     shares = shares.to(asked.device).reshape(pictures, -1)
     marked = shares > 0
@@ -230,8 +239,17 @@ def pose_inverse(seen: Observation, architecture: int) -> Posed:
     return Posed(matrix, keys, values, originals, shares[marked])
 
 
-def _output(layer: Layer, keys: Tensor, weight: Tensor) -> Tensor:
-    """The layer's output without its bias."""
+def output_of(layer: Layer, keys: Tensor, weight: Tensor) -> Tensor:
+    """What a layer gives with a weight, without its bias.
+
+    Args:
+        layer: the layer.
+        keys: its input.
+        weight: of the layer's shape; (…, 1, 1) for a linear layer.
+
+    Returns:
+        Its output.
+    """
     with torch.no_grad():
         found: Tensor = with_weight(layer, weight)(keys)
     return found
@@ -251,49 +269,35 @@ def _moment_of_outputs(
     """E[k kᵀ] of what the memory is asked on the reference set, (K, K)."""
     layer = seen.layer
     if architecture == 4:
-        matrix = inverse.matrix_of(_precise(layer.weight.detach()).reshape(seen.site.shape), 4)
+        matrix = inverse.matrix_of(precise(layer.weight.detach()).reshape(seen.site.shape), 4)
         return matrix @ problem.statistics[seen.site.path].moment.mean().to(matrix.device) @ matrix.T
     total, count = torch.zeros(()), 0
     weight = layer.weight.detach().reshape(seen.site.shape)
 
     def read(keys: Tensor) -> None:
         nonlocal total, count
-        asked = _precise(_around(layer, _output(layer, keys, weight)).flatten(0, 1))
+        asked = precise(_around(layer, output_of(layer, keys, weight)).flatten(0, 1))
         total, count = linalg.second_moment(asked) + total.to(asked), count + len(asked)
 
-    _stream(problem.model, reference, seen.site.path, read, progress=progress)
+    stream_keys(problem.model, reference, seen.site.path, read, progress=progress)
     return total / count
 
 
-def power_spectrum_at(model: Classifier, reference: Reference, site: Site, *, progress: bool = True) -> Tensor:
-    """The mean power spectrum of a site's inputs over a reference set, in one pass and in constant memory.
+def stream_keys(
+    model: Classifier, reference: Reference, path: str, read: Callable[[Tensor], None], *, progress: bool
+) -> None:
+    """Hand a site's keys on the reference set to a reader, batch by batch.
 
     Args:
         model: the classifier.
         reference: a folder of pictures, or pictures in memory.
-        site: a convolution; of a linear layer every position counts as a map of its own.
+        path: of the site.
+        read: told of each batch.
         progress: whether to show a bar.
-
-    Returns:
-        (h, w/2+1, c_in, c_in), complex128, Hermitian.
 
     Raises:
         SettingError: statistics are given in the place of pictures.
     """
-    total, count = torch.zeros(()), 0
-
-    def read(keys: Tensor) -> None:
-        nonlocal total, count
-        maps = _maps(site, _precise(keys))
-        total, count = fourier.power_spectrum(maps) + total.to(maps.device), count + len(maps)
-
-    _stream(model, reference, site.path, read, progress=progress)
-    return total / count
-
-
-def _stream(
-    model: Classifier, reference: Reference, path: str, read: Callable[[Tensor], None], *, progress: bool
-) -> None:
     if isinstance(reference, Mapping):
         raise SettingError(
             "expected reference pictures but got statistics of them; the inverse direction looks at the pictures"
@@ -306,8 +310,18 @@ def _stream(
         capture.read_keys(model.module, model.inputs(batch.pixels), {path: read})
 
 
-def _low_rank(seen: Observation, delta: Tensor, architecture: int, strength: float) -> LowRank:
-    """A change of the matrix as a low-rank change of the weight, in float32 on the CPU."""
+def low_rank_of(seen: Observation, delta: Tensor, architecture: int, strength: float) -> LowRank:
+    """A change of the matrix as a low-rank change of the weight, in float32 on the CPU.
+
+    Args:
+        seen: what the site sees.
+        delta: of the matrix, (K, V).
+        architecture: 3 or 4.
+        strength: of the change.
+
+    Returns:
+        The change.
+    """
     c_out, c_in, y, x = seen.site.shape
     directions, coefficients = (part.float().cpu().contiguous() for part in inverse.factors(delta))
     if architecture == 4:
@@ -317,94 +331,6 @@ def _low_rank(seen: Observation, delta: Tensor, architecture: int, strength: flo
     return LowRank(seen.site.path, seen.site.value_point, directions, coefficients, strength)
 
 
-def _maps(site: Site, keys: Tensor) -> Tensor:
-    """A site's input as maps; of a linear layer every position is one, of a single pixel."""
-    return keys if site.kind == "conv" else keys.flatten(0, -2)[..., None, None]
-
-
-def edit_convolution(
-    problem: Problem, seen: Observation, power: Tensor, *, balance: float, cutoff: float, fitted: bool
-) -> tuple[Change, dict[str, Any]]:
-    """Edit the inverse of a site's convolution.
-
-    Args:
-        problem: with statistics of unfolded patches.
-        seen: what the site sees of the exemplars.
-        power: mean power spectrum of its inputs on the reference set, (h, w/2+1, c_in, c_in).
-        balance: of the reference set beside the constraints, ≥ 0.
-        cutoff: smallest singular value that is inverted, relative to the largest of all frequencies.
-        fitted: fit the layer's taps to what the whole kernel does, instead of cutting it off.
-
-    Returns:
-        The change; and what was reached and what the boundaries and the few taps cost: errors relative to what was
-        wanted at the marked positions, and the share of the change's energy that lies within the layer's taps.
-    """
-    site, layer, floor = seen.site, seen.layer, problem.settings.floor
-    dilation: Any = layer.dilation if isinstance(layer, torch.nn.Conv2d) else (1, 1)
-    taps = (site.shape[2], site.shape[3])
-    originals, edited = (_maps(site, _precise(each.keys)) for each in (seen.original, seen.edited))
-    grid = (originals.shape[2], originals.shape[3])
-    shares = seen.key_weights.to(originals.device).reshape(len(originals), *grid)
-    images, down, right = torch.nonzero(shares, as_tuple=True)
-    marks = fourier.Marks(images, down, right, shares[images, down, right])
-    weight = _precise(layer.weight.detach()).reshape(site.shape)
-    response = fourier.transfer(weight, grid, dilation)
-    factored = fourier.factored(response, cutoff=cutoff)
-    change, recalled = fourier.inverse_change(
-        factored, power, originals, marks.of(edited), marks, balance=balance, floor=floor
-    )
-    cut = fourier.kernel_of(change, grid, taps, dilation)
-    part: Change
-    if fitted:
-        part = _fitted(problem, seen, marks.of(fourier.convolve(change, edited)), balance)
-        delta = (part.delta() / (problem.settings.strength or 1.0)).to(weight)
-    else:
-        values = cut.float().reshape(layer.weight.shape).cpu().contiguous()
-        part, delta = Dense(f"{site.path}.weight", values, problem.settings.strength), cut
-    whole = fourier.kernel_of(change, grid, grid)
-    cropped = fourier.transfer(delta, grid, dilation)
-    wanted = marks.of(fourier.convolve(response, originals))
-    in_layer, before = (
-        marks.of(_as_maps(_output(layer, _precise(keys), kernel), site, grid))
-        for keys, kernel in ((seen.edited.keys, weight + delta), (seen.original.keys, weight))
-    )
-
-    def forward(found: Tensor, maps: Tensor) -> float:
-        return _missed(marks.of(fourier.convolve(found, maps)), wanted, marks.weights)
-
-    about = {
-        "site": site.path,
-        "recalled": {
-            "before": _missed(marks.of(originals), marks.of(edited), marks.weights),
-            "after": _missed(marks.of(recalled), marks.of(edited), marks.weights),
-        },
-        "within_taps": float(cut.square().sum() / whole.square().sum().clamp(min=torch.finfo(torch.float64).tiny)),
-        "forward": {
-            "before": forward(response, edited),
-            "whole_kernel_on_recalled": forward(response + change, recalled),
-            "whole_kernel": forward(response + change, edited),
-            "taps": forward(response + cropped, edited),
-            "padded_taps": _missed(in_layer, before, marks.weights),
-        },
-        "circular_beside_padded": _missed(wanted, before, marks.weights),
-    }
-    return part, about
-
-
-def _fitted(problem: Problem, seen: Observation, wanted: Tensor, balance: float) -> LowRank:
-    """The change of a few taps that adds most nearly the same at the marked positions, in the form of `dense`."""
-    keys, weights = seen.concept_keys(architecture=2)
-    moment = problem.statistics[seen.site.path].moment.mean().to(keys.device)
-    basis, coefficients = linalg.dense_least_squares(
-        keys, wanted.to(keys.device), weights, moment, balance=max(balance, SMALLEST_BALANCE)
-    )
-    return _low_rank(seen, (coefficients.T @ basis), 4, problem.settings.strength)
-
-
-def _as_maps(output: Tensor, site: Site, grid: tuple[int, int]) -> Tensor:
-    """A layer's output as maps, as `_maps` makes them of its input."""
-    return output if site.kind == "conv" else output.reshape(-1, output.shape[-1], *grid)
-
-
-def _precise(tensor: Tensor) -> Tensor:
+def precise(tensor: Tensor) -> Tensor:
+    """A tensor in float64, where there is such a thing."""
     return (tensor.cpu() if tensor.device.type == "mps" else tensor).double()  # MPS has no float64

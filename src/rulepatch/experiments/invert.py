@@ -63,6 +63,7 @@ def reconstruct(
     optimiser: Optimiser = "lbfgs",
     steps: int = 100,
     learning_rate: float = 0.05,
+    unit: float = 1.0,
     progress: str | None = None,
 ) -> Tensor:
     """Seek what a loss is least for, from a start.
@@ -74,6 +75,7 @@ def reconstruct(
         optimiser: "lbfgs" with a line search, or "adam".
         steps: how many.
         learning_rate: of Adam.
+        unit: usual size of the numbers sought, which steps are measured by; above 0.
         progress: what a progress bar says; no bar if None.
 
     Returns:
@@ -84,25 +86,27 @@ def reconstruct(
         >>> [round(float(number), 3) for number in found]
         [3.0, 3.0]
     """
-    found = start.detach().clone(memory_format=torch.contiguous_format).requires_grad_()
+    found = (start.detach() / unit).clone(memory_format=torch.contiguous_format).requires_grad_()
     descent: Any
     if optimiser == "lbfgs":
-        descent = torch.optim.LBFGS([found], max_iter=1, history_size=20, line_search_fn="strong_wolfe")
+        descent = torch.optim.LBFGS(
+            [found], max_iter=1, history_size=20, line_search_fn="strong_wolfe", tolerance_grad=0, tolerance_change=0
+        )
     else:
         descent = torch.optim.Adam([found], lr=learning_rate)
 
     def closure() -> Tensor:
         with torch.enable_grad():
-            value = loss(found)
+            value = loss(unit * found)
             (gradient,) = torch.autograd.grad(value, found)
         found.grad = gradient.contiguous()
         return value.detach()
 
-    watch(0, found.detach())
+    watch(0, unit * found.detach())
     for step in trange(1, steps + 1, desc=progress, delay=2, disable=None if progress else True):
         descent.step(closure)
-        watch(step, found.detach())
-    return found.detach()
+        watch(step, unit * found.detach())
+    return unit * found.detach()
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,6 +154,11 @@ class _Curve:
     def finished(self, level: Level, when: When, **more: Any) -> Reconstruction:
         steps, losses, to_edited, to_original = zip(*self.rows, strict=True)
         return Reconstruction(level, when, steps, losses, to_edited, to_original, **more)
+
+
+def _unit(like: Tensor) -> float:
+    """Root mean square of a tensor, 1 if it is all zero."""
+    return float(like.square().mean().sqrt()) or 1.0
 
 
 def _cosine(found: Tensor, wanted: Tensor, weights: Tensor) -> float:
@@ -271,7 +280,8 @@ def _rebuild_keys(scene: _Scene, when: When, architecture: int) -> Reconstructio
         of, lambda keys: (_cosine(keys, posed.values, posed.weights), _cosine(keys, posed.originals, posed.weights))
     )
     bar = f"keys {when}" if scene.progress else None
-    reconstruct(of, scene.noise(posed.values), watch=curve.add, progress=bar, **scene.options)
+    start, unit = scene.noise(posed.values), _unit(posed.values)
+    reconstruct(of, start, watch=curve.add, unit=unit, progress=bar, **scene.options)
     return curve.finished("key", when)
 
 
@@ -292,8 +302,9 @@ def _rebuild_map(scene: _Scene, when: When) -> Reconstruction:
 
     curve = _Curve(of, scene.cosines)
     bar = f"feature map {when}" if scene.progress else None
+    start, unit = scene.noise(scene.seen.original.keys), _unit(scene.seen.original.keys)
     with capture.inference(scene.model.module, gradients=True):
-        found = reconstruct(of, scene.noise(scene.seen.original.keys), watch=curve.add, progress=bar, **scene.options)
+        found = reconstruct(of, start, watch=curve.add, unit=unit, progress=bar, **scene.options)
     return curve.finished("map", when, similarity=_similarity(scene, found))
 
 
