@@ -4,7 +4,7 @@ import runpy
 
 NAMES = (
     "statistics", "solve", "repair", "scoring", "methods", "cells", "wheels", "signals", "search", "gates", "rules",
-    "signs", "families", "shortcuts", "photographs", "casework",
+    "signs", "families", "shortcuts", "photographs", "casework", "inverse",
 )  # fmt: skip
 
 for name in NAMES:

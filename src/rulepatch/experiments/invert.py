@@ -87,13 +87,7 @@ def reconstruct(
         [3.0, 3.0]
     """
     found = (start.detach() / unit).clone(memory_format=torch.contiguous_format).requires_grad_()
-    descent: Any
-    if optimiser == "lbfgs":
-        descent = torch.optim.LBFGS(
-            [found], max_iter=1, history_size=20, line_search_fn="strong_wolfe", tolerance_grad=0, tolerance_change=0
-        )
-    else:
-        descent = torch.optim.Adam([found], lr=learning_rate)
+    descent = _descent(found, optimiser, learning_rate)
 
     def closure() -> Tensor:
         with torch.enable_grad():
@@ -107,6 +101,15 @@ def reconstruct(
         descent.step(closure)
         watch(step, unit * found.detach())
     return unit * found.detach()
+
+
+def _descent(found: Tensor, optimiser: Optimiser, learning_rate: float) -> Any:
+    if optimiser == "adam":
+        return torch.optim.Adam([found], lr=learning_rate)
+    return torch.optim.LBFGS(  # the line search needs more evaluations than one step is given by default
+        [found], max_iter=1, max_eval=20, history_size=20, line_search_fn="strong_wolfe", tolerance_grad=0,
+        tolerance_change=0,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,6 +188,7 @@ def invert(
     steps: int = 100,
     learning_rate: float = 0.05,
     variation: float = 0.0,
+    before: bool = True,
     seed: int = 0,
     progress: bool = True,
 ) -> Inversion:
@@ -203,6 +207,7 @@ def invert(
         steps: of each reconstruction.
         learning_rate: of Adam.
         variation: weight of the total variation of rebuilt pictures, ≥ 0.
+        before: whether to rebuild them before the edit, too; without an edit that is all there is.
         seed: of the noise that every reconstruction begins with.
         progress: whether to show bars.
 
@@ -223,7 +228,7 @@ def invert(
         )
     inputs, _, (seen,) = look(model, exemplars, Settings(site))
     options = {"optimiser": optimiser, "steps": steps, "learning_rate": learning_rate}
-    states: list[tuple[When, Classifier]] = [("before", model)]
+    states: list[tuple[When, Classifier]] = [("before", model)] if before or edit is None else []
     if edit is not None:
         states.append(("after", edit.apply(model)))
     found = []
