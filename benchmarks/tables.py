@@ -323,15 +323,10 @@ def of_network(result: str, columns: Mapping[str, Callable[[Row], str]], network
 
 
 VIEWS: Mapping[str, Callable[[], str]] = {
-    **{
-        f"{result}-{network}": of_network(f"{result}-cpu", columns, network)
-        for network in ("playground", "squeezenet")
-        for result, columns in (
-            ("inverse", INVERSE),
-            ("inverse-fourier", INVERSE_COSTS),
-            ("inverse-repair", INVERSE_REPAIR),
-        )
-    },
+    "inverse-playground": of_network("inverse-cpu", INVERSE, "playground"),
+    "inverse-squeezenet": of_network("inverse-cpu", INVERSE, "squeezenet"),
+    "inverse-fourier-playground": of_network("inverse-fourier-cpu", INVERSE_COSTS, "playground"),
+    "inverse-repair-playground": of_network("inverse-repair-cpu", INVERSE_REPAIR, "playground"),
     "shortcuts": View("shortcuts-cpu", SHORTCUTS, lambda row: row["world"] == "all five"),
     "shortcuts-worlds": View(
         "shortcuts-cpu",
