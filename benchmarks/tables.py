@@ -31,16 +31,18 @@ class View:
         result: name of the file in `results/`.
         columns: heading and the text of a cell, in order.
         keep: which rows.
+        order: what they are sorted by; as they were recorded by default.
     """
 
     result: str
     columns: Mapping[str, Callable[[Row], str]]
     keep: Callable[[Row], bool] = lambda row: True
+    order: Callable[[Row], Any] = lambda row: 0
 
     def __call__(self) -> str:
         """The table in Markdown, with what it was measured on."""
         found = json.loads((RESULTS / f"{self.result}.json").read_text("utf-8"))
-        rows = [row for row in found["rows"] if self.keep(row)]
+        rows = sorted((row for row in found["rows"] if self.keep(row)), key=self.order)
         lines = [cells(self.columns), cells([":--"] + ["--:"] * (len(self.columns) - 1))]
         lines += [cells([cell(row) for cell in self.columns.values()]) for row in rows]
         return "\n".join([*lines, "", f"*{found['machine']}, torch {found['torch']}.*", ""])
@@ -350,6 +352,64 @@ def engine(workers: int) -> Callable[[], str]:
     return table
 
 
+DEPTHS = ("blocks.3.conv", "blocks.5.conv", "features.9.expand3x3", "features.12.expand3x3")
+LEVELS = {"key": "keys", "map": "feature map", "image": "picture"}
+
+
+def ranged(key: str, digits: int = 2, times: float = 1) -> Callable[[Row], str]:
+    """A mean over exemplars with its interval."""
+
+    def cell(row: Row) -> str:
+        mean, low, high = (f"{times * row[key][end]:.{digits}f}" for end in ("mean", "low", "high"))
+        return f"{mean} ({low} to {high})"
+
+    return cell
+
+
+def by_depth(row: Row) -> tuple[int, int]:
+    """Earlier sites first, and there keys before feature maps before pictures."""
+    return DEPTHS.index(row["site"]), list(LEVELS).index(row.get("level", "key"))
+
+
+INVERSE: Mapping[str, Callable[[Row], str]] = {
+    "site": text("site"),
+    "rebuilt": lambda row: LEVELS[row["level"]],
+    "edit": text("method"),
+    "to the edited: before": lambda row: f"{row['edited before']['mean']:.2f}",
+    "after": ranged("edited after"),
+    "to the original: before": lambda row: f"{row['original before']['mean']:.2f}",
+    "after ": ranged("original after"),
+    "edited is nearer in": lambda row: f"{row['edited nearer']} of {row['n']}",
+    "loss left": lambda row: "" if "loss after" not in row else f"{row['loss after']:.1g}",
+}
+
+INVERSE_COSTS: Mapping[str, Callable[[Row], str]] = {
+    "site": text("site"),
+    "edit": text("method"),
+    "not recalled": lambda row: f"{100 * row['recalled']:.1f} %",
+    "forward error: before": lambda row: f"{100 * row['forward, before']:.0f} %",
+    "whole kernel": lambda row: f"{100 * row['forward, whole_kernel']:.0f} %",
+    "the layer's taps": lambda row: f"{100 * row['forward, taps']:.0f} %",
+    "and padding": lambda row: f"{100 * row['forward, padded_taps']:.0f} %",
+    "of the change within the taps": lambda row: f"{100 * row['within taps']:.1f} %",
+    "circular beside padded": lambda row: f"{100 * row['circular beside padded']:.0f} %",
+}
+
+INVERSE_REPAIR: Mapping[str, Callable[[Row], str]] = {
+    "site": text("site"),
+    "edit": text("method"),
+    "edits": text("edits"),
+    "right on snow": lambda row: f"{100 * row['right before']:.1f} → {ranged('right after', 1, 100)(row)} %",
+    "flips on the reference set": lambda row: f"{ranged('flips', 1, 100)(row)} %",
+    "predicted damage": lambda row: f"{100 * row['predicted damage']:.2g} %",
+}
+
+
+def of_network(result: str, columns: Mapping[str, Callable[[Row], str]], network: str) -> View:
+    """The rows of a network, by depth and level."""
+    return View(result, columns, lambda row: row["network"] == network, by_depth)
+
+
 VIEWS: Mapping[str, Callable[[], str]] = {
     "sweep-playground-3": swept("playground", "playground", 3),
     "sweep-playground-10": swept("playground", "playground", 10),
@@ -361,6 +421,10 @@ VIEWS: Mapping[str, Callable[[], str]] = {
     "sweep-squeezenet": swept("photographs", "SqueezeNet", 3),
     "sweep-engine-one": engine(1),
     "sweep-engine-two": engine(2),
+    "inverse-playground": of_network("inverse-cpu", INVERSE, "playground"),
+    "inverse-squeezenet": of_network("inverse-cpu", INVERSE, "squeezenet"),
+    "inverse-fourier-playground": of_network("inverse-fourier-cpu", INVERSE_COSTS, "playground"),
+    "inverse-repair-playground": of_network("inverse-repair-cpu", INVERSE_REPAIR, "playground"),
     "shortcuts": View("shortcuts-cpu", SHORTCUTS, lambda row: row["world"] == "all five"),
     "shortcuts-worlds": View(
         "shortcuts-cpu",

@@ -141,7 +141,10 @@ bad = {
     "a strength that is no number": ({"strength": float("nan")}, SettingError, "finite strength"),
     "a gate out of range": ({"gate": 1.0}, SettingError, "gate in"),
     "an unknown kind of gate": ({"gate": 0.9, "gate_kind": "velvet"}, SettingError, "velvet|hard gate"),
-    "architecture 3": ({"architecture": 3}, SettingError, "architecture 1 or 2"),
+    "architecture 5": ({"architecture": 5}, SettingError, "architecture 1 or 2|architecture 3 or 4"),
+    "an architecture of the other direction": ({"architecture": None}, SettingError, "architecture 1 or 2|3 or 4"),
+    "a cutoff out of range": ({"cutoff": 1.0}, SettingError, "cutoff"),
+    "a balance out of range": ({"balance": -1.0}, SettingError, "balance"),
     "a floor out of range": ({"floor": 2.0}, SettingError, "floor"),
     "an unknown site": ({"site": "1.conv9"}, SiteError, "nearest"),
     "a site named twice": ({"site": ["6", "6"]}, SettingError, "different sites"),
@@ -165,6 +168,8 @@ def test_bad_settings_are_refused_before_the_reference_set_is_read(name, model, 
     if name == "finetune-global" and isinstance(settings.get("site"), list):
         words = "one site"
     settings = {"exemplars": exemplars} | settings
+    if "architecture" in settings and settings["architecture"] is None:
+        settings["architecture"] = 1 if name.startswith("inverse") else 3
     untouched(model.module)
     with pytest.raises(error, match=words):
         make(name, model, settings.pop("exemplars"), "no such folder", **settings)

@@ -7,12 +7,15 @@ from typing import NoReturn
 
 import typer
 
-from rulepatch.cli import case_commands, statistics_commands, sweep_commands  # noqa: F401 - each adds its commands
+from rulepatch.cli import case_commands, invert_commands, statistics_commands, sweep_commands
 from rulepatch.cli.commands import app
 from rulepatch.errors import RulepatchError
 from rulepatch.memory import keep_freed_memory
 
 __all__ = ["app", "main"]
+
+COMMANDS = (case_commands, invert_commands, statistics_commands, sweep_commands)
+"""Files whose commands are added to those of `commands` by being imported."""
 
 INTERRUPTED = 130
 """What typer returns after Ctrl-C, and the exit code that says so."""

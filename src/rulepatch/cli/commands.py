@@ -93,7 +93,9 @@ def edit(
         typer.Option(metavar="Q|auto|none", help="Act only on keys beyond this quantile of the reference set. [auto]"),
     ] = None,
     gate_kind: Annotated[GateKind | None, typer.Option(help="[hard]")] = None,
-    architecture: Annotated[int | None, typer.Option(help="1: keys are channels; 2: keys are patches. [1]")] = None,
+    architecture: Annotated[
+        int | None, typer.Option(help="1: keys are channels; 2: patches; 3, 4: of inverse methods. [1, or 4]")
+    ] = None,
     match: Annotated[Match | None, typer.Option(help="[auto]")] = None,
     error: Annotated[Error | None, typer.Option(help="[squared]")] = None,
     ridge: Annotated[float | None, typer.Option(help="Of the closed form. [0.001]")] = None,

@@ -23,6 +23,9 @@ _FILES = {
     "finetune-global": "rulepatch.editors.finetune",
     "last-layer": "rulepatch.editors.last_layer",
     "dense": "rulepatch.editors.dense",
+    "inverse-transpose": "rulepatch.editors.inverse",
+    "inverse-pinv": "rulepatch.editors.inverse",
+    "inverse-fourier": "rulepatch.editors.inverse",
     "nothing": "rulepatch.editors.nothing",
 }
 
