@@ -83,20 +83,26 @@ def count_of(store):
         return len(kept)
 
 
+def hear_ctrl_c():
+    """What was started in the background of a shell would be deaf to it, and so would its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(plan, tmp_path, workers):
     """The whole group of processes is interrupted, as a terminal does it."""
+    found = yaml.safe_load(plan.read_text())
+    found["methods"] = {"rewrite": {"rank": [1, 2, 3, 4, 5], "gate": ["none", 0.5, 0.9, 0.98]}}  # not done too soon
+    (tmp_path / "plan.yaml").write_text(yaml.safe_dump(found))
     store = tmp_path / "results.sqlite"
-    command = [sys.executable, "-m", "rulepatch", "sweep", str(plan), "--out", str(store), "--workers", str(workers)]
-    driver = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+    command = [sys.executable, "-m", "rulepatch", "sweep", str(tmp_path / "plan.yaml"), "--workers", str(workers)]
+    command += ["--out", str(store)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    driver = subprocess.Popen(command, start_new_session=True, preexec_fn=hear_ctrl_c, **pipes)
     for _ in range(1200):
-        if store.exists():
-            with Store(store) as kept:
-                if len(kept) >= 2:
-                    break
+        if store.exists() and count_of(store) >= 2:
+            break
         time.sleep(0.05)
     os.killpg(driver.pid, signal.SIGINT)
     out, err = driver.communicate(timeout=60)

