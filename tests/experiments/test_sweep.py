@@ -53,6 +53,7 @@ def test_a_sweep_goes_on_where_it_was_and_does_only_what_is_new(swept_world, tmp
     assert "6 jobs: 3 were done before, 3 now" in second.to_text() and second.to_json()["store"] == str(store)
 
 
+@pytest.mark.slow
 def test_workers_change_no_bit(swept_world, tmp_path):
     plan = plan_of(swept_world)
     run(plan, tmp_path / "one.sqlite")

@@ -54,6 +54,7 @@ def test_figures_are_well_formed_and_hold_something(written):
             assert root.tag.endswith("svg") and len(list(root.iter())) > 200, path
 
 
+@pytest.mark.slow
 def test_the_same_records_give_the_same_files_to_the_byte_in_any_order(written, swept_records, tmp_path):
     folder, _ = written
     again = SweepReport("sweep.sqlite", random.Random(1).sample(swept_records, len(swept_records)))

@@ -47,6 +47,7 @@ def right(model, images):
     return np.array(found)
 
 
+@pytest.mark.slow
 def test_a_job_says_what_its_naive_twin_says(swept_world):
     (job,) = jobs_of(plan_of(swept_world), progress=False)
     found = run_job(job)
@@ -123,6 +124,7 @@ def test_results_are_the_same_whenever_and_wherever_they_run(swept_world):
     assert torch.get_num_threads() == threads
 
 
+@pytest.mark.slow
 def test_a_worker_loads_a_model_once_and_looks_at_each_set_of_pictures_once(swept_world, monkeypatch):
     loads, looks = [], []
 
