@@ -30,6 +30,7 @@ def test_the_wheel_works_without_the_source(tmp_path):
         subprocess.run([sys.executable, *command], check=True, cwd=tmp_path, env=environment, capture_output=True)
 
 
+@pytest.mark.slow
 def test_what_is_not_core_is_not_needed():
     """Importing all of the package takes the core dependencies alone."""
     program = """

@@ -387,6 +387,7 @@ def test_compose_writes_one_edit_of_several(run, world, net, tmp_path):
     assert joint["jointly"] and len(rp.Edit.load(out).changes) == 2
 
 
+@pytest.mark.slow
 def test_json_is_alone_on_standard_output_and_what_was_skipped_is_told_on_the_other(shell, world, tmp_path):
     (tmp_path / "loud.py").write_text((world / "net.py").read_text() + "\nprint('a word on standard output')\n")
     (tmp_path / "set" / "0").mkdir(parents=True)

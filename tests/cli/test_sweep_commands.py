@@ -26,6 +26,7 @@ def plan(swept_world, tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_a_plan_is_run_and_reported(run, plan, tmp_path):
     store = tmp_path / "results.sqlite"
     told = run("sweep", plan, "--out", store, "--workers", 1, "--json").json()

@@ -68,6 +68,7 @@ def test_where_nothing_was_planted_little_is_found():
     assert false <= 4  # 5 % promised: more than four of twenty would happen once in four hundred times
 
 
+@pytest.mark.slow
 def test_counterfactuals_of_one_picture_are_no_independent_witnesses():
     once, often = (
         {row.key: row for row in dependences(seen(1, planted={("class 3", "road")}, noise=0.0, lost=1.0, repeats=n))}
@@ -93,6 +94,7 @@ def test_groups_are_tested_as_one_and_small_classes_are_not():
     assert next(row for row in rows if row.key == ("first four", "road", None)).n == 12
 
 
+@pytest.mark.slow
 def test_models_that_differ_are_told_apart_where_they_do():
     first = dependences(seen(4, planted={("class 3", "road")}, noise=0.0))
     second = dependences(seen(4, planted={("class 3", "road"), ("class 9", "sky")}, noise=0.0, lost=0.5))

@@ -3,6 +3,9 @@
 import subprocess
 import sys
 
+import pytest
+
+from rulepatch.experiments.sweeps import devices
 from rulepatch.experiments.sweeps.devices import claim, own_device
 
 PROGRAM = """
@@ -20,6 +23,7 @@ def claimant(folder):
     return process, int(process.stdout.readline())
 
 
+@pytest.mark.slow
 def test_each_process_claims_one_that_is_free(tmp_path):
     (first, one), (second, two) = claimant(tmp_path), claimant(tmp_path)
     try:
@@ -37,6 +41,7 @@ def test_each_process_claims_one_that_is_free(tmp_path):
             process.kill()
             process.communicate()
     assert claim(["a", "b"], tmp_path) == 0
+    devices._held.pop().close()
 
 
 def test_other_devices_stay_as_they_are():
