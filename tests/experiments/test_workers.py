@@ -97,9 +97,19 @@ def test_bad_numbers_and_addresses_are_refused():
 @pytest.mark.slow
 def test_a_cluster_is_reached_by_its_address_and_outlives_its_users():
     distributed = pytest.importorskip("distributed")
-    settings = {"n_workers": 2, "threads_per_worker": 1, "host": "127.0.0.1", "dashboard_address": None}
+    settings = {"n_workers": 2, "threads_per_worker": 1, "host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}
     with distributed.LocalCluster(**settings) as cluster:
         for _ in range(2):
             with Workers(1, dask=cluster.scheduler_address) as workers:
                 assert workers.count == 2
                 assert sorted(item for item, _ in workers.run(square, range(9))) == list(range(9))
+
+
+@pytest.mark.slow
+def test_clusters_of_one_machine_stand_beside_each_other_and_listen_on_the_loopback_alone():
+    psutil = pytest.importorskip("psutil")
+    pytest.importorskip("distributed")
+    with Workers(1, dask=LOCAL), Workers(1, dask=LOCAL):
+        here = psutil.Process()
+        sockets = [each for one in (here, *here.children(recursive=True)) for each in one.net_connections()]
+        assert {each.laddr.ip for each in sockets if each.status == psutil.CONN_LISTEN} == {"127.0.0.1"}

@@ -140,9 +140,7 @@ class Workers:
 def _begin() -> None:
     """What a worker process does first."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to handle
-    process_executor._MAX_MEMORY_LEAK_SIZE = (
-        sys.maxsize
-    )  # what a worker keeps for its jobs is no leak to restart it for
+    process_executor._MAX_MEMORY_LEAK_SIZE = sys.maxsize  # what it keeps for its items is no leak to end it for
     tqdm.set_lock(threading.RLock())  # its own lock is shared by processes, and outlives a worker that is killed
 
 
@@ -155,7 +153,12 @@ def _connect(stack: ExitStack, count: int, address: str) -> Any:
             "expected Dask to be installed to use a cluster but it is not; pip install 'rulepatch[dask]'"
         ) from None
     if address == LOCAL:
-        settings = {"n_workers": count, "threads_per_worker": 1, "host": "127.0.0.1", "dashboard_address": None}
+        settings = {
+            "n_workers": count,
+            "threads_per_worker": 1,
+            "host": "127.0.0.1",
+            "dashboard_address": "127.0.0.1:0",
+        }
         return stack.enter_context(Client(stack.enter_context(LocalCluster(**settings))))
     try:
         return stack.enter_context(Client(address, timeout=20))
