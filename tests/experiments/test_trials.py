@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -144,6 +145,28 @@ def test_a_worker_loads_a_model_once_and_looks_at_each_set_of_pictures_once(swep
     assert all(record.status == "done" for record in run_jobs(jobs)) and len(jobs) == 12
     assert len(loads) == 1
     assert len(looks) == 2 + 2 * 2  # two halves of the reference set; validation and tests of each case
+
+
+@pytest.mark.slow
+def test_a_model_is_loaded_once_for_all_case_sets(swept_world, tmp_path, monkeypatch):
+    """And each half of the reference set is looked at once, as cases of both were made of none of its pictures."""
+    loads, looks = [], []
+    original = trials.Activations
+
+    def look(model, images, sites, **settings):
+        looks.append(images.name)
+        return original(model, images, sites, **settings)
+
+    monkeypatch.setattr(trials, "load_model", lambda *a, **s: loads.append(a) or load_model(*a, **s))
+    monkeypatch.setattr(trials, "Activations", look)
+    shutil.copytree(swept_world / "cases", tmp_path / "other")
+    rows = json.loads((tmp_path / "other" / "cases.json").read_text())
+    (tmp_path / "other" / "cases.json").write_text(json.dumps(rows[:-1]))
+    plan = plan_of(swept_world, cases=[str(swept_world / "cases"), str(tmp_path / "other")], styles=["leaves"])
+    jobs = jobs_of(plan, progress=False)
+    assert len(jobs) == 2 and len({job.place.cases for job in jobs}) == 2
+    assert all(record.status == "done" for record in run_jobs(jobs))
+    assert len(loads) == 1 and len([name for name in looks if "styled" not in name]) == 2
 
 
 def test_what_else_a_plan_holds_changes_no_result(swept_world):

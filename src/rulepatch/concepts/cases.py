@@ -6,7 +6,7 @@ concept in each style, with all that made them in `manifest.json`.
 
 import json
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -182,7 +182,7 @@ class CaseSet:
                     f"expected a concept or style of {self.root} but got {wanted!r}; "
                     f"the nearest are {nearest(wanted, sorted(known))}"
                 )
-        return self._only(
+        return self.only(
             each for each in self if concept in {None, each.concept} and style in {None, each.style}
         )  # fmt: skip
 
@@ -195,7 +195,7 @@ class CaseSet:
         Returns:
             A case set, perhaps empty.
         """
-        return self._only(each for each in self if each.label not in exclusions.get(each.concept, ()))
+        return self.only(each for each in self if each.label not in exclusions.get(each.concept, ()))
 
     def sources(self) -> dict[str, str]:
         """Digest of the file that each picture of the set was made of, as it was then.
@@ -243,7 +243,12 @@ class CaseSet:
         head = f"{self.root}: {len(self):,} counterfactuals of {plural(found['pictures'], 'picture')}"
         return f"{head}\n{table(['concept', 'style', 'counterfactuals'], rows)}"
 
-    def _only(self, chosen: Iterator[Counterfactual]) -> "CaseSet":
+    def only(self, chosen: Iterable[Counterfactual]) -> "CaseSet":
+        """Some counterfactuals of the set.
+
+        Returns:
+            A case set, perhaps empty.
+        """
         return CaseSet(self.root, tuple(chosen), self.manifest)
 
     def images(self, classes: Classes, *, styled: bool) -> ImageSet:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rulepatch.concepts.cases import CELLS, CaseSet, Counterfactual, split
+from rulepatch.concepts.cases import CELLS, CaseSet, split
 from rulepatch.core.edit import Edit, base_digest
 from rulepatch.core.exemplars import Exemplar
 from rulepatch.core.sites import find_sites
@@ -59,24 +59,24 @@ class _Case:
         self.exemplars: list[Exemplar] = [each.exemplar() for each in parts.exemplars]
         tests = [each for cell in CELLS for each in parts.cells[cell]]
         self.cells = np.repeat(np.arange(len(CELLS)), [len(parts.cells[cell]) for cell in CELLS])
-        self.validation = self._seen(model, case, parts.validation, sites)
-        self.tests = self._seen(model, case, tests, sites)
-        self.original = self._originals(model, case, tests)
+        self.validation = self._seen(model, case.only(parts.validation), sites)
+        self.tests = self._seen(model, case.only(tests), sites)
+        self.original = self._originals(model, case.only(tests))
         self._nothing = Edit((), base_digest(model.module))
 
     @staticmethod
-    def _seen(model: Classifier, case: CaseSet, chosen: Sequence[Counterfactual], sites: Sequence[str]) -> Activations:
-        images = CaseSet(case.root, tuple(chosen), case.manifest).images(model.classes, styled=True)
+    def _seen(model: Classifier, chosen: CaseSet, sites: Sequence[str]) -> Activations:
+        images = chosen.images(model.classes, styled=True)
         found = Activations(model, images, sites, most_bytes=KEPT_BYTES)
         if len(found) != len(images):
             raise FolderError(f"expected readable pictures in {images.name} but some are not; make the case set anew")
         return found
 
     @staticmethod
-    def _originals(model: Classifier, case: CaseSet, tests: Sequence[Counterfactual]) -> NDArray[np.int64]:
+    def _originals(model: Classifier, tests: CaseSet) -> NDArray[np.int64]:
         """What the model says of the picture that each test was made of; of each picture once."""
         once = {each.picture: each for each in tests}
-        images = CaseSet(case.root, tuple(once.values()), case.manifest).images(model.classes, styled=False)
+        images = tests.only(once.values()).images(model.classes, styled=False)
         said = dict(zip(once, predictions_of(model, images).predicted, strict=True))
         return np.array([said[each.picture] for each in tests], np.int64)
 
@@ -95,18 +95,22 @@ class _Bench:
     """A model in a worker, with what was computed of the pictures that its jobs share."""
 
     def __init__(self, place: Place) -> None:
-        self.place = place
         self.model = load_model(place.model, weights=place.weights, device=own_device(place.device))
         self.digest = model_digest(self.model)
         self._reference = Reference.read(place.reference, self.model)
-        self._cases = CaseSet.read(place.cases).without(place.exclude)
-        self._sources = self._cases.sources()
         last = find_sites(self.model.module, self.model.example()).sites[-1].path
-        self._sites = tuple(
-            dict.fromkeys((*place.sites, last))
-        )  # whatever the plan's sites, what needs none starts last
+        # What edits no site of the plan starts at the last layer, whatever else the plan holds.
+        self._sites = tuple(dict.fromkeys((*place.sites, last)))
+        self._sets: dict[Place, tuple[CaseSet, Mapping[str, str]]] = {}
         self._damage: dict[tuple[str, int], _Damage] = {}
         self._case: tuple[str, _Case] | None = None
+
+    def _cases(self, place: Place) -> tuple[CaseSet, Mapping[str, str]]:
+        """A case set, and digests of what its pictures were made of."""
+        if place not in self._sets:
+            cases = CaseSet.read(place.cases).without(place.exclude)
+            self._sets[place] = cases, cases.sources()
+        return self._sets[place]
 
     def expect(self, what: str, found: str, wanted: str) -> None:
         """Make sure that what a job is about is what it was when the job was made."""
@@ -117,8 +121,8 @@ class _Bench:
         """The reference set of a job."""
         key = (job.what["reference"], job.what["seed"])
         if key not in self._damage:
-            about = self._cases.where(concept=job.what["case"]["concept"])
-            images = self._reference.without(about, self._sources)
+            cases, sources = self._cases(job.place)
+            images = self._reference.without(cases.where(concept=job.what["case"]["concept"]), sources)
             self.expect(images.name, images.digest(), job.what["reference"])
             known, unseen = images.split(0.5, seed=job.what["seed"])
             known = Snapshot(known.pictures, known.name, tuple(known.digests()))
@@ -128,9 +132,9 @@ class _Bench:
     def case(self, job: Job) -> _Case:
         """The case of a job, split; one after the other, as jobs of one case come together."""
         if self._case is None or self._case[0] != job.case:
-            about = job.what["case"]
-            case = self._cases.where(concept=about["concept"], style=about["style"])
-            self.expect(str(case.root), case_digest(case, self._sources), about["digest"])
+            about, (cases, sources) = job.what["case"], self._cases(job.place)
+            case = cases.where(concept=about["concept"], style=about["style"])
+            self.expect(str(case.root), case_digest(case, sources), about["digest"])
             if self._case is not None:
                 self._case[1].close()
             self._case = (job.case, _Case(self.model, case, job.what, self._sites))
@@ -148,19 +152,20 @@ class _Bench:
         return Activations(self.model, images, self._sites, most_bytes=KEPT_BYTES)
 
 
-_benches: dict[Place, _Bench] = {}
+_benches: dict[tuple[Any, ...], _Bench] = {}
 
 MOST_BENCHES = 4
-"""Benches that a worker keeps: models × case sets, which come one after the other."""
+"""Benches that a worker keeps; models come one after the other."""
 
 
 def _bench(place: Place) -> _Bench:
-    """The bench of this process for a model and a case set."""
-    if place not in _benches:
+    """The bench of this process for a model, whichever case sets its jobs are about."""
+    key = (place.model, place.weights, place.device, place.sites, place.reference)
+    if key not in _benches:
         if len(_benches) == MOST_BENCHES:
             _benches.pop(next(iter(_benches))).close()
-        _benches[place] = _Bench(place)
-    return _benches[place]
+        _benches[key] = _Bench(place)
+    return _benches[key]
 
 
 def release() -> None:
