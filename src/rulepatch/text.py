@@ -1,10 +1,12 @@
 """Plain text for people: tables, shares and counts."""
 
-from collections.abc import Iterable, Sequence
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
 
 from rulepatch.errors import SettingError
 
-__all__ = ["percent", "plural", "points", "read_pairs", "read_share", "table"]
+__all__ = ["csv_of", "percent", "plural", "points", "read_pairs", "read_share", "table"]
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
@@ -34,6 +36,26 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
         for row in cells
     )
     return "\n".join(line.rstrip() for line in lines)
+
+
+def csv_of(rows: Sequence[Mapping[str, object]]) -> str:
+    r"""Write rows as comma-separated values; None is empty.
+
+    Args:
+        rows: with the same keys, at least one.
+
+    Returns:
+        Lines of text.
+
+    Examples:
+        >>> csv_of([{"method": "rewrite", "site": None}])
+        'method,site\nrewrite,\n'
+    """
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
 
 
 def percent(share: float | None) -> str:

@@ -124,8 +124,8 @@ def key_statistics(
 ) -> dict[str, KeyStatistics]:
     """Second moment and a sample of the keys of some sites, in one pass over a reference set and in constant memory.
 
-    In a process group of torch.distributed every process must call it, reads its own part and is given the whole; the
-    first one looks into its cache and fills it.
+    Where processes work as one (`process_group`) each of them must call it, reads its own part and is given the whole;
+    the first one looks into its cache and fills it.
 
     Args:
         model: the classifier.

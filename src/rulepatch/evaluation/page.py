@@ -3,8 +3,9 @@
 import base64
 import html
 import io
+import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jinja2
 from PIL import Image
@@ -12,7 +13,10 @@ from PIL import Image
 from rulepatch.files import atomic_path, check_writable
 from rulepatch.text import percent, plural, points
 
-__all__ = ["MOST_THUMBNAILS", "THUMBNAIL", "frame", "inline", "render", "write_page"]
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["MOST_THUMBNAILS", "THUMBNAIL", "frame", "inline", "render", "svg_element", "svg_of", "write_page"]
 
 MOST_THUMBNAILS = 48
 """Pictures shown of each set; counts always cover all of them."""
@@ -78,6 +82,37 @@ def inline(picture: Image.Image, side: int = THUMBNAIL) -> str:
     buffer = io.BytesIO()
     small.save(buffer, "JPEG", quality=82)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def svg_of(figure: "Figure", *, salt: str | None = None) -> str:
+    """A figure of matplotlib as a file of SVG, without its date.
+
+    Args:
+        figure: the figure.
+        salt: of the names of its parts, which are the same whenever it is drawn then; random if None.
+
+    Returns:
+        The file's text.
+    """
+    import matplotlib
+
+    buffer = io.StringIO()
+    with matplotlib.rc_context({} if salt is None else {"svg.hashsalt": salt}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return buffer.getvalue()
+
+
+def svg_element(drawing: str) -> str:
+    """A file of SVG as an element within a page: without what stands before the element.
+
+    Returns:
+        An HTML element.
+
+    Examples:
+        >>> svg_element("<?xml version='1.0'?><svg/>")
+        '<svg/>'
+    """
+    return re.sub(r"^.*?(<svg)", r"\1", drawing, count=1, flags=re.DOTALL)
 
 
 def _probability(p: float) -> str:

@@ -1,7 +1,5 @@
 """Several methods on the same exemplars, tests and damage budget: what else would have worked?"""
 
-import csv
-import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +16,7 @@ from rulepatch.evaluation.evaluate import Evaluation, evaluate_all
 from rulepatch.experiments.methods import METHODS, Settings, check_method, edit_by, grid_of, strengths_of
 from rulepatch.files import atomic_path
 from rulepatch.models.classifier import Classifier
-from rulepatch.text import percent, table
+from rulepatch.text import csv_of, percent, table
 from rulepatch.timing import collected
 
 if TYPE_CHECKING:
@@ -170,11 +168,7 @@ class Comparison:
         Returns:
             Lines of text.
         """
-        text, rows = io.StringIO(), self.rows()
-        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        return text.getvalue()
+        return csv_of(self.rows())
 
     def figure(self) -> "Figure":
         """Repair against damage, a point for each method.

@@ -1,7 +1,5 @@
 """The report of a discovery: ranked rules, heat maps, and the pairs of pictures that tell most."""
 
-import io
-import re
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
@@ -10,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rulepatch.evaluation.dependences import EVERY_CLASS, Dependence
-from rulepatch.evaluation.page import THUMBNAIL, inline, render, write_page
+from rulepatch.evaluation.page import THUMBNAIL, inline, render, svg_element, svg_of, write_page
 from rulepatch.files import check_writable
 from rulepatch.images import read_image
 
@@ -49,7 +47,7 @@ def write_discovery_report(discovery: "Discovery", path: Path) -> None:
         title="rules discovered",
         discovery=discovery,
         models=[_model(discovery, finding) for finding in discovery.findings],
-        heat_map=_svg(draw_heat_maps(discovery)),
+        heat_map=svg_element(svg_of(draw_heat_maps(discovery))),
         differences=[each for each in discovery.compared if each.q <= discovery.level][:MOST_RULES],
         most_rules=MOST_RULES,
     )
@@ -103,13 +101,6 @@ def _labels(discovery: "Discovery", rows: Sequence[Dependence]) -> list[str]:
     first = [name for name in (EVERY_CLASS, *discovery.groups) if name in worst]
     others = sorted((label for label in worst if label not in first), key=lambda label: (-worst[label], label))
     return [*first, *others][:MOST_LABELS]
-
-
-def _svg(figure: "Figure") -> str:
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
-    drawing = buffer.getvalue()
-    return re.sub(r"^.*?(<svg)", r"\1", drawing, count=1, flags=re.DOTALL)
 
 
 def _model(discovery: "Discovery", finding: "Finding") -> dict[str, Any]:

@@ -1,14 +1,12 @@
 """The report of an inversion: curves, similarity maps, pictures rebuilt (thesis figs. 3-4 to 3-9)."""
 
-import io
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
-from rulepatch.evaluation.page import THUMBNAIL, inline, render, write_page
+from rulepatch.evaluation.page import THUMBNAIL, inline, render, svg_element, svg_of, write_page
 from rulepatch.files import atomic_path
 
 if TYPE_CHECKING:
@@ -34,7 +32,7 @@ def write_inversion_report(inversion: "Inversion", out: Path) -> None:
         out: the folder.
     """
     figures = {"curves": draw_curves(inversion), "similarity": draw_similarity(inversion)}
-    drawings = {name: _svg(figure) for name, figure in figures.items() if figure is not None}
+    drawings = {name: svg_of(figure) for name, figure in figures.items() if figure is not None}
     for name, drawing in drawings.items():
         with atomic_path(out / f"{name}.svg") as unfinished:
             unfinished.write_text(drawing, "utf-8")
@@ -43,9 +41,7 @@ def write_inversion_report(inversion: "Inversion", out: Path) -> None:
         title=f"inverted at {inversion.site}",
         inversion=inversion,
         titles=TITLES,
-        drawings={
-            name: re.sub(r"^.*?(<svg)", r"\1", each, count=1, flags=re.DOTALL) for name, each in drawings.items()
-        },
+        drawings={name: svg_element(each) for name, each in drawings.items()},
         pictures=_pictures(inversion),
     )
     write_page(page, out / "report.html")
@@ -134,9 +130,3 @@ def _pictures(inversion: "Inversion") -> list[dict[str, Any]]:
             }
         )
     return found
-
-
-def _svg(figure: "Figure") -> str:
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return buffer.getvalue()

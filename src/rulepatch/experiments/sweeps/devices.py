@@ -3,6 +3,7 @@
 import os
 import tempfile
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import IO
 
@@ -12,8 +13,6 @@ __all__ = ["claim", "own_device"]
 
 _held: list[IO[bytes]] = []
 """Locks that this process holds; the system lets them go when it ends, however it ends."""
-
-_devices: dict[str, str] = {}
 
 
 def own_device(device: str) -> str:
@@ -27,10 +26,14 @@ def own_device(device: str) -> str:
     """
     if device != "cuda" or torch.cuda.device_count() < 2:
         return device
-    if device not in _devices:
-        names = [str(torch.cuda.get_device_properties(i).uuid) for i in range(torch.cuda.device_count())]
-        _devices[device] = f"cuda:{claim(names, Path(tempfile.gettempdir()))}"
-    return _devices[device]
+    return f"cuda:{_own_gpu()}"
+
+
+@cache
+def _own_gpu() -> int:
+    """Index of the GPU that this process has claimed, once and for all."""
+    names = [str(torch.cuda.get_device_properties(i).uuid) for i in range(torch.cuda.device_count())]
+    return claim(names, Path(tempfile.gettempdir()))
 
 
 def claim(names: Sequence[str], folder: Path) -> int:

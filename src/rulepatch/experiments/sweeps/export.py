@@ -1,7 +1,5 @@
 """Tables of records, for other programs: nested JSON made flat, as Parquet or comma-separated values."""
 
-import csv
-import io
 import json
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -10,8 +8,9 @@ from typing import Any
 from rulepatch.errors import MissingExtraError, SettingError
 from rulepatch.experiments.sweeps.store import Record, read_records
 from rulepatch.files import atomic_path, check_writable
+from rulepatch.text import csv_of
 
-__all__ = ["csv_of", "export_records", "flattened", "rows_of"]
+__all__ = ["export_records", "flattened", "rows_of"]
 
 AS_TEXT = ("settings",)
 """What differs in its keys from method to method: one column of JSON, as a column for each would be mostly empty."""
@@ -75,26 +74,6 @@ def rows_of(records: Sequence[Record]) -> list[dict[str, Any]]:
         }
         for each in records
     ])  # fmt: skip
-
-
-def csv_of(rows: Sequence[Mapping[str, Any]]) -> str:
-    r"""Rows as comma-separated values; None is empty.
-
-    Args:
-        rows: with the same keys, at least one.
-
-    Returns:
-        Lines of text.
-
-    Examples:
-        >>> csv_of([{"method": "rewrite", "site": None}])
-        'method,site\nrewrite,\n'
-    """
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
 
 
 def export_records(store: Path | str, path: Path | str) -> int:

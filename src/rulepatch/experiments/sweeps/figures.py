@@ -1,7 +1,6 @@
 """The paper's figures of a sweep: a method keeps its colour and mark in all of them; ablations are hollow."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from rulepatch.concepts.cases import CELLS
@@ -85,6 +84,10 @@ def _too_little(axes: "Axes", least: int) -> None:
     )  # fmt: skip
 
 
+def _over_cases(results: Sequence[Chosen], method: str, measure: Measure) -> Summary:
+    return summarise(average_by_case(of_method(results, method), measure))
+
+
 def _any(summaries: Iterable[Summary]) -> bool:
     return any(each.mean is not None for each in summaries)
 
@@ -102,9 +105,7 @@ def draw_cells(results: Sequence[Chosen], *, title: str, least: int = 5) -> "Fig
     """
     methods = in_order(each.method for each in results)
     found = {
-        (cell, method): [
-            summarise(average_by_case(of_method(results, method), m(cell, least))) for m in (corrected, net)
-        ]
+        (cell, method): [_over_cases(results, method, measure(cell, least)) for measure in (corrected, net)]
         for cell in CELLS
         for method in methods
     }
@@ -223,8 +224,7 @@ def draw_by_site(
     sited = [method for method in methods if any(each.site is not None for each in of_method(results, method))]
 
     def at(cell: str, method: str, site: str | None) -> Summary:
-        own = [each for each in of_method(results, method) if each.site == site]
-        return summarise(average_by_case(own, corrected(cell, least)))
+        return _over_cases([each for each in results if each.site == site], method, corrected(cell, least))
 
     rows = {cell: {method: [at(cell, method, site) for site in places] for method in sited} for cell in CELLS}
     level = {cell: {method: at(cell, method, None) for method in methods if method not in sited} for cell in CELLS}
@@ -273,8 +273,7 @@ def draw_ablations(results: Sequence[Chosen], *, title: str, least: int = 5) -> 
     every_method = in_order(each.method for each in results)
     ablated = [each for each in every_method if base_of(each) != each and base_of(each) in every_method]
     shown = [each for each in every_method if each in ablated or each in map(base_of, ablated)]
-    value = partial(_value, results, least=least)
-    found = {(cell, method): value(cell, method) for cell in CELLS for method in shown}
+    found = {(cell, method): _over_cases(results, method, corrected(cell, least)) for cell in CELLS for method in shown}
     if not _any(found.values()):
         return None
     from matplotlib.figure import Figure
@@ -298,10 +297,6 @@ def draw_ablations(results: Sequence[Chosen], *, title: str, least: int = 5) -> 
     grid[1][0].set_yticks(range(len(ablated)), [f"{base_of(each)}\n− {each}" for each in ablated])
     grid[1][0].set_ylim(len(ablated) - 0.5, -0.5)
     return figure
-
-
-def _value(results: Sequence[Chosen], cell: str, method: str, *, least: int) -> Summary:
-    return summarise(average_by_case(of_method(results, method), corrected(cell, least)))
 
 
 def _ablation(results: Sequence[Chosen], ablated: str, cell: str, least: int) -> Paired:

@@ -22,12 +22,28 @@ from rulepatch.experiments.sweeps.store import job_key
 from rulepatch.models.classifier import Classifier
 from rulepatch.models.registry import load_model
 
-__all__ = ["Job", "Place", "Reference", "case_digest", "jobs_of", "model_digest"]
+__all__ = ["Job", "Place", "Reference", "case_digest", "jobs_of", "model_digest", "split_key"]
 
 Groups = Mapping[str, list[str]]
 
 SCHEMA = 1
 """Raise it when the same settings come to mean another result."""
+
+
+TRIED = ("method", "settings", "site")
+"""What sets the jobs of one split case apart."""
+
+
+def split_key(what: Mapping[str, Any]) -> str:
+    """What stands for all that a job shares with other methods, settings and sites: the case as it is split.
+
+    Args:
+        what: everything that determines the job's result.
+
+    Returns:
+        Hexadecimal.
+    """
+    return job_key({key: value for key, value in what.items() if key not in TRIED})
 
 
 @dataclass(frozen=True)
@@ -72,8 +88,8 @@ class Job:
 
     @cached_property
     def case(self) -> str:
-        """What stands for all that it shares with other methods, settings and sites: the case as it is split."""
-        return job_key({key: self.what[key] for key in self.what if key not in {"method", "settings", "site"}})
+        """What stands for the case as it is split."""
+        return split_key(self.what)
 
     @property
     def kind(self) -> tuple[Any, ...]:
@@ -85,7 +101,7 @@ class Job:
 def jobs_of(plan: Plan, *, device: str = "cpu", progress: bool = True) -> list[Job]:
     """All jobs of a plan, those that share most beside each other.
 
-    Every model is loaded once and every picture is read once, as their digests belong to the jobs.
+    Every model is loaded once and its reference pictures are read once, as their digests belong to the jobs.
 
     Args:
         plan: the plan.

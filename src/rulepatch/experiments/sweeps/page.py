@@ -1,7 +1,6 @@
 """The page of a sweep: its figures, each with how to read it, and the tables beside them."""
 
 import base64
-import io
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from rulepatch.concepts.cases import CELLS
-from rulepatch.evaluation.page import render
+from rulepatch.evaluation.page import render, svg_of
 from rulepatch.experiments.sweeps.figures import (
     draw_ablations,
     draw_by_exemplars,
@@ -55,12 +54,7 @@ class Drawing:
     @cached_property
     def svg(self) -> str:
         """The figure as SVG, the same to the byte whenever it is drawn."""
-        import matplotlib
-
-        buffer = io.StringIO()
-        with matplotlib.rc_context({"svg.hashsalt": self.name}):
-            self.figure.savefig(buffer, format="svg", metadata={"Date": None})
-        return buffer.getvalue()
+        return svg_of(self.figure, salt=self.name)
 
     @property
     def address(self) -> str:

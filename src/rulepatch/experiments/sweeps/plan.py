@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -122,10 +122,9 @@ class _Reader:
 
     def plan(self, found: Any) -> Plan:
         """A whole plan."""
-        known = {"models", "cases", "reference", "sites", "methods", "concepts", "styles", "targets", "groups",
-                 "exclude", "exemplars", "validation", "max_drop", "seeds"}  # fmt: skip
+        known = [*(each.name for each in fields(Plan)), "sites"]
         given = self.mapping(found, known, "its keys", need=("models", "cases", "reference"))
-        sites = self.sites(given.get("sites", 3))
+        sites = self.sites(given.get("sites", PlannedModel.sites))
         settings: dict[str, Any] = {
             "models": tuple(self.model(each, sites) for each in self.several(given["models"])),
             "cases": tuple(self.path(each) for each in self.several(given["cases"])),
@@ -151,7 +150,7 @@ class _Reader:
         for key in ("cases", "exemplars", "seeds"):
             if len(set(settings.get(key, ()))) < len(settings.get(key, ())):
                 self.refuse(f"each of {key} once", "some twice")
-        if not 0 < settings.get("validation", 0.3) < 1:
+        if not 0 < settings.get("validation", Plan.validation) < 1:
             self.refuse("a validation share between 0 and 1", given["validation"])
         return Plan(**settings)
 
@@ -159,7 +158,9 @@ class _Reader:
         """A model: its name, or more about it."""
         if isinstance(found, str):
             return PlannedModel(self.model_name(found), None, sites)
-        given = self.mapping(found, {"name", "weights", "sites"}, "what it says of a model", need=("name",))
+        given = self.mapping(
+            found, [each.name for each in fields(PlannedModel)], "what it says of a model", need=("name",)
+        )
         weights = self.path(given["weights"]) if "weights" in given else None
         own = self.sites(given["sites"]) if "sites" in given else sites
         return PlannedModel(self.model_name(str(given["name"])), weights, own)
@@ -200,7 +201,7 @@ class _Reader:
         """Classes by name, written here or in a JSON file."""
         if isinstance(found, str):
             return read_classes(self.path(found))
-        given = self.mapping(found, set(found) if isinstance(found, dict) else set(), key)
+        given = self.mapping(found, None, key)
         return {str(name): [str(label) for label in self.several(labels)] for name, labels in given.items()}
 
     def path(self, found: Any) -> Path:
@@ -210,7 +211,7 @@ class _Reader:
     def several(self, found: Any) -> list[Any]:
         """One thing or a list of them."""
         several = list(found) if isinstance(found, list | tuple) else [found]
-        if not several or any(each is None or (isinstance(each, dict | list) and each == {}) for each in several):
+        if not several or any(each is None or each == {} for each in several):
             self.refuse("a value or a list of them", found)
         return several
 
@@ -220,12 +221,12 @@ class _Reader:
             self.refuse(f"whole numbers of at least {least} for {key}", found)
         return found
 
-    def mapping(self, found: Any, known: Iterable[str], what: str, need: Sequence[str] = ()) -> dict[str, Any]:
-        """Names and values, of which none is unknown and none missing."""
+    def mapping(self, found: Any, known: Iterable[str] | None, what: str, need: Sequence[str] = ()) -> dict[str, Any]:
+        """Names and values, of which none is unknown (any may be there if `known` is None) and none missing."""
         if not isinstance(found, dict):
             self.refuse(f"names and values for {what}", found)
         for key in found:
-            if key not in set(known):
+            if known is not None and key not in known:
                 self.refuse(f"{what} to be known", key, f"the nearest are {nearest(str(key), sorted(known))}")
         for key in need:
             if key not in found:

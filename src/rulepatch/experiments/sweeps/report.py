@@ -11,7 +11,7 @@ from typing import Any, Self
 from rulepatch.concepts.cases import CELLS
 from rulepatch.errors import OutputError, SettingError
 from rulepatch.evaluation.page import write_page
-from rulepatch.experiments.sweeps.export import csv_of, flattened
+from rulepatch.experiments.sweeps.export import flattened
 from rulepatch.experiments.sweeps.looks import DAMAGE_CELL, base_of, in_order, of_method, order_of_sites
 from rulepatch.experiments.sweeps.results import (
     Chosen,
@@ -31,7 +31,7 @@ from rulepatch.experiments.sweeps.results import (
 from rulepatch.experiments.sweeps.store import Record, read_records
 from rulepatch.experiments.sweeps.words import told_exemplars, told_points, told_share
 from rulepatch.files import atomic_path
-from rulepatch.text import table
+from rulepatch.text import csv_of, table
 
 __all__ = ["SweepReport"]
 

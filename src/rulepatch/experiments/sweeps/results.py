@@ -14,7 +14,8 @@ from rulepatch.concepts.cases import CELLS
 from rulepatch.errors import SettingError
 from rulepatch.evaluation.dependences import bootstrap_mean
 from rulepatch.evaluation.metrics import Corrected, mcnemar
-from rulepatch.experiments.sweeps.store import Record, job_key
+from rulepatch.experiments.sweeps.jobs import TRIED, split_key
+from rulepatch.experiments.sweeps.store import Record
 
 __all__ = [
     "Case",
@@ -34,9 +35,6 @@ __all__ = [
     "study_of",
     "summarise",
 ]
-
-TRIED = ("method", "settings", "site")
-"""What sets the jobs of one split case apart."""
 
 NEEDED = frozenset({"model", "case", "target", "exemplars", "seed", "reference", "max_drop", "validation", *TRIED})
 
@@ -226,7 +224,7 @@ def chosen_results(records: Iterable[Record], *, by_site: bool = False) -> list[
     names = names_of(records)
     splits: dict[str, list[Record]] = {}
     for record in sorted(records, key=lambda each: each.key):
-        splits.setdefault(job_key({key: record.job[key] for key in record.job if key not in TRIED}), []).append(record)
+        splits.setdefault(split_key(record.job), []).append(record)
     found: list[Chosen] = []
     for split, own in splits.items():
         groups: dict[tuple[str, str | None], list[Record]] = {}

@@ -106,7 +106,7 @@ class Store:
 
     def _check(self, path: Path, *, read_only: bool) -> None:
         """Refuse a file of others before anything is written to it; an empty one is nobody's, but cannot be read."""
-        (version,) = self._file.execute("PRAGMA user_version").fetchone()
+        version = self._version()
         (owner,) = self._file.execute("PRAGMA application_id").fetchone()
         tables = self._file.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
         foreign = owner != APPLICATION and (tables or read_only)

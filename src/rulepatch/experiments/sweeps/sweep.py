@@ -212,6 +212,8 @@ def estimate(
         MissingExtraError: as for `sweep`.
     """
     jobs = jobs_of(_plan(plan), device=device, progress=progress)
+    with Workers(_count(workers, device), dask=dask) as at_work:
+        count = at_work.count
     before: set[str] = set()
     if store is not None and Path(store).exists():
         with Store(Path(store)) as kept:
@@ -228,8 +230,6 @@ def estimate(
             forecast.add([(job.kind, record.seconds)], elapsed=0.0)
     finally:
         release()
-    with Workers(_count(workers, device), dask=dask) as at_work:
-        count = at_work.count
     methods = list(dict.fromkeys(job.what["method"] for job in jobs))
     counted = {method: sum(job.what["method"] == method for job in jobs) for method in methods}
     return Estimate(counted, len(jobs) - len(pending), len(few), forecast.work_left() / count, count)
