@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,11 +18,16 @@ def blocks(page: Path, language: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory):
-    """A folder in which the demo was run, as the README tells the reader to."""
+def demo_once(tmp_path_factory):
     folder = tmp_path_factory.mktemp("reader")
     (folder / "told.txt").write_text(run(["rulepatch", "demo"], folder), "utf-8")
     return folder
+
+
+@pytest.fixture
+def demo(demo_once, tmp_path):
+    """A folder in which the demo was run, as the README tells the reader to, and nothing else."""
+    return shutil.copytree(demo_once, tmp_path / "reader")
 
 
 def run(command: list[str], folder: Path) -> str:

@@ -145,7 +145,7 @@ class Activations:
             site: capture.plan_tail(self._traced, site) for site in sorted(order, key=lambda site: order[site])
         }
         self._order = order
-        self._folder = tempfile.TemporaryDirectory(prefix="rulepatch-")
+        self._folder: tempfile.TemporaryDirectory[str] | None = None  # made when memory is full
         self._shelves: list[_Shelf] = []
         self._starts: dict[str, list[capture.Checkpoint]] = {site: [] for site in self._plans}
         self._pictures: list[Picture] = []
@@ -154,7 +154,7 @@ class Activations:
         try:
             self._fill(most_bytes, progress)
         except BaseException:
-            self._folder.cleanup()
+            self.close()
             raise
 
     def _fill(self, most_bytes: int, progress: str | None) -> None:
@@ -168,6 +168,7 @@ class Activations:
                 self._starts[site].append(capture.Checkpoint(inputs, results))
             most_bytes -= shelf.close()
             if most_bytes < 0:
+                self._folder = self._folder or tempfile.TemporaryDirectory(prefix="rulepatch-")
                 shelf.to_disk(Path(self._folder.name) / f"{len(self._shelves)}.safetensors")
             self._shelves.append(shelf)
             self._pictures += batch.pictures
@@ -185,7 +186,8 @@ class Activations:
 
     def close(self) -> None:
         """Remove what is on disk; of no use afterwards."""
-        self._folder.cleanup()
+        if self._folder is not None:
+            self._folder.cleanup()
 
     @cached_property
     def _labels(self) -> list[int | None]:
