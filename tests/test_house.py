@@ -29,7 +29,7 @@ FLOORS = [
 LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 # Within `core`, too, there is an up and a down.
 CORE = [
-    "linalg", "collectives", "moments", "trace", "capture", "places", "value_points", "sites", "exemplars", "changes",
+    "linalg", "new_logit", "collectives", "moments", "trace", "capture", "places", "value_points", "sites", "exemplars", "changes",
     "installation", "adapters", "edit",
 ]  # fmt: skip
 
