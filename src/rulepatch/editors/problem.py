@@ -36,6 +36,7 @@ __all__ = [
     "assemble",
     "errors_at",
     "look",
+    "masked_inputs",
     "pose",
 ]
 
