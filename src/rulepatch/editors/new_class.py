@@ -1,9 +1,10 @@
-"""A new class from one picture: a class-specific filter (thesis chapter 4), the thesis's baselines, and two of today's."""
+"""A new class from one picture: a class-specific filter (thesis chapter 4), the thesis's baselines, two of today's."""
 
 import importlib.metadata
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
@@ -96,10 +97,11 @@ def new_class(
 ) -> Edit:
     r"""Add a class to a classifier from one picture with a painted silhouette, or a few (thesis chapter 4).
 
-    The new logit is ℓ = s·r + b, where r is the response of a filter trained to draw the silhouette (eq. 4.4), or of a row
-    of the head. It stands beside the network: all other logits stay as they were, bit for bit, so that a prediction
-    changes only where the new class wins. One half of the reference set gives the negatives; s and b are set on the other
-    half, so that the new logit is as loud as an old one and takes no more right predictions than `max_drop` allows.
+    The new logit is ℓ = s·r + b, where r is the response of a filter trained to draw the silhouette (eq. 4.4), or of a
+    row of the head. It stands beside the network: all other logits stay as they were, bit for bit, so that a
+    prediction changes only where the new class wins. One half of the reference set gives the negatives; s and b are set
+    on the other half, so that the new logit is as loud as an old one and takes no more right predictions than
+    `max_drop` allows.
 
     Args:
         model: the classifier; it is not changed.
@@ -108,10 +110,10 @@ def new_class(
         reference: pictures of the old classes and none of the new one: a folder, or pictures in memory.
         method: "filter"; the thesis's baselines "random", "class-feature" and "compositional"; "imprinted", the mean
             normalised feature (Qi et al. 2018); "ridge", a regression on features.
-        site: dotted path of the layer whose keys the filter reads; the last one with positions if None. The other methods
-            read what the head reads.
-        negatives: what is not the class, for the filter: "mined", the reference pictures that a filter without negatives
-            takes for it; "random" ones; "none"; or pictures.
+        site: dotted path of the layer whose keys the filter reads; the last one with positions if None. The other
+            methods read what the head reads.
+        negatives: what is not the class, for the filter: "mined", the reference pictures that a filter without
+            negatives takes for it; "random" ones; "none"; or pictures.
         count: how many are mined or drawn.
         balance: λ, weight of each negative beside the pictures of the class.
         ridge: of the filter or the regression, above 0; 0.01 and 0.1 if None.
@@ -276,7 +278,7 @@ def _negatives(posed: _Posed, first: Callable[[], NewClass]) -> Tensor:
         top = heard.responses.topk(min(posed.count, len(heard.pictures))).indices.tolist()
         images = ImageSet(tuple(heard.pictures[i] for i in top), images.name)
     pixels = [
-        posed.model.preprocess.pixels(each.source if not hasattr(each.source, "suffix") else read_image(each.source))
+        posed.model.preprocess.pixels(read_image(each.source) if isinstance(each.source, Path) else each.source)
         for each in images.pictures
     ]
     return posed.model.inputs(torch.stack(pixels))
@@ -319,21 +321,22 @@ def _surest(posed: _Posed) -> Tensor:
 
 def _under(posed: _Posed, inputs: Tensor, masks: Tensor) -> Tensor:
     """Normalised means of the last feature map under masks, (n, c)."""
-    site = posed.site if posed.site.path == posed.head.path else _last_spatial(posed)
-    values = capture.record(posed.model.module, inputs, site.path, site.value_point).values
-    found = rows(values, site.channel_axis).double()
+    module, head = posed.model.module, posed.head
+    if head.is_spatial:
+        values, axis, places = capture.keys_at(module, inputs, head.path), key_axis(head.kind), head.key_places
+    else:
+        site = [each for each in find_sites(module, posed.model.example()).sites if each.is_spatial][-1]
+        values = capture.record(module, inputs, site.path, site.value_point).values
+        axis, places = site.channel_axis, site.value_places
+    found = rows(values, axis).double()
     if found.shape[2] != posed.head.shape[1]:
         raise SettingError(
-            f"expected a head that reads the last feature map's {found.shape[2]} channels, pooled, but {posed.head.path} "
-            f"reads {posed.head.shape[1]} numbers behind hidden layers; take the method filter, imprinted or ridge"
+            f"expected a head that reads the last feature map's {found.shape[2]} channels, pooled, but "
+            f"{posed.head.path} reads {posed.head.shape[1]} numbers behind hidden layers; take the method filter, "
+            "imprinted or ridge"
         )
-    weights = position_weights(masks, values, site.channel_axis, site.value_places)
+    weights = position_weights(masks, values, axis, places)
     return F.normalize(torch.einsum("np,npc->nc", weights, found), dim=1).cpu()
-
-
-def _last_spatial(posed: _Posed) -> Site:
-    survey = find_sites(posed.model.module, posed.model.example())
-    return [site for site in survey.sites if site.is_spatial and site.path != posed.head.path][-1]
 
 
 def _imprinted(posed: _Posed) -> NewClass:
