@@ -7,7 +7,12 @@ from typing import NoReturn
 
 import typer
 
-from rulepatch.cli import case_commands, new_class_commands, statistics_commands, sweep_commands  # noqa: F401 - each adds its commands
+from rulepatch.cli import (  # noqa: F401 - each adds its commands
+    case_commands,
+    new_class_commands,
+    statistics_commands,
+    sweep_commands,
+)
 from rulepatch.cli.commands import app
 from rulepatch.errors import RulepatchError
 from rulepatch.memory import keep_freed_memory

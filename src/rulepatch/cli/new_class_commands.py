@@ -19,12 +19,12 @@ def new_class(
     name: Annotated[str, typer.Option(metavar="NAME", help="What the class is called.")],
     reference: Annotated[
         Path,
-        typer.Option(metavar="DIR", help="Pictures of the old classes, in a folder for each; none of the new one."),
+        typer.Option(metavar="DIR", help="Pictures of the old classes, in a folder for each."),
     ],
     out: Annotated[Path, typer.Option(metavar="FILE", help="The edit file to write.")],
     site: Annotated[
         str | None,
-        typer.Option(metavar="PATH", help="The layer whose keys the filter reads. [the last with positions]"),
+        typer.Option(metavar="PATH", help="What the filter reads the keys of. [the last layer with positions]"),
     ] = None,
     method: Annotated[
         str, typer.Option(metavar="NAME", help="filter, imprinted, ridge, class-feature, compositional, random")
@@ -38,9 +38,7 @@ def new_class(
     part: Annotated[
         list[Path] | None, typer.Option(metavar="FILE", help="For compositional: a picture of a part; repeatable.")
     ] = None,
-    part_mask: Annotated[
-        list[Path] | None, typer.Option(metavar="FILE", help="Where the part is; one for each.")
-    ] = None,
+    part_mask: Annotated[list[Path] | None, typer.Option(metavar="FILE", help="Mask of each part, in order.")] = None,
     max_drop: MaxDrop = "0.25%",
     weights: Weights = None,
     device: Device = "cpu",

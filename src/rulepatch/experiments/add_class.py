@@ -56,8 +56,8 @@ class Added:
         about, told = self.edit.provenance, self.edit.provenance["calibration"]
         return (
             f"{self.path}\nclass {change.name}: {about['settings']['method']} at {change.site}, beside {change.head}\n"
-            f"logit = {change.scale:.4g} · response {change.bias:+.4g}; costs {100 * told['drop']:.2f} points of accuracy on "
-            f"{told['pictures']} reference pictures that set it\n"
+            f"logit = {change.scale:.4g} · response {change.bias:+.4g}; costs {100 * told['drop']:.2f} points of "
+            f"accuracy on the {told['pictures']} reference pictures that set it\n"
             f"next: rulepatch evaluate {self.path} --model … --tests … --reference …"
         )
 
