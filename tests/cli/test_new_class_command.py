@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from rulepatch.playground.pictures import picture_of, training_images
-from rulepatch.playground.scenes import CLASSES, render
+from rulepatch.playground.scenes import CLASSES, render, silhouette
 
 
 @pytest.fixture
@@ -15,7 +15,7 @@ def world(tmp_path):
     """A picture of a van with its mask, and a reference set; the class is called truck, for lack of another."""
     scene = render("van", seed=1)
     picture_of(scene).save(tmp_path / "image.png")
-    Image.fromarray((scene.masks["vehicle"] * 255).astype(np.uint8)).save(tmp_path / "mask.png")
+    Image.fromarray((silhouette(scene) * 255).astype(np.uint8)).save(tmp_path / "mask.png")
     from rulepatch.models.registry import load_model
 
     training_images(40, seed=3).write(tmp_path / "reference", load_model("playground").classes)

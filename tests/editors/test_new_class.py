@@ -55,11 +55,11 @@ def test_it_applies_reverts_saves_and_loads_like_any_edit(
         assert torch.equal(model.logits(images), before)
     (change,) = edit.changes
     assert isinstance(change, NewClass) and change.weight.dtype == torch.float32
-    assert change.head == "6" and change.site == ("3.squeeze" if method == "filter" else "6")
+    assert change.head == "6" and change.site == ("3.conv" if method == "filter" else "6")
     with pytest.raises(BaseMismatchError):
         dataclasses.replace(edit, base="0" * 64).apply(model)
     found = evaluate(model, edit, reference=labelled, tests=labelled, progress=False)
-    assert found.reference.after + found.reference.drop == found.reference.before == 1
+    assert found.reference.before == 1 and found.reference.after == pytest.approx(1 - found.reference.drop)
 
 
 @every_method
@@ -195,7 +195,9 @@ def test_heads_with_hidden_layers_and_convolutional_heads(network, method, exemp
     edit = make(model, exemplars, reference, method)
     with torch.no_grad():
         after = edit.apply(model).logits(images)
-        assert torch.equal(after[:, :-1], model.logits(images)) and after.shape == (3, 6)
+        before = model.logits(images)
+        same = torch.equal if network is Hidden else torch.allclose  # pools may sum one more channel in another order
+        assert same(after[:, :-1], before) and after.shape == (3, 6)
 
 
 def test_heads_whose_outputs_are_not_the_logits_are_refused(exemplars, reference, untouched):

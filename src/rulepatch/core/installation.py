@@ -151,7 +151,8 @@ class Listener(nn.Module):
     def __init__(self, layer: nn.Module, like: Layer, change: NewClass, wire: Wire) -> None:
         super().__init__()
         self.layer = layer
-        self.filter = with_weight(like, change.weight.to(like.weight.detach()))
+        # memory of its own: sums may depend on where a weight lies, and a loaded one lies elsewhere
+        self.filter = with_weight(like, change.weight.to(like.weight.detach(), copy=True))
         self.filter.weight.requires_grad_(False)
         self.register_buffer("offset", change.offset.to(like.weight.detach()))
         self.activation, self.pool, self.wire = change.activation, change.pool, wire
