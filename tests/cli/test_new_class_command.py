@@ -60,7 +60,7 @@ def test_every_method_and_the_text(run, world, method):
         (("--name", "van"), f"class {CLASSES.index('van')}"),
         (("--negatives", "nowhere"), "nowhere"),
         (("--max-drop", "much"), "a share"),
-        (("--part", "part.png"), "a mask for each"),
+        (("--part", "part.png"), "part.png"),
     ],
 )
 def test_bad_input_is_one_sentence(run, world, further, words):

@@ -16,9 +16,9 @@ from rulepatch.data.stream import ImageStream
 from rulepatch.errors import FolderError, SettingError
 from rulepatch.evaluation import metrics
 from rulepatch.models.classifier import Classifier
-from rulepatch.text import percent, table
+from rulepatch.text import percent, plural, table
 
-__all__ = ["NewClassEvaluation", "evaluate_new_class"]
+__all__ = ["NewClassEvaluation", "evaluate_new_class", "evaluate_new_classes"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,33 +152,68 @@ def evaluate_new_class(
         FolderError: pictures are missing, or those of the other classes have no labels.
         SettingError: the edit does not add one class.
     """
-    if len(edit.new_classes) != 1:
-        raise SettingError(
-            f"expected an edit that adds one class but it adds {len(edit.new_classes)}; evaluate each on its own"
-        )
-    label = len(model.classes)
+    (found,) = evaluate_new_classes(
+        model, [edit], positives=positives, others=others, any_base=any_base, progress=progress
+    )
+    return found
+
+
+def evaluate_new_classes(
+    model: Classifier,
+    edits: Sequence[Edit],
+    *,
+    positives: Any,
+    others: Any,
+    any_base: bool = False,
+    progress: bool = True,
+) -> list[NewClassEvaluation]:
+    """Measure several edits that add the same class, each on its own, in one pass: their logits stand side by side.
+
+    Args:
+        model: as for `evaluate_new_class`.
+        edits: each adds one class and does nothing else.
+        positives: as for `evaluate_new_class`.
+        others: as for `evaluate_new_class`.
+        any_base: as for `evaluate_new_class`.
+        progress: as for `evaluate_new_class`.
+
+    Returns:
+        An evaluation of each.
+
+    Raises:
+        BaseMismatchError: the model is not the edits' base.
+        FolderError: pictures are missing, or those of the other classes have no labels.
+        SettingError: an edit does not add one class, or does more.
+    """
+    for edit in edits:
+        if len(edit.new_classes) != 1 or len(edit.changes) != 1:
+            raise SettingError(
+                f"expected an edit that adds one class but got one of {plural(len(edit.changes), 'change')} that adds "
+                f"{len(edit.new_classes)}; evaluate it by `evaluate`"
+            )
     negatives = ImageSet.of(others, model.classes)
     if not negatives.is_labelled:
         raise FolderError(
             f"expected pictures of the other classes in a folder for each but {negatives.name} has some without; "
             "name the folders by class"
         )
-    found: list[tuple[Sequence[int], torch.Tensor]] = []
-    with edit.applied(model, any_base=any_base) as extended, capture.inference(model.module):
-        for images, own in ((ImageSet.of(positives, extended.classes), label), (negatives, None)):
-            stream = ImageStream(
-                images, model.preprocess, batch_size=model.batch_size, progress=images.name if progress else None
-            )
-            for batch in stream:
-                labels = [picture.label if own is None else own for picture in batch.pictures]
-                found.append((labels, extended.logits(model.inputs(batch.pixels)).double().cpu()))  # type: ignore[arg-type]
-    logits = torch.cat([each for _, each in found])
-    best = logits[:, :-1].max(dim=1)
-    return NewClassEvaluation(
-        edit.new_classes[0],
-        label,
-        np.array([each for labels, _ in found for each in labels], np.int64),
-        logits[:, -1].numpy(),
-        best.values.numpy(),
-        best.indices.numpy(),
-    )
+    label = len(model.classes)
+    labels: list[int] = []
+    logits: list[torch.Tensor] = []
+    together = Edit.compose(*edits)
+    known = model.with_module(model.module, edits[0].new_classes).classes
+    with together.applied(model, any_base=any_base) as extended, capture.inference(model.module):
+        for images, own in ((ImageSet.of(positives, known), label), (negatives, None)):
+            bar = images.name if progress else None
+            for batch in ImageStream(images, model.preprocess, batch_size=model.batch_size, progress=bar):
+                labels += [picture.label if own is None else own for picture in batch.pictures]  # type: ignore[misc]
+                logits.append(extended.logits(model.inputs(batch.pixels)).double().cpu())
+    said = torch.cat(logits)
+    best = said[:, :label].max(dim=1)
+    shown = np.array(labels, np.int64)
+    return [
+        NewClassEvaluation(
+            edit.new_classes[0], label, shown, said[:, label + i].numpy(), best.values.numpy(), best.indices.numpy()
+        )
+        for i, edit in enumerate(edits)
+    ]
