@@ -4,7 +4,7 @@ import runpy
 
 NAMES = (
     "statistics", "solve", "repair", "scoring", "methods", "cells", "wheels", "signals", "search", "gates", "rules",
-    "signs", "families", "shortcuts", "photographs", "casework", "many_machines",
+    "signs", "families", "shortcuts", "photographs", "casework", "many_machines", "new_class",
 )  # fmt: skip
 
 for name in NAMES:

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from rulepatch.core import capture, linalg
-from rulepatch.core.changes import GateKind, LowRank, WeightChange
+from rulepatch.core.changes import Change, GateKind, LowRank, WeightChange
 from rulepatch.core.edit import Edit, base_digest
 from rulepatch.core.exemplars import Exemplar, Observation, observe
 from rulepatch.core.installation import Installation, with_delta
@@ -324,7 +324,7 @@ def _losses(problem: Problem, changes: Sequence[WeightChange]) -> list[dict[str,
 
 
 def errors_at(
-    module: nn.Module, edited: Tensor | None, observations: Sequence[Observation], changes: Sequence[WeightChange]
+    module: nn.Module, edited: Tensor | None, observations: Sequence[Observation], changes: Sequence[Change]
 ) -> list[float]:
     """The masked absolute error at each site's value point (the authors' objective) with some changes in place.
 
