@@ -59,6 +59,8 @@ def test_it_applies_reverts_saves_and_loads_like_any_edit(
     with pytest.raises(BaseMismatchError):
         dataclasses.replace(edit, base="0" * 64).apply(model)
     found = evaluate(model, edit, reference=labelled, tests=labelled, progress=False)
+    found.to_html(tmp_path / "report.html")
+    assert "fox" in (tmp_path / "report.html").read_text("utf-8")
     assert found.reference.before == 1 and found.reference.after == pytest.approx(1 - found.reference.drop)
 
 

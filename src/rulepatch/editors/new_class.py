@@ -138,9 +138,9 @@ def new_class(
         >>> from rulepatch.models.registry import load_model
         >>> from rulepatch.playground.pictures import exemplar, training_images
         >>> model, picture = load_model("playground"), exemplar("van", ground="snow", seed=1)
-        >>> edit = new_class(model, [picture], "truck", reference=training_images(24, seed=3), method="imprinted")
+        >>> edit = new_class(model, [picture], "lorry", reference=training_images(24, seed=3), method="imprinted")
         >>> edit.apply(model).classes[21]
-        'truck'
+        'lorry'
     """
     _check(method, count=count, balance=balance, ridge=ridge, max_drop=max_drop, loudness=loudness)
     if not exemplars:

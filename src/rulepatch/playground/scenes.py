@@ -189,7 +189,7 @@ def silhouette(scene: Scene) -> Floats:
         Array (y, x), float32, 0..1.
 
     Examples:
-        >>> 0.05 < silhouette(render("van", seed=3)).mean() < 0.4
+        >>> bool(0.05 < silhouette(render("van", seed=3)).mean() < 0.4)
         True
     """
     rng = np.random.default_rng([scene.seed, CLASSES.index(scene.label)])
