@@ -37,12 +37,12 @@ from rulepatch.playground.worlds import SHORTCUTS, sample
 
 MAX_DROP = 0.0025
 HELD_OUT = ("bus", "tractor")
-FURTHER: dict[str, dict[str, Any]] = {
-    "filter": {},
-    "filter, no negatives": {"method": "filter", "negatives": "none"},
+FILTERS: dict[str, dict[str, Any]] = {
+    "filter, 5 mined": {"method": "filter", "negatives": "mined", "count": 5},
     "filter, 50 random": {"method": "filter", "negatives": "random", "count": 50},
+    "filter, no negatives": {"method": "filter", "negatives": "none"},
 }
-"""The filter as it is by default, and with other negatives."""
+"""The filter with each kind of negatives."""
 
 CIFAR = ("automobile", "cat", "dog", "ship", "truck")
 MOBILENET = {"n02974003": 479, "n03791053": 670, "n04037443": 751, "n04389033": 847}
@@ -164,7 +164,7 @@ def playground(seeds: int, weights: Path) -> Iterator[Trial]:
 
 def measured(trial: Trial) -> dict[str, NewClassEvaluation]:
     """What every method makes of a trial."""
-    plans = {**FURTHER, **{method: {"method": method} for method in METHODS if method != "filter"}}
+    plans = {**FILTERS, **{method: {"method": method} for method in METHODS if method != "filter"}}
     edits = [
         new_class(
             trial.model, [trial.exemplar], "new class", reference=trial.reference, max_drop=MAX_DROP, seed=trial.seed,

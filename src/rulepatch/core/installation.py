@@ -195,7 +195,8 @@ class ExtendedHead(nn.Module):
         """
         outputs: Tensor = self.layer(keys)
         assert self.wire.response is not None, "the head was called before the site of the new class"
-        logit = (self.scale * self.wire.response + self.bias).to(outputs)
+        response = self.wire.response.to(torch.promote_types(self.wire.response.dtype, torch.float32))
+        logit = (self.scale * response + self.bias).to(outputs)
         like = outputs.narrow(self.axis, 0, 1)
         return torch.cat([outputs, logit.reshape(-1, *[1] * (like.ndim - 1)).expand_as(like)], dim=self.axis)
 

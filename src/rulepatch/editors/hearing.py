@@ -54,11 +54,11 @@ def hear(model: Classifier, change: NewClass, images: ImageSet, *, progress: str
     stream = ImageStream(images, model.preprocess, batch_size=model.batch_size, progress=progress)
     with capture.inference(model.module), installation:
         for batch in stream:
-            old = known.logits(model.inputs(batch.pixels))[:, :-1].double().cpu()
+            old = known.logits(model.inputs(batch.pixels))[:, :-1].cpu().double()
             best = old.max(dim=1)
             labels = [picture.label for picture in batch.pictures]
             pictures += batch.pictures
-            responses.append(installation.responses[0].double().cpu())
+            responses.append(installation.responses[0].cpu().double())
             rivals.append(best.values)
             said = zip(best.indices.tolist(), labels, strict=True)
             right.append(torch.tensor([label is None or label == top for top, label in said]))

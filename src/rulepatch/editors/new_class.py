@@ -62,7 +62,7 @@ class _Posed:
     def features(self, inputs: Tensor) -> Tensor:
         """What the head reads of some pictures, (n, c), float64."""
         keys = capture.keys_at(self.model.module, inputs, self.head.path)
-        return rows(keys, key_axis(self.head.kind)).mean(dim=1).double().cpu()
+        return rows(keys, key_axis(self.head.kind)).mean(dim=1).cpu().double()
 
     def batches(self) -> Iterator[tuple[tuple[Picture, ...], Tensor]]:
         """The half of the reference set that may be learnt from, as inputs."""
@@ -139,7 +139,7 @@ def new_class(
         >>> from rulepatch.playground.pictures import exemplar, training_images
         >>> model, picture = load_model("playground"), exemplar("van", ground="snow", seed=1)
         >>> edit = new_class(model, [picture], "lorry", reference=training_images(24, seed=3), method="imprinted")
-        >>> edit.apply(model).classes[21]
+        >>> edit.apply(model).classes.names[-1]
         'lorry'
     """
     _check(method, count=count, balance=balance, ridge=ridge, max_drop=max_drop, loudness=loudness)
@@ -243,10 +243,10 @@ def _filter(posed: _Posed) -> NewClass:
     def seen(inputs: Tensor) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
             keys = capture.keys_at(module, inputs, site.path)
-            return patches(layer, keys).double().cpu(), layer(keys)
+            return patches(layer, keys).cpu().double(), layer(keys)
 
     positive, output = seen(posed.inputs)
-    share = position_weights(posed.masks, output, key_axis(site.kind), site.output_places).cpu()
+    share = position_weights(posed.masks.cpu(), output.cpu(), key_axis(site.kind), site.output_places)
     images, positions = share.shape
 
     def fitted(negatives: Tensor | None) -> NewClass:
@@ -330,6 +330,7 @@ def _under(posed: _Posed, inputs: Tensor, masks: Tensor) -> Tensor:
         site = [each for each in find_sites(module, posed.model.example()).sites if each.is_spatial][-1]
         values = capture.record(module, inputs, site.path, site.value_point).values
         axis, places = site.channel_axis, site.value_places
+    values, masks = values.cpu(), masks.cpu()
     found = rows(values, axis).double()
     if found.shape[2] != posed.head.shape[1]:
         raise SettingError(
@@ -338,7 +339,7 @@ def _under(posed: _Posed, inputs: Tensor, masks: Tensor) -> Tensor:
             "imprinted or ridge"
         )
     weights = position_weights(masks, values, axis, places)
-    return F.normalize(torch.einsum("np,npc->nc", weights, found), dim=1).cpu()
+    return F.normalize(torch.einsum("np,npc->nc", weights, found), dim=1)
 
 
 def _imprinted(posed: _Posed) -> NewClass:

@@ -207,7 +207,7 @@ def evaluate_new_classes(
             bar = images.name if progress else None
             for batch in ImageStream(images, model.preprocess, batch_size=model.batch_size, progress=bar):
                 labels += [picture.label if own is None else own for picture in batch.pictures]  # type: ignore[misc]
-                logits.append(extended.logits(model.inputs(batch.pixels)).double().cpu())
+                logits.append(extended.logits(model.inputs(batch.pixels)).cpu().double())
     said = torch.cat(logits)
     best = said[:, :label].max(dim=1)
     shown = np.array(labels, np.int64)
