@@ -239,10 +239,26 @@ def test_the_bias_is_the_largest_within_the_budget(budget):
     responses, rivals = torch.rand(40, generator=generator), 3 * torch.rand(40, generator=generator)
     right = torch.rand(40, generator=generator) < 0.8
     bias = new_logit.bias_within(responses, rivals, right, scale=2.0, budget=budget)
-    assert new_logit.lost(responses, rivals, right, scale=2.0, bias=bias) <= budget
-    if budget < 0.8:
-        more = new_logit.lost(responses, rivals, right, scale=2.0, bias=bias + 1e-3 * (1 + abs(bias)))
-        assert more > budget or more == pytest.approx(int(budget * 40 + 1) / 40)
+    taken = min(max(int(budget * 41) - 1, 0), int(right.sum()) - 1)
+    assert new_logit.lost(responses, rivals, right, scale=2.0, bias=bias) == pytest.approx(taken / 40)
+    more = new_logit.lost(responses, rivals, right, scale=2.0, bias=bias + 2e-4 * (1 + abs(bias)))
+    assert more == pytest.approx((taken + 1) / 40)
+
+
+@pytest.mark.parametrize("budget", [0.05, 0.1])
+def test_the_budget_holds_on_pictures_that_were_not_seen(budget):
+    """Over many reference sets; the control is the bias that uses the budget up where it is set."""
+    generator = torch.Generator().manual_seed(0)
+    responses, rivals = torch.randn(2, 400, 2040, generator=generator, dtype=torch.float64)
+    right = torch.rand(400, 2040, generator=generator) < 0.9
+    unseen = []
+    for r, m, known in zip(responses, rivals, right, strict=True):
+        greedy = float((m - r)[:40][known[:40]].sort().values[int(budget * 40)]) - 1e-6
+        careful = new_logit.bias_within(r[:40], m[:40], known[:40], scale=1.0, budget=budget)
+        rest = (r[40:], m[40:], known[40:])
+        unseen.append([new_logit.lost(*rest, scale=1.0, bias=bias) for bias in (careful, greedy)])
+    careful, greedy = torch.tensor(unseen).mean(0).tolist()
+    assert careful < 1.05 * budget < greedy
 
 
 def test_a_matched_scale_gives_the_spread():

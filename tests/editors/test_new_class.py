@@ -78,7 +78,7 @@ def test_the_budget_holds_where_it_was_set_and_is_used(method, model, exemplars,
     _, choose = labelled.split(0.5, seed=0)
     drop = evaluate(model, edit, reference=choose, progress=False).reference.drop
     assert drop == edit.provenance["calibration"]["drop"] <= max_drop
-    assert drop == pytest.approx(min(max_drop, 11 / 12), abs=1 / 12)  # nothing of the budget is left over
+    assert drop == pytest.approx(min(max_drop, 11 / 12), abs=0.09)  # but for one picture, the budget is used
 
 
 @every_method

@@ -30,9 +30,9 @@ def new_class(
         str, typer.Option(metavar="NAME", help="filter, imprinted, ridge, class-feature, compositional, random")
     ] = "filter",
     negatives: Annotated[
-        str, typer.Option(metavar="mined|random|none|DIR", help="What the class is not, for the filter.")
-    ] = "mined",
-    count: Annotated[int | None, typer.Option(help="How many negatives are mined or drawn. [5]")] = None,
+        str, typer.Option(metavar="random|mined|none|DIR", help="What the class is not, for the filter.")
+    ] = "random",
+    count: Annotated[int | None, typer.Option(help="How many negatives are drawn [50] or mined [5].")] = None,
     balance: Annotated[float | None, typer.Option(help="Weight of each negative. [0.05]")] = None,
     ridge: Annotated[float | None, typer.Option(help="Of the filter [0.01] or the regression [0.1].")] = None,
     part: Annotated[

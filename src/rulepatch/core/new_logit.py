@@ -119,29 +119,32 @@ def matched_scale(responses: Tensor, spread: float) -> float:
 
 
 def bias_within(responses: Tensor, rivals: Tensor, right: Tensor, *, scale: float, budget: float) -> float:
-    r"""The largest b with which ℓ = s·r + b takes no more right pictures than a budget allows.
+    r"""The largest b with which ℓ = s·r + b takes no more right pictures than a budget allows, of unseen ones.
 
-    A picture is taken if s·r + b exceeds its best old logit m, that is from b = m − s·r on.
+    A picture is taken if s·r + b exceeds its best old logit m, that is from b = m − s·r on. If b stays below the
+    (k+1)-th smallest of these over the right pictures, another picture of the same kind is right and taken with a
+    probability of at most (k+1)/(n+1), as all orders of n + 1 pictures are equally likely; k is the largest for which
+    that is within the budget. Of few pictures none is taken (k = 0), and the budget cannot be promised.
 
     Args:
         responses: r, (n,).
         rivals: m, the largest old logit, (n,).
         right: whether what the model says now is right, (n,), bool.
         scale: s.
-        budget: share of the n pictures that may be taken, 0..1.
+        budget: probability with which another picture may be right and taken, 0..1.
 
     Returns:
         b.
 
     Examples:
         >>> r, m = torch.zeros(4), torch.tensor([1.0, 2.0, 3.0, 4.0])
-        >>> round(bias_within(r, m, torch.ones(4, dtype=torch.bool), scale=1.0, budget=0.25), 2)
+        >>> round(bias_within(r, m, torch.ones(4, dtype=torch.bool), scale=1.0, budget=0.4), 2)
         2.0
     """
     from_here = (rivals.double() - scale * responses.double())[right].sort().values
     if not len(from_here):
         from_here = (rivals.double() - scale * responses.double()).max()[None]
-    allowed = min(int(budget * len(responses) + 1e-9), len(from_here) - 1)
+    allowed = min(max(int(budget * (len(responses) + 1) + 1e-9) - 1, 0), len(from_here) - 1)
     edge = float(from_here[allowed])
     return edge - 1e-4 * (1 + abs(edge))  # a tie in float64 may be none in the network's own type
 

@@ -83,7 +83,8 @@ def calibrated(
         model: the classifier.
         change: the class.
         images: pictures that show none of it, and that it was not learnt from.
-        max_drop: most accuracy that it may cost on them, 0..1; without labels, predictions that may flip.
+        max_drop: most accuracy that it may cost on others like them, as expected, 0..1; without labels, share of
+            predictions that may flip.
         loudness: factor of the scale.
         progress: what the bar says; none if None.
 
@@ -95,5 +96,7 @@ def calibrated(
     said = (heard.responses, heard.rivals, heard.right)
     bias = new_logit.bias_within(*said, scale=scale, budget=max_drop)
     drop = new_logit.lost(*said, scale=scale, bias=bias)
-    told = {"pictures": len(heard.pictures), "spread": heard.spread, "drop": drop, "budget": max_drop}
+    count = len(heard.pictures)
+    expected = (round(drop * count) + 1) / (count + 1)  # at most, of other pictures
+    told = {"pictures": count, "spread": heard.spread, "drop": drop, "expected": expected, "budget": max_drop}
     return replace(change, scale=scale, bias=bias), told

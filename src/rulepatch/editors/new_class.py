@@ -84,8 +84,8 @@ def new_class(
     reference: Any,
     method: Method = "filter",
     site: str | None = None,
-    negatives: Any = "mined",
-    count: int = 5,
+    negatives: Any = "random",
+    count: int | None = None,
     balance: float = 0.05,
     ridge: float | None = None,
     pool: Pool = "mean",
@@ -112,15 +112,16 @@ def new_class(
             normalised feature (Qi et al. 2018); "ridge", a regression on features.
         site: dotted path of the layer whose keys the filter reads; the last one with positions if None. The other
             methods read what the head reads.
-        negatives: what is not the class, for the filter: "mined", the reference pictures that a filter without
-            negatives takes for it; "random" ones; "none"; or pictures.
-        count: how many are mined or drawn.
+        negatives: what is not the class, for the filter: "random" reference pictures; "mined", those that a filter
+            without negatives answers to most; "none"; or pictures.
+        count: how many are drawn or mined; 50 or 5 if None (the thesis has 100 and 5).
         balance: λ, weight of each negative beside the pictures of the class.
         ridge: of the filter or the regression, above 0; 0.01 and 0.1 if None.
         pool: "mean" over positions, or "max".
         parts: pictures with masks of what the class is composed of, for "compositional"; if there are none, the two
             reference pictures that the model is surest of for the two classes that it takes the exemplars for.
-        max_drop: most accuracy that the class may cost on the reference set, 0..1.
+        max_drop: most accuracy that the class may cost on pictures like those of the reference set, as expected, 0..1;
+            to promise a share takes twice as many pictures as its inverse.
         loudness: factor of the logit's scale; 1 gives it the spread of an old logit.
         seed: of the halves, and of everything that is drawn.
         progress: whether to show bars.
@@ -142,6 +143,7 @@ def new_class(
         >>> edit.apply(model).classes.names[-1]
         'lorry'
     """
+    count = {"mined": 5}.get(str(negatives), 50) if count is None else count
     _check(method, count=count, balance=balance, ridge=ridge, max_drop=max_drop, loudness=loudness)
     if not exemplars:
         raise ExemplarError("expected at least one picture of the new class but got none; give one with a mask")

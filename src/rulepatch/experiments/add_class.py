@@ -57,7 +57,8 @@ class Added:
         return (
             f"{self.path}\nclass {change.name}: {about['settings']['method']} at {change.site}, beside {change.head}\n"
             f"logit = {change.scale:.4g} · response {change.bias:+.4g}; costs {100 * told['drop']:.2f} points of "
-            f"accuracy on the {told['pictures']} reference pictures that set it\n"
+            f"accuracy on the {told['pictures']} reference pictures that set it, at most "
+            f"{100 * told['expected']:.2f} on others, as expected\n"
             f"next: rulepatch evaluate {self.path} --model … --tests … --reference …"
         )
 
