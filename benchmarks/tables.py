@@ -363,9 +363,9 @@ def give_or_take(key: str, digits: int, unit: str = "") -> Callable[[Row], str]:
 NEW_CLASS: Mapping[str, Callable[[Row], str]] = {
     "method": text("method"),
     "AUC": give_or_take("AUC", 3),
-    "of the margin": give_or_take("AUC of the margin", 3),
+    "AUC of the margin": give_or_take("AUC of the margin", 3),
     "TPR at 1 % FPR": give_or_take("TPR at 1 %, %", 0, " %"),
-    "of the margin ": give_or_take("TPR of the margin at 1 %, %", 0, " %"),
+    "TPR of the margin": give_or_take("TPR of the margin at 1 %, %", 0, " %"),
     "recognised": give_or_take("recognised, %", 0, " %"),
     "old classes: points lost": give_or_take("points lost", 2),
 }
