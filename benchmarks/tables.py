@@ -410,7 +410,31 @@ def of_network(result: str, columns: Mapping[str, Callable[[Row], str]], network
     return View(result, columns, lambda row: row["network"] == network, by_depth)
 
 
+def give_or_take(key: str, digits: int, unit: str = "") -> Callable[[Row], str]:
+    """A mean over trials with its standard error."""
+
+    def cell(row: Row) -> str:
+        error = row[f"{key}, error"]
+        return f"{row[key]:.{digits}f}" + ("" if error is None else f" ± {error:.{digits}f}") + unit
+
+    return cell
+
+
+NEW_CLASS: Mapping[str, Callable[[Row], str]] = {
+    "method": text("method"),
+    "AUC": give_or_take("AUC", 3),
+    "AUC of the margin": give_or_take("AUC of the margin", 3),
+    "TPR at 1 % FPR": give_or_take("TPR at 1 %, %", 0, " %"),
+    "TPR of the margin": give_or_take("TPR of the margin at 1 %, %", 0, " %"),
+    "recognised": give_or_take("recognised, %", 0, " %"),
+    "old classes: points lost": give_or_take("points lost", 2),
+}
+
+
 VIEWS: Mapping[str, Callable[[], str]] = {
+    "new-class-playground": View("new-class-playground-cpu", NEW_CLASS),
+    "new-class-cifar": View("new-class-cifar-cpu", NEW_CLASS),
+    "new-class-mobilenet": View("new-class-mobilenet-cpu", NEW_CLASS),
     "sweep-playground-3": swept("playground", "playground", 3),
     "sweep-playground-10": swept("playground", "playground", 10),
     "sweep-playground-sites": View(

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from rulepatch.core.changes import Change, LowRank
+from rulepatch.core.changes import Change, Dense, LowRank
 from rulepatch.errors import SettingError
 from rulepatch.files import atomic_path
 
@@ -51,7 +51,7 @@ def write_adapter(changes: Sequence[Change], module: nn.Module, folder: Path) ->
     factors: dict[str, list[tuple[Tensor, Tensor]]] = {}
     for change in changes:
         if not isinstance(change, LowRank) or change.gate is not None:
-            kind = "gated" if isinstance(change, LowRank) else "dense"
+            kind = "gated" if isinstance(change, LowRank) else "dense" if isinstance(change, Dense) else "a new class"
             raise SettingError(
                 f"expected low-rank changes of weights but that of {change.parameter} is {kind}, which no adapter can "
                 "hold; make the edit with gate none, or write the whole network (rulepatch apply)"

@@ -1,9 +1,9 @@
-"""What an edit is made of: low-rank changes of sites, with or without a gate, and dense changes of parameters."""
+"""What an edit is made of: low-rank changes of sites, with or without a gate, dense ones of parameters, new classes."""
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, get_args
 
 from torch import Tensor, nn
 
@@ -11,9 +11,22 @@ from rulepatch.core import linalg
 from rulepatch.core.sites import Layer
 from rulepatch.errors import SettingError, SiteError, WeightsError, nearest
 
-__all__ = ["KINDS", "Change", "Dense", "Gate", "GateKind", "LowRank"]
+__all__ = [
+    "KINDS",
+    "Activation",
+    "Change",
+    "Dense",
+    "Gate",
+    "GateKind",
+    "LowRank",
+    "NewClass",
+    "Pool",
+    "WeightChange",
+]
 
 GateKind = Literal["hard", "soft"]
+Activation = Literal["none", "relu", "sigmoid"]
+Pool = Literal["mean", "max"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -242,10 +255,123 @@ class Dense:
             )
 
 
-Change = LowRank | Dense
+@dataclass(frozen=True, eq=False)
+class NewClass:
+    """A new class: one more logit beside the head, ℓ = s·(scale·r + bias), and nothing else of the network moves.
+
+    The response r reads the keys of a site with one filter, φ(w ∗ k + c) pooled over the picture (thesis 4.1). A row of
+    the head is the case where the site is the head itself and φ does nothing.
+
+    Attributes:
+        name: of the class.
+        site: dotted path of the layer whose keys are read.
+        head: dotted path of the layer whose outputs are the logits.
+        weight: w, (1, c_in, y, x), applied as the site applies its own.
+        offset: c, (1,).
+        scale: of the response.
+        bias: of the logit.
+        activation: φ.
+        pool: how the positions of the picture become one number.
+        strength: s, which scales the whole logit.
+    """
+
+    kind: ClassVar[str] = "new-class"
+
+    name: str
+    site: str
+    head: str
+    weight: Tensor
+    offset: Tensor
+    scale: float = 1.0
+    bias: float = 0.0
+    activation: Activation = "none"
+    pool: Pool = "mean"
+    strength: float = 1.0
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the filter, (1, c_in, y, x)."""
+        return tuple(self.weight.shape)
+
+    @property
+    def parameter(self) -> str:
+        """Dotted path of the layer that gets one more output; no parameter of the network is changed."""
+        return self.head
+
+    @property
+    def gate(self) -> None:
+        """A new class looks at every picture."""
+        return
+
+    def describe(self) -> dict[str, Any]:
+        """Everything but the tensors, as JSON.
+
+        Returns:
+            A dictionary.
+        """
+        plain = ("kind", "name", "site", "head", "scale", "bias", "activation", "pool", "strength")
+        return {key: getattr(self, key) for key in plain} | {"shape": list(self.shape)}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors, by the names that they have in a file.
+
+        Returns:
+            Named tensors.
+        """
+        return {"weight": self.weight, "offset": self.offset}
+
+    @classmethod
+    def restore(cls, described: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
+        """The change that was described and whose tensors were kept.
+
+        Returns:
+            An equal change.
+        """
+        plain = {key: value for key, value in described.items() if key not in {"kind", "shape"}}
+        return cls(**plain, weight=tensors["weight"], offset=tensors["offset"])
+
+    def check(self, module: nn.Module) -> None:
+        """Make sure that the class fits a model.
+
+        Raises:
+            SiteError: the model does not have the site or the head, or the site's keys differ.
+        """
+        layers = {path: layer for path, layer in module.named_modules() if isinstance(layer, Layer)}
+        for path in (self.site, self.head):
+            if path not in layers:
+                raise SiteError(
+                    f"expected a convolution or linear layer at {path} but the model has none there; "
+                    f"the nearest are {nearest(path, layers)}"
+                )
+        weight = layers[self.site].weight
+        _check_weight(weight, (1, *(*weight.shape, 1, 1)[1:4]), self.shape, self.site)
+
+    def __post_init__(self) -> None:
+        _check_strength(self.strength)
+        if not self.name.strip():
+            raise SettingError("expected a name for the new class but got none; name it")
+        if self.activation not in get_args(Activation) or self.pool not in get_args(Pool):
+            raise SettingError(
+                f"expected an activation of {', '.join(get_args(Activation))} and a pool of "
+                f"{', '.join(get_args(Pool))} but got {self.activation!r} and {self.pool!r}; choose among them"
+            )
+        numbers = math.isfinite(self.scale) and math.isfinite(self.bias)
+        if not (numbers and self.weight.isfinite().all() and self.offset.isfinite().all()):
+            raise SettingError(
+                f"expected a finite filter, scale and bias for {self.name} but got NaN or infinity; "
+                "check the picture, its mask and the weights"
+            )
+
+
+WeightChange = LowRank | Dense
+"""A change of weights that are there."""
+
+Change = LowRank | Dense | NewClass
 """What an edit is made of."""
 
-KINDS: Mapping[str, type[LowRank] | type[Dense]] = {kind.kind: kind for kind in (LowRank, Dense)}
+KINDS: Mapping[str, type[LowRank] | type[Dense] | type[NewClass]] = {
+    kind.kind: kind for kind in (LowRank, Dense, NewClass)
+}
 """Changes by the names that they have in files."""
 
 

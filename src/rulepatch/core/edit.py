@@ -2,7 +2,7 @@
 
 import copy
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from rulepatch.core.adapters import write_adapter
-from rulepatch.core.changes import KINDS, Change
+from rulepatch.core.changes import KINDS, Change, NewClass
 from rulepatch.core.installation import Installation
 from rulepatch.digests import digest_of_json, digest_of_tensors
 from rulepatch.errors import BaseMismatchError, EditFileError, SettingError
@@ -32,7 +32,7 @@ class Holder(Protocol):
     @property
     def module(self) -> nn.Module: ...
 
-    def with_module(self, module: nn.Module) -> Self: ...
+    def with_module(self, module: nn.Module, new_classes: Sequence[str] = ()) -> Self: ...
 
 
 Model = TypeVar("Model", bound="nn.Module | Holder")
@@ -49,7 +49,7 @@ def base_digest(model: nn.Module) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Edit:
-    """A low-rank change at one or more sites of a model.
+    """A low-rank change at one or more sites of a model, a dense one, or a new class.
 
     Attributes:
         changes: what is changed; a site may have several, which add up.
@@ -78,6 +78,11 @@ class Edit:
     def sites(self) -> tuple[str, ...]:
         """The sites, in order, each once."""
         return tuple(dict.fromkeys(change.site for change in self.changes))
+
+    @property
+    def new_classes(self) -> tuple[str, ...]:
+        """Names of the classes that it adds, in the order of their logits, which come after all others."""
+        return tuple(change.name for change in self.changes if isinstance(change, NewClass))
 
     def with_strength(self, strength: float) -> "Edit":
         """The same edit at another strength; 1 is the solve.
@@ -130,7 +135,7 @@ class Edit:
         self.check(module, any_base=any_base)
         edited = copy.deepcopy(module)
         Installation(edited, self.changes).put_in()
-        return edited if isinstance(model, nn.Module) else model.with_module(edited)  # type: ignore[return-value]
+        return self._held(model, edited)
 
     @contextmanager
     def applied(self, model: Model, *, any_base: bool = False) -> Iterator[Model]:
@@ -141,7 +146,7 @@ class Edit:
             any_base: apply it to another base than the one that it was computed on.
 
         Yields:
-            The same model.
+            The same model; around the same network one that knows the new classes, if there are any.
 
         Raises:
             BaseMismatchError: the model is not the edit's base.
@@ -150,7 +155,13 @@ class Edit:
         module = _module_of(model)
         self.check(module, any_base=any_base)
         with Installation(module, self.changes):
-            yield model
+            yield self._held(model, module) if self.new_classes else model
+
+    def _held(self, model: Model, module: nn.Module) -> Model:
+        """What holds a network, around another one."""
+        if isinstance(model, nn.Module):
+            return module  # type: ignore[return-value]
+        return model.with_module(module, self.new_classes) if self.new_classes else model.with_module(module)
 
     def merged(self, model: Model, *, any_base: bool = False) -> Model:
         """A new model whose weights hold the edit: what `apply` gives, with nothing but weights changed.
@@ -163,8 +174,13 @@ class Edit:
             A model of the same type and architecture.
 
         Raises:
-            SettingError: the edit is gated, and a gate is no change of weights.
+            SettingError: the edit is gated or adds a class, which is no change of weights.
         """
+        if self.new_classes:
+            raise SettingError(
+                f"expected an edit that is a change of weights but it adds the class {', '.join(self.new_classes)}, "
+                "one more output; use Edit.apply, or write the whole network (rulepatch apply --out FILE.pt2)"
+            )
         if behind_gates := [change.site for change in self.changes if change.gate is not None]:
             raise SettingError(
                 f"expected an edit that is a change of weights but it is gated at {', '.join(behind_gates)}; "
@@ -241,9 +257,9 @@ class Edit:
         rows = [
             [
                 described.get("parameter", change.site),
-                described.get("value_point", ""),
+                described.get("value_point", described.get("head", "")),
                 "×".join(map(str, change.shape)),
-                described.get("rank", "full"),
+                described.get("rank", f"class {described['name']}" if "name" in described else "full"),
                 change.strength,
                 "none" if change.gate is None else f"{change.gate.kind} {change.gate.level}",
             ]

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rulepatch.core import linalg
-from rulepatch.core.changes import Change, Gate, LowRank
+from rulepatch.core.changes import Change, Gate, LowRank, NewClass
 from rulepatch.core.sites import Layer, with_weight
 
-__all__ = ["Addition", "EditedLayer", "Installation", "Reader", "with_delta"]
+__all__ = ["Addition", "EditedLayer", "ExtendedHead", "Installation", "Listener", "Reader", "Wire", "with_delta"]
 
 
 class Reader(nn.Module):
@@ -125,6 +125,82 @@ class EditedLayer(nn.Module):
         return output
 
 
+class Wire:
+    """Carries the response of a filter past everything between its site and the head.
+
+    A plain object, no module: it holds one tensor for the length of a pass, and a copy of a network gets an empty one.
+    """
+
+    def __init__(self) -> None:
+        self.response: Tensor | None = None
+
+    def __deepcopy__(self, memo: object) -> "Wire":
+        return Wire()
+
+
+class Listener(nn.Module):
+    """A layer whose keys are read for a new class on the way; what it returns is its own.
+
+    Args:
+        layer: what stands at the site now.
+        like: the site's layer, whose stride and padding hold for the filter.
+        change: the new class.
+        wire: where the response, (n,), is left.
+    """
+
+    def __init__(self, layer: nn.Module, like: Layer, change: NewClass, wire: Wire) -> None:
+        super().__init__()
+        self.layer = layer
+        # memory of its own: sums may depend on where a weight lies, and a loaded one lies elsewhere
+        self.filter = with_weight(like, change.weight.to(like.weight.detach(), copy=True))
+        self.filter.weight.requires_grad_(False)
+        self.register_buffer("offset", change.offset.to(like.weight.detach()))
+        self.activation, self.pool, self.wire = change.activation, change.pool, wire
+
+    def forward(self, keys: Tensor) -> Tensor:
+        """The layer's own output.
+
+        Returns:
+            What the layer returns.
+        """
+        maps = self.filter(keys) + self.offset
+        if self.activation != "none":
+            maps = torch.sigmoid(maps) if self.activation == "sigmoid" else F.relu(maps)
+        flat = maps.flatten(1)
+        self.wire.response = flat.mean(dim=1) if self.pool == "mean" else flat.amax(dim=1)
+        output: Tensor = self.layer(keys)
+        return output
+
+
+class ExtendedHead(nn.Module):
+    """A head with one more output; all others are its own, bit for bit.
+
+    Args:
+        layer: what stands there now.
+        axis: of its outputs.
+        change: the new class.
+        wire: where its response comes from.
+    """
+
+    def __init__(self, layer: nn.Module, axis: int, change: NewClass, wire: Wire) -> None:
+        super().__init__()
+        self.layer, self.axis, self.wire = layer, axis, wire
+        self.scale, self.bias = change.strength * change.scale, change.strength * change.bias
+
+    def forward(self, keys: Tensor) -> Tensor:
+        """The head's outputs and the new one, the same at every position if the head has any.
+
+        Returns:
+            As the head returns, with one more on its axis.
+        """
+        outputs: Tensor = self.layer(keys)
+        assert self.wire.response is not None, "the head was called before the site of the new class"
+        response = self.wire.response.to(torch.promote_types(self.wire.response.dtype, torch.float32))
+        logit = (self.scale * response + self.bias).to(outputs)
+        like = outputs.narrow(self.axis, 0, 1)
+        return torch.cat([outputs, logit.reshape(-1, *[1] * (like.ndim - 1)).expand_as(like)], dim=self.axis)
+
+
 class Installation:
     """Changes of a module, computed once, to be put in and taken out any number of times.
 
@@ -154,18 +230,28 @@ class Installation:
         for change in changes:
             if isinstance(change, LowRank) and (beside or change.gate is not None):
                 gated.setdefault(change.site, []).append(change)
-            else:
+            elif not isinstance(change, NewClass):
                 path = change.parameter
                 delta = change.delta().reshape(module.get_parameter(path).shape)
                 totals[path] = totals[path] + delta if path in totals else delta
         self._weights = {path: with_delta(module.get_parameter(path), total) for path, total in totals.items()}
         self._layers = {path: _edited_layer(module, path, behind) for path, behind in gated.items()}
+        self._placed: dict[str, nn.Module] = dict(self._layers)
+        self._wires: list[Wire] = []
+        for change in changes:
+            if isinstance(change, NewClass):
+                self._add_class(change)
         self._take_out: list[Callable[[], None]] = []
 
     @property
     def writers(self) -> list[nn.Parameter]:
         """s·Λ of the changes that are put beside their layers, in their order at each site."""
         return [each.write.weight for layer in self._layers.values() for each in layer.additions]  # type: ignore[union-attr,misc]
+
+    @property
+    def responses(self) -> list[Tensor]:
+        """The response r of each new class in the last pass, (n,)."""
+        return [wire.response for wire in self._wires if wire.response is not None]
 
     @property
     def bytes(self) -> int:
@@ -179,11 +265,22 @@ class Installation:
             parameter = self._module.get_parameter(path)
             self._take_out.append(partial(setattr, parameter, "data", parameter.data))
             parameter.data = weight
-        for path, layer in self._layers.items():
+        for path, layer in self._placed.items():
             parent, _, name = path.rpartition(".")
             children = self._module.get_submodule(parent)._modules
-            self._take_out.append(partial(children.__setitem__, name, layer.layer))
-            children[name] = layer.train(layer.layer.training)
+            there = children[name]
+            assert there is not None
+            self._take_out.append(partial(children.__setitem__, name, there))
+            children[name] = layer.train(there.training)
+
+    def _add_class(self, change: NewClass) -> None:
+        """Put a class beside what stands at its site and at the head, classes of this edit before it included."""
+        wire, like, head = Wire(), *(self._module.get_submodule(path) for path in (change.site, change.head))
+        assert isinstance(like, Layer)
+        self._placed[change.site] = Listener(self._placed.get(change.site, like), like, change, wire)
+        axis = 1 if isinstance(head, nn.Conv2d) else -1
+        self._placed[change.head] = ExtendedHead(self._placed.get(change.head, head), axis, change, wire)
+        self._wires.append(wire)
 
     def take_out(self) -> None:
         """Put back what was there."""

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from rulepatch.core import linalg
-from rulepatch.core.changes import Change, LowRank
+from rulepatch.core.changes import LowRank, WeightChange
 from rulepatch.core.exemplars import Observation
 from rulepatch.core.moments import KeyStatistics
 
@@ -16,7 +16,7 @@ EPSILON = 0.01
 """A key whose output can move by less than this share of the usual output counts as not moved."""
 
 
-def certify(seen: Observation, changes: Sequence[Change], statistics: KeyStatistics) -> dict[str, Any]:
+def certify(seen: Observation, changes: Sequence[WeightChange], statistics: KeyStatistics) -> dict[str, Any]:
     """What the changes at a site can do at most.
 
     Args:

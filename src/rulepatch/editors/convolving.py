@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from rulepatch.core import fourier, linalg
-from rulepatch.core.changes import Change, Dense, LowRank
+from rulepatch.core.changes import Dense, LowRank, WeightChange
 from rulepatch.core.exemplars import Observation
 from rulepatch.core.sites import Site
 from rulepatch.editors.inverting import low_rank_of, missed, output_of, precise, stream_keys
@@ -115,7 +115,7 @@ def convolution_at(seen: Observation, power: Tensor, *, balance: float, cutoff: 
 
 def edit_convolution(
     problem: Problem, seen: Observation, power: Tensor, *, balance: float, cutoff: float, fitted: bool
-) -> tuple[Change, dict[str, Any]]:
+) -> tuple[WeightChange, dict[str, Any]]:
     """Edit a site by the inverse of its convolution.
 
     Args:
@@ -131,7 +131,7 @@ def edit_convolution(
         wanted at the marked positions, and the share of the change's energy that lies within the layer's taps.
     """
     found = convolution_at(seen, power, balance=balance, cutoff=cutoff, floor=problem.settings.floor)
-    part: Change
+    part: WeightChange
     if fitted:
         part = _fitted(problem, seen, found.marks.of(fourier.convolve(found.change, found.edited)), balance)
         delta = replace(part, strength=1.0).delta().to(found.weight)

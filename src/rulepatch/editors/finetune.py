@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from tqdm.auto import trange
 
 from rulepatch.core import linalg
-from rulepatch.core.changes import Change, Dense
+from rulepatch.core.changes import Dense, WeightChange
 from rulepatch.core.edit import Edit
 from rulepatch.core.exemplars import Exemplar
 from rulepatch.core.sites import find_sites
@@ -186,11 +186,11 @@ def _project(leaf: Tensor, before: Tensor, basis: Tensor) -> None:
     leaf.copy_(before + linalg.project(change, basis.to(change)).reshape(leaf.shape))
 
 
-def _changes(problem: Problem, found: Mapping[str, Tensor], *, projected: bool) -> list[Change]:
+def _changes(problem: Problem, found: Mapping[str, Tensor], *, projected: bool) -> list[WeightChange]:
     strength = problem.settings.strength
     if not projected:
         return [Dense(path, delta.float().cpu(), strength) for path, delta in found.items()]
-    changes: list[Change] = []
+    changes: list[WeightChange] = []
     for seen in problem.observations:
         reading = read(problem, seen)
         delta = found[f"{seen.site.path}.weight"].reshape(seen.site.shape).double()

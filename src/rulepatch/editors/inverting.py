@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rulepatch.core import capture, inverse, linalg
-from rulepatch.core.changes import Change, LowRank
+from rulepatch.core.changes import LowRank, WeightChange
 from rulepatch.core.edit import Edit
 from rulepatch.core.exemplars import Exemplar, Observation
 from rulepatch.core.sites import Layer, Site, find_sites, key_axis, patches, rows, with_weight
@@ -147,7 +147,7 @@ def edit_memory(
         raise SettingError(f"expected a ridge of at least 0 but got {ridge}; 0.001 is usual")
     check_sites(model, settings, rank=settings.rank, architecture=architecture)
     problem = pose(model, exemplars, settings, reference=reference, cache=cache, progress=progress)
-    changes, told = list[Change](), []
+    changes, told = list[WeightChange](), []
     for seen in problem.observations:
         with stretch("statistics"):
             moment = _moment_of_outputs(problem, seen, architecture, reference, progress=progress)

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from rulepatch.core import capture, linalg
-from rulepatch.core.changes import Change, GateKind, LowRank
+from rulepatch.core.changes import Change, GateKind, LowRank, WeightChange
 from rulepatch.core.edit import Edit, base_digest
 from rulepatch.core.exemplars import Exemplar, Observation, observe
 from rulepatch.core.installation import Installation, with_delta
@@ -36,6 +36,7 @@ __all__ = [
     "assemble",
     "errors_at",
     "look",
+    "masked_inputs",
     "pose",
 ]
 
@@ -237,9 +238,26 @@ def look(
 
 def _inputs(model: Classifier, exemplars: Sequence[Exemplar]) -> tuple[Tensor, Tensor, Tensor]:
     """The original and the edited pictures as model inputs, and their masks, (n, height, width)."""
+    edited = model.inputs(torch.stack([model.preprocess.pixels(exemplar.edited) for exemplar in exemplars]))
+    originals, masks = masked_inputs(model, exemplars)
+    return originals, edited, masks
+
+
+def masked_inputs(model: Classifier, exemplars: Sequence[Exemplar]) -> tuple[Tensor, Tensor]:
+    """The original pictures of exemplars as a model sees them, and their masks.
+
+    Args:
+        model: the classifier.
+        exemplars: at least one.
+
+    Returns:
+        Inputs, (n, 3, height, width), and masks, (n, height, width), 0..1.
+
+    Raises:
+        ExemplarError: a mask is empty where the model looks.
+    """
     framed = model.preprocess
     originals = model.inputs(torch.stack([framed.pixels(exemplar.image) for exemplar in exemplars]))
-    edited = model.inputs(torch.stack([framed.pixels(exemplar.edited) for exemplar in exemplars]))
     masks = torch.stack([framed.mask(exemplar.mask) for exemplar in exemplars]).to(model.device)
     for exemplar, mask in zip(exemplars, masks, strict=True):
         if mask.max() < 0.5:
@@ -247,10 +265,10 @@ def _inputs(model: Classifier, exemplars: Sequence[Exemplar]) -> tuple[Tensor, T
                 f"expected the concept of {exemplar.name} where the model looks but its mask is empty there; "
                 "the model sees the centre of a picture only: mark the concept there"
             )
-    return originals, edited, masks
+    return originals, masks
 
 
-def assemble(problem: Problem, changes: Sequence[Change], *, method: str, own: Mapping[str, Any]) -> Edit:
+def assemble(problem: Problem, changes: Sequence[WeightChange], *, method: str, own: Mapping[str, Any]) -> Edit:
     """Make an edit of its changes, measure it at the problem's sites, and say how it was made.
 
     Args:
@@ -297,7 +315,7 @@ def assemble(problem: Problem, changes: Sequence[Change], *, method: str, own: M
     return Edit(tuple(changes), base_digest(problem.model.module), provenance)
 
 
-def _losses(problem: Problem, changes: Sequence[Change]) -> list[dict[str, float]]:
+def _losses(problem: Problem, changes: Sequence[WeightChange]) -> list[dict[str, float]]:
     """Masked absolute error at each value point (the authors' objective) before and after, all changes in place."""
     module, seen = problem.model.module, problem.observations
     edited = problem.edited if problem.style is None else None
@@ -329,7 +347,7 @@ def _error_now(module: nn.Module, edited: Tensor | None, seen: Observation) -> T
     return seen.error_of(capture.record(module, edited, seen.site.path, seen.site.value_point).values)
 
 
-def _damage(problem: Problem, seen: Observation, changes: Sequence[Change]) -> float:
+def _damage(problem: Problem, seen: Observation, changes: Sequence[WeightChange]) -> float:
     """Damage predicted at a site where the gate is open; gates reduce it further."""
     path, shape = seen.site.path, seen.site.shape
     delta = _delta(seen, changes)
@@ -337,14 +355,14 @@ def _damage(problem: Problem, seen: Observation, changes: Sequence[Change]) -> f
     return linalg.damage(delta, seen.layer.weight.detach().reshape(shape).cpu(), moment)
 
 
-def _delta(seen: Observation, changes: Sequence[Change]) -> Tensor:
+def _delta(seen: Observation, changes: Sequence[WeightChange]) -> Tensor:
     """Sum of the changes of a site's weight, (c_out, c_in, y, x), float64."""
     path, shape = seen.site.path, seen.site.shape
     own = [change.delta().cpu().reshape(shape) for change in changes if change.parameter == f"{path}.weight"]
     return torch.stack([torch.zeros(shape, dtype=torch.float64), *own]).sum(dim=0)
 
 
-def _rounding(seen: Observation, changes: Sequence[Change]) -> float:
+def _rounding(seen: Observation, changes: Sequence[WeightChange]) -> float:
     """What writing the weight in the model's own type loses of its change, relative to the change; 0 beside a gate."""
     plain = [change for change in changes if change.parameter == f"{seen.site.path}.weight"]
     if not plain or any(isinstance(change, LowRank) and change.gate is not None for change in plain):
@@ -355,7 +373,7 @@ def _rounding(seen: Observation, changes: Sequence[Change]) -> float:
     return float((written - wanted).norm() / wanted.norm().clamp(min=torch.finfo(torch.float64).tiny))
 
 
-def _protection(problem: Problem, seen: Observation, changes: Sequence[Change]) -> dict[str, float]:
+def _protection(problem: Problem, seen: Observation, changes: Sequence[WeightChange]) -> dict[str, float]:
     """Damage predicted on the protected pictures, in the form of that on the reference set; nothing without them."""
     if not problem.protected:
         return {}

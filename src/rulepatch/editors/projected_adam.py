@@ -10,7 +10,7 @@ from torch import Tensor
 from tqdm.auto import trange
 
 from rulepatch.core import linalg
-from rulepatch.core.changes import Change, Dense, GateKind
+from rulepatch.core.changes import Dense, GateKind, WeightChange
 from rulepatch.core.edit import Edit
 from rulepatch.core.exemplars import Exemplar, Observation
 from rulepatch.core.sites import with_weight
@@ -99,7 +99,7 @@ def projected_adam(
     problem = pose(model, exemplars, settings, reference=reference, cache=cache, progress=progress)
     own = {"steps": steps, "learning_rate": learning_rate, "project_every": project_every, "projected": projected}
     adam = partial(descend, steps=steps, learning_rate=learning_rate, project_every=project_every, progress=progress)
-    changes: list[Change] = []
+    changes: list[WeightChange] = []
     with stretch("solve"):
         for seen in problem.observations:
             if projected:

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 
 from rulepatch.core import linalg
-from rulepatch.core.changes import Change, GateKind, LowRank
+from rulepatch.core.changes import GateKind, LowRank, WeightChange
 from rulepatch.core.edit import Edit
 from rulepatch.core.exemplars import Exemplar, Observation
 from rulepatch.data.cache import Cache
@@ -103,7 +103,7 @@ def solve_rules(problem: Problem, rules: Sequence[Rule], *, ridge: float = 1e-3)
     Returns:
         The edit.
     """
-    changes: list[Change] = []
+    changes: list[WeightChange] = []
     with stretch("solve"):
         for observation in problem.observations:
             changes += _changes_at(problem, observation, rules, ridge)

@@ -218,15 +218,16 @@ class Activations:
         if site not in self._untouched:
             self._untouched[site] = self._predictions(site)
         with Installation(self.model.module, edit.changes):
-            after = self._predictions(site)
+            after = self._predictions(site, edit.new_classes)
         return Outcomes(self.images.name, tuple(self._pictures), self._untouched[site], after, self._skipped)
 
-    def _predictions(self, site: str) -> Predictions:
+    def _predictions(self, site: str, new_classes: Sequence[str] = ()) -> Predictions:
+        model = self.model.with_module(self.model.module, new_classes)
         labels: Iterator[int | None] = iter(self._labels)
         pieces = []
         for shelf, start, size in zip(self._shelves, self._starts[site], self._sizes, strict=True):
             inputs, results = shelf.restored((start.inputs, start.results), self.model.device)
             output = capture.resume(self.model.module, self._plans[site], capture.Checkpoint(inputs, results))
             own = [next(labels) for _ in range(size)]
-            pieces.append(Predictions.of(self.model.logits_of(output), own))
+            pieces.append(Predictions.of(model.logits_of(output), own))
         return Predictions.join(pieces)

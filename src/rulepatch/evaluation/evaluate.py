@@ -208,7 +208,9 @@ def evaluate_all(
         raise SettingError("expected test pictures or a reference set to evaluate on but got neither; give one of them")
     for edit in edits:
         edit.check(model.module, any_base=any_base)
-    sets = _sets(model, tests=tests, reference=reference, leave_out=leave_out)
+    added = {edit.new_classes for edit in edits}
+    classes = model.with_module(model.module, added.pop() if len(added) == 1 else ()).classes
+    sets = _sets(classes, tests=tests, reference=reference, leave_out=leave_out)
     size = batch_size or model.batch_size
     found = {
         name: outcomes_of(model, edits, images, batch_size=size, progress=name if progress else None)
@@ -217,21 +219,21 @@ def evaluate_all(
     shown = tuple(exemplars)
     nothing = [None] * len(edits)
     each = zip(edits, found.get("tests", nothing), found.get("reference", nothing), strict=True)
-    return [Evaluation(edit, model.name, model.classes, on_tests, on_ref, shown) for edit, on_tests, on_ref in each]
+    return [Evaluation(edit, model.name, classes, on_tests, on_ref, shown) for edit, on_tests, on_ref in each]
 
 
-def _sets(model: Classifier, *, tests: Any, reference: Any, leave_out: Sequence[int | str]) -> dict[str, ImageSet]:
+def _sets(classes: Classes, *, tests: Any, reference: Any, leave_out: Sequence[int | str]) -> dict[str, ImageSet]:
     sets: dict[str, ImageSet] = {}
     if tests is not None:
-        sets["tests"] = ImageSet.of(tests, model.classes)
+        sets["tests"] = ImageSet.of(tests, classes)
         if not sets["tests"].is_labelled:
             raise FolderError(
                 f"expected test pictures in a folder for each class but {sets['tests'].name} has some without; "
                 "name the folders by class"
             )
     if reference is not None:
-        left_out = {model.classes.index(label) for label in leave_out}
-        sets["reference"] = ImageSet.of(reference, model.classes).without(left_out)
+        left_out = {classes.index(label) for label in leave_out}
+        sets["reference"] = ImageSet.of(reference, classes).without(left_out)
     return sets
 
 
@@ -302,15 +304,16 @@ def _every_way(model: Classifier, edits: Sequence[Edit]) -> Callable[[Tensor], I
     firsts = [first_site(traced, edit) for edit in edits]
     plans = {site: capture.plan_tail(traced, site) for site in firsts}
     installations = _installations(model.module, edits)
+    knowing = [model.with_module(model.module, edit.new_classes) for edit in edits]
 
     def run(inputs: Tensor) -> Iterator[Tensor]:
         output, starts = capture.checkpoint(model.module, list(plans.values()), inputs)
         yield model.logits_of(output)
         start_at = dict(zip(plans, starts, strict=True))
-        for site, edit, kept in zip(firsts, edits, installations, strict=True):
+        for site, edit, kept, told in zip(firsts, edits, installations, knowing, strict=True):
             with kept or Installation(model.module, edit.changes):
                 edited = capture.resume(model.module, plans[site], start_at[site])
-            yield model.logits_of(edited)
+            yield told.logits_of(edited)
 
     return run
 

@@ -54,7 +54,9 @@ class Predictions:
         probabilities = logits.softmax(dim=1).float().cpu()
         confidence, predicted = probabilities.max(dim=1)
         known = torch.tensor([NO_LABEL if label is None else label for label in labels])
-        own = probabilities.gather(1, known.clamp(min=0)[:, None])[:, 0].where(known != NO_LABEL, torch.nan)
+        there = known < probabilities.shape[1]  # a class that is yet to be added has no probability
+        own = probabilities.gather(1, (known * there).clamp(min=0)[:, None])[:, 0] * there
+        own = own.where(known != NO_LABEL, torch.nan)
         return cls(predicted.numpy(), confidence.numpy(), own.numpy(), probabilities[:, list(watched)].numpy())
 
     @classmethod

@@ -367,13 +367,14 @@ class Classifier:
         object.__setattr__(self, "classes", classes if isinstance(classes, Classes) else Classes(tuple(classes)))
         object.__setattr__(self, "name", name)
 
-    def with_module(self, module: nn.Module) -> "Classifier":
-        """The same classifier around another network.
+    def with_module(self, module: nn.Module, new_classes: Sequence[str] = ()) -> "Classifier":
+        """The same classifier around another network, whose further logits are those of new classes.
 
         Returns:
             A new classifier.
         """
-        return Classifier(module, self.preprocess, self.classes, self.name)
+        classes = Classes((*self.classes.names, *new_classes), self.classes.wordnet) if new_classes else self.classes
+        return Classifier(module, self.preprocess, classes, self.name)
 
     @property
     def device(self) -> torch.device:

@@ -31,6 +31,7 @@ __all__ = [
     "Scene",
     "default_style",
     "render",
+    "silhouette",
 ]
 
 SIZE = 64
@@ -179,6 +180,22 @@ def render(
     picture += rng.uniform(0.005, 0.03) * rng.standard_normal(picture.shape, dtype=np.float32)
     image = (np.clip(picture, 0, 1) * 255).round().astype(np.uint8)
     return Scene(image, masks, label, styles, seed, ground_seed)
+
+
+def silhouette(scene: Scene) -> Floats:
+    """The exact share of each pixel that a scene's vehicle has, with its wheels and without its shadow.
+
+    Returns:
+        Array (y, x), float32, 0..1.
+
+    Examples:
+        >>> bool(0.05 < silhouette(render("van", seed=3)).mean() < 0.4)
+        True
+    """
+    rng = np.random.default_rng([scene.seed, CLASSES.index(scene.label)])
+    rng.integers(len(TRAIN_STYLES))  # as `render` draws the ground
+    vehicle, *_ = _shares(_draw(scene.label, scene.styles, rng), (*_VEHICLE, *_PARTS["wheels"]), ("sky",), ("shade",))
+    return vehicle
 
 
 def _check(what: str, name: str, options: Iterable[str]) -> None:
