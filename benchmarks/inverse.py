@@ -41,7 +41,7 @@ SEED, REFERENCE, STEPS, PICTURE_STEPS = 0, 250, 100, 50
 GRIDS: Mapping[str, Sequence[Mapping[str, Any]]] = {
     "rewrite": [{"rank": rank, "gate": None} for rank in (1, 3)],
     "inverse-transpose": [{"rank": rank} for rank in (1, 3)],
-    "inverse-pinv": [{"rank": rank} for rank in (1, 3, 10)],
+    "inverse-pinv": [{"rank": rank} for rank in (1, 3, 10, 30)],
     "inverse-fourier": [{"balance": 1.0, "strength": strength} for strength in (1.0, 5.0)],
     "inverse-fourier, fitted": [{"balance": balance, "fitted": True} for balance in (0.1, 10.0)],
     "inverse-pinv, architecture 3": [{"rank": 1, "architecture": 3}],
