@@ -1,3 +1,8 @@
+import copy
+import pickle
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from torch import nn
@@ -109,13 +114,29 @@ def test_several_classes_and_other_changes_stand_side_by_side(net, inputs):
 
 
 def test_a_copy_of_an_extended_network_works_on_its_own(net, inputs):
-    import copy
-
     extended = edit_of(net, filter_of(net)).apply(net)
     wanted = extended(inputs)
     twin = copy.deepcopy(extended)
     extended(inputs[:1])
     assert torch.equal(twin(inputs), wanted)
+
+
+def test_passes_of_several_threads_do_not_mix(net, inputs):
+    extended = edit_of(net, filter_of(net)).apply(net)
+    batches = [inputs[:1], inputs[1:3]]
+    with torch.no_grad():
+        wanted = [extended(batch) for batch in batches]
+    both_heard = threading.Barrier(2, timeout=60)
+    extended.get_submodule("6").register_forward_pre_hook(lambda *_: (both_heard.wait(), None)[1])
+    with ThreadPoolExecutor(2) as threads:
+        found = list(threads.map(torch.no_grad()(extended), batches))
+    assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
+
+
+def test_an_extended_network_survives_being_pickled(net, inputs):
+    extended = edit_of(net, filter_of(net)).apply(net)
+    with torch.no_grad():
+        assert torch.equal(pickle.loads(pickle.dumps(extended))(inputs), extended(inputs))
 
 
 def test_strength_scales_the_logit(net, inputs):

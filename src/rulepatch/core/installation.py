@@ -1,5 +1,6 @@
 """The layers that changes make, and putting them into a network and taking them out."""
 
+import threading
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Self
@@ -125,17 +126,18 @@ class EditedLayer(nn.Module):
         return output
 
 
-class Wire:
+class Wire(threading.local):
     """Carries the response of a filter past everything between its site and the head.
 
-    A plain object, no module: it holds one tensor for the length of a pass, and a copy of a network gets an empty one.
+    No module: it holds one tensor, of the last pass of each thread, so that passes side by side do not mix. A copy of a
+    network gets an empty one.
     """
 
     def __init__(self) -> None:
         self.response: Tensor | None = None
 
-    def __deepcopy__(self, memo: object) -> "Wire":
-        return Wire()
+    def __reduce__(self) -> tuple[type["Wire"], tuple[()]]:
+        return Wire, ()
 
 
 class Listener(nn.Module):
