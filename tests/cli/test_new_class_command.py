@@ -1,6 +1,7 @@
 """`rulepatch new-class`, and what other commands make of its file."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -38,13 +39,29 @@ def test_a_class_is_added_shown_evaluated_and_exported(run, world):
     (world / "tests" / "lorry").mkdir(parents=True)
     (world / "image.png").rename(world / "tests" / "lorry" / "image.png")
     found = run(
-        "evaluate", world / "lorry.safetensors", "--model", "playground", "--tests", world / "tests", "--json"
-    ).json()
+        "evaluate", world / "lorry.safetensors", "--model", "playground", "--tests", world / "tests", "--json",
+        "--report", world / "report.html",
+    ).json()  # fmt: skip
+    assert "A new class: lorry" in (world / "report.html").read_text("utf-8")
     assert found["tests"]["classes"]["lorry"]["n"] == 1 and found["tests"]["before"] == 0
     refused = run("apply", world / "lorry.safetensors", "--model", "playground", "--out", world / "out.safetensors")
     assert refused.code == 2 and "adds the class lorry" in refused.err
     run("apply", world / "lorry.safetensors", "--model", "playground", "--out", world / "out.pt2", "--json").json()
     assert (world / "out.pt2").stat().st_size > 0
+
+
+def test_its_curve_is_measured_on_tests(run, world):
+    shutil.copytree(world / "reference", world / "tests")
+    (world / "tests" / "lorry").mkdir()
+    for seed in range(5):
+        picture_of(render("van", seed=10 + seed)).save(world / "tests" / "lorry" / f"{seed}.png")
+    found = run(*command(world, "--tests", world / "tests", "--json")).json()["tests"]
+    assert found["pictures"] == 5 and found["others"] == 40 and 0.5 < found["auc"]["logit"] <= 1
+    assert "recognised" in run(*command(world, "--tests", world / "tests")).out
+    (world / "lorry.safetensors").unlink()
+    refused = run(*command(world, "--tests", world / "reference"))
+    assert refused.code == 2 and "0 of it and 40 others" in refused.err and refused.err.count("\n") == 1
+    assert not (world / "lorry.safetensors").exists()
 
 
 @pytest.mark.parametrize("method", ["imprinted", "ridge", "class-feature", "compositional", "random"])

@@ -40,6 +40,10 @@ def new_class(
     ] = None,
     part_mask: Annotated[list[Path] | None, typer.Option(metavar="FILE", help="Mask of each part, in order.")] = None,
     max_drop: MaxDrop = "0.25%",
+    tests: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Measure it on these: a folder for each class, one called NAME."),
+    ] = None,
     weights: Weights = None,
     device: Device = "cpu",
     seed: Seed = 0,
@@ -68,5 +72,6 @@ def new_class(
         out=out,
         reference=reference,
         settings=settings,
+        tests=tests,
     )
     print_result(added.to_json, added.to_text, as_json)

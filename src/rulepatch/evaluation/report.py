@@ -94,7 +94,8 @@ def _title(evaluation: Evaluation) -> str:
         for exemplar in evaluation.edit.provenance.get("exemplars", [])
     }
     named = [f"treat {new} as {old}" for new, old in sorted(rules, key=str) if new and old]
-    return "; ".join(named) or "a rewritten rule"
+    added = [f"a new class: {name}" for name in evaluation.edit.new_classes]
+    return "; ".join([*named, *added]) or "a rewritten rule"
 
 
 def _exemplar(exemplar: Exemplar) -> dict[str, Any]:
