@@ -19,7 +19,6 @@ import numpy as np
 import PIL
 from numpy.typing import NDArray
 from PIL import Image
-from tqdm.auto import tqdm
 
 from rulepatch.concepts.cases import MANIFEST, RECORDS, ROWS, SCHEMA, CaseSet, Exclusions, plain_name, read_manifest
 from rulepatch.concepts.segment import Segmenter, concept_mask
@@ -33,6 +32,7 @@ from rulepatch.errors import FolderError, ImageError, SettingError, nearest
 from rulepatch.files import atomic_path
 from rulepatch.images import read_image
 from rulepatch.models.classifier import Classes
+from rulepatch.progress import Bar
 
 __all__ = ["make_cases", "propose_exclusions", "styles_for"]
 
@@ -379,7 +379,7 @@ def _run(maker: _Maker, images: ImageSet, named: Sequence[tuple[Picture, str]], 
     """Read ahead in threads, segment one after the other, stylize and write in threads."""
     skipped = Skipped(images)
     writing: deque[Future[None]] = deque()
-    bar = tqdm(total=len(named), desc="making cases", unit="image", delay=2, disable=None if progress else True)
+    bar = Bar(len(named), "making cases", unit="image", shown=progress)
     with bar, ThreadPoolExecutor(max_workers=2) as pool:
         try:
             for (picture, name), found in zip(named, ahead(maker.read, named, AHEAD), strict=True):

@@ -12,12 +12,12 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from rulepatch.data.folders import ImageSet, Picture
 from rulepatch.errors import FolderError, ImageError
 from rulepatch.images import read_image
 from rulepatch.models.classifier import Preprocess
+from rulepatch.progress import Bar
 
 __all__ = ["Batch", "ImageStream", "Skipped", "ahead", "threads_pay"]
 
@@ -114,10 +114,7 @@ class ImageStream:
     def __iter__(self) -> Iterator[Batch]:
         self._skipped = Skipped(self.images)
         waiting: list[tuple[Picture, Tensor]] = []
-        bar = tqdm(
-            total=len(self.images), desc=self.progress, unit="image", delay=2, disable=None if self.progress else True
-        )
-        with bar:
+        with Bar(len(self.images), self.progress or "pictures", unit="image", shown=bool(self.progress)) as bar:
             for picture, pixels in zip(
                 self.images.pictures, ahead(self._pixels, self.images.pictures, 2 * self.batch_size), strict=True
             ):

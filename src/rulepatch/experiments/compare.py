@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from tqdm.auto import tqdm
-
 from rulepatch.core.edit import Edit, base_digest
 from rulepatch.core.exemplars import Exemplar
 from rulepatch.data.cache import Cache
@@ -16,6 +14,7 @@ from rulepatch.evaluation.evaluate import Evaluation, evaluate_all
 from rulepatch.experiments.methods import METHODS, Settings, check_method, edit_by, grid_of, strengths_of
 from rulepatch.files import atomic_path
 from rulepatch.models.classifier import Classifier
+from rulepatch.progress import steps
 from rulepatch.text import csv_of, percent, table
 from rulepatch.timing import collected
 
@@ -299,7 +298,7 @@ def _candidates(
     """Every edit of every grid, at every strength."""
     wanted = [(method, settings) for method in methods for settings in grid_of(method, grids.get(method, "default"))]
     found = []
-    for method, settings in tqdm(wanted, desc="edits", delay=2, disable=None if progress else True):
+    for method, settings in steps(wanted, "edits", unit="edit", shown=progress):
         with collected() as seconds:
             edit = edit_by(
                 method, model, exemplars, settings=settings, sites=sites, reference=reference, seed=seed, cache=cache,

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tqdm.auto import tqdm
 
 from rulepatch.concepts.counterfactuals import Counterfactuals, counterfactuals_of, make_counterfactuals
 from rulepatch.core.edit import Edit
@@ -27,6 +26,7 @@ from rulepatch.evaluation.evaluate import outcomes_of
 from rulepatch.experiments.candidates import Candidate, Maker, Proposal, Scorer, predicted_damage
 from rulepatch.experiments.choice import FLIPS, choose, is_within, name_of, or_zero
 from rulepatch.models.classifier import Classifier
+from rulepatch.progress import Bar
 from rulepatch.text import percent, plural, table
 from rulepatch.timing import stretch
 
@@ -347,7 +347,7 @@ class _Run:
     def try_all(self, turn: Turn, ladders: Sequence[Sequence[Proposal]]) -> None:
         """Measure proposals. Each ladder rises in strength and is left where the damage is far beyond the budget."""
         total = sum(map(len, ladders))
-        with tqdm(total=total, desc=turn, unit="edit", delay=2, disable=None if self._progress else True) as bar:
+        with Bar(total, turn, unit="edit", shown=self._progress) as bar:
             for ladder in ladders:
                 for proposal in ladder:
                     candidate = self._try(turn, proposal)

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from tqdm.auto import tqdm
 
 from rulepatch.errors import MissingExtraError, ModelError, WeightsError, nearest, reason_of
 from rulepatch.models.attention import call_projections
 from rulepatch.models.classifier import Classes, Preprocess
 from rulepatch.models.registry import Request, Sourced, Translate, load_weights, source
+from rulepatch.progress import steps
 
 __all__ = ["ZeroShot", "head_weight", "load"]
 
@@ -218,7 +218,7 @@ def head_weight(clip: Any, tokens: Tensor) -> Tensor:
     lengths = flat.argmax(dim=1) + 1 if short else torch.full((len(flat),), flat.shape[1])
     sums = torch.zeros(len(tokens), tower.output_dim)
     with torch.no_grad():
-        for batch in tqdm(lengths.argsort().split(_BATCH), desc="prompts", unit="batch", delay=2, disable=None):
+        for batch in steps(lengths.argsort().split(_BATCH), "prompts", unit="batch"):
             longest = int(lengths[batch].max())
             if short:
                 tower.attn_mask = causal[:longest, :longest]

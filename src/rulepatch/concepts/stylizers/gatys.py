@@ -11,7 +11,6 @@ from numpy import float32
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from rulepatch.concepts.stylize import Style, finished, picture_of_style, stylizer
 from rulepatch.concepts.stylizers.networks import (
@@ -25,6 +24,7 @@ from rulepatch.concepts.stylizers.networks import (
 )
 from rulepatch.digests import digest_of_tensors
 from rulepatch.errors import SettingError, WeightsError, reason_of
+from rulepatch.progress import Bar
 
 __all__ = ["Gatys", "gram", "load"]
 
@@ -124,7 +124,7 @@ class Gatys:
                 bar.update()
                 return loss
 
-            with tqdm(total=5 * self.steps // 4, desc="gatys", delay=2, leave=False, disable=None) as bar:
+            with Bar(5 * self.steps // 4, "gatys", leave=False) as bar:
                 search.step(closure)
             return x.detach(), losses
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from rulepatch.concepts.cases import CaseSet, Exclusions
 from rulepatch.core.sites import find_sites
@@ -21,6 +20,7 @@ from rulepatch.experiments.sweeps.plan import Plan, PlannedModel
 from rulepatch.experiments.sweeps.store import job_key
 from rulepatch.models.classifier import Classifier
 from rulepatch.models.registry import load_model
+from rulepatch.progress import steps
 
 __all__ = ["Job", "Place", "Reference", "case_digest", "jobs_of", "model_digest", "split_key"]
 
@@ -127,7 +127,7 @@ def jobs_of(plan: Plan, *, device: str = "cpu", progress: bool = True) -> list[J
     _check_names(plan, sets)
     pairs = [(planned, root) for planned in plan.models for root in plan.cases]
     loaded, model, reference = None, None, None
-    for planned, root in tqdm(pairs, desc="reading the plan", delay=2, disable=None if progress else True):
+    for planned, root in steps(pairs, "reading the plan", shown=progress):
         if model is None or reference is None or loaded != planned:
             model = load_model(planned.name, weights=planned.weights, device=device)
             loaded, reference = planned, Reference.read(plan.reference, model)

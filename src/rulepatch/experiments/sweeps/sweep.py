@@ -21,6 +21,7 @@ from rulepatch.experiments.sweeps.plan import Plan
 from rulepatch.experiments.sweeps.store import Record, Store
 from rulepatch.experiments.sweeps.trials import release, run_jobs
 from rulepatch.experiments.workers import Lost, Workers
+from rulepatch.progress import steps
 from rulepatch.text import plural, table
 
 __all__ = ["Estimate", "Swept", "estimate", "sweep"]
@@ -224,7 +225,7 @@ def estimate(
     few.sort(key=lambda job: (job.place.model, job.case))
     forecast = Forecast(job.kind for job in pending)
     try:
-        for job in tqdm(few, desc="trying a few jobs", delay=2, disable=None if progress else True):
+        for job in steps(few, "trying a few jobs", unit="job", shown=progress):
             run_jobs([job])  # what is shared is computed now, and counts for little among many jobs
             (record,) = run_jobs([job])
             forecast.add([(job.kind, record.seconds)], elapsed=0.0)
