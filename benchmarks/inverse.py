@@ -97,6 +97,11 @@ class Bench:
         }  # fmt: skip
         self.power = power_spectrum_at(network.model, network.reference, where)
 
+    def grid(self, method: str) -> list[Mapping[str, Any]]:
+        """The settings to try: those whose rank every exemplar's marked positions allow."""
+        counts = [min(self.problem(one).observations[0].concept_keys(2)[0].shape) for one in self.network.exemplars]
+        return [settings for settings in GRIDS[method] if settings.get("rank", 1) <= min(counts)]
+
     def edit(self, method: str, one: Exemplar, settings: Mapping[str, Any]) -> Edit:
         """An edit from one exemplar."""
         name = method.partition(",")[0]
@@ -188,7 +193,7 @@ def measured(name: str, network: Network, methods: Sequence[str]) -> tuple[Table
         bench = Bench(network, site)
         before: dict[tuple[int, Level, int], Reconstruction] = {}
         for method in methods:
-            grid, architecture = GRIDS[method], 3 if "architecture 3" in method else 4
+            grid, architecture = bench.grid(method), 3 if "architecture 3" in method else 4
             levels: Sequence[Level] = ("key", "map") if architecture == 3 else ("key", "map", "image")
             for index in tqdm(everyone, desc=f"{site}: before"):
                 for level in levels:
