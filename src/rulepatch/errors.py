@@ -79,6 +79,10 @@ class WorkerError(RulepatchError, RuntimeError):
     """One of several processes that work together failed, died or did not come."""
 
 
+class StoppedError(RulepatchError, RuntimeError):
+    """Somebody stopped the work."""
+
+
 class MissingExtraError(RulepatchError, ImportError):
     """A library is needed that comes with one of rulepatch's extras."""
 

@@ -7,14 +7,21 @@ from typing import NoReturn
 
 import typer
 
-from rulepatch.cli import case_commands, invert_commands, new_class_commands, statistics_commands, sweep_commands
+from rulepatch.cli import (
+    case_commands,
+    invert_commands,
+    new_class_commands,
+    statistics_commands,
+    sweep_commands,
+    web_commands,
+)
 from rulepatch.cli.commands import app
 from rulepatch.errors import RulepatchError
 from rulepatch.memory import keep_freed_memory
 
 __all__ = ["app", "main"]
 
-COMMANDS = (case_commands, invert_commands, new_class_commands, statistics_commands, sweep_commands)
+COMMANDS = (case_commands, invert_commands, new_class_commands, statistics_commands, sweep_commands, web_commands)
 """Files whose commands are added to those of `commands` by being imported."""
 
 INTERRUPTED = 130

@@ -1,6 +1,6 @@
 """Context matching: where in pictures does a rule's key fire? (Bau et al. 2020; thesis 2.1.2)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -26,7 +26,18 @@ from rulepatch.errors import SettingError, SiteError
 from rulepatch.models.classifier import Classifier
 from rulepatch.text import percent, table
 
-__all__ = ["Key", "Match", "Matcher", "Matches", "key_at", "key_of_concept", "key_of_edit", "match", "usual_scores"]
+__all__ = [
+    "Key",
+    "Match",
+    "Matcher",
+    "Matches",
+    "key_at",
+    "key_of_concept",
+    "key_of_edit",
+    "key_of_points",
+    "match",
+    "usual_scores",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,6 +131,59 @@ def key_at(problem: Problem, seen: Observation, which: Literal["concept", "repla
     _, direction = linalg.directions(keys[weights > 0], weights[weights > 0], whitener, 1)
     names = {getattr(exemplar, which) for exemplar in problem.exemplars} - {None}
     return Key(seen.site.path, direction.float(), ", ".join(sorted(names)) or f"the {which}")
+
+
+def key_of_points(
+    model: Classifier,
+    image: Image.Image,
+    points: Sequence[tuple[float, float]],
+    *,
+    site: str,
+    statistics: Mapping[str, KeyStatistics],
+) -> Key:
+    """What a site sees around some points of a picture: the first whitened direction of the keys there.
+
+    Args:
+        model: the classifier.
+        image: RGB.
+        points: (x, y) in the picture's pixels, at least one; the positions next to theirs count as well.
+        site: dotted path of the layer.
+        statistics: of the site's keys on a reference set, by path.
+
+    Returns:
+        The key.
+
+    Raises:
+        SettingError: there are no points, or the network does not see one.
+        SiteError: the model does not have the site, or its positions form no grid.
+    """
+    where = find_sites(model.module, model.example()).site(site)
+    if where.key_places is None or not where.is_spatial:
+        raise SiteError(f"expected a site whose positions lie in the picture but got {site}; choose an earlier one")
+    if not points:
+        raise SettingError("expected at least one point but got none; click on the concept")
+    inputs = model.inputs(model.preprocess.pixels(image)[None])
+    keys = rows(capture.keys_at(model.module, inputs, site), key_axis(where.kind)).flatten(0, 1).double().cpu()
+    numbers = where.key_places.lay_out(torch.arange(len(keys), dtype=torch.float64)[None])[0].long()
+    around: set[int] = set()
+    for down, across in (_cell(model, image, point, where.key_places.grid) for point in points):
+        around |= set(numbers[max(down - 1, 0) : down + 2, max(across - 1, 0) : across + 2].flatten().tolist())
+    own = keys[sorted(around)]
+    whitener = statistics[site].whitening(floor=1e-5).cpu()
+    _, direction = linalg.directions(own, torch.ones(len(own), dtype=torch.float64), whitener, 1)
+    return Key(site, direction.float(), "what is there")
+
+
+def _cell(model: Classifier, image: Image.Image, point: tuple[float, float], grid: tuple[int, int]) -> tuple[int, int]:
+    """Row and column of the grid in which a point of a picture lies."""
+    left, top, right, bottom = model.preprocess.window(image.size)
+    across, down = (point[0] - left) / (right - left), (point[1] - top) / (bottom - top)
+    if not (0 <= across < 1 and 0 <= down < 1):
+        raise SettingError(
+            f"expected a point that the network sees but got ({point[0]:.0f}, {point[1]:.0f}); it sees the picture "
+            f"from ({left:.0f}, {top:.0f}) to ({right:.0f}, {bottom:.0f})"
+        )
+    return int(down * grid[0]), int(across * grid[1])
 
 
 class Matcher:

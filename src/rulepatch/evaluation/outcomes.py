@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -15,9 +15,12 @@ from rulepatch.data.folders import Picture
 from rulepatch.evaluation import metrics
 from rulepatch.models.classifier import Classes
 
-__all__ = ["Exposure", "Outcome", "Outcomes", "Predictions"]
+__all__ = ["Exposure", "Outcome", "Outcomes", "Predictions", "Verdict"]
 
 NO_LABEL = -1
+
+Verdict = Literal["repaired", "broken", "changed", "right", "wrong", "same"]
+"""What became of a picture."""
 
 SMALLEST_PROBABILITY = 1e-4
 """Probabilities of a label below this count as this, so that no single picture decides a mean of logarithms."""
@@ -115,6 +118,15 @@ class Outcome:
     def is_broken(self) -> bool:
         """Whether the prediction was right and is wrong."""
         return self.is_flip and self.before == self.picture.label
+
+    @property
+    def verdict(self) -> Verdict:
+        """What became of the picture, in a word; "same" or "changed" where its label is not known."""
+        if self.is_broken or self.is_repaired:
+            return "broken" if self.is_broken else "repaired"
+        if self.is_flip or self.picture.label is None:
+            return "changed" if self.is_flip else "same"
+        return "right" if self.after == self.picture.label else "wrong"
 
 
 @dataclass(frozen=True)

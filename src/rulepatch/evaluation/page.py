@@ -25,18 +25,19 @@ THUMBNAIL = 128
 """Longer side of a thumbnail, in pixels."""
 
 
-def render(template: str, **context: Any) -> str:
+def render(template: str, *, package: str = "rulepatch.evaluation", **context: Any) -> str:
     """Fill in a template of `pages/`.
 
     Args:
         template: its name.
+        package: in whose `pages/` it lies.
         context: what it is filled with; everything is escaped.
 
     Returns:
         A page of HTML.
     """
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("rulepatch.evaluation", "pages"),
+        loader=jinja2.PackageLoader(package, "pages"),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -142,21 +142,12 @@ def _unchanged(found: Outcomes) -> tuple[int, int, int, int]:
 def _tile(evaluation: Evaluation, outcome: Outcome) -> _Tile:
     classes, source, label = evaluation.classes, outcome.picture.source, outcome.picture.label
     picture = read_image(source) if isinstance(source, Path) else source
-    right = outcome.after == label
-    verdict = (
-        "broken" if outcome.is_broken
-        else "repaired" if outcome.is_repaired
-        else "changed" if outcome.is_flip
-        else "right" if right
-        else "wrong"
-    )  # fmt: skip
     before, after = (
         f"{classes[predicted]} {confidence:.0%}"
         for predicted, confidence in zip((outcome.before, outcome.after), outcome.confidence, strict=True)
     )
     name = "" if label is None else classes[label]
-    verdict = "same" if label is None and not outcome.is_flip else verdict
-    return _Tile(inline(picture, THUMBNAIL), outcome.picture.name, verdict, name, before, after)
+    return _Tile(inline(picture, THUMBNAIL), outcome.picture.name, outcome.verdict, name, before, after)
 
 
 def _by_class(evaluation: Evaluation, found: Outcomes | None) -> list[tuple[str, Outcomes]]:

@@ -12,13 +12,14 @@ from rulepatch.editors.rewrite import rewrite
 from rulepatch.errors import FolderError
 from rulepatch.evaluation.evaluate import Evaluation, evaluate
 from rulepatch.evaluation.outcomes import Outcomes
+from rulepatch.models.classifier import Classes
 from rulepatch.models.registry import load_model
 from rulepatch.playground.pictures import exemplar, image_set, training_images
 from rulepatch.playground.scenes import CLASSES, TRAIN_STYLES, Scene, default_style, render
 from rulepatch.text import percent, table
 from rulepatch.timing import collected, stretch
 
-__all__ = ["Story", "run_demo"]
+__all__ = ["Story", "run_demo", "write_pictures"]
 
 SITE, RANK, STRENGTH, GATE = "blocks.3.conv", 1, 1.0, 0.95
 """Chosen on other scenes of the playground than those the demo shows."""
@@ -149,6 +150,20 @@ def scenes_on_snow(per_class: int, *, seed: int) -> Iterator[Scene]:
             yield render(label, seed=int(rng.integers(2**31)), ground="snow", ground_seed=texture)
 
 
+def write_pictures(out: Path, classes: Classes, *, seed: int = 0) -> None:
+    """Write what the demo works with: an exemplar, reference pictures, tests, and clean pictures.
+
+    Args:
+        out: a folder for the folders `exemplar`, `reference`, `tests` and `clean`.
+        classes: of the playground's classifier.
+        seed: of the scenes.
+    """
+    write_exemplar(exemplar(LABEL, ground=CONCEPT, seed=seed), out / "exemplar")
+    training_images(500, seed=seed + 1).write(out / "reference", classes)
+    image_set(scenes_on_snow(40, seed=seed), "vehicles on snow").write(out / "tests", classes)
+    training_images(1000, seed=seed + 2).write(out / "clean", classes)
+
+
 def run_demo(out: Path, *, seed: int = 0, progress: bool = True) -> Story:
     """Show the wrong rule, repair it from one exemplar, and measure what that did.
 
@@ -172,10 +187,7 @@ def run_demo(out: Path, *, seed: int = 0, progress: bool = True) -> Story:
     with collected() as seconds:
         model = load_model("playground")
         with stretch("pictures"):
-            write_exemplar(exemplar(LABEL, ground=CONCEPT, seed=seed), out / "exemplar")
-            training_images(500, seed=seed + 1).write(out / "reference", model.classes)
-            image_set(scenes_on_snow(40, seed=seed), "vehicles on snow").write(out / "tests", model.classes)
-            training_images(1000, seed=seed + 2).write(out / "clean", model.classes)
+            write_pictures(out, model.classes, seed=seed)
         exemplars = read_exemplars([out / "exemplar"])
         edit = rewrite(
             model,

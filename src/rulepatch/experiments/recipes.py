@@ -1,0 +1,216 @@
+"""What was done at a workbench, and how to do it again: by the command line, from Python, elsewhere."""
+
+import shlex
+import tempfile
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rulepatch.core.edit import Edit
+from rulepatch.core.exemplars import Exemplar
+from rulepatch.data.folders import write_exemplar
+from rulepatch.files import atomic_path
+
+__all__ = ["Draft", "Rule", "Sources", "State", "commands", "program", "write_bundle"]
+
+
+@dataclass(frozen=True, eq=False)
+class Draft:
+    """An edit that is being tried.
+
+    Attributes:
+        edit: the edit.
+        exemplars: what it was made from.
+        settings: what makes the edit by `rewrite`.
+        why: why a search chose it; empty if nobody searched.
+        tried: what the search tried, for people.
+    """
+
+    edit: Edit
+    exemplars: tuple[Exemplar, ...]
+    settings: Mapping[str, Any]
+    why: str = ""
+    tried: str = ""
+
+    @property
+    def title(self) -> str:
+        """What the rule says, in a few words."""
+        first = self.exemplars[0]
+        return f"{first.replacement or 'the new'} as {first.concept or 'the old'}"
+
+
+@dataclass(frozen=True, eq=False)
+class Rule:
+    """A rule that is kept.
+
+    Attributes:
+        name: no two rules of a workbench have the same.
+        edit: the edit.
+        on: whether the model has it now.
+        draft: how it was made; None if it came from a file.
+    """
+
+    name: str
+    edit: Edit
+    on: bool = True
+    draft: Draft | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """All that can be undone.
+
+    Attributes:
+        exemplars: what the next edit is made from.
+        rules: those kept.
+        draft: the edit that is being tried.
+    """
+
+    exemplars: tuple[Exemplar, ...] = ()
+    rules: tuple[Rule, ...] = ()
+    draft: Draft | None = None
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What a workbench works with, as the command line calls it.
+
+    Attributes:
+        model: name, or file.
+        reference: folder of pictures whose treatment should stay.
+        tests: folder of labelled pictures that edits should repair; none if None.
+        clean: folder of labelled pictures on which damage is measured; the reference set if None.
+        validation: folder of labelled pictures that a search chooses on; none if None.
+        first: a command that makes the folders; none if empty.
+    """
+
+    model: str
+    reference: str
+    tests: str | None = None
+    clean: str | None = None
+    validation: str | None = None
+    first: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class _Step:
+    """A rule of the result, with a name that is one of a file."""
+
+    stem: str
+    edit: Edit
+    draft: Draft | None
+
+
+def _steps(state: State) -> list[_Step]:
+    """The rules that are on, and the draft."""
+    parts = [(rule.edit, rule.draft) for rule in state.rules if rule.on]
+    parts += [(state.draft.edit, state.draft)] if state.draft is not None else []
+    return [_Step(f"rule-{number}", edit, draft) for number, (edit, draft) in enumerate(parts, start=1)]
+
+
+def commands(state: State, sources: Sources) -> str:
+    """The command line's way to the same edit; its exemplars and loaded edits are those of `write_bundle`.
+
+    Args:
+        state: what was done.
+        sources: with what.
+
+    Returns:
+        Lines for a shell; nothing if nothing was done.
+    """
+    steps = _steps(state)
+    if not steps:
+        return ""
+    lines = [sources.first] if sources.first else []
+    for step in steps:
+        if step.draft is not None:
+            given = {"model": sources.model, "exemplar": step.stem, "reference": sources.reference}
+            options = _options(step.draft, sources)
+            lines.append(_line("edit", {**given, **options, "out": f"{step.stem}.safetensors"}))
+    edit = f"{steps[0].stem}.safetensors"
+    if len(steps) > 1:
+        edit = "edit.safetensors"
+        lines.append(_line("compose", {"out": edit}, *(f"{step.stem}.safetensors" for step in steps)))
+    measured = {"model": sources.model, "tests": sources.tests, "reference": sources.clean or sources.reference}
+    lines.append(_line("evaluate", {**measured, "report": "report.html"}, edit))
+    return "\n".join(lines)
+
+
+def program(state: State, sources: Sources) -> str:
+    """Python's way to the same edit; its exemplars and loaded edits are those of `write_bundle`.
+
+    Args:
+        state: what was done.
+        sources: with what.
+
+    Returns:
+        A program; nothing if nothing was done.
+    """
+    steps = _steps(state)
+    if not steps:
+        return ""
+    lines = ["from pathlib import Path", "", "import rulepatch as rp", "", f"model = rp.load_model({sources.model!r})"]
+    if sources.first:
+        lines[:0] = [f"# first: {sources.first}"]
+    for step in steps:
+        name = step.stem.replace("-", "_")
+        if step.draft is None:
+            lines.append(f'{name} = rp.Edit.load("{step.stem}.safetensors")')
+            continue
+        lines.append(f'exemplars = rp.read_exemplars([Path("{step.stem}")])')
+        if not step.draft.why:
+            told = ", ".join(f"{key}={value!r}" for key, value in step.draft.settings.items())
+            lines.append(f"{name} = rp.rewrite(model, exemplars, reference=Path({sources.reference!r}), {told})")
+        else:
+            further = "" if sources.validation is None else f", validation=Path({sources.validation!r})"
+            lines.append(f"{name} = rp.search(model, exemplars, reference=Path({sources.reference!r}){further}).edit")
+    together = ", ".join(step.stem.replace("-", "_") for step in steps)
+    lines.append(f"edit = {together if len(steps) == 1 else f'rp.Edit.compose({together})'}")
+    tests = "" if sources.tests is None else f"tests=Path({sources.tests!r}), "
+    clean = sources.clean or sources.reference
+    lines.append(f"print(rp.evaluate(model, edit, {tests}reference=Path({clean!r})).to_text())")
+    return "\n".join(lines)
+
+
+def write_bundle(state: State, sources: Sources, path: Path) -> None:
+    """Write all that it takes to do the same elsewhere: exemplars, edits, commands and program.
+
+    Args:
+        state: what was done.
+        sources: with what.
+        path: a zip file.
+
+    Raises:
+        OutputError: its folder does not exist.
+    """
+    with tempfile.TemporaryDirectory(prefix="rulepatch-") as temporary:
+        root = Path(temporary)
+        for step in _steps(state):
+            step.edit.save(root / f"{step.stem}.safetensors")
+            for number, exemplar in enumerate(step.draft.exemplars if step.draft else (), start=1):
+                write_exemplar(exemplar, root / step.stem / str(number))
+        (root / "commands.sh").write_text(commands(state, sources) + "\n", encoding="utf-8")
+        (root / "program.py").write_text(program(state, sources) + "\n", encoding="utf-8")
+        with atomic_path(path) as unfinished, zipfile.ZipFile(unfinished, "w", zipfile.ZIP_DEFLATED) as archive:
+            for file in sorted(root.rglob("*")):
+                archive.write(file, file.relative_to(root))
+
+
+def _options(draft: Draft, sources: Sources) -> dict[str, Any]:
+    """How a draft was made."""
+    if draft.why:
+        return {"site": "auto", "validation": sources.validation}
+    return dict(draft.settings)
+
+
+def _line(command: str, options: Mapping[str, Any], *arguments: str) -> str:
+    return shlex.join(["rulepatch", command, *arguments, *_words(options)])
+
+
+def _words(options: Mapping[str, Any]) -> Iterator[str]:
+    for name, value in options.items():
+        for each in value if isinstance(value, list | tuple) else [value]:
+            if each is not None:
+                yield from (f"--{name}", f"{each:g}" if isinstance(each, float) else str(each))

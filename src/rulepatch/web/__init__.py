@@ -1,0 +1,1 @@
+"""The browser app: it shows what the floors below it do."""

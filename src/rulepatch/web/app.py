@@ -1,0 +1,300 @@
+"""The page: what is on it, and which step each part calls."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from rulepatch.errors import RulepatchError
+from rulepatch.web import steps
+from rulepatch.web.canvas import BRUSH
+from rulepatch.web.sessions import Session, Sessions
+from rulepatch.web.steps import ALL, SEARCH
+
+__all__ = ["CSS", "HEAD", "build"]
+
+CSS = (Path(__file__).parent / "page.css").read_text("utf-8")
+
+HEAD = '<meta name="viewport" content="width=device-width, initial-scale=1">'
+
+CAN_PAINT = """() => { const canvas = document.createElement('canvas');
+  const able = canvas.getContext('webgl2') || canvas.getContext('webgl');
+  document.querySelector('#no-webgl').style.display = able ? 'none' : ''; }"""
+
+NO_WEBGL = (
+    "**The painter needs WebGL, which this browser does not have.** Mark the concept by its name, by clicking on it, "
+    "or by uploading a mask (white where the concept is)."
+)
+
+DOWNLOAD = "() => { const link = document.querySelector('#file'); (link?.querySelector('a') ?? link)?.click(); }"
+
+
+def build(sessions: Sessions) -> gr.Blocks:
+    """The page.
+
+    Args:
+        sessions: who is at it.
+
+    Returns:
+        The app, to be launched.
+    """
+    return _Page(sessions).blocks
+
+
+class _Page:
+    """The parts of the page, in the order in which they are used, and what each of them does."""
+
+    def __init__(self, sessions: Sessions) -> None:
+        self.sessions = sessions
+        with gr.Blocks(title="rulepatch", analytics_enabled=False, delete_cache=(600, 3600)) as self.blocks:
+            gr.Markdown(
+                "# Rewrite a rule with a brush\nA classifier has learnt a wrong rule? Mark a concept in one picture, "
+                "say what to treat like it, and the rule is rewritten in every class."
+            )
+            self.notice = gr.Markdown(NO_WEBGL, elem_id="no-webgl")
+            self._model()
+            with gr.Row():
+                with gr.Column(min_width=320):
+                    self._picture()
+                    self._mark()
+                with gr.Column(min_width=320):
+                    self._replacement()
+                    self._exemplars()
+            self._rewriting()
+            self._rules()
+            self._wire()
+
+    # What is on it
+
+    def _model(self) -> None:
+        models = list(self.sessions.offers.models)
+        with gr.Row():
+            self.model = gr.Dropdown(models, value=models[0], label="Model", min_width=200)
+            self.about = gr.Markdown()
+
+    def _picture(self) -> None:
+        gr.Markdown("## 1. A picture that shows the concept")
+        with gr.Row():
+            self.folder = gr.Dropdown(label="Pictures of", min_width=120)
+            self.label = gr.Dropdown([ALL], value=ALL, label="Class", min_width=120)
+        self.choice = gr.Gallery(
+            label="Choose a picture", columns=6, height=230, allow_preview=False, buttons=[], object_fit="contain",
+            interactive=False, elem_id="choice",
+        )  # fmt: skip
+        self.upload = gr.UploadButton(
+            "Upload a picture", file_types=["image"], type="binary", size="sm", elem_id="upload"
+        )
+
+    def _mark(self) -> None:
+        gr.Markdown("## 2. Mark the concept")
+        with gr.Tabs():
+            with gr.Tab("Brush"):
+                self.painter = gr.ImageEditor(
+                    label="Paint over the concept", type="pil", image_mode="RGBA", sources=(), transforms=(),
+                    layers=False, buttons=[], format="png", height=560, elem_id="painter",
+                    brush=gr.Brush(40, colors=[(BRUSH, 0.6)], default_color=(BRUSH, 0.6), color_mode="fixed"),
+                )  # fmt: skip
+            with gr.Tab("By name"):
+                self.concept = gr.Dropdown([], label="Concept", allow_custom_value=True, elem_id="concept")
+                self.by_name = gr.Button("Mark it", size="sm", elem_id="by-name")
+                self.unnamed = gr.Markdown()
+            with gr.Tab("By click"):
+                self.clicked = gr.Image(
+                    label="Click on the concept, once or several times", interactive=False, buttons=[], type="pil",
+                    format="png", elem_id="clicked",
+                )  # fmt: skip
+                self.likeness = gr.Slider(0.05, 0.95, value=0.2, step=0.05, label="How alike it must be")
+                self.forget = gr.Button("Forget the clicks", size="sm")
+            with gr.Tab("Upload a mask"):
+                gr.Markdown("White where the concept is, black elsewhere, of the picture's size.")
+                self.mask = gr.UploadButton(
+                    "Upload a mask", file_types=["image"], type="binary", size="sm", elem_id="mask"
+                )
+        self.name = gr.Textbox(label="What it is called (for the rule's name)", placeholder="road", elem_id="name")
+
+    def _replacement(self) -> None:
+        gr.Markdown("## 3. What is to be treated like it")
+        with gr.Tabs():
+            with gr.Tab("A texture"):
+                self.textures = gr.Gallery(
+                    label="Choose a texture", columns=6, height=230, allow_preview=False, buttons=[], interactive=False,
+                    elem_id="textures",
+                )  # fmt: skip
+            with gr.Tab("Upload"):
+                self.texture = _upload("Upload a texture", "texture")
+            with gr.Tab("A word on a note"):
+                self.word = gr.Textbox(
+                    label="A word that the model should overlook", placeholder="iPod", elem_id="word"
+                )
+                self.write = gr.Button("Put the note up", size="sm")
+        self.opinions = gr.HTML(label="What the model says", elem_id="opinions")
+
+    def _exemplars(self) -> None:
+        with gr.Row():
+            self.add = gr.Button("Add as an exemplar", size="sm", min_width=120)
+            self.remove = gr.Button("Remove the last", size="sm", min_width=120)
+        self.exemplars = gr.HTML(elem_id="exemplars")
+
+    def _rewriting(self) -> None:
+        gr.Markdown("## 4. Rewrite")
+        with gr.Row():
+            self.site = gr.Dropdown([SEARCH], value=SEARCH, label="Site", min_width=200, elem_id="site")
+            self.rank = gr.Slider(1, 10, value=1, step=1, label="Rank", min_width=160, elem_id="rank")
+            self.strength = gr.Slider(0, 5, value=1, step=0.1, label="Strength", min_width=160, elem_id="strength")
+            self.gate = gr.Dropdown(
+                ["auto", "none", "0.9", "0.95", "0.98", "0.99"], value="auto", label="Gate", min_width=120,
+                info="act only on what looks like the concept", elem_id="gate",
+            )  # fmt: skip
+        with gr.Row():
+            self.rewrite = gr.Button("Rewrite", variant="primary", min_width=160, elem_id="rewrite")
+            self.stop = gr.Button("Stop", variant="stop", min_width=100, elem_id="stop")
+            self.undo = gr.Button("Undo", min_width=100, elem_id="undo")
+        self.numbers = gr.HTML(elem_id="numbers")
+        with gr.Tabs():
+            with gr.Tab("Before and after"):
+                self.wall = gr.HTML(elem_id="wall")
+            with gr.Tab("Where the rule fires") as self.firing_tab:
+                self.firing = gr.HTML(elem_id="firing")
+            with gr.Tab("What the search tried"):
+                self.tried = gr.Code(language=None, label="Candidates", interactive=False, buttons=["copy"])
+
+    def _rules(self) -> None:
+        gr.Markdown("## 5. Rules")
+        self.rules = gr.CheckboxGroup([], label="Rules of this model, each on or off", elem_id="rules")
+        with gr.Row():
+            self.title = gr.Textbox(label="Name of the rule", placeholder="snow as road", min_width=200)
+            self.keep = gr.Button("Keep the rule", min_width=120, elem_id="keep")
+        with gr.Row():
+            self.load = gr.UploadButton(
+                "Load an edit", file_types=[".safetensors"], type="filepath", size="sm", min_width=120, elem_id="load"
+            )
+            self.save = gr.Button("Download the edit", size="sm", min_width=120, elem_id="save")
+            self.bundle = gr.Button("Download everything", size="sm", min_width=120, elem_id="bundle")
+        self.file = gr.DownloadButton("Download", visible="hidden", elem_id="file")
+        with gr.Accordion("The same by the command line and from Python", open=False):
+            gr.Markdown("*Download everything* has the exemplars and edits that these lines name.")
+            self.commands = gr.Code(language="shell", label="Command line", interactive=False, buttons=["copy"])
+            self.program = gr.Code(language="python", label="Python", interactive=False, buttons=["copy"])
+
+    # What it does
+
+    def _wire(self) -> None:
+        picture = ["painter", "clicked", "opinions"]
+        result = ["numbers", "wall", "opinions", "tried", "commands", "program", "firing"]
+        kept = ["exemplars", "rules", *result]
+        begun = [
+            "about", "folder", "label", "choice", "concept", "by_name", "unnamed", "name", "word", "title", "textures",
+            "site", "rank", "strength", "gate", *picture, *kept,
+        ]  # fmt: skip
+        listed = (["folder", "label"], ["choice", "label"])
+        clicks = ["site", "likeness", "name"]
+        settings = ["rank", "strength", "gate"]
+        self.blocks.load(None, None, self.notice, js=CAN_PAINT)
+        self.blocks.unload(self._end)
+        self._on(self.blocks.load, steps.begin, ["model"], begun, fresh=True)
+        self._on(self.model.input, steps.begin, ["model"], begun, fresh=True)
+        self._on(self.folder.input, steps.list_pictures, *listed)
+        self._on(self.label.input, steps.list_pictures, *listed)
+        self._on(self.choice.select, steps.choose, [], picture, place=True)
+        self._on(self.upload.upload, steps.upload, ["upload"], picture)
+        self._on(self.painter.input, steps.paint, ["painter", "name"], ["clicked", "opinions"], latest=True)
+        self._on(self.by_name.click, steps.mark_by_name, ["concept"], [*picture, "name"])
+        self._on(self.clicked.select, steps.click, clicks, picture, place=True)
+        self._on(self.likeness.input, steps.mark_by_points, clicks, picture, latest=True)
+        self._on(self.forget.click, steps.forget, [], picture)
+        self._on(self.mask.upload, steps.upload_mask, ["mask", "name"], picture)
+        self._on(self.textures.select, steps.replace_by, [], ["opinions"], place=True)
+        self._on(self.texture.upload, steps.upload_texture, ["texture"], ["opinions"])
+        self._on(self.write.click, steps.write, ["word"], ["opinions"])
+        self._on(self.word.submit, steps.write, ["word"], ["opinions"])
+        self._on(self.add.click, steps.add, [], ["exemplars"])
+        self._on(self.remove.click, steps.remove, [], ["exemplars"])
+        made = self._on(self.rewrite.click, steps.rewrite, ["site", *settings], [*kept, *settings], shows_progress=True)
+        self._on(made.success, steps.measure, [], ["numbers"])
+        for control in (self.rank, self.strength, self.gate):
+            adjusted = self._on(control.input, steps.adjust, settings, result, latest=True)
+            self._on(adjusted.success, steps.measure, [], ["numbers"])
+        self.stop.click(self._stop, queue=False, api_visibility="private")
+        self._on(self.undo.click, steps.undo, [], kept)
+        self._on(self.firing_tab.select, steps.fire, [], ["firing"])
+        self._on(self.rules.input, steps.switch, ["rules"], kept)
+        self._on(self.keep.click, steps.keep, ["title"], [*kept, "title"])
+        self._on(self.load.upload, steps.load, ["load"], kept)
+        for button, step in ((self.save, steps.save), (self.bundle, steps.bundle)):
+            written = self._on(button.click, step, [], ["file"])
+            written.success(None, js=DOWNLOAD)
+
+    def _on(
+        self,
+        event: Callable[..., Any],
+        step: Callable[..., steps.Shown],
+        inputs: Sequence[str],
+        outputs: Sequence[str],
+        *,
+        fresh: bool = False,
+        place: bool = False,
+        latest: bool = False,
+        shows_progress: bool = False,
+    ) -> Any:
+        """Have an event take a step of whoever is at the page; what it refuses is a sentence on the page.
+
+        Args:
+            event: of a part.
+            step: of `steps`.
+            inputs: parts whose values it is told.
+            outputs: parts that it may change.
+            fresh: begin a new session for it.
+            place: tell it first where in the part the event was.
+            latest: of several that wait only the last counts.
+            shows_progress: whether it may take long.
+
+        Returns:
+            Where further steps can be attached.
+        """
+
+        def take(request: gr.Request, tell: Any, given: Sequence[Any]) -> dict[Any, Any]:
+            def watcher(what: str, done: int, total: int) -> None:
+                tell((done, total), desc=what, unit="")
+
+            try:
+                session = self._session(request, str(given[0]) if fresh else None)
+                with session.at_work(watcher if shows_progress else None):
+                    shown = step(session, *given)
+            except RulepatchError as error:
+                raise gr.Error(str(error), duration=None, title="Not done", print_exception=False) from None
+            if not shown:  # Gradio takes an empty dictionary for a value
+                shown = {outputs[0]: gr.skip()}
+            return {getattr(self, name): value for name, value in shown.items()}
+
+        def handle(request: gr.Request, progress: Any = gr.Progress(), *given: Any) -> dict[Any, Any]:  # noqa: B008
+            return take(request, progress, given)
+
+        def handle_at(request: gr.Request, event: gr.SelectData, *given: Any) -> dict[Any, Any]:
+            return take(request, None, [event.index, *given])
+
+        return event(
+            handle_at if place else handle,
+            [getattr(self, name) for name in inputs],
+            [getattr(self, name) for name in outputs],
+            api_visibility="private",
+            show_progress="full" if shows_progress else "hidden",
+            show_progress_on=[self.numbers] if shows_progress else None,
+            trigger_mode="always_last" if latest else "once",
+            concurrency_limit=None,
+        )
+
+    def _session(self, request: gr.Request, model: str | None) -> Session:
+        who = str(request.session_hash)
+        return self.sessions.of(who) if model is None else self.sessions.begin(who, model)
+
+    def _stop(self, request: gr.Request) -> None:
+        self.sessions.of(str(request.session_hash)).stop()
+
+    def _end(self, request: gr.Request) -> None:
+        self.sessions.end(str(request.session_hash))
+
+
+def _upload(label: str, name: str) -> gr.UploadButton:
+    """A button that takes a picture as it is: what is wrong with it we say ourselves."""
+    return gr.UploadButton(label, file_types=["image"], type="binary", size="sm", elem_id=name)

@@ -1,0 +1,58 @@
+"""Between pictures and the painter: small pictures are shown large, and strokes come back at the picture's own size."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+__all__ = ["BRUSH", "CANVAS", "OPACITY", "canvas_of", "mask_of"]
+
+CANVAS = 512
+"""Longer side of the canvas, in pixels."""
+
+BRUSH = "#ff40a0"
+"""Colour of the brush, and of what is marked."""
+
+OPACITY = 160
+"""Of what is marked, 0..255."""
+
+
+def canvas_of(image: Image.Image, mask: NDArray[np.float32] | None) -> dict[str, Any]:
+    """What the painter shows.
+
+    Args:
+        image: the picture, RGB.
+        mask: (h, w), 0..1, of the picture's size; nothing is marked if None.
+
+    Returns:
+        A value of the painter: the picture below, and the mark as a layer above.
+    """
+    factor = CANVAS / max(image.size)
+    size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
+    below = image.resize(size, Image.Resampling.NEAREST if factor > 1 else Image.Resampling.LANCZOS)
+    layers = []
+    if mask is not None and mask.max() > 0:
+        marked = Image.fromarray((mask * OPACITY).astype(np.uint8)).resize(size, Image.Resampling.NEAREST)
+        layer = Image.new("RGBA", size, BRUSH)
+        layer.putalpha(marked)
+        layers.append(layer)
+    return {"background": below, "layers": layers, "composite": None}
+
+
+def mask_of(painted: Mapping[str, Any] | None, size: tuple[int, int]) -> NDArray[np.float32] | None:
+    """What is marked on the painter.
+
+    Args:
+        painted: its value, layers as RGBA pictures.
+        size: (width, height) of the picture itself.
+
+    Returns:
+        The mask, (h, w), 0 or 1; None if nothing is painted.
+    """
+    marked = np.zeros(size[::-1], bool)
+    for layer in (painted or {}).get("layers") or []:
+        alpha = layer.convert("RGBA").getchannel("A").point(lambda value: 255 if value > OPACITY // 8 else 0)
+        marked |= np.asarray(alpha.resize(size, Image.Resampling.BOX)) >= 128  # most of the pixel is under the stroke
+    return marked.astype(np.float32) if marked.any() else None

@@ -1,0 +1,167 @@
+"""What the page offers, settled when the server starts: models, and the folders whose pictures may be read."""
+
+import copy
+import tempfile
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from rulepatch.concepts.segment import Segmenter, load_segmenter
+from rulepatch.concepts.stylize import styles
+from rulepatch.data.folders import ImageSet
+from rulepatch.errors import FolderError, RulepatchError, SettingError
+from rulepatch.experiments.demo import write_pictures
+from rulepatch.experiments.recipes import Sources
+from rulepatch.experiments.workbench import Workbench
+from rulepatch.models.classifier import Classifier
+from rulepatch.models.registry import load_model
+from rulepatch.playground.scenes import TRAIN_STYLES
+from rulepatch.playground.styles import GROUNDS, texture
+
+__all__ = ["PLAYGROUND", "Offers", "Place", "pictures_of"]
+
+PLAYGROUND = "playground"
+"""The model that is always offered, with pictures of its own."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """What a workbench is set up with.
+
+    Attributes:
+        model: its name.
+        sources: as the command line calls them.
+        folders: the same folders, by the names that the page gives them.
+        segmenter: finds concepts by name; none if None.
+        textures: what can be painted over a concept, with their names.
+    """
+
+    model: str
+    sources: Sources
+    folders: dict[str, Path]
+    segmenter: Segmenter | None
+    textures: tuple[tuple[str, Image.Image], ...]
+
+
+class Offers:
+    """Models and folders that were named when the server was started, and nothing else.
+
+    Args:
+        models: names, or files, besides the playground.
+        reference: folder of pictures whose treatment should stay; all models but the playground need it.
+        tests: folder of labelled pictures that edits should repair.
+        clean: folder of labelled pictures on which damage is measured.
+        validation: folder of labelled pictures that a search chooses on.
+        segmenter: name of a segmenter, to find concepts by name.
+        device: where models run.
+
+    Raises:
+        FolderError: a folder is missing, or models are named without a reference set.
+    """
+
+    def __init__(
+        self,
+        models: Sequence[str] = (),
+        *,
+        reference: Path | None = None,
+        tests: Path | None = None,
+        clean: Path | None = None,
+        validation: Path | None = None,
+        segmenter: str | None = None,
+        device: str = "cpu",
+    ) -> None:
+        given = {"reference": reference, "tests": tests, "clean": clean, "validation": validation}
+        for name, folder in given.items():
+            if folder is not None and not folder.is_dir():
+                raise FolderError(f"expected a folder for --{name} but {folder} is none; check the path")
+        if models and reference is None:
+            raise FolderError(
+                f"expected pictures whose treatment should stay, to edit {', '.join(models)}, but got none; name their "
+                "folder by --reference"
+            )
+        self.models = tuple(dict.fromkeys([PLAYGROUND, *models]))
+        self._folders = {name: folder for name, folder in given.items() if folder is not None}
+        self._segmenter, self._device = segmenter, device
+        self._playground = tempfile.TemporaryDirectory(prefix="rulepatch-")
+        self._drawn = False
+        self._loaded: dict[str, Classifier] = {}
+        self._lock = threading.Lock()
+        self._textures = tuple((each.name, each.picture) for each in styles() if each.picture is not None)
+
+    def close(self) -> None:
+        """Remove the playground's pictures, and let go of the models."""
+        self._playground.cleanup()
+        self._loaded.clear()
+
+    def warm_up(self) -> None:
+        """Load the first model, before anybody waits for it."""
+        with suppress(RulepatchError):  # who opens the page is told
+            self.set_up(self.models[0])[0].close()
+
+    def set_up(self, model: str) -> tuple[Workbench, Place]:
+        """A workbench with a model of its own.
+
+        Args:
+            model: one of those offered.
+
+        Returns:
+            The workbench, and what it was set up with.
+
+        Raises:
+            SettingError: the model is not offered.
+        """
+        if model not in self.models:
+            raise SettingError(f"expected one of {', '.join(self.models)} but got {model!r}; choose from the list")
+        with self._lock:  # models are loaded, and pictures drawn, once for all
+            if model not in self._loaded:
+                self._loaded[model] = load_model(model, device=self._device)
+            pristine = self._loaded[model]
+            place = self._playground_place(pristine) if model == PLAYGROUND else self._place(model)
+            own = pristine.with_module(copy.deepcopy(pristine.module))
+        reference, tests, clean, validation = map(place.folders.get, ("reference", "tests", "clean", "validation"))
+        return Workbench(own, reference, tests, clean, validation), place
+
+    def _place(self, model: str) -> Place:
+        named = {name: str(folder) for name, folder in self._folders.items()}
+        segmenter = None if self._segmenter is None else load_segmenter(self._segmenter, device=self._device)
+        return Place(model, Sources(model, **named), self._folders, segmenter, self._textures)
+
+    def _playground_place(self, model: Classifier) -> Place:
+        root = Path(self._playground.name)
+        if not self._drawn:
+            write_pictures(root, model.classes)
+            self._drawn = True
+        names = ("reference", "tests", "clean")
+        sources = Sources(PLAYGROUND, **{name: f"rulepatch-demo/{name}" for name in names}, first="rulepatch demo")
+        own = tuple((ground, _drawn(ground, seed)) for ground in GROUNDS for seed in range(2))
+        folders = {name: root / name for name in names}
+        return Place(PLAYGROUND, sources, folders, load_segmenter("playground"), own + self._textures)
+
+
+def _drawn(ground: str, seed: int) -> Image.Image:
+    """A ground of the playground that no scene of its training world has."""
+    return Image.fromarray((255 * texture(ground, seed=TRAIN_STYLES.stop + seed)).round().astype(np.uint8))
+
+
+def pictures_of(place: Place, folder: str, model: Classifier) -> ImageSet:
+    """The pictures of one of the folders.
+
+    Args:
+        place: what the workbench was set up with.
+        folder: the name that the page gives it.
+        model: the classifier.
+
+    Returns:
+        The pictures.
+
+    Raises:
+        SettingError: there is no such folder.
+    """
+    if folder not in place.folders:
+        raise SettingError(f"expected one of {', '.join(place.folders)} but got {folder!r}; choose from the list")
+    return ImageSet.of(place.folders[folder], model.classes)

@@ -1,0 +1,180 @@
+"""Who is at the page: each has a workbench, a model and a folder of their own, gone when the page is closed."""
+
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rulepatch.concepts.painting import Painting
+from rulepatch.data.folders import Picture
+from rulepatch.errors import SettingError, StoppedError
+from rulepatch.experiments.workbench import Workbench
+from rulepatch.progress import Watcher, watched
+from rulepatch.web.offers import Offers, Place
+from rulepatch.web.views import Thumbnails
+
+__all__ = ["Session", "Sessions"]
+
+MOST_SESSIONS = 20
+"""Pages that may be open at once; each holds a model."""
+
+IDLE_SECONDS = 4 * 3600
+"""A page of which nothing was heard for so long may have to make room for another."""
+
+
+@dataclass(eq=False)
+class Session:
+    """What one page works with.
+
+    Attributes:
+        bench: the workbench.
+        place: what it was set up with.
+        painting: the exemplar in the making; None if no picture is chosen.
+        added: the painting that the last exemplar was made of.
+        choice: the pictures that are offered now.
+        points: where the picture was clicked.
+        thumbnails: of the pictures shown.
+        folder: for what is downloaded.
+    """
+
+    bench: Workbench
+    place: Place
+    painting: Painting | None = None
+    added: Painting | None = None
+    choice: list[Picture] = field(default_factory=list)
+    points: list[tuple[float, float]] = field(default_factory=list)
+    thumbnails: Thumbnails = field(default_factory=Thumbnails)
+    folder: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="rulepatch-")))
+    heard: float = field(default_factory=time.monotonic)
+    _lock: threading.RLock = field(default_factory=threading.RLock)
+    _stop: threading.Event = field(default_factory=threading.Event)
+    _closed: bool = False
+
+    @contextmanager
+    def at_work(self, watcher: Watcher | None = None) -> Iterator[Workbench]:
+        """Have the workbench to oneself.
+
+        Args:
+            watcher: told how far long work is.
+
+        Yields:
+            The workbench.
+
+        Raises:
+            StoppedError: (from within) somebody pressed Stop, or closed the page.
+        """
+
+        def told(what: str, done: int, total: int) -> None:
+            if self._stop.is_set() or self._closed:
+                raise StoppedError("expected to finish but was stopped; nothing was changed")
+            if watcher is not None:
+                watcher(what, done, total)
+
+        with self._lock:
+            self.heard = time.monotonic()
+            self._stop.clear()
+            with watched(told):
+                yield self.bench
+
+    def stop(self) -> None:
+        """Stop what is being done, at its next step."""
+        self._stop.set()
+
+    def commit(self) -> None:
+        """Take the painting as an exemplar, in the place of an earlier state of the same picture.
+
+        Raises:
+            ExemplarError: something is missing.
+        """
+        if self.painting is None or self.painting is self.added:
+            return
+        if not self.painting.is_complete and self.bench.state.exemplars:
+            return  # there is something to learn from, and this is another picture that was just looked at
+        exemplar = self.painting.exemplar
+        if self.added is not None and self.added.picture is self.painting.picture:
+            self.bench.remove()
+        self.bench.add(exemplar)
+        self.added = self.painting
+
+    def close(self) -> None:
+        """Free everything, as soon as nothing is being done."""
+        self._closed = True
+        with self._lock:
+            self.bench.close()
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class Sessions:
+    """Everybody who is at the page.
+
+    Args:
+        offers: what they can work with.
+    """
+
+    def __init__(self, offers: Offers) -> None:
+        self.offers = offers
+        self._open: dict[str, Session] = {}
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def begin(self, who: str, model: str) -> Session:
+        """A page begins, or begins anew with another model.
+
+        Args:
+            who: which page.
+            model: name of the model.
+
+        Returns:
+            Its session.
+
+        Raises:
+            SettingError: too many pages are open, or the model is not offered.
+        """
+        self._make_room(who)
+        session = Session(*self.offers.set_up(model))
+        with self._lock:
+            before, self._open[who] = self._open.get(who), session
+        if before is not None:
+            before.close()
+        return session
+
+    def of(self, who: str) -> Session:
+        """The session of a page.
+
+        Returns:
+            It.
+
+        Raises:
+            SettingError: the page was open for so long that its session is gone.
+        """
+        with suppress(KeyError):
+            return self._open[who]
+        raise SettingError("expected a page that is open but this one's session has ended; reload the page")
+
+    def end(self, who: str) -> None:
+        """A page was closed."""
+        with self._lock:
+            session = self._open.pop(who, None)
+        if session is not None:
+            session.close()
+
+    def close(self) -> None:
+        """The server ends."""
+        for who in list(self._open):
+            self.end(who)
+
+    def _make_room(self, who: str) -> None:
+        if len(self._open) < MOST_SESSIONS or who in self._open:
+            return
+        oldest = min(self._open, key=lambda each: self._open[each].heard)
+        if time.monotonic() - self._open[oldest].heard < IDLE_SECONDS:
+            raise SettingError(
+                f"expected at most {MOST_SESSIONS} open pages but there are as many already; close one and reload"
+            )
+        self.end(oldest)

@@ -1,0 +1,337 @@
+"""What each part of the page does: a step of somebody's workbench, and what the page shows afterwards, part by part."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from PIL import Image
+
+from rulepatch.concepts.painting import Painting, mask_by_name, mask_from_points
+from rulepatch.data.folders import Picture
+from rulepatch.errors import SettingError
+from rulepatch.experiments.make import gate_level
+from rulepatch.experiments.recipes import commands, program, write_bundle
+from rulepatch.experiments.workbench import Side
+from rulepatch.images import read_image, read_mask
+from rulepatch.web import views
+from rulepatch.web.canvas import CANVAS, canvas_of, mask_of
+from rulepatch.web.offers import pictures_of
+from rulepatch.web.sessions import Session
+
+__all__ = ["ALL", "SEARCH", "Shown"]
+
+Shown = dict[str, Any]
+"""New values of the page's parts, by their names."""
+
+SEARCH = "choose by itself (search)"
+ALL = "all classes"
+
+MOST_PICTURES = 48
+"""Pictures that are offered at once."""
+
+LONGEST_SIDE = 1024
+"""Of an uploaded picture; larger ones are made smaller, as networks look at some hundred pixels."""
+
+
+# The model and its pictures
+
+
+def begin(session: Session, model: str) -> Shown:
+    """Show what there is for a model."""
+    place, bench = session.place, session.bench
+    vocabulary = [] if place.segmenter is None else list(place.segmenter.vocabulary or ())
+    told = (
+        "" if place.segmenter else "No segmenter was named: start `rulepatch web` with `--segmenter NAME` to use this."
+    )
+    return {
+        "about": f"{len(bench.classes)} classes; {len(bench.reference)} reference pictures",
+        "folder": gr.update(choices=list(place.folders), value="reference"),
+        "concept": gr.update(choices=vocabulary, value=vocabulary[0] if vocabulary else None),
+        "by_name": gr.update(interactive=place.segmenter is not None),
+        "unnamed": told,
+        "site": gr.update(choices=[SEARCH, *bench.sites], value=SEARCH),
+        "rank": 1, "strength": 1, "gate": "auto", "name": "", "word": "", "title": "",
+        "textures": [(picture, name) for name, picture in place.textures],
+        **list_pictures(session, "reference", ALL), **_picture(session), **_everything(session),
+    }  # fmt: skip
+
+
+def list_pictures(session: Session, folder: str, label: str) -> Shown:
+    """Offer the pictures of a folder, of one class or of all."""
+    images = pictures_of(session.place, folder, session.bench.model)
+    classes = session.bench.model.classes
+    labels = sorted({classes[each.label] for each in images.pictures if each.label is not None})
+    chosen = label if label in labels else ALL
+    if chosen == ALL:
+        session.choice = list(images.sample(MOST_PICTURES, seed=0).pictures)
+    else:
+        own = [each for each in images.pictures if each.label is not None and classes[each.label] == chosen]
+        session.choice = own[:MOST_PICTURES]
+    shown = [(views.small(each), "" if each.label is None else classes[each.label]) for each in session.choice]
+    return {
+        "choice": gr.update(value=shown, selected_index=None),
+        "label": gr.update(choices=[ALL, *labels], value=chosen),
+    }
+
+
+def choose(session: Session, index: int) -> Shown:
+    """Take one of the pictures that are offered."""
+    if not 0 <= index < len(session.choice):
+        raise SettingError("expected one of the pictures shown but it is gone; choose again")
+    return _begin_painting(session, session.choice[index])
+
+
+def upload(session: Session, content: bytes) -> Shown:
+    """Take a picture of the user's own."""
+    return _begin_painting(session, Picture(_made_smaller(read_image(content))))
+
+
+def _begin_painting(session: Session, picture: Picture) -> Shown:
+    before, session.points = session.painting, []
+    session.painting = Painting.of(picture)
+    if before is not None and before.texture is not None:
+        session.painting = session.painting.replaced_by(before.texture, before.replacement or "")
+    return _picture(session)
+
+
+# Marking
+
+
+def paint(session: Session, painted: Any, name: str) -> Shown:
+    """Take what the brush marked."""
+    if session.painting is None:
+        return {}
+    size, before = session.painting.image.size, canvas_of(session.painting.image, session.painting.mask)
+    mask, shown = mask_of(painted, size), mask_of(before, size)
+    if (mask is None and shown is None) or (mask is not None and shown is not None and (mask == shown).all()):
+        return {}  # the painter only says that it shows what it was given
+    session.painting = session.painting.marked(mask, name.strip() or session.painting.concept)
+    return {"clicked": _canvas(session)["clicked"], "opinions": views.opinions(session.bench, session.painting)}
+
+
+def mark_by_name(session: Session, concept: str | None) -> Shown:
+    """Have the segmenter mark a concept."""
+    painting, segmenter = _painting(session), session.place.segmenter
+    if segmenter is None:
+        raise SettingError("expected a segmenter but none was named; start rulepatch web with --segmenter")
+    name = (concept or "").strip()
+    session.painting = painting.marked(mask_by_name(segmenter, painting, name), name)
+    return {**_picture(session), "name": name}
+
+
+def click(session: Session, at: Sequence[float], site: str, likeness: float, name: str) -> Shown:
+    """Mark what looks like a point to the network, and like those clicked before."""
+    image = _painting(session).image
+    factor = max(image.size) / CANVAS
+    session.points.append((at[0] * factor, at[1] * factor))
+    try:
+        return mark_by_points(session, site, likeness, name)
+    except SettingError:
+        session.points.pop()  # outside of what the network sees
+        raise
+
+
+def mark_by_points(session: Session, site: str, likeness: float, name: str) -> Shown:
+    """Mark what looks like the points that were clicked."""
+    if not session.points:
+        return {}
+    painting, bench = _painting(session), session.bench
+    where = bench.sites[-1] if site == SEARCH else site
+    mask = mask_from_points(
+        bench.model, painting.image, session.points, site=where, statistics=bench.statistics([where]), likeness=likeness
+    )
+    session.painting = painting.marked(mask, name.strip() or painting.concept)
+    return _picture(session)
+
+
+def forget(session: Session) -> Shown:
+    """Forget what was clicked, and the mark."""
+    session.points = []
+    session.painting = _painting(session).marked(None)
+    return _picture(session)
+
+
+def upload_mask(session: Session, content: bytes, name: str) -> Shown:
+    """Take a mask of the user's own."""
+    painting = _painting(session)
+    session.painting = painting.marked(read_mask(content), name.strip() or painting.concept)
+    return _picture(session)
+
+
+# What takes the concept's place
+
+
+def replace_by(session: Session, index: int) -> Shown:
+    """Take a texture of those offered."""
+    name, texture = session.place.textures[index]
+    return _replaced(session, _painting(session).replaced_by(texture, name))
+
+
+def upload_texture(session: Session, content: bytes) -> Shown:
+    """Take a texture of the user's own."""
+    return _replaced(session, _painting(session).replaced_by(_made_smaller(read_image(content)), "a texture"))
+
+
+def write(session: Session, word: str) -> Shown:
+    """Put up a note with a word."""
+    if not word.strip():
+        raise SettingError("expected a word for the note but got none; write one")
+    return _replaced(session, _painting(session).with_word(word.strip()))
+
+
+def _replaced(session: Session, painting: Painting) -> Shown:
+    found = views.opinions(session.bench, painting)  # a word that does not fit is refused here
+    session.painting = painting
+    return {"opinions": found}
+
+
+# Exemplars, the rewrite, the rules
+
+
+def add(session: Session) -> Shown:
+    """Learn from the painting as well."""
+    _painting(session)
+    session.commit()
+    return {"exemplars": views.exemplars(session.bench)}
+
+
+def remove(session: Session) -> Shown:
+    """Learn from one exemplar less."""
+    session.bench.remove()
+    session.added = None
+    return {"exemplars": views.exemplars(session.bench)}
+
+
+def rewrite(session: Session, site: str, rank: float, strength: float, gate: str) -> Shown:
+    """Make an edit, and measure what it repairs."""
+    session.commit()
+    bench = session.bench
+    draft = (
+        bench.search()
+        if site == SEARCH
+        else bench.rewrite(site, rank=int(rank), strength=strength, gate=gate_level(gate))
+    )
+    chosen = {name: draft.settings[name] for name in ("rank", "strength")}
+    return {**_everything(session, damage=False), **chosen, "gate": str(draft.settings["gate"])}
+
+
+def adjust(session: Session, rank: float, strength: float, gate: str) -> Shown:
+    """Make the edit anew with other settings."""
+    if session.bench.adjust(rank=int(rank), strength=strength, gate=gate_level(gate)) is None:
+        return {}
+    return _result(session, damage=False)
+
+
+def measure(session: Session) -> Shown:
+    """Measure what the edit costs."""
+    return _result(session, damage=True, only_numbers=True)
+
+
+def undo(session: Session) -> Shown:
+    """Go back one step."""
+    session.bench.undo()
+    session.added = None
+    return _everything(session)
+
+
+def keep(session: Session, title: str) -> Shown:
+    """Keep the edit as a rule."""
+    session.bench.keep(title)
+    session.added = session.painting  # the next rewrite is to learn from something new
+    return {**_everything(session), "title": ""}
+
+
+def switch(session: Session, on: list[str]) -> Shown:
+    """Switch rules on and off."""
+    session.bench.switch(on)
+    return _everything(session)
+
+
+def load(session: Session, path: str) -> Shown:
+    """Keep an edit from a file as a rule."""
+    session.bench.load(Path(path), Path(path).stem)
+    return _everything(session)
+
+
+def fire(session: Session) -> Shown:
+    """Show where the rule fires, in the tests that it repairs first of all."""
+    found = session.bench.outcomes("tests")
+    pictures = [each.picture for each in views.ranked(found)] if found is not None else session.choice
+    return {"firing": views.firing(session.bench, pictures)}
+
+
+def save(session: Session) -> Shown:
+    """Write the rules that are on into one edit file."""
+    if not session.bench.edit.changes:
+        raise SettingError("expected an edit to download but nothing was rewritten yet; press Rewrite first")
+    path = session.folder / "edit.safetensors"
+    session.bench.edit.save(path)
+    return {"file": str(path)}
+
+
+def bundle(session: Session) -> Shown:
+    """Write the exemplars, the edits and how to make them again into one file."""
+    if not session.bench.edit.changes:
+        raise SettingError("expected an edit to download but nothing was rewritten yet; press Rewrite first")
+    path = session.folder / "rulepatch.zip"
+    write_bundle(session.bench.state, session.place.sources, path)
+    return {"file": str(path)}
+
+
+# What is shown
+
+
+def _painting(session: Session) -> Painting:
+    if session.painting is None:
+        raise SettingError("expected a picture but none is chosen yet; choose or upload one")
+    return session.painting
+
+
+def _made_smaller(image: Image.Image) -> Image.Image:
+    smaller = image.copy()
+    smaller.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
+    return image if smaller.size == image.size else smaller
+
+
+def _canvas(session: Session) -> Shown:
+    if session.painting is None:
+        return {"painter": None, "clicked": None}
+    value = canvas_of(session.painting.image, session.painting.mask)
+    flat = value["background"].convert("RGBA")
+    for layer in value["layers"]:
+        flat = Image.alpha_composite(flat, layer)
+    return {"painter": value, "clicked": flat.convert("RGB")}
+
+
+def _picture(session: Session) -> Shown:
+    return {**_canvas(session), "opinions": views.opinions(session.bench, session.painting)}
+
+
+def _everything(session: Session, *, damage: bool = True) -> Shown:
+    rules = session.bench.state.rules
+    return {
+        "exemplars": views.exemplars(session.bench),
+        "rules": gr.update(choices=[rule.name for rule in rules], value=[rule.name for rule in rules if rule.on]),
+        **_result(session, damage=damage),
+    }
+
+
+def _result(session: Session, *, damage: bool, only_numbers: bool = False) -> Shown:
+    bench = session.bench
+    edited = bool(bench.edit.changes)
+    sides: tuple[Side, ...] = ("tests", "clean")
+    tests, clean = (bench.outcomes(side) if edited and (damage or side == "tests") else None for side in sides)
+    numbers = {"numbers": views.numbers(bench, tests=tests, clean=clean, waiting=edited and not damage)}
+    if only_numbers:
+        return numbers
+    draft, sources = bench.state.draft, session.place.sources
+    return {
+        **numbers,
+        "wall": views.wall(tests if edited else bench.outcomes("tests"), bench.classes, session.thumbnails),
+        "opinions": views.opinions(bench, session.painting),
+        "tried": "" if draft is None else draft.tried,
+        "commands": commands(bench.state, sources),
+        "program": program(bench.state, sources),
+        "firing": "",
+    }

@@ -1,0 +1,217 @@
+"""What the page shows of a workbench, as pieces of HTML in which everything is escaped."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from rulepatch.concepts.painting import Painting
+from rulepatch.data.folders import Picture
+from rulepatch.errors import ImageError
+from rulepatch.evaluation.match_report import outlined
+from rulepatch.evaluation.outcomes import Outcome, Outcomes
+from rulepatch.evaluation.page import inline, render
+from rulepatch.experiments.workbench import Workbench
+from rulepatch.images import read_image
+from rulepatch.models.classifier import Classes
+from rulepatch.web.canvas import BRUSH, OPACITY
+
+__all__ = ["Thumbnails", "exemplars", "firing", "marked", "numbers", "opinions", "ranked", "small", "wall"]
+
+MOST_TILES = 120
+"""Test pictures on the wall."""
+
+MOST_FIRING = 12
+SIDE = 112
+"""Longer side of a thumbnail, in pixels."""
+
+LARGE = 256
+
+_ORDER = ("repaired", "broken", "changed", "wrong", "right", "same")
+
+
+@dataclass(frozen=True)
+class _Tile:
+    """A picture of the wall."""
+
+    picture: str
+    name: str
+    label: str
+    verdict: str = ""
+    before: str = ""
+    after: str = ""
+    share: float = 0.0
+
+
+class Thumbnails:
+    """Pictures reduced once and kept as long as these are."""
+
+    def __init__(self) -> None:
+        self._kept: dict[int, tuple[Picture, str]] = {}
+
+    def of(self, picture: Picture) -> str:
+        """A picture as the address of itself.
+
+        Returns:
+            A `data:` address.
+        """
+        if id(picture) not in self._kept:
+            self._kept[id(picture)] = picture, inline(_read(picture), SIDE)
+        return self._kept[id(picture)][1]
+
+
+def _read(picture: Picture) -> Image.Image:
+    try:
+        return read_image(picture.source) if isinstance(picture.source, Path) else picture.source
+    except ImageError:
+        return Image.new("RGB", (SIDE, SIDE), "grey")  # it is skipped and counted elsewhere
+
+
+def small(picture: Picture) -> Image.Image:
+    """A picture as it is offered to be chosen.
+
+    Returns:
+        RGB, small.
+    """
+    image = _read(picture).copy()
+    image.thumbnail((2 * SIDE, 2 * SIDE))
+    return image
+
+
+def exemplars(bench: Workbench) -> str:
+    """What the next edit is made from.
+
+    Args:
+        bench: whose.
+
+    Returns:
+        HTML.
+    """
+    shown = [
+        {"picture": inline(each.edited, SIDE), "title": f"{each.replacement or '?'} as {each.concept or '?'}"}
+        for each in bench.state.exemplars
+    ]
+    return _piece("exemplars", exemplars=shown)
+
+
+def ranked(found: Outcomes) -> list[Outcome]:
+    """Outcomes, the repaired first, then the broken and whatever else changed.
+
+    Returns:
+        All of them.
+    """
+    return sorted(found, key=lambda each: (_ORDER.index(each.verdict), -max(each.confidence)))
+
+
+def wall(found: Outcomes | None, classes: Classes, thumbnails: Thumbnails) -> str:
+    """Test pictures before and after.
+
+    Args:
+        found: what became of them; None if there are no tests.
+        classes: of the model.
+        thumbnails: of the pictures.
+
+    Returns:
+        HTML.
+    """
+    outcomes = [] if found is None else ranked(found)
+    tiles = [
+        _Tile(
+            thumbnails.of(each.picture),
+            each.picture.name,
+            "" if each.picture.label is None else classes[each.picture.label],
+            each.verdict,
+            f"{classes[each.before]} {each.confidence[0]:.0%}",
+            f"{classes[each.after]} {each.confidence[1]:.0%}",
+        )
+        for each in outcomes[:MOST_TILES]
+    ]
+    nothing = "There are no test pictures: start rulepatch web with --tests DIR to see what is repaired."
+    return _piece("wall", tiles=tiles, left_out=len(outcomes) - len(tiles), nothing=nothing)
+
+
+def numbers(bench: Workbench, *, tests: Outcomes | None, clean: Outcomes | None, waiting: bool = False) -> str:
+    """Repair and damage.
+
+    Args:
+        bench: whose.
+        tests: what became of the tests; None if there are none.
+        clean: what became of the clean pictures; None if that is not known yet.
+        waiting: whether it will be.
+
+    Returns:
+        HTML.
+    """
+    images, draft = bench.pictures("clean"), bench.state.draft
+    where = "" if images is None else Path(images.name).name
+    why = "" if draft is None else draft.why
+    if not bench.edit.changes:
+        tests = clean = None
+    return _piece("numbers", tests=tests, clean=clean, where=where, waiting=waiting, why=why)
+
+
+def opinions(bench: Workbench, painting: Painting | None) -> str:
+    """The picture and its edited counterpart, and what the model says of both, before and after.
+
+    Args:
+        bench: whose model.
+        painting: the exemplar in the making.
+
+    Returns:
+        HTML; nothing if no picture is chosen.
+    """
+    if painting is None:
+        return ""
+    images = [painting.image, *([painting.edited] if painting.is_complete else [])]
+    count, edited = len(bench.classes), bool(bench.edit.changes)
+    before = [dict(each) for each in bench.opinions(images, edited=False, most=count)]
+    after = [dict(each) for each in bench.opinions(images, most=count)] if edited else before
+    pictures = []
+    titles = ["the picture", "with the concept replaced"]
+    for image, title, was, now in zip(images, titles, before, after, strict=False):
+        likeliest = dict.fromkeys([*list(was)[:2], *list(now)[:2]])
+        rows = [(name, was.get(name, 0.0), now[name]) for name in likeliest]
+        shown = marked(painting) if title == titles[0] and not painting.is_complete else image
+        pictures.append({"picture": inline(shown, LARGE), "title": title, "rows": rows})
+    return _piece("opinions", pictures=pictures, edited=edited)
+
+
+def marked(painting: Painting) -> Image.Image:
+    """The picture with what is marked in it.
+
+    Returns:
+        RGB.
+    """
+    if painting.mask is None:
+        return painting.image
+    colour = Image.new("RGB", painting.image.size, BRUSH)
+    return Image.composite(colour, painting.image, Image.fromarray((painting.mask * OPACITY).astype(np.uint8)))
+
+
+def firing(bench: Workbench, pictures: Sequence[Picture]) -> str:
+    """Where the rule fires in some pictures.
+
+    Args:
+        bench: whose rule.
+        pictures: where to look; the first are shown.
+
+    Returns:
+        HTML.
+    """
+    found = bench.firing(pictures[:MOST_FIRING])
+    tiles = [
+        _Tile(
+            inline(outlined(bench.model, each, found.threshold, LARGE), LARGE),
+            each.picture.name,
+            "" if each.picture.label is None else bench.classes[each.picture.label],
+            share=float((each.scores > found.threshold).mean()),
+        )
+        for each in found.matches
+    ]
+    return _piece("firing", site=found.site, tiles=tiles)
+
+
+def _piece(template: str, **context: object) -> str:
+    return render(f"{template}.html.jinja", package="rulepatch.web", **context)
