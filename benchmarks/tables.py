@@ -449,6 +449,8 @@ VIEWS: Mapping[str, Callable[[], str]] = {
     "inverse-squeezenet": of_network("inverse-cpu", INVERSE, "squeezenet"),
     "inverse-fourier-playground": of_network("inverse-fourier-cpu", INVERSE_COSTS, "playground"),
     "inverse-repair-playground": of_network("inverse-repair-cpu", INVERSE_REPAIR, "playground"),
+    "inverse-fourier-squeezenet": of_network("inverse-fourier-cpu", INVERSE_COSTS, "squeezenet"),
+    "inverse-repair-squeezenet": of_network("inverse-repair-cpu", INVERSE_REPAIR, "squeezenet"),
     "shortcuts": View("shortcuts-cpu", SHORTCUTS, lambda row: row["world"] == "all five"),
     "shortcuts-worlds": View(
         "shortcuts-cpu",

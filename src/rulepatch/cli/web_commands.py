@@ -54,9 +54,9 @@ def web(
         segmenter=segmenter,
         device=device,
     )
-    with serving(offers, host=host, port=port) as served:
-        typer.echo(f"rulepatch is at {served.address} (Ctrl-C ends it)")
+    with serving(offers, host=host, port=port) as address:
+        typer.echo(f"rulepatch is at {address} (Ctrl-C ends it)")
         if browser:
-            webbrowser.open(served.address)
+            webbrowser.open(address)
         while True:
             time.sleep(3600)

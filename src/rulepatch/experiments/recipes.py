@@ -38,7 +38,7 @@ class Draft:
     def title(self) -> str:
         """What the rule says, in a few words."""
         first = self.exemplars[0]
-        return f"{first.replacement or 'the new'} as {first.concept or 'the old'}"
+        return f"{first.replacement or 'this'} as {first.concept or 'the concept'}"
 
 
 @dataclass(frozen=True, eq=False)

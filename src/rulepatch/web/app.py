@@ -79,7 +79,7 @@ class _Page:
             self.folder = gr.Dropdown(label="Pictures of", min_width=120)
             self.label = gr.Dropdown([ALL], value=ALL, label="Class", min_width=120)
         self.choice = gr.Gallery(
-            label="Choose a picture", columns=6, height=230, allow_preview=False, buttons=[], object_fit="contain",
+            label="Choose a picture", columns=5, height=230, allow_preview=False, buttons=[], object_fit="contain",
             interactive=False, elem_id="choice",
         )  # fmt: skip
         self.upload = gr.UploadButton(
@@ -118,7 +118,7 @@ class _Page:
         with gr.Tabs():
             with gr.Tab("A texture"):
                 self.textures = gr.Gallery(
-                    label="Choose a texture", columns=6, height=230, allow_preview=False, buttons=[], interactive=False,
+                    label="Choose a texture", columns=5, height=230, allow_preview=False, buttons=[], interactive=False,
                     elem_id="textures",
                 )  # fmt: skip
             with gr.Tab("Upload"):

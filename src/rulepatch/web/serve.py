@@ -8,17 +8,15 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 
 from PIL import Image
 
 from rulepatch.errors import MissingExtraError, SettingError
 from rulepatch.web.offers import Offers
 
-__all__ = ["LOOPBACK", "Served", "serving"]
+__all__ = ["LOOPBACK", "serving"]
 
 LOOPBACK = "127.0.0.1"
-PORT = 7860
 
 LARGEST_UPLOAD = "20mb"
 
@@ -28,30 +26,17 @@ MOST_PIXELS = 40_000_000
 log = logging.getLogger("rulepatch")
 
 
-@dataclass(frozen=True)
-class Served:
-    """A page that is being served.
-
-    Attributes:
-        address: where to open it.
-        sessions: how many pages are open, as a function.
-    """
-
-    address: str
-    sessions: "object"
-
-
 @contextmanager
-def serving(offers: Offers, *, host: str = LOOPBACK, port: int | None = None) -> Iterator[Served]:
+def serving(offers: Offers, *, host: str = LOOPBACK, port: int | None = None) -> Iterator[str]:
     """Serve the page as long as a block lasts.
 
     Args:
         offers: what people can work with.
         host: address to listen on; only this machine can reach the default.
-        port: to listen on; the first free one from 7860 on if None.
+        port: to listen on; 0 for any free one; the first free one from 7860 on if None.
 
     Yields:
-        Where it is.
+        Its address.
 
     Raises:
         MissingExtraError: Gradio is not installed.
@@ -63,7 +48,8 @@ def serving(offers: Offers, *, host: str = LOOPBACK, port: int | None = None) ->
     from rulepatch.web.app import CSS, HEAD, build
     from rulepatch.web.sessions import Sessions
 
-    _check(host, port)
+    free = _free(host, port)
+    _warn(host)
     threading.Thread(target=offers.warm_up, daemon=True).start()
     Image.MAX_IMAGE_PIXELS = MOST_PIXELS
     sessions = Sessions(offers)
@@ -71,7 +57,7 @@ def serving(offers: Offers, *, host: str = LOOPBACK, port: int | None = None) ->
     try:
         _, address, _ = page.queue(default_concurrency_limit=None).launch(
             server_name=host,
-            server_port=port,
+            server_port=free,
             share=False,
             quiet=True,
             prevent_thread_lock=True,
@@ -82,7 +68,7 @@ def serving(offers: Offers, *, host: str = LOOPBACK, port: int | None = None) ->
             css=CSS,
             head=HEAD,
         )
-        yield Served(address, sessions)
+        yield str(address)
     finally:
         with suppress(Exception):
             page.close(verbose=False)
@@ -90,17 +76,25 @@ def serving(offers: Offers, *, host: str = LOOPBACK, port: int | None = None) ->
         offers.close()
 
 
-def _check(host: str, port: int | None) -> None:
-    """Refuse an address that cannot be listened on, and warn of one that others can reach."""
-    if port is not None:
-        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((host, port))
-            except (OSError, OverflowError) as error:
-                raise SettingError(
-                    f"expected an address to listen on but {host}:{port} cannot be used ({error}); name another port"
-                ) from None
+def _free(host: str, port: int | None) -> int | None:
+    """The port to listen on, if it can be; the system chooses instead of 0."""
+    if port is None:
+        return None
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except (OSError, OverflowError) as error:
+            raise SettingError(
+                f"expected an address to listen on but {host}:{port} cannot be used ({error}); name another port"
+            ) from None
+        return int(probe.getsockname()[1])
+
+
+def _warn(host: str) -> None:
+    """Say so if others can reach the address."""
     with suppress(ValueError):
-        if not ipaddress.ip_address(host).is_loopback:
-            log.warning("others can reach %s: whoever opens the page can use it, there is no password", host)
+        if ipaddress.ip_address(host).is_loopback:
+            return
+    if host != "localhost":
+        log.warning("others can reach %s: whoever opens the page can use it, there is no password", host)

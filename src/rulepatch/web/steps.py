@@ -53,7 +53,7 @@ def begin(session: Session, model: str) -> Shown:
         "site": gr.update(choices=[SEARCH, *bench.sites], value=SEARCH),
         "rank": 1, "strength": 1, "gate": "auto", "name": "", "word": "", "title": "",
         "textures": [(picture, name) for name, picture in place.textures],
-        **list_pictures(session, "reference", ALL), **_picture(session), **_everything(session),
+        **list_pictures(session, "reference", ALL), **choose(session, 0), **_everything(session),
     }  # fmt: skip
 
 

@@ -90,7 +90,10 @@ def exemplars(bench: Workbench) -> str:
         HTML.
     """
     shown = [
-        {"picture": inline(each.edited, SIDE), "title": f"{each.replacement or '?'} as {each.concept or '?'}"}
+        {
+            "picture": inline(each.edited, SIDE),
+            "title": f"{each.replacement or 'this'} as {each.concept or 'the concept'}",
+        }
         for each in bench.state.exemplars
     ]
     return _piece("exemplars", exemplars=shown)

@@ -1,0 +1,266 @@
+"""The page, by somebody with a brush: `rulepatch web` in a real browser."""
+
+import io
+import json
+import re
+import zipfile
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rulepatch.core.edit import Edit
+from rulepatch.evaluation.evaluate import evaluate
+from rulepatch.experiments.demo import write_pictures
+from rulepatch.models.registry import load_model
+
+pytestmark = pytest.mark.slow
+
+SNOW = 2
+"""Which of the textures is snow."""
+
+
+def png(side=64, colour="white", size=None):
+    buffer = io.BytesIO()
+    Image.new("RGB", size or (side, side), colour).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def van_on_snow(someone, strength=None):
+    someone.choose("Class", "van")
+    someone.picture(1)
+    someone.mark("road")
+    someone.texture(SNOW)
+    someone.choose("Site", "blocks.3.conv")
+    someone.rewrite()
+    if strength is not None:
+        someone.strength(strength)
+
+
+def test_a_stroke_repairs_the_playground_and_the_edit_does_the_same_by_the_command_line(someone, run, tmp_path):
+    who = someone()
+    who.choose("Class", "van")
+    who.picture(1)
+    for y in (0.78, 0.84, 0.9, 0.96):  # the road, row by row
+        who.paint([(0.1, y), (0.9, y)])
+    who.texture(SNOW)
+    who.choose("Site", "blocks.3.conv")
+    told = who.rewrite()
+    repaired, broken = who.repaired()
+    assert repaired > 100 and broken < 5, told
+    who.download("#save", tmp_path / "edit.safetensors")
+    assert who.errors == []
+
+    model = load_model("playground")
+    write_pictures(tmp_path, model.classes)
+    found = run(
+        "evaluate", tmp_path / "edit.safetensors", "--model", "playground", "--tests", tmp_path / "tests", "--json"
+    ).json()["tests"]
+    assert (found["repaired"], found["broken"]) == (repaired, broken)
+    tests = evaluate(model, Edit.load(tmp_path / "edit.safetensors"), tests=tmp_path / "tests", progress=False).tests
+    right = re.search(r"→ ([\d.]+) %", told)[1]
+    assert float(right) == pytest.approx(100 * tests.after, abs=0.051)
+
+
+def test_a_concept_by_name_rules_on_and_off_undo_and_a_bundle(someone, tmp_path):
+    who = someone()
+    van_on_snow(who)
+    first = who.repaired()
+    who.strength(2.0)
+    assert who.repaired() != first
+    who.page.get_by_role("tab", name="Where the rule fires").click()
+    who.page.wait_for_selector("#firing img")
+    who.page.get_by_label("Name of the rule").fill("snow is road")
+    who.click("#keep")
+    who.page.wait_for_selector("#rules >> text=snow is road")
+    kept = who.repaired()
+    who.page.locator("#rules input").first.uncheck()
+    who.page.wait_for_selector("#numbers >> text=the model is as it was")
+    who.click("#undo")
+    who.page.wait_for_selector("#numbers >> text=repaired")
+    assert who.repaired() == kept
+    who.download("#bundle", tmp_path / "all.zip")
+    with zipfile.ZipFile(tmp_path / "all.zip") as archive:
+        assert {"commands.sh", "program.py", "rule-1.safetensors", "rule-1/1/mask.png"} <= set(archive.namelist())
+        assert "--strength 2 " in archive.read("commands.sh").decode()
+    who.upload("#load", "mine.safetensors", _edit_of(tmp_path / "all.zip"), "application/octet-stream")
+    who.page.wait_for_selector("#rules >> text=mine")
+    assert who.errors == []
+
+
+def _edit_of(path):
+    with zipfile.ZipFile(path) as archive:
+        return archive.read("rule-1.safetensors")
+
+
+def test_two_people_do_not_see_or_change_each_others_model(someone):
+    one, other = someone(), someone()
+    van_on_snow(one, strength=2.0)
+    assert "as it was" in other.numbers()
+    van_on_snow(other)
+    at_one = other.repaired()
+    assert at_one != one.repaired()  # strengths differ
+    one.strength(1.0)
+    assert one.repaired() == at_one and other.repaired() == at_one
+
+
+def test_what_cannot_be_read_is_refused_in_a_sentence_and_nothing_is_lost(someone):
+    who = someone()
+    who.choose("Class", "van")
+    who.picture(1)
+    who.mark("road")
+    who.upload("#upload", "broken.png", b"no picture at all")
+    assert who.told("it is no picture")
+    who.upload("#upload", "bomb.png", bomb(30_000, 30_000))
+    assert who.told("expected a picture of at most 40000000 pixels")
+    who.tab("Upload a mask")
+    who.upload("#mask", "small.png", png(32))
+    assert who.told("expected a mask of the picture's size, 64x64, but got 32x32")
+    who.upload("#load", "edit.safetensors", b"\x08\x00\x00\x00\x00\x00\x00\x00{}      ", "application/octet-stream")
+    assert who.told("expected")
+    who.texture(SNOW)  # the mark of before is still there
+    who.choose("Site", "blocks.3.conv")
+    who.rewrite()
+    assert who.repaired()[0] > 50
+
+
+def bomb(width, height):
+    """A file of few bytes that claims to hold a picture of very many."""
+
+    def chunk(kind, data):
+        return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
+
+    header = width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes([8, 2, 0, 0, 0])
+    body = zlib.compress(b"\0" * 1000)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
+
+
+def test_a_mask_and_a_texture_of_ones_own_and_a_picture_of_ones_own(someone):
+    who = someone()
+    noise = np.random.default_rng(0).integers(0, 255, (90, 120, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(noise).save(buffer, "PNG")
+    before = who.page.locator("#opinions img").first.get_attribute("src")
+    who.upload("#upload", "mine.png", buffer.getvalue())
+    who.changed("#opinions img", "src", before)
+    who.tab("Upload a mask")
+    before = who.page.locator("#opinions img").first.get_attribute("src")
+    who.upload("#mask", "mask.png", png(size=(120, 90)))
+    who.changed("#opinions img", "src", before)
+    who.page.get_by_role("tab", name="Upload", exact=True).click()
+    who.upload("#texture", "texture.png", png(colour="teal"))
+    who.page.wait_for_selector("#opinions figure:nth-child(2)")
+    who.page.get_by_role("tab", name="A word on a note").click()
+    who.page.get_by_label("A word that the model should overlook").fill("van")
+    who.page.get_by_role("button", name="Put the note up").click()
+    who.settled()
+    assert who.errors == []
+
+
+def test_a_click_marks_what_looks_alike(someone):
+    who = someone()
+    who.choose("Class", "van")
+    who.picture(1)
+    who.tab("By click")
+    before = who.page.locator("#opinions img").first.get_attribute("src")
+    box = who.page.locator("#clicked img").bounding_box()
+    who.page.mouse.click(box["x"] + 0.2 * box["width"], box["y"] + 0.93 * box["height"])
+    who.changed("#opinions img", "src", before)
+    who.texture(SNOW)
+    who.page.get_by_role("button", name="Forget the clicks").click()
+    who.page.wait_for_function("document.querySelectorAll('#opinions figure').length === 1")
+
+
+def test_a_page_that_is_reloaded_midway_begins_anew(someone):
+    who = someone()
+    van_on_snow(who)
+    who.page.reload()
+    who.ready()
+    assert "as it was" in who.numbers()
+    van_on_snow(who)
+    assert who.repaired()[0] > 100
+
+
+def test_long_work_can_be_stopped(someone):
+    who = someone()
+    who.choose("Class", "van")
+    who.picture(1)
+    who.mark("road")
+    who.texture(SNOW)
+    who.click("#rewrite")  # with a search
+    who.page.wait_for_selector("#numbers .progress-text, #numbers .progress-level, #numbers [class*=progress]")
+    who.click("#stop")
+    assert who.told("was stopped; nothing was changed")
+    assert "as it was" in who.numbers()
+    who.choose("Site", "blocks.3.conv")
+    who.rewrite()
+    assert who.repaired()[0] > 100
+
+
+def test_the_page_fits_a_phone_and_every_control_has_a_name(someone):
+    who = someone(width=400, height=800)
+    assert who.page.evaluate("document.documentElement.scrollWidth") <= 400
+    unnamed = who.page.evaluate(
+        """() => [...document.querySelectorAll('button, input, textarea, img')].filter(part => part.offsetParent
+            && !(part.getAttribute('aria-label') || part.getAttribute('alt') || part.title || part.placeholder
+                 || part.textContent.trim() || part.labels?.length)).map(part => part.outerHTML.slice(0, 200))"""
+    )
+    assert unnamed == []
+
+
+def test_the_loop_can_be_gone_through_by_keyboard(someone):
+    who = someone()
+    parts = {
+        "choice",
+        "painter",
+        "textures",
+        "site",
+        "rank",
+        "strength",
+        "rewrite",
+        "stop",
+        "undo",
+        "wall",
+        "keep",
+        "save",
+    }
+    reached = set()
+    for _ in range(250):
+        who.page.keyboard.press("Tab")
+        at = who.page.evaluate(
+            """() => { const found = []; for (let p = document.activeElement; p; p = p.parentElement) found.push(p.id);
+            return found; }"""
+        )
+        reached |= parts & set(at)
+    assert reached == parts
+
+
+def test_a_browser_without_webgl_is_told_and_can_mark_all_the_same(person, address):
+    if person.chromium() is None:
+        pytest.skip("needs a Chromium: apt-get install chromium")
+    with person.people(webgl=False) as browser:
+        who = person.Person(browser, address)
+        assert who.page.locator("#no-webgl").is_visible()
+        van_on_snow(who)
+        assert who.repaired()[0] > 100
+
+
+def test_with_webgl_nothing_is_said_of_it(someone):
+    assert not someone().page.locator("#no-webgl").is_visible()
+
+
+def test_files_outside_of_what_was_named_are_not_served(address, tmp_path):
+    import urllib.error
+    import urllib.request
+
+    (tmp_path / "secret.txt").write_text("secret")
+    for path in (tmp_path / "secret.txt", "/etc/passwd", "../../../../etc/passwd"):
+        for route in ("gradio_api/file=", "file=", "file/"):
+            with pytest.raises(urllib.error.HTTPError) as refused:
+                urllib.request.urlopen(f"{address}{route}{path}", timeout=30)
+            assert refused.value.code in {403, 404}
+    config = json.loads(urllib.request.urlopen(f"{address}config", timeout=30).read())
+    assert not config.get("show_api", False) or all(
+        each.get("api_visibility") == "private" for each in config["dependencies"] if each.get("targets")
+    )
