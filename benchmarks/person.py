@@ -6,14 +6,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 __all__ = ["Person", "chromium", "people", "server"]
 
-PATIENCE = 120_000
+PATIENCE = 40_000
 """Milliseconds after which something that should appear counts as missing."""
 
 
@@ -46,19 +46,21 @@ def server(*options: str, environment: dict[str, str] | None = None) -> Iterator
 
 
 @contextmanager
-def people(*, webgl: bool = True) -> Iterator[Any]:
-    """A browser.
+def people() -> Iterator[Callable[..., Any]]:
+    """Browsers, as many as are asked for; `webgl=False` for one that cannot paint.
 
     Yields:
-        What pages are opened with.
+        A function that starts a browser, with which pages are opened.
     """
     from playwright.sync_api import sync_playwright
 
-    drawing = ["--enable-unsafe-swiftshader"] if webgl else ["--disable-3d-apis"]
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox", *drawing])
-        yield browser
-        browser.close()
+
+        def start(*, webgl: bool = True) -> Any:
+            drawing = ["--enable-unsafe-swiftshader"] if webgl else ["--disable-3d-apis"]
+            return playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox", *drawing])
+
+        yield start
 
 
 class Person:
@@ -99,11 +101,6 @@ class Person:
         """Wait until the page shows pictures to choose from, and one that is chosen."""
         self.page.wait_for_selector("#choice .thumbnail-item img")
         self.page.wait_for_selector("#opinions img")
-        self.settled()
-
-    def settled(self) -> None:
-        """Wait until the server has answered everything."""
-        self.page.wait_for_load_state("networkidle")
 
     def click(self, where: str) -> None:
         """Click on a part."""
@@ -173,11 +170,11 @@ class Person:
         Returns:
             What the page says.
         """
-        before = self.page.locator("#numbers").inner_html()
+        before = self.page.locator("#numbers .rp-cards").inner_html()
         field = self.page.locator("#strength input[type=number]")
         field.fill(str(value))
         field.press("Enter")
-        self.changed_from("#numbers", before)
+        self.changed_from("#numbers .rp-cards", before)
         self.page.wait_for_selector("#numbers >> text=predictions changed")
         return self.numbers()
 
@@ -205,8 +202,11 @@ class Person:
         download.value.save_as(path)
 
     def told(self, words: str) -> bool:
-        """Wait for a sentence on the page."""
+        """Wait for a sentence on the page, and put it away."""
         self.page.wait_for_selector(f"text={words}")
+        for close in self.page.locator(".toast-close").all():
+            close.click()
+        self.page.wait_for_selector(".toast-close", state="detached")
         return True
 
     def changed(self, where: str, attribute: str, before: str | None) -> None:

@@ -24,11 +24,16 @@ def person():
 
 
 @pytest.fixture(scope="session")
-def browser(person):
+def browsers(person):
     if person.chromium() is None:
         pytest.skip("needs a Chromium: apt-get install chromium")
-    with person.people() as browser:
-        yield browser
+    with person.people() as start:
+        yield start
+
+
+@pytest.fixture(scope="session")
+def browser(browsers):
+    return browsers()
 
 
 @pytest.fixture(scope="session")

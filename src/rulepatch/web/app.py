@@ -192,8 +192,9 @@ class _Page:
         settings = ["rank", "strength", "gate"]
         self.blocks.load(None, None, self.notice, js=CAN_PAINT)
         self.blocks.unload(self._end)
-        self._on(self.blocks.load, steps.begin, ["model"], begun, fresh=True)
-        self._on(self.model.input, steps.begin, ["model"], begun, fresh=True)
+        for event in (self.blocks.load, self.model.input):
+            began = self._on(event, steps.begin, ["model"], begun, fresh=True)
+            self._on(began.success, steps.look, [], kept)
         self._on(self.folder.input, steps.list_pictures, *listed)
         self._on(self.label.input, steps.list_pictures, *listed)
         self._on(self.choice.select, steps.choose, [], picture, place=True)
@@ -262,7 +263,7 @@ class _Page:
                 with session.at_work(watcher if shows_progress else None):
                     shown = step(session, *given)
             except RulepatchError as error:
-                raise gr.Error(str(error), duration=None, title="Not done", print_exception=False) from None
+                raise gr.Error(str(error), duration=15, title="Not done", print_exception=False) from None
             if not shown:  # Gradio takes an empty dictionary for a value
                 shown = {outputs[0]: gr.skip()}
             return {getattr(self, name): value for name, value in shown.items()}

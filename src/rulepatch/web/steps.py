@@ -9,7 +9,7 @@ from PIL import Image
 
 from rulepatch.concepts.painting import Painting, mask_by_name, mask_from_points
 from rulepatch.data.folders import Picture
-from rulepatch.errors import SettingError
+from rulepatch.errors import EditFileError, SettingError
 from rulepatch.experiments.make import gate_level
 from rulepatch.experiments.recipes import commands, program, write_bundle
 from rulepatch.experiments.workbench import Side
@@ -53,8 +53,13 @@ def begin(session: Session, model: str) -> Shown:
         "site": gr.update(choices=[SEARCH, *bench.sites], value=SEARCH),
         "rank": 1, "strength": 1, "gate": "auto", "name": "", "word": "", "title": "",
         "textures": [(picture, name) for name, picture in place.textures],
-        **list_pictures(session, "reference", ALL), **choose(session, 0), **_everything(session),
+        **list_pictures(session, "reference", ALL), **choose(session, 0), "numbers": "", "wall": "",
     }  # fmt: skip
+
+
+def look(session: Session) -> Shown:
+    """Show what the model says of the tests."""
+    return _everything(session)
 
 
 def list_pictures(session: Session, folder: str, label: str) -> Shown:
@@ -250,7 +255,11 @@ def switch(session: Session, on: list[str]) -> Shown:
 
 def load(session: Session, path: str) -> Shown:
     """Keep an edit from a file as a rule."""
-    session.bench.load(Path(path), Path(path).stem)
+    file = Path(path)
+    try:
+        session.bench.load(file, file.stem)
+    except EditFileError as error:
+        raise EditFileError(str(error).replace(path, file.name)) from None  # where uploads lie is nobody's business
     return _everything(session)
 
 
