@@ -23,7 +23,8 @@ FLOORS = [
     {"concepts"},
     {"evaluation"},
     {"experiments"},
-    {"cli", "web"},
+    {"web"},
+    {"cli"},
     {"__init__", "__main__"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}

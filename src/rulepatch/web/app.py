@@ -266,7 +266,10 @@ class _Page:
                 raise gr.Error(str(error), duration=15, title="Not done", print_exception=False) from None
             if not shown:  # Gradio takes an empty dictionary for a value
                 shown = {outputs[0]: gr.skip()}
-            return {getattr(self, name): value for name, value in shown.items()}
+            return {
+                getattr(self, name): gr.update(**value) if isinstance(value, steps.Part) else value
+                for name, value in shown.items()
+            }
 
         def handle(request: gr.Request, progress: Any = gr.Progress(), *given: Any) -> dict[Any, Any]:  # noqa: B008
             return take(request, progress, given)

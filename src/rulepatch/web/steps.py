@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import gradio as gr
 from PIL import Image
 
 from rulepatch.concepts.painting import Painting, mask_by_name, mask_from_points
@@ -19,10 +18,15 @@ from rulepatch.web.canvas import CANVAS, canvas_of, mask_of
 from rulepatch.web.offers import pictures_of
 from rulepatch.web.sessions import Session
 
-__all__ = ["ALL", "SEARCH", "Shown"]
+__all__ = ["ALL", "SEARCH", "Part", "Shown"]
+
+
+class Part(dict[str, Any]):
+    """What else changes of a part of the page besides its value: what can be chosen, whether it can be used."""
+
 
 Shown = dict[str, Any]
-"""New values of the page's parts, by their names."""
+"""New values of the page's parts, or a `Part`, by their names."""
 
 SEARCH = "choose by itself (search)"
 ALL = "all classes"
@@ -46,11 +50,11 @@ def begin(session: Session, model: str) -> Shown:
     )
     return {
         "about": f"{len(bench.classes)} classes; {len(bench.reference)} reference pictures",
-        "folder": gr.update(choices=list(place.folders), value="reference"),
-        "concept": gr.update(choices=vocabulary, value=vocabulary[0] if vocabulary else None),
-        "by_name": gr.update(interactive=place.segmenter is not None),
+        "folder": Part(choices=list(place.folders), value="reference"),
+        "concept": Part(choices=vocabulary, value=vocabulary[0] if vocabulary else None),
+        "by_name": Part(interactive=place.segmenter is not None),
         "unnamed": told,
-        "site": gr.update(choices=[SEARCH, *bench.sites], value=SEARCH),
+        "site": Part(choices=[SEARCH, *bench.sites], value=SEARCH),
         "rank": 1, "strength": 1, "gate": "auto", "name": "", "word": "", "title": "",
         "textures": [(picture, name) for name, picture in place.textures],
         **list_pictures(session, "reference", ALL), **choose(session, 0), "numbers": "", "wall": "",
@@ -75,8 +79,8 @@ def list_pictures(session: Session, folder: str, label: str) -> Shown:
         session.choice = own[:MOST_PICTURES]
     shown = [(views.small(each), "" if each.label is None else classes[each.label]) for each in session.choice]
     return {
-        "choice": gr.update(value=shown, selected_index=None),
-        "label": gr.update(choices=[ALL, *labels], value=chosen),
+        "choice": Part(value=shown, selected_index=None),
+        "label": Part(choices=[ALL, *labels], value=chosen),
     }
 
 
@@ -321,7 +325,7 @@ def _everything(session: Session, *, damage: bool = True) -> Shown:
     rules = session.bench.state.rules
     return {
         "exemplars": views.exemplars(session.bench),
-        "rules": gr.update(choices=[rule.name for rule in rules], value=[rule.name for rule in rules if rule.on]),
+        "rules": Part(choices=[rule.name for rule in rules], value=[rule.name for rule in rules if rule.on]),
         **_result(session, damage=damage),
     }
 
