@@ -154,6 +154,13 @@ class Person:
         self.clicks += 1
         self.changed("#opinions img", "src", before)
 
+    def point(self, x: float, y: float) -> None:
+        """Click on the picture, at shares of its width and height."""
+        picture = self.page.locator("#clicked img")
+        box = picture.bounding_box()
+        picture.click(position={"x": x * box["width"], "y": y * box["height"]})
+        self.clicks += 1
+
     def rewrite(self) -> str:
         """Press Rewrite, and wait for repair and damage.
 

@@ -37,6 +37,7 @@ class Session:
         added: the painting that the last exemplar was made of.
         choice: the pictures that are offered now.
         points: where the picture was clicked.
+        full_size: (width, height) of the picture before it was made smaller; None if it was not.
         thumbnails: of the pictures shown.
         folder: for what is downloaded.
     """
@@ -47,6 +48,7 @@ class Session:
     added: Painting | None = None
     choice: list[Picture] = field(default_factory=list)
     points: list[tuple[float, float]] = field(default_factory=list)
+    full_size: tuple[int, int] | None = None
     thumbnails: Thumbnails = field(default_factory=Thumbnails)
     folder: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="rulepatch-")))
     heard: float = field(default_factory=time.monotonic)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from rulepatch.concepts.painting import Painting, mask_by_name, mask_from_points
@@ -93,11 +94,14 @@ def choose(session: Session, index: int) -> Shown:
 
 def upload(session: Session, content: bytes) -> Shown:
     """Take a picture of the user's own."""
-    return _begin_painting(session, Picture(_made_smaller(read_image(content))))
+    image = read_image(content)
+    shown = _begin_painting(session, Picture(_made_smaller(image)))
+    session.full_size = image.size
+    return shown
 
 
 def _begin_painting(session: Session, picture: Picture) -> Shown:
-    before, session.points = session.painting, []
+    before, session.points, session.full_size = session.painting, [], None
     session.painting = Painting.of(picture)
     if before is not None and before.texture is not None:
         session.painting = session.painting.replaced_by(before.texture, before.replacement or "")
@@ -164,7 +168,11 @@ def forget(session: Session) -> Shown:
 def upload_mask(session: Session, content: bytes, name: str) -> Shown:
     """Take a mask of the user's own."""
     painting = _painting(session)
-    session.painting = painting.marked(read_mask(content), name.strip() or painting.concept)
+    mask = read_mask(content)
+    if mask.shape[::-1] == session.full_size:  # made smaller with its picture
+        reduced = Image.fromarray(mask, mode="F").resize(painting.image.size, Image.Resampling.BOX)
+        mask = np.asarray(reduced).clip(0, 1)
+    session.painting = painting.marked(mask, name.strip() or painting.concept)
     return _picture(session)
 
 
@@ -346,5 +354,5 @@ def _result(session: Session, *, damage: bool, only_numbers: bool = False) -> Sh
         "tried": "" if draft is None else draft.tried,
         "commands": commands(bench.state, sources),
         "program": program(bench.state, sources),
-        "firing": "",
+        "firing": "<p>Choose this tab again to see where the rule fires now.</p>" if edited else "",
     }

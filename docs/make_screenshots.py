@@ -1,0 +1,103 @@
+"""Take the pictures of the browser app: `python docs/make_screenshots.py`; needs Chromium.
+
+With `--states FOLDER` every state of the page is taken, to be looked at, and not only what the documentation shows.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.person import Person, people, server  # noqa: E402
+
+PICTURES = ROOT / "docs" / "pictures"
+SNOW = 2
+
+
+def taken(who: Person, folder: Path, name: str, *, whole: bool = False) -> None:
+    """Take a picture of the page as it is."""
+    who.page.evaluate("() => new Promise(done => setTimeout(done, 800))")  # what fades in
+    who.page.screenshot(path=folder / f"{name}.png", full_page=whole)
+
+
+def tell(start: Callable[..., Any], address: str, folder: Path, *, every: bool) -> None:
+    """Go through the loop, and take a picture at each step."""
+    browser = start()
+    who = Person(browser, address, width=1200, height=1150)
+    if every:
+        taken(who, folder, "01-opened", whole=True)
+    who.choose("Class", "van")
+    who.picture(1)
+    who.paint([(0.1, 0.88), (0.9, 0.88)])
+    if every:
+        taken(who, folder, "02-painted")
+    who.mark("road")
+    if every:
+        taken(who, folder, "03-marked-by-name")
+    who.texture(SNOW)
+    who.page.get_by_role("tab", name="Brush").click()
+    taken(who, folder, "web-paint" if not every else "04-replaced")
+    who.choose("Site", "blocks.3.conv")
+    who.rewrite()
+    who.page.locator("#rewrite").scroll_into_view_if_needed()
+    who.page.evaluate("() => document.querySelector('#site').scrollIntoView()")
+    taken(who, folder, "web-wall" if not every else "05-rewritten")
+    if not every:
+        return
+    who.strength(3.0)
+    taken(who, folder, "06-stronger")
+    who.page.get_by_role("tab", name="Where the rule fires").click()
+    who.page.wait_for_selector("#firing img")
+    taken(who, folder, "07-where-it-fires")
+    who.click("#keep")
+    who.page.wait_for_selector("#rules >> text=snow as road")
+    who.page.get_by_text("The same by the command line").click()
+    taken(who, folder, "08-kept", whole=True)
+    who.upload("#upload", "broken.png", b"no picture")
+    who.page.wait_for_selector("text=it is no picture")
+    who.page.evaluate("() => scrollTo(0, 0)")
+    taken(who, folder, "09-refused")
+    who.told("it is no picture")
+    who.tab("By click")
+    before = who.page.locator("#clicked img").get_attribute("src")
+    who.point(0.2, 0.93)
+    who.changed("#clicked img", "src", before)
+    taken(who, folder, "10-clicked")
+    who.page.get_by_role("tab", name="A word on a note").click()
+    who.page.get_by_label("A word that the model should overlook").fill("van")
+    taken(who, folder, "11-a-word")
+    who.choose("Site", "choose by itself (search)")
+    who.page.get_by_role("button", name="Put the note up").click()
+    who.click("#rewrite")
+    taken(who, folder, "12-searching")
+    who.click("#stop")
+    who.page.close()
+    dark = Person(browser, address, dark=True, width=1200, height=1150)
+    taken(dark, folder, "13-dark")
+    phone = Person(browser, address, width=400, height=800)
+    taken(phone, folder, "14-phone", whole=True)
+    taken(Person(start(webgl=False), address, width=1200, height=1150), folder, "15-without-webgl")
+
+
+def main() -> None:
+    """Take them."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--states", type=Path, help="a folder for a picture of every state")
+    given = parser.parse_args()
+    folder = given.states or PICTURES
+    folder.mkdir(parents=True, exist_ok=True)
+    with server("--port", "0") as (address, _), people() as start:
+        tell(start, address, folder, every=given.states is not None)
+    if given.states is None:
+        for path in PICTURES.glob("web-*.png"):
+            Image.open(path).convert("P", palette=Image.Palette.ADAPTIVE).save(path, optimize=True)
+
+
+if __name__ == "__main__":
+    main()
