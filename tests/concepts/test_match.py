@@ -1,9 +1,11 @@
 """Where a key fires, in a network in which it is known."""
 
 import json
+import math
 
 import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image
 from torch import nn
@@ -138,9 +140,15 @@ def statistics_of(model, site, reference):
     return key_statistics(model, reference, [where], progress=False)
 
 
-def direction_by_hand(model, image, cells, site, statistics):
-    """The leading row of U Z for the keys of some cells, their neighbours included, each once, in numpy."""
+def direction_by_hand(model, image, cells, site, statistics, *, tokens=0):
+    """The leading row of U Z for the keys of some cells, their neighbours included, each once, in numpy.
+
+    Tokens beside those of the picture come first.
+    """
     (maps,) = capture.keys_at(model.module, model.inputs(model.preprocess.pixels(image)[None]), site).double().numpy()
+    if maps.ndim == 2:
+        side = math.isqrt(len(maps) - tokens)
+        maps = maps[tokens:].T.reshape(-1, side, side)
     around = set()
     for y, x in cells:
         for i in range(y - 1, y + 2):
@@ -187,6 +195,19 @@ def test_points_are_those_of_the_picture_and_not_of_what_the_network_sees_of_it(
         key = key_of_points(model, image, [point], site="0", statistics=statistics)
         expected = direction_by_hand(model, image, [(y, x)], "0", statistics)
         np.testing.assert_allclose(key.direction.numpy(), expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("site", ["blocks.0.attn.qkv", "blocks.1.mlp.fc1"])
+def test_the_key_of_points_is_that_of_the_pictures_tokens_and_of_no_other_token(reference, site):
+    net = timm.create_model("vit_tiny_patch16_224", img_size=64, reg_tokens=3, depth=2, num_classes=2).eval()
+    model = Classifier(net, Preprocess((64, 64)), ["a", "b"])
+    statistics, image = statistics_of(model, site, reference), reference.pictures[0].source
+    for point, cell in {(1, 1): (0, 0), (9.5, 3): (0, 2), (5, 13): (3, 1)}.items():
+        key = key_of_points(model, image, [point], site=site, statistics=statistics)
+        expected = direction_by_hand(model, image, [cell], site, statistics, tokens=4)
+        error = np.linalg.norm(key.direction.numpy() - expected) / np.linalg.norm(expected)
+        shifted = direction_by_hand(model, image, [((cell[0] + 2) % 4, cell[1])], site, statistics, tokens=4)
+        assert error < 1e-3 < 0.1 < np.linalg.norm(shifted - expected) / np.linalg.norm(expected)
 
 
 def test_what_was_clicked_is_found_where_it_is(model, reference):
