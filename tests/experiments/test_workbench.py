@@ -14,6 +14,7 @@ import torch
 
 from rulepatch.concepts.match import key_of_edit, match
 from rulepatch.core.edit import Edit, base_digest
+from rulepatch.data import statistics
 from rulepatch.data.folders import ImageSet, Picture
 from rulepatch.editors.new_class import new_class
 from rulepatch.editors.rewrite import rewrite
@@ -189,7 +190,7 @@ def test_exemplars_come_and_go_one_by_one(bench, snow, grass):
     assert bench.state.exemplars == ()
 
 
-def test_statistics_are_computed_once_for_each_site(bench, monkeypatch, reference):
+def test_statistics_are_computed_once(bench, monkeypatch):
     wanted = []
     real = workbench.key_statistics
 
@@ -198,13 +199,26 @@ def test_statistics_are_computed_once_for_each_site(bench, monkeypatch, referenc
         return real(model, images, sites, **settings)
 
     monkeypatch.setattr(workbench, "key_statistics", noted)
-    first = bench.statistics([EARLY])
-    both = bench.statistics([EARLY, LATE])
-    assert wanted == [[EARLY], [LATE]]
-    assert both[EARLY] is first[EARLY] and list(both) == [EARLY, LATE]
-    assert both[LATE].moment.count == 60 * 64
+    for _ in range(2):
+        one, both, patches = (bench.statistics(each) for each in ([EARLY], [EARLY, LATE], [LATE]))
+        wide = bench.statistics([LATE], architecture=2)
+    assert wanted == [[EARLY], [EARLY, LATE], [LATE], [LATE]]
+    assert list(one) == [EARLY] and list(both) == [EARLY, LATE]
+    assert both[LATE].moment.count == patches[LATE].moment.count == wide[LATE].moment.count == 60 * 64
+    assert len(wide[LATE].moment.mean()) == 9 * len(patches[LATE].moment.mean())
     with pytest.raises(SiteError, match="nearest"):
         bench.statistics(["blocks.9.conv"])
+
+
+def test_a_rewrite_does_not_depend_on_what_was_rewritten_before(bench, model, reference, snow, monkeypatch):
+    """Of several large layers at once a smaller sample of keys is kept, and gates are read off the sample."""
+    monkeypatch.setattr(statistics, "MOST_BYTES", 4 * 64 * 600)
+    bench.add(snow)
+    for sites in ([EARLY], [EARLY, LATE], [LATE]):
+        draft = bench.rewrite(sites, gate=0.95)
+        assert same(draft.edit, rewritten(model, [snow], reference, site=sites, gate=0.95))
+    sizes = [len(bench.statistics(sites)[EARLY].sample.keys) for sites in ([EARLY], [EARLY, LATE])]
+    assert sizes[1] < sizes[0], "the control"
 
 
 # Adjusting

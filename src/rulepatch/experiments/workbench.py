@@ -113,7 +113,7 @@ class Workbench:
         self._base = base_digest(model.module)
         self._survey: Survey = find_sites(model.module, model.example())
         self._traced: Trace = capture.trace(model.module, model.example())
-        self._statistics: dict[tuple[str, int], KeyStatistics] = {}
+        self._statistics: dict[tuple[tuple[str, ...], int], dict[str, KeyStatistics]] = {}
         self._kept: dict[tuple[Side, str], Activations] = {}
         self._found: dict[Side, tuple[Edit, Outcomes]] = {}
         self._past: list[State] = []
@@ -162,7 +162,7 @@ class Workbench:
         """
         return self._sets[side]
 
-    def statistics(self, sites: Sequence[str], *, architecture: int = 1) -> Mapping[str, KeyStatistics]:
+    def statistics(self, sites: Sequence[str], *, architecture: int = 1) -> dict[str, KeyStatistics]:
         """Statistics of some sites' keys on the reference set, each computed once.
 
         Args:
@@ -175,13 +175,13 @@ class Workbench:
         Raises:
             SiteError: a site that the model does not have.
         """
-        missing = [self._survey.site(path) for path in sites if (path, architecture) not in self._statistics]
-        if missing:
-            found = key_statistics(
-                self.model, self.reference, missing, architecture=architecture, cache=self._cache, progress=False
-            )
-            self._statistics |= {(path, architecture): each for path, each in found.items()}
-        return {path: self._statistics[path, architecture] for path in sites}
+        key = (tuple(sites), architecture)  # of several at once less is sampled
+        if key not in self._statistics:
+            self._statistics[key] = key_statistics(
+                self.model, self.reference, [self._survey.site(path) for path in sites], architecture=architecture,
+                cache=self._cache, progress=False,
+            )  # fmt: skip
+        return self._statistics[key]
 
     # Steps
 
@@ -376,7 +376,7 @@ class Workbench:
             raise SettingError("expected a rule to look for but there is none; rewrite one first")
         key = key_of_edit(self.edit)
         known = self.statistics([key.site], architecture=1 if key.direction.ndim == 1 else 2)
-        matcher = Matcher(self.model, key, reference=dict(known))
+        matcher = Matcher(self.model, key, reference=known)
         stream = ImageStream(
             ImageSet(tuple(pictures), "pictures"), self.model.preprocess, batch_size=self.model.batch_size
         )
