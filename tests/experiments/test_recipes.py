@@ -112,7 +112,8 @@ def by_program(state, sources, folder, monkeypatch, capsys):
     monkeypatch.chdir(root)
     names = {}
     exec(compile((root / "program.py").read_text("utf-8"), "program.py", "exec"), names)
-    assert "repaired" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert re.search(r"^tests +20 ", told, re.MULTILINE) and re.search(r"^reference +30 ", told, re.MULTILINE)
     return names["edit"]
 
 
@@ -322,7 +323,11 @@ def test_what_there_is_not_is_not_named(another):
     assert "None" not in told and "--tests" not in told and "--validation" not in told
     assert "--site auto" in told and "--rank" not in told, "a search chooses all by itself"
     assert told.splitlines()[-1].count("--reference reference") == 1, "damage is measured on the reference set then"
-    assert "None" not in program(State(draft=draft), sources)
+    told = program(State(draft=draft), sources)
+    assert "None" not in told and "rp.search(" in told and "validation" not in told and "rewrite" not in told
+    chosen_on = replace(sources, validation="chosen on")
+    assert "validation=Path('chosen on')).edit" in program(State(draft=draft), chosen_on)
+    assert "--validation 'chosen on'" in commands(State(draft=draft), chosen_on)
 
 
 def test_a_command_that_makes_the_folders_comes_first(another):

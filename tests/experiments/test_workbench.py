@@ -14,6 +14,7 @@ import torch
 
 from rulepatch.concepts.match import key_of_edit, match
 from rulepatch.core.edit import Edit, base_digest
+from rulepatch.core.sites import find_sites
 from rulepatch.data import statistics
 from rulepatch.data.folders import ImageSet, Picture
 from rulepatch.editors.new_class import new_class
@@ -274,7 +275,7 @@ CHOICES = [
     {"sites": (LATE,), "architecture": 2, "rank": 1, "gate": 0.98},
     {"sites": (EARLY, LATE), "coupling": "sequence", "gate": 0.95},
     {"sites": (SITE,), "gate": 0.95, "gate_kind": "soft", "rank": 2},
-    {"sites": (SITE,), "ridge": 1e-2},
+    {"sites": (SITE,), "ridge": 1e-2, "gate": None},
 ]
 
 
@@ -285,7 +286,10 @@ def test_whatever_a_search_chose_besides_is_kept(bench, model, reference, snow, 
     candidate = replace(found.chosen, proposal=proposal)
     monkeypatch.setattr(workbench, "search", lambda *_, **__: replace(found, chosen=candidate))
     bench.add(snow)
-    assert bench.search().settings["rank"] == proposal.rank
+    draft = bench.search()
+    first_four = {"rank": proposal.rank, "strength": proposal.strength, "gate": choice["gate"] or "none"}
+    assert {name: draft.settings[name] for name in first_four} == first_four
+    assert draft.why == found.why and draft.tried == found.to_text() and draft.edit is found.edit
     adjusted = bench.adjust(rank=2, strength=1.5, gate=0.9)
     settings = proposal.settings | {"rank": 2, "strength": 1.5, "gate": 0.9}
     assert same(adjusted.edit, rewritten(model, [snow], reference, **settings))
@@ -364,8 +368,33 @@ def test_without_tests_there_are_no_outcomes_but_the_damage(model, reference, sn
 def test_damage_is_measured_on_a_sample_of_the_clean_pictures(model, reference, tests):
     many = ImageSet(tests.pictures * (MOST_CLEAN // len(tests) + 1), "many")
     with Workbench(model, reference, clean=many, cache=None) as bench:
-        assert bench.pictures("clean").pictures == many.sample(MOST_CLEAN, seed=0).pictures
+        assert bench.pictures("clean").pictures == many.sample(300, seed=0).pictures
         assert len(bench.pictures("clean")) == MOST_CLEAN < len(many)
+
+
+def test_a_search_chooses_on_the_validation_pictures_alone(model, reference, tests, snow, monkeypatch):
+    """Never on the tests, nor on the clean pictures."""
+    asked = []
+
+    def noted(model, exemplars, **settings):
+        asked.append(settings)
+        return search(model, exemplars, sites=[SITE], **settings)
+
+    monkeypatch.setattr(workbench, "search", noted)
+    validation = image_set(scenes_on_snow(2, seed=5), "validation")
+    for given in (validation, None):
+        with Workbench(model, reference, tests, tests, given, cache=None) as bench:
+            bench.add(snow)
+            draft = bench.search()
+            assert ("20 labelled validation pictures" in draft.tried) == (given is not None)
+    for settings, given in zip(asked, (validation, None), strict=True):
+        assert settings["reference"] is reference and settings["validation"] is given
+        assert not any(value is tests for value in settings.values())
+
+
+def test_rules_can_be_rewritten_where_positions_lie_in_the_picture(bench, model):
+    assert bench.sites == [f"blocks.{i}.conv" for i in range(7)]
+    assert "head" in [site.path for site in find_sites(model.module, model.example()).sites], "the control"
 
 
 def test_kept_rules_have_names_of_their_own(bench, snow, grass, sand):
