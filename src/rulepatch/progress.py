@@ -55,7 +55,11 @@ class Bar:
         self._bar = tqdm(total=total, desc=what, unit=unit, delay=2, leave=leave, disable=None if shown else True)
 
     def __enter__(self) -> Self:
-        self._tell()
+        try:
+            self._tell()
+        except BaseException:
+            self._bar.close()
+            raise
         return self
 
     def __exit__(self, *exception: object) -> None:

@@ -1,18 +1,23 @@
 """Where a key fires, in a network in which it is known."""
 
 import json
+import math
 
 import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image
 from torch import nn
 
-from rulepatch.concepts.match import Key, key_of_concept, key_of_edit, match
+from rulepatch.concepts.match import Key, Matcher, key_of_concept, key_of_edit, key_of_points, match
+from rulepatch.core import capture
 from rulepatch.core.changes import Dense, Gate, LowRank
 from rulepatch.core.edit import Edit
 from rulepatch.core.exemplars import Exemplar
+from rulepatch.core.sites import find_sites
 from rulepatch.data.folders import ImageSet, Picture
+from rulepatch.data.statistics import key_statistics
 from rulepatch.errors import SettingError, SiteError
 from rulepatch.evaluation.match_report import outlined, write_match_report
 from rulepatch.models.classifier import Classifier, Preprocess
@@ -125,3 +130,113 @@ def test_bad_levels_and_sites_are_refused(model, reference):
         match(model, RED, [spotted(9)], reference=reference, level=1.0, cache=None, progress=False)
     with pytest.raises(SiteError, match="lie in the picture"):
         match(model, Key("4", torch.ones(4), "x"), [spotted(9)], reference=reference, cache=None, progress=False)
+
+
+# What is seen at some points
+
+
+def statistics_of(model, site, reference):
+    where = find_sites(model.module, model.example()).site(site)
+    return key_statistics(model, reference, [where], progress=False)
+
+
+def direction_by_hand(model, image, cells, site, statistics, *, tokens=0):
+    """The leading row of U Z for the keys of some cells, their neighbours included, each once, in numpy.
+
+    Tokens beside those of the picture come first.
+    """
+    (maps,) = capture.keys_at(model.module, model.inputs(model.preprocess.pixels(image)[None]), site).double().numpy()
+    if maps.ndim == 2:
+        side = math.isqrt(len(maps) - tokens)
+        maps = maps[tokens:].T.reshape(-1, side, side)
+    around = set()
+    for y, x in cells:
+        for i in range(y - 1, y + 2):
+            for j in range(x - 1, x + 2):
+                if 0 <= i < maps.shape[1] and 0 <= j < maps.shape[2]:
+                    around.add((i, j))
+    keys = np.array([maps[:, i, j] for i, j in around])
+    values, vectors = np.linalg.eigh(statistics[site].moment.mean().numpy())
+    whitener = sum(
+        np.outer(vector, vector) / np.sqrt(max(value, 1e-5 * values.max()))
+        for value, vector in zip(values, vectors.T, strict=True)
+    )
+    direction = whitener @ np.linalg.svd(keys @ whitener)[2][0]
+    return direction * np.sign((keys @ direction).sum())
+
+
+@pytest.mark.parametrize(
+    ("points", "cells"),
+    [
+        ([(5.5, 9.5)], [(9, 5)]),
+        ([(0, 0)], [(0, 0)]),
+        ([(15.9, 15.9)], [(15, 15)]),
+        ([(5.5, 9.5), (6.0, 9.9), (12, 3)], [(9, 5), (9, 6), (3, 12)]),
+        ([(12, 3), (12.7, 3.2), (5.5, 9.5), (6.0, 9.9)], [(9, 5), (9, 6), (3, 12)]),
+    ],
+)
+def test_the_key_of_points_is_what_is_seen_in_their_cells_and_around(model, reference, points, cells):
+    statistics, image = statistics_of(model, "0", reference), reference.pictures[0].source
+    key = key_of_points(model, image, points, site="0", statistics=statistics)
+    expected = direction_by_hand(model, image, cells, "0", statistics)
+    assert key.site == "0" and key.direction.dtype == torch.float32
+    np.testing.assert_allclose(key.direction.numpy(), expected, rtol=1e-4)
+    elsewhere = direction_by_hand(model, image, [((cells[0][0] + 8) % 16, cells[0][1])], "0", statistics)
+    assert not np.allclose(key.direction.numpy(), elsewhere, rtol=1e-2), "the control"
+
+
+@pytest.mark.parametrize("size", [(32, 16), (16, 27), (48, 32)])
+def test_points_are_those_of_the_picture_and_not_of_what_the_network_sees_of_it(model, reference, size):
+    statistics = statistics_of(model, "0", reference)
+    pixels = np.random.default_rng(3).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
+    image, (left, top, right, bottom) = Image.fromarray(pixels), model.preprocess.window(size)
+    for y, x in [(0, 0), (7, 11), (15, 15)]:
+        point = left + (x + 0.5) / 16 * (right - left), top + (y + 0.5) / 16 * (bottom - top)
+        key = key_of_points(model, image, [point], site="0", statistics=statistics)
+        expected = direction_by_hand(model, image, [(y, x)], "0", statistics)
+        np.testing.assert_allclose(key.direction.numpy(), expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("site", ["blocks.0.attn.qkv", "blocks.1.mlp.fc1"])
+def test_the_key_of_points_is_that_of_the_pictures_tokens_and_of_no_other_token(reference, site):
+    net = timm.create_model("vit_tiny_patch16_224", img_size=64, reg_tokens=3, depth=2, num_classes=2).eval()
+    model = Classifier(net, Preprocess((64, 64)), ["a", "b"])
+    statistics, image = statistics_of(model, site, reference), reference.pictures[0].source
+    for point, cell in {(1, 1): (0, 0), (9.5, 3): (0, 2), (5, 13): (3, 1)}.items():
+        key = key_of_points(model, image, [point], site=site, statistics=statistics)
+        expected = direction_by_hand(model, image, [cell], site, statistics, tokens=4)
+        error = np.linalg.norm(key.direction.numpy() - expected) / np.linalg.norm(expected)
+        shifted = direction_by_hand(model, image, [((cell[0] + 2) % 4, cell[1])], site, statistics, tokens=4)
+        assert error < 1e-3 < 0.1 < np.linalg.norm(shifted - expected) / np.linalg.norm(expected)
+
+
+def test_what_was_clicked_is_found_where_it_is(model, reference):
+    """The key of a click on the red square fires on red squares, wherever they are."""
+    statistics = statistics_of(model, "0", reference)
+    key = key_of_points(model, spotted(255, 1), [(11.5, 3.5)], site="0", statistics=statistics)
+    for corner in range(4):
+        (scores,) = Matcher(model, key, reference=statistics).scores(
+            model.preprocess.pixels(spotted(255, corner))[None]
+        )
+        y, x = 8 * (corner // 2), 8 * (corner % 2)
+        square = np.zeros((16, 16), bool)
+        square[y : y + 8, x : x + 8] = True
+        assert scores[square].min() > 0 and scores[square].min() > 5 * abs(scores[~square]).max()
+
+
+def test_points_outside_of_what_the_network_sees_are_refused(model, reference):
+    statistics, image = statistics_of(model, "0", reference), Image.new("RGB", (32, 16))
+    seen = r"it sees the picture from \(8, 0\) to \(24, 16\)"
+    for point in [(7.9, 3), (24, 3), (12, 16), (12, -0.5)]:
+        with pytest.raises(SettingError, match=rf"expected a point that the network sees but got \(.*\); {seen}"):
+            key_of_points(model, image, [(12, 8), point], site="0", statistics=statistics)
+    with pytest.raises(SettingError, match="at least one point but got none; click"):
+        key_of_points(model, image, [], site="0", statistics=statistics)
+
+
+def test_sites_whose_positions_form_no_grid_have_no_points(model, reference):
+    statistics = statistics_of(model, "0", reference)
+    with pytest.raises(SiteError, match="lie in the picture but got 4; choose an earlier one"):
+        key_of_points(model, spotted(9), [(3, 3)], site="4", statistics=statistics)
+    with pytest.raises(SiteError, match="nearest"):
+        key_of_points(model, spotted(9), [(3, 3)], site="9", statistics=statistics)

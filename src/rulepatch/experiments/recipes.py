@@ -16,6 +16,10 @@ from rulepatch.files import atomic_path
 __all__ = ["Draft", "Rule", "Sources", "State", "commands", "program", "write_bundle"]
 
 
+OWN_OPTIONS = ("site", "rank", "strength", "gate")
+"""Settings that the command line has an option for, of the same name."""
+
+
 @dataclass(frozen=True, eq=False)
 class Draft:
     """An edit that is being tried.
@@ -190,7 +194,7 @@ def write_bundle(state: State, sources: Sources, path: Path) -> None:
         for step in _steps(state):
             step.edit.save(root / f"{step.stem}.safetensors")
             for number, exemplar in enumerate(step.draft.exemplars if step.draft else (), start=1):
-                write_exemplar(exemplar, root / step.stem / str(number))
+                write_exemplar(exemplar, root / step.stem / f"{number:03}")  # in the order of their names
         (root / "commands.sh").write_text(commands(state, sources) + "\n", encoding="utf-8")
         (root / "program.py").write_text(program(state, sources) + "\n", encoding="utf-8")
         with atomic_path(path) as unfinished, zipfile.ZipFile(unfinished, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -199,10 +203,14 @@ def write_bundle(state: State, sources: Sources, path: Path) -> None:
 
 
 def _options(draft: Draft, sources: Sources) -> dict[str, Any]:
-    """How a draft was made."""
+    """How a draft was made; what few people set has no option of its own."""
     if draft.why:
         return {"site": "auto", "validation": sources.validation}
-    return dict(draft.settings)
+    options = {name: value for name, value in draft.settings.items() if name in OWN_OPTIONS}
+    if "gate" in options and options["gate"] is None:
+        options["gate"] = "none"
+    further = [f"{name}={_word(value)}" for name, value in draft.settings.items() if name not in OWN_OPTIONS]
+    return {**options, "set": further}
 
 
 def _line(command: str, options: Mapping[str, Any], *arguments: str) -> str:
@@ -213,4 +221,9 @@ def _words(options: Mapping[str, Any]) -> Iterator[str]:
     for name, value in options.items():
         for each in value if isinstance(value, list | tuple) else [value]:
             if each is not None:
-                yield from (f"--{name}", f"{each:g}" if isinstance(each, float) else str(each))
+                yield from (f"--{name}", _word(each))
+
+
+def _word(value: Any) -> str:
+    """A setting as people write it, a number in as few digits as tell it from all others."""
+    return str(value).removesuffix(".0") if isinstance(value, float) else str(value)

@@ -113,7 +113,7 @@ class Workbench:
         self._base = base_digest(model.module)
         self._survey: Survey = find_sites(model.module, model.example())
         self._traced: Trace = capture.trace(model.module, model.example())
-        self._statistics: dict[str, KeyStatistics] = {}
+        self._statistics: dict[tuple[tuple[str, ...], int], dict[str, KeyStatistics]] = {}
         self._kept: dict[tuple[Side, str], Activations] = {}
         self._found: dict[Side, tuple[Edit, Outcomes]] = {}
         self._past: list[State] = []
@@ -162,11 +162,12 @@ class Workbench:
         """
         return self._sets[side]
 
-    def statistics(self, sites: Sequence[str]) -> Mapping[str, KeyStatistics]:
+    def statistics(self, sites: Sequence[str], *, architecture: int = 1) -> dict[str, KeyStatistics]:
         """Statistics of some sites' keys on the reference set, each computed once.
 
         Args:
             sites: dotted paths.
+            architecture: 1 for keys of c_in channels, 2 for unfolded patches.
 
         Returns:
             They, by path.
@@ -174,10 +175,13 @@ class Workbench:
         Raises:
             SiteError: a site that the model does not have.
         """
-        missing = [self._survey.site(path) for path in sites if path not in self._statistics]
-        if missing:
-            self._statistics |= key_statistics(self.model, self.reference, missing, cache=self._cache, progress=False)
-        return {path: self._statistics[path] for path in sites}
+        key = (tuple(sites), architecture)  # of several at once less is sampled
+        if key not in self._statistics:
+            self._statistics[key] = key_statistics(
+                self.model, self.reference, [self._survey.site(path) for path in sites], architecture=architecture,
+                cache=self._cache, progress=False,
+            )  # fmt: skip
+        return self._statistics[key]
 
     # Steps
 
@@ -371,7 +375,8 @@ class Workbench:
         if not self.edit.changes:
             raise SettingError("expected a rule to look for but there is none; rewrite one first")
         key = key_of_edit(self.edit)
-        matcher = Matcher(self.model, key, reference=dict(self.statistics([key.site])))
+        known = self.statistics([key.site], architecture=1 if key.direction.ndim == 1 else 2)
+        matcher = Matcher(self.model, key, reference=known)
         stream = ImageStream(
             ImageSet(tuple(pictures), "pictures"), self.model.preprocess, batch_size=self.model.batch_size
         )
@@ -393,7 +398,7 @@ class Workbench:
 
     def _draft(self, exemplars: tuple[Exemplar, ...], settings: Mapping[str, Any], *, remember: bool = True) -> Draft:
         site = settings["site"]
-        known = self.statistics([site] if isinstance(site, str) else site)
+        known = self.statistics([site] if isinstance(site, str) else site, architecture=settings.get("architecture", 1))
         edit = rewrite(self.model, exemplars, reference=known, cache=None, progress=False, **settings)
         draft = Draft(edit, exemplars, settings)
         if remember:
