@@ -13,6 +13,7 @@ from rulepatch.concepts.painting import Painting
 from rulepatch.data.folders import Picture
 from rulepatch.errors import SettingError, StoppedError
 from rulepatch.experiments.workbench import Workbench
+from rulepatch.memory import give_back_freed_memory
 from rulepatch.progress import Watcher, watched
 from rulepatch.web.offers import Offers, Place
 from rulepatch.web.views import Thumbnails
@@ -108,6 +109,7 @@ class Session:
         with self._lock:
             self.bench.close()
             shutil.rmtree(self.folder, ignore_errors=True)
+        give_back_freed_memory()
 
 
 class Sessions:
