@@ -296,7 +296,9 @@ class _Page:
         self.sessions.of(str(request.session_hash)).stop()
 
     def _end(self, request: gr.Request) -> None:
-        self.sessions.end(str(request.session_hash))
+        who = str(request.session_hash)
+        self.blocks.state_holder.session_data.pop(who, None)  # Gradio keeps what a closed page showed for an hour
+        self.sessions.end(who)
 
 
 def _upload(label: str, name: str) -> gr.UploadButton:
