@@ -431,7 +431,36 @@ NEW_CLASS: Mapping[str, Callable[[Row], str]] = {
 }
 
 
+def took(key: str) -> Callable[[Row], str]:
+    """Seconds, to a tenth; below ten to a hundredth."""
+    return lambda row: f"{row[key]:.{1 if row[key] >= 10 else 2}f} s"
+
+
+WEB: Mapping[str, Callable[[Row], str]] = {
+    "marked": text("way"),
+    "clicks": text("clicks"),
+    "page open": took("opened"),
+    "rewritten": took("rewritten"),
+    "all in all": took("total"),
+    "right on snow": lambda row: f"{row['right before'][0]:.1f} → {', '.join(map(str, row['right after']))} %",
+}
+
+WEB_PHOTOGRAPHS: Mapping[str, Callable[[Row], str]] = {
+    "": text("what"),
+    "until the wall": took("wall"),
+    "until damage": took("damage"),
+}
+
+WEB_MEMORY: Mapping[str, Callable[[Row], str]] = {
+    "after": text("after"),
+    "the server's memory": lambda row: f"{row['megabytes']:.0f} MB",
+}
+
+
 VIEWS: Mapping[str, Callable[[], str]] = {
+    "web-playground": View("web-playground-cpu", WEB),
+    "web-photographs": View("web-photographs-cpu", WEB_PHOTOGRAPHS),
+    "web-memory": View("web-memory-cpu", WEB_MEMORY),
     "new-class-playground": View("new-class-playground-cpu", NEW_CLASS),
     "new-class-cifar": View("new-class-cifar-cpu", NEW_CLASS),
     "new-class-mobilenet": View("new-class-mobilenet-cpu", NEW_CLASS),

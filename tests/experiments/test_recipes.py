@@ -340,7 +340,7 @@ def test_a_command_that_makes_the_folders_comes_first(another):
 def test_a_draft_is_called_by_what_it_replaces():
     exemplar = painted(1, "snow")
     bare = replace(exemplar, concept=None, replacement=None)
-    for made, title in ((exemplar, "snow as road"), (noted(1), "ox as blank note"), (bare, "the new as the old")):
+    for made, title in ((exemplar, "snow as road"), (noted(1), "ox as blank note"), (bare, "this as the concept")):
         assert Draft(Edit((), ""), (made, exemplar), {}).title == title
 
 

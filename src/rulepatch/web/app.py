@@ -144,7 +144,7 @@ class _Page:
             self.strength = gr.Slider(0, 5, value=1, step=0.1, label="Strength", min_width=160, elem_id="strength")
             self.gate = gr.Dropdown(
                 ["auto", "none", "0.9", "0.95", "0.98", "0.99"], value="auto", label="Gate", min_width=120,
-                info="act only on what looks like the concept", elem_id="gate",
+                info="act only on what looks like the concept", allow_custom_value=True, elem_id="gate",
             )  # fmt: skip
         with gr.Row():
             self.rewrite = gr.Button("Rewrite", variant="primary", min_width=160, elem_id="rewrite")

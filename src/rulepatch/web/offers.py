@@ -87,7 +87,7 @@ class Offers:
         self.models = tuple(dict.fromkeys([PLAYGROUND, *models]))
         self._folders = {name: folder for name, folder in given.items() if folder is not None}
         self._segmenter, self._device = segmenter, device
-        self._playground = tempfile.TemporaryDirectory(prefix="rulepatch-")
+        self._playground = tempfile.TemporaryDirectory(prefix="rulepatch-", ignore_cleanup_errors=True)
         self._drawn = False
         self._loaded: dict[str, Classifier] = {}
         self._lock = threading.Lock()
@@ -100,7 +100,7 @@ class Offers:
 
     def warm_up(self) -> None:
         """Load the first model, before anybody waits for it."""
-        with suppress(RulepatchError):  # who opens the page is told
+        with suppress(RulepatchError, OSError):  # who opens the page is told
             self.set_up(self.models[0])[0].close()
 
     def set_up(self, model: str) -> tuple[Workbench, Place]:

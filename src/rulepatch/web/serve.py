@@ -7,12 +7,13 @@ import os
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 
 from PIL import Image
 
 from rulepatch.errors import MissingExtraError, SettingError
 from rulepatch.web.offers import Offers
+from rulepatch.web.sessions import Sessions
 
 __all__ = ["LOOPBACK", "serving"]
 
@@ -42,38 +43,36 @@ def serving(offers: Offers, *, host: str = LOOPBACK, port: int | None = None) ->
         MissingExtraError: Gradio is not installed.
         SettingError: the address cannot be listened on.
     """
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before it is imported: it asks the net then
-    if importlib.util.find_spec("gradio") is None:
-        raise MissingExtraError("expected Gradio for the page but it is not installed; pip install 'rulepatch[ui]'")
-    from rulepatch.web.app import CSS, HEAD, build
-    from rulepatch.web.sessions import Sessions
+    with closing(offers):
+        os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before it is imported: it asks the net then
+        if importlib.util.find_spec("gradio") is None:
+            raise MissingExtraError("expected Gradio for the page but it is not there; pip install 'rulepatch[ui]'")
+        from rulepatch.web.app import CSS, HEAD, build
 
-    free = _free(host, port)
-    _warn(host)
-    threading.Thread(target=offers.warm_up, daemon=True).start()
-    Image.MAX_IMAGE_PIXELS = MOST_PIXELS
-    sessions = Sessions(offers)
-    page = build(sessions)
-    try:
-        _, address, _ = page.queue(default_concurrency_limit=None).launch(
-            server_name=host,
-            server_port=free,
-            share=False,
-            quiet=True,
-            prevent_thread_lock=True,
-            footer_links=[],
-            max_file_size=LARGEST_UPLOAD,
-            enable_monitoring=False,
-            ssr_mode=False,
-            css=CSS,
-            head=HEAD,
-        )
-        yield str(address)
-    finally:
-        with suppress(Exception):
-            page.close(verbose=False)
-        sessions.close()
-        offers.close()
+        free = _free(host, port)
+        _warn(host)
+        threading.Thread(target=offers.warm_up, daemon=True).start()
+        Image.MAX_IMAGE_PIXELS = MOST_PIXELS
+        with closing(Sessions(offers)) as sessions:
+            page = build(sessions)
+            try:
+                _, address, _ = page.queue(default_concurrency_limit=None).launch(
+                    server_name=host,
+                    server_port=free,
+                    share=False,
+                    quiet=True,
+                    prevent_thread_lock=True,
+                    footer_links=[],
+                    max_file_size=LARGEST_UPLOAD,
+                    enable_monitoring=False,
+                    ssr_mode=False,
+                    css=CSS,
+                    head=HEAD,
+                )
+                yield str(address)
+            finally:
+                with suppress(Exception):
+                    page.close(verbose=False)
 
 
 def _free(host: str, port: int | None) -> int | None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rulepatch.concepts.painting import Painting
+from rulepatch.core.exemplars import Exemplar
 from rulepatch.data.folders import Picture
 from rulepatch.errors import SettingError, StoppedError
 from rulepatch.experiments.workbench import Workbench
@@ -35,7 +36,7 @@ class Session:
         bench: the workbench.
         place: what it was set up with.
         painting: the exemplar in the making; None if no picture is chosen.
-        added: the painting that the last exemplar was made of.
+        learnt: the painting of the last rule that was kept, of which no second one is made.
         choice: the pictures that are offered now.
         points: where the picture was clicked.
         full_size: (width, height) of the picture before it was made smaller; None if it was not.
@@ -46,7 +47,7 @@ class Session:
     bench: Workbench
     place: Place
     painting: Painting | None = None
-    added: Painting | None = None
+    learnt: Painting | None = None
     choice: list[Picture] = field(default_factory=list)
     points: list[tuple[float, float]] = field(default_factory=list)
     full_size: tuple[int, int] | None = None
@@ -56,6 +57,7 @@ class Session:
     _lock: threading.RLock = field(default_factory=threading.RLock)
     _stop: threading.Event = field(default_factory=threading.Event)
     _closed: bool = False
+    _made: list[tuple[Exemplar, Picture]] = field(default_factory=list)
 
     @contextmanager
     def at_work(self, watcher: Watcher | None = None) -> Iterator[Workbench]:
@@ -93,15 +95,19 @@ class Session:
         Raises:
             ExemplarError: something is missing.
         """
-        if self.painting is None or self.painting is self.added:
+        if self.painting is None or self.painting is self.learnt:
             return
-        if not self.painting.is_complete and self.bench.state.exemplars:
+        exemplars = self.bench.state.exemplars
+        if not self.painting.is_complete and exemplars:
             return  # there is something to learn from, and this is another picture that was just looked at
         exemplar = self.painting.exemplar
-        if self.added is not None and self.added.picture is self.painting.picture:
-            self.bench.remove()
+        for index, earlier in enumerate(exemplars):
+            if any(earlier is made and picture is self.painting.picture for made, picture in self._made):
+                if earlier.digest() == exemplar.digest():
+                    return
+                self.bench.remove(index)
         self.bench.add(exemplar)
-        self.added = self.painting
+        self._made.append((exemplar, self.painting.picture))
 
     def close(self) -> None:
         """Free everything, as soon as nothing is being done."""

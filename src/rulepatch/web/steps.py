@@ -9,7 +9,7 @@ from PIL import Image
 
 from rulepatch.concepts.painting import Painting, mask_by_name, mask_from_points
 from rulepatch.data.folders import Picture
-from rulepatch.errors import EditFileError, SettingError
+from rulepatch.errors import EditFileError, RulepatchError, SettingError
 from rulepatch.experiments.make import gate_level
 from rulepatch.experiments.recipes import commands, program, write_bundle
 from rulepatch.experiments.workbench import Side
@@ -209,6 +209,7 @@ def _replaced(session: Session, painting: Painting) -> Shown:
 def add(session: Session) -> Shown:
     """Learn from the painting as well."""
     _painting(session)
+    session.learnt = None
     session.commit()
     return {"exemplars": views.exemplars(session.bench)}
 
@@ -216,19 +217,23 @@ def add(session: Session) -> Shown:
 def remove(session: Session) -> Shown:
     """Learn from one exemplar less."""
     session.bench.remove()
-    session.added = None
     return {"exemplars": views.exemplars(session.bench)}
 
 
 def rewrite(session: Session, site: str, rank: float, strength: float, gate: str) -> Shown:
     """Make an edit, and measure what it repairs."""
-    session.commit()
     bench = session.bench
-    draft = (
-        bench.search()
-        if site == SEARCH
-        else bench.rewrite(site, rank=int(rank), strength=strength, gate=gate_level(gate))
-    )
+    before = bench.state
+    try:
+        session.commit()
+        if site == SEARCH:
+            draft = bench.search()
+        else:
+            draft = bench.rewrite(site, rank=int(rank), strength=strength, gate=gate_level(gate))
+    except RulepatchError:
+        while bench.state is not before and bench.undo():
+            pass
+        raise
     chosen = {name: draft.settings[name] for name in ("rank", "strength")}
     return {**_everything(session, damage=False), **chosen, "gate": str(draft.settings["gate"])}
 
@@ -248,14 +253,14 @@ def measure(session: Session) -> Shown:
 def undo(session: Session) -> Shown:
     """Go back one step."""
     session.bench.undo()
-    session.added = None
+    session.learnt = None
     return _everything(session)
 
 
 def keep(session: Session, title: str) -> Shown:
     """Keep the edit as a rule."""
     session.bench.keep(title)
-    session.added = session.painting  # the next rewrite is to learn from something new
+    session.learnt = session.painting  # the next rewrite is to learn from something new
     return {**_everything(session), "title": ""}
 
 

@@ -1,0 +1,279 @@
+"""Everybody at the page has a workbench of their own; what the page's steps do, without the page."""
+
+import gc
+import io
+import threading
+import weakref
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import rulepatch as rp
+from rulepatch.data.folders import Picture
+from rulepatch.errors import ExemplarError, FolderError, ImageError, RulepatchError, SettingError, StoppedError
+from rulepatch.progress import steps as in_steps
+from rulepatch.web import sessions as module
+from rulepatch.web import steps
+from rulepatch.web.offers import PLAYGROUND, Offers
+from rulepatch.web.sessions import Sessions
+
+SITE, SNOW = "blocks.3.conv", 2
+
+
+@pytest.fixture(scope="module")
+def offers():
+    found = Offers()
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def people(offers):
+    found = Sessions(offers)
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def session(people):
+    found = people.begin("somebody", PLAYGROUND)
+    steps.begin(found, PLAYGROUND)
+    steps.list_pictures(found, "reference", "van")
+    steps.choose(found, 1)
+    return found
+
+
+def marked(session):
+    steps.mark_by_name(session, "road")
+    steps.replace_by(session, SNOW)
+    return session
+
+
+def test_the_loop_without_the_page(session):
+    shown = steps.rewrite(marked(session), SITE, 1, 2.0, "auto")
+    bench = session.bench
+    wanted = rp.rewrite(
+        bench.model, bench.state.exemplars, reference=session.place.folders["reference"], site=SITE, strength=2.0,
+        cache=None, progress=False,
+    )  # fmt: skip
+    assert torch.equal(bench.edit.changes[0].delta(), wanted.changes[0].delta())
+    assert "repaired" in shown["numbers"] and "being measured" in shown["numbers"] and "rp-repaired" in shown["wall"]
+    assert "predictions changed" in steps.measure(session)["numbers"]
+    assert f"--site {SITE}" in shown["commands"] and "rp.rewrite" in shown["program"]
+    assert steps.adjust(session, 1, 2.0, "auto") != {} and "outlined" in steps.fire(session)["firing"].lower()
+    assert steps.keep(session, "snow")["rules"]["choices"] == ["snow"]
+    assert "as it was" in steps.switch(session, [])["numbers"]
+    path = steps.save(marked_again(session))["file"]
+    assert rp.Edit.load(path).sites == (SITE,)
+
+
+def marked_again(session):
+    steps.switch(session, ["snow"])
+    return session
+
+
+def test_the_same_picture_is_learnt_from_once_whatever_is_done_to_it(session):
+    steps.rewrite(marked(session), SITE, 1, 1.0, "auto")
+    steps.rewrite(session, SITE, 1, 1.0, "auto")
+    steps.undo(session)
+    steps.rewrite(session, SITE, 1, 1.0, "auto")
+    assert len(session.bench.state.exemplars) == 1
+    steps.replace_by(session, SNOW + 1)
+    steps.rewrite(session, SITE, 1, 1.0, "auto")
+    (exemplar,) = session.bench.state.exemplars
+    assert np.array_equal(np.asarray(exemplar.edited), np.asarray(session.painting.edited))
+    steps.choose(session, 2)
+    steps.mark_by_name(session, "road")
+    steps.add(session)
+    assert len(session.bench.state.exemplars) == 2
+    steps.remove(session)
+    assert len(session.bench.state.exemplars) == 1
+
+
+def test_a_rule_that_is_kept_is_not_made_again_by_mistake(session):
+    steps.rewrite(marked(session), SITE, 1, 1.0, "auto")
+    steps.keep(session, "")
+    with pytest.raises(ExemplarError, match="at least one exemplar"):
+        steps.rewrite(session, SITE, 1, 1.0, "auto")
+    steps.replace_by(session, SNOW + 1)
+    steps.rewrite(session, SITE, 1, 1.0, "auto")
+    assert steps.keep(session, "")["rules"]["choices"] == ["snow as road", "snow as road 2"]
+
+
+def test_a_step_that_fails_changes_nothing(session):
+    marked(session)
+    before = session.bench.state
+    wrong_settings = [
+        ("blocks.9.conv", 1, 1.0, "auto"),
+        (SITE, 99, 1.0, "auto"),
+        (SITE, 1, float("nan"), "auto"),
+        (SITE, 1, 1.0, "x"),
+    ]
+    for site, rank, strength, gate in wrong_settings:
+        with pytest.raises(RulepatchError):
+            steps.rewrite(session, site, rank, strength, gate)
+        assert session.bench.state is before
+    painting = session.painting
+    for wrong in (
+        lambda: steps.upload(session, b"nothing"),
+        lambda: steps.upload_mask(session, b"nothing", ""),
+        lambda: steps.upload_texture(session, b"nothing"),
+        lambda: steps.write(session, " "),
+        lambda: steps.write(session, "a word that is far too long for so small a note"),
+        lambda: steps.choose(session, 10_000),
+        lambda: steps.mark_by_name(session, "unicorn"),
+        lambda: steps.list_pictures(session, "/etc", "van"),
+        lambda: steps.save(session),
+    ):
+        with pytest.raises(RulepatchError):
+            wrong()
+        assert session.painting is painting
+
+
+def test_what_is_missing_is_said(people):
+    session = people.begin("somebody", PLAYGROUND)
+    with pytest.raises(SettingError, match="choose or upload"):
+        steps.mark_by_name(session, "road")
+    steps.begin(session, PLAYGROUND)
+    with pytest.raises(ExemplarError, match="marked"):
+        steps.rewrite(session, SITE, 1, 1.0, "auto")
+    steps.list_pictures(session, "reference", "van")
+    steps.choose(session, 0)
+    steps.mark_by_name(session, "road")
+    with pytest.raises(ExemplarError, match="choose a texture"):
+        steps.rewrite(session, SITE, 1, 1.0, "auto")
+
+
+def test_a_large_upload_and_its_mask_are_made_smaller_together(session):
+    def png(image):
+        buffer = io.BytesIO()
+        image.save(buffer, "PNG")
+        return buffer.getvalue()
+
+    steps.upload(session, png(Image.new("RGB", (2048, 1024), "grey")))
+    assert session.painting.image.size == (1024, 512)
+    mask = np.zeros((1024, 2048), np.uint8)
+    mask[512:] = 255
+    steps.upload_mask(session, png(Image.fromarray(mask)), "the lower half")
+    assert session.painting.mask[:256].max() == 0 and session.painting.mask[256:].min() == 1
+    with pytest.raises(ExemplarError, match="1024x512"):
+        steps.upload_mask(session, png(Image.new("L", (100, 50), "white")), "")
+
+
+def test_the_painters_echo_of_a_mask_does_not_replace_it(session):
+    steps.mark_by_name(session, "road")
+    painting = session.painting
+    echo = steps._canvas(session)["painter"]
+    assert steps.paint(session, echo, "") == {} and session.painting is painting
+    steps.forget(session)
+    assert steps.paint(session, echo, "street") != {} and session.painting.concept == "street"
+
+
+def test_clicks_add_up_and_one_outside_is_taken_back(session):
+    steps.click(session, (100, 480), steps.SEARCH, 0.2, "")
+    first = session.painting.mask
+    with pytest.raises(SettingError, match="network sees"):
+        steps.click(session, (100, 5000), steps.SEARCH, 0.2, "")
+    assert len(session.points) == 1 and session.painting.mask is first
+    steps.click(session, (400, 480), steps.SEARCH, 0.2, "")
+    assert len(session.points) == 2
+    steps.forget(session)
+    assert session.points == [] and session.painting.mask is None
+
+
+def test_two_people_have_models_of_their_own(people):
+    one, other = (people.begin(name, PLAYGROUND) for name in ("one", "other"))
+    weights = [{each.data_ptr() for each in who.bench.model.module.parameters()} for who in (one, other)]
+    assert weights[0] and not weights[0] & weights[1]
+    assert one.folder != other.folder
+
+
+def test_closing_a_page_frees_what_it_had(people, offers):
+    session = people.begin("somebody", PLAYGROUND)
+    steps.begin(session, PLAYGROUND)
+    steps.look(session)
+    network, folder = weakref.ref(session.bench.model.module), session.folder
+    assert folder.is_dir()
+    people.end("somebody")
+    del session
+    gc.collect()
+    assert network() is None and not folder.exists() and len(people) == 0
+    people.end("somebody")  # it may be said twice
+    with pytest.raises(SettingError, match="reload the page"):
+        people.of("somebody")
+
+
+def test_beginning_anew_frees_what_was_before(people):
+    first = people.begin("somebody", PLAYGROUND)
+    second = people.begin("somebody", PLAYGROUND)
+    assert people.of("somebody") is second and not first.folder.exists() and len(people) == 1
+
+
+def test_as_many_pages_as_memory_allows(people, monkeypatch):
+    monkeypatch.setattr(module, "MOST_SESSIONS", 2)
+    people.begin("a", PLAYGROUND)
+    people.begin("b", PLAYGROUND)
+    with pytest.raises(SettingError, match="at most 2 open pages"):
+        people.begin("c", PLAYGROUND)
+    monkeypatch.setattr(module, "IDLE_SECONDS", -1)
+    people.begin("c", PLAYGROUND)
+    assert len(people) == 2 and people.of("b") and people.of("c")
+
+
+def test_work_is_stopped_at_its_next_step_and_told_of_until_then(session):
+    told, begun = [], threading.Event()
+
+    def work():
+        with session.at_work(lambda what, done, total: told.append(done)):
+            for step in in_steps(range(1000), "waiting"):
+                if step == 1:
+                    begun.set()
+                threading.Event().wait(0.01)
+
+    caught = []
+
+    def guarded():
+        try:
+            work()
+        except StoppedError as error:
+            caught.append(error)
+
+    thread = threading.Thread(target=guarded)
+    thread.start()
+    assert begun.wait(10)
+    session.stop()
+    thread.join(10)
+    assert caught and told[:2] == [0, 1] and len(told) < 1000
+    with session.at_work():  # the next work is not stopped
+        assert list(in_steps(range(3), "again")) == [0, 1, 2]
+
+
+def test_what_is_offered_is_settled_at_the_start(tmp_path, offers):
+    with pytest.raises(FolderError, match="--tests"):
+        Offers(tests=tmp_path / "nowhere")
+    with pytest.raises(FolderError, match="--reference"):
+        Offers(["torchvision/resnet18"])
+    with pytest.raises(SettingError, match="expected one of playground"):
+        offers.set_up("torchvision/resnet18")
+    assert offers.models == (PLAYGROUND,)
+
+
+def test_a_picture_of_too_many_pixels_is_refused(session, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10_000)
+    buffer = io.BytesIO()
+    Image.new("RGB", (101, 100)).save(buffer, "PNG")
+    with pytest.raises(ImageError, match="at most 10000 pixels"):
+        steps.upload(session, buffer.getvalue())
+
+
+def test_names_from_outside_are_escaped_where_they_are_shown(session):
+    from rulepatch.web import views
+
+    name = "<script>alert(1)</script>"
+    session.painting = session.painting.of(Picture(Image.new("RGB", (64, 64)), None))
+    session.painting = session.painting.marked(np.ones((64, 64), np.float32), name)
+    session.painting = session.painting.replaced_by(Image.new("RGB", (8, 8)), name)
+    session.commit()
+    assert "&lt;script&gt;" in views.exemplars(session.bench) and "<script>" not in views.exemplars(session.bench)
