@@ -1,8 +1,11 @@
 """The page, by somebody with a brush: `rulepatch web` in a real browser."""
 
+import contextlib
 import io
 import json
 import re
+import urllib.error
+import urllib.request
 import zipfile
 import zlib
 
@@ -248,16 +251,33 @@ def test_with_webgl_nothing_is_said_of_it(someone):
 
 
 def test_files_outside_of_what_was_named_are_not_served(address, tmp_path):
-    import urllib.error
-    import urllib.request
-
     (tmp_path / "secret.txt").write_text("secret")
     for path in (tmp_path / "secret.txt", "/etc/passwd", "../../../../etc/passwd"):
         for route in ("gradio_api/file=", "file=", "file/"):
             with pytest.raises(urllib.error.HTTPError) as refused:
                 urllib.request.urlopen(f"{address}{route}{path}", timeout=30)
             assert refused.value.code in {403, 404}
+
+
+@pytest.mark.parametrize("part", ["painter", "load"])
+def test_a_request_by_hand_cannot_name_a_file_of_the_server(address, tmp_path, part):
+    """What a page sends for an upload is a path; one outside of what was uploaded is refused."""
+    edit = tmp_path / "edit.safetensors"
+    Edit((), "0" * 64).save(edit)
     config = json.loads(urllib.request.urlopen(f"{address}config", timeout=30).read())
-    assert not config.get("show_api", False) or all(
-        each.get("api_visibility") == "private" for each in config["dependencies"] if each.get("targets")
+    (wanted,) = (each["id"] for each in config["components"] if each["props"].get("elem_id") == part)
+    step = next(each for each in config["dependencies"] if each["inputs"][:1] == [wanted])
+    file = {"path": str(edit), "meta": {"_type": "gradio.FileData"}}
+    given = {"background": file, "layers": [], "composite": None} if part == "painter" else file
+    body = {
+        "data": [given, *[""] * (len(step["inputs"]) - 1)], "fn_index": step["id"], "session_hash": f"by-hand-{part}",
+    }  # fmt: skip
+    request = urllib.request.Request(
+        f"{address}gradio_api/queue/join", json.dumps(body).encode(), {"Content-Type": "application/json"}
     )
+    with contextlib.suppress(urllib.error.HTTPError):
+        urllib.request.urlopen(request, timeout=30).read()
+        stream = urllib.request.urlopen(f"{address}gradio_api/queue/data?session_hash=by-hand-{part}", timeout=60)
+        told = [json.loads(line[6:]) for line in stream.read().decode().splitlines() if line.startswith("data: ")]
+        (ended,) = (each for each in told if each["msg"] == "process_completed")
+        assert not ended["success"] and str(edit) not in json.dumps(ended["output"].get("data", ""))
