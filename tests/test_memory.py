@@ -33,3 +33,40 @@ def test_elsewhere_it_does_nothing(monkeypatch):
 
     monkeypatch.setattr("sys.platform", "darwin")
     assert not keep_freed_memory()
+
+
+ARENAS = """
+import threading
+from rulepatch.memory import give_back_freed_memory, keep_freed_memory, share_freed_memory
+import numpy as np
+keep_freed_memory()
+if {share}:
+    assert share_freed_memory()
+ready = threading.Barrier(9)
+def work():
+    blocks = [np.ones(1 << 17) for _ in range(64)]
+    del blocks
+    ready.wait()
+    ready.wait()
+threads = [threading.Thread(target=work) for _ in range(8)]
+for thread in threads:
+    thread.start()
+    {wait}
+ready.wait()
+kept = int(open("/proc/self/statm").read().split()[1])
+give_back_freed_memory()
+print(kept, int(open("/proc/self/statm").read().split()[1]))
+ready.wait()
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="sets the C library of Linux")
+def test_threads_share_what_they_freed_and_it_can_be_given_back():
+    held = {}
+    for share in (False, True):
+        program = ARENAS.format(share=share, wait="__import__('time').sleep(0.3)")
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+        held[share] = [int(pages) for pages in done.stdout.split()]
+    block = 64 * (1 << 20) // 4096  # pages that one thread frees
+    assert held[False][0] - held[True][0] > 4 * block  # eight threads kept theirs, one after the other
+    assert held[False][0] - held[False][1] > 4 * block

@@ -42,9 +42,11 @@ def web(
     device: Device = "cpu",
 ) -> None:
     """Rewrite rules with a brush, in a browser. Ctrl-C ends it."""
+    from rulepatch.memory import share_freed_memory
     from rulepatch.web.offers import Offers
     from rulepatch.web.serve import serving
 
+    share_freed_memory()
     offers = Offers(
         model or (),
         reference=reference,
