@@ -11,7 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Person", "chromium", "people", "server"]
+__all__ = ["SNOW", "Person", "chromium", "people", "server"]
+
+SNOW = 2
+"""Which of the playground's textures is snow."""
 
 PATIENCE = 40_000
 """Milliseconds after which something that should appear counts as missing."""
@@ -184,6 +187,19 @@ class Person:
         self.changed_from("#numbers .rp-cards", before)
         self.page.wait_for_selector("#numbers >> text=predictions changed")
         return self.numbers()
+
+    def van_on_snow(self) -> str:
+        """Repair the playground: of a van, mark the road, put snow there, and rewrite.
+
+        Returns:
+            What the page says of it.
+        """
+        self.choose("Class", "van")
+        self.picture(1)
+        self.mark("road")
+        self.texture(SNOW)
+        self.choose("Site", "blocks.3.conv")
+        return self.rewrite()
 
     def numbers(self) -> str:
         """What the page says of repair and damage."""

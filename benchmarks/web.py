@@ -15,9 +15,9 @@ from statistics import median
 from typing import Any
 
 from benchmarks.measure import DATA, arguments, record
-from benchmarks.person import Person, chromium, people, server
+from benchmarks.person import SNOW, Person, chromium, people, server
 
-SNOW, ROUNDS = 2, 3
+ROUNDS = 3
 MOBILENET_SITE = "blocks.6.0.conv_pw"
 
 
@@ -118,7 +118,7 @@ def memory(start: Any) -> list[dict[str, Any]]:
             rows.append({"after": what, "megabytes": resident(process)})
 
         who = Person(browser, address)
-        van_on_snow(who)
+        who.van_on_snow()
         note("the first edit")
         for step in range(50):
             who.strength(0.5 + 0.1 * (step % 40))
@@ -128,21 +128,11 @@ def memory(start: Any) -> list[dict[str, Any]]:
         note("the page was closed")
         for count in range(10):
             other = Person(browser, address)
-            van_on_snow(other)
+            other.van_on_snow()
             other.page.close()
             if count + 1 in {1, 5, 10}:
                 note(f"{count + 1} more pages, closed")
     return rows
-
-
-def van_on_snow(who: Person) -> None:
-    """Repair the playground."""
-    who.choose("Class", "van")
-    who.picture(1)
-    who.mark("road")
-    who.texture(SNOW)
-    who.choose("Site", "blocks.3.conv")
-    who.rewrite()
 
 
 def of(told: str) -> dict[str, float]:

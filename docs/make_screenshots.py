@@ -14,10 +14,9 @@ from PIL import Image
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.person import Person, people, server  # noqa: E402
+from benchmarks.person import SNOW, Person, people, server  # noqa: E402
 
 PICTURES = ROOT / "docs" / "pictures"
-SNOW = 2
 
 
 def taken(who: Person, folder: Path, name: str, *, whole: bool = False) -> None:

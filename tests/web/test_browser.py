@@ -29,17 +29,6 @@ def png(side=64, colour="white", size=None):
     return buffer.getvalue()
 
 
-def van_on_snow(someone, strength=None):
-    someone.choose("Class", "van")
-    someone.picture(1)
-    someone.mark("road")
-    someone.texture(SNOW)
-    someone.choose("Site", "blocks.3.conv")
-    someone.rewrite()
-    if strength is not None:
-        someone.strength(strength)
-
-
 def test_a_stroke_repairs_the_playground_and_the_edit_does_the_same_by_the_command_line(someone, run, tmp_path):
     who = someone()
     who.choose("Class", "van")
@@ -67,7 +56,7 @@ def test_a_stroke_repairs_the_playground_and_the_edit_does_the_same_by_the_comma
 
 def test_a_concept_by_name_rules_on_and_off_undo_and_a_bundle(someone, tmp_path):
     who = someone()
-    van_on_snow(who)
+    who.van_on_snow()
     first = who.repaired()
     who.strength(2.0)
     assert who.repaired() != first
@@ -98,9 +87,10 @@ def _edit_of(path):
 
 def test_two_people_do_not_see_or_change_each_others_model(someone):
     one, other = someone(), someone()
-    van_on_snow(one, strength=2.0)
+    one.van_on_snow()
+    one.strength(2.0)
     other.page.wait_for_selector("#numbers >> text=the model is as it was")
-    van_on_snow(other)
+    other.van_on_snow()
     at_one = other.repaired()
     assert at_one != one.repaired()  # strengths differ
     one.strength(1.0)
@@ -176,11 +166,11 @@ def test_a_click_marks_what_looks_alike(someone):
 
 def test_a_page_that_is_reloaded_midway_begins_anew(someone):
     who = someone()
-    van_on_snow(who)
+    who.van_on_snow()
     who.page.reload()
     who.ready()
     who.page.wait_for_selector("#numbers >> text=the model is as it was")
-    van_on_snow(who)
+    who.van_on_snow()
     assert who.repaired()[0] > 100
 
 
@@ -241,7 +231,7 @@ def test_the_loop_can_be_gone_through_by_keyboard(someone):
 def test_a_browser_without_webgl_is_told_and_can_mark_all_the_same(person, browsers, address):
     who = person.Person(browsers(webgl=False), address)
     assert who.page.locator("#no-webgl").is_visible()
-    van_on_snow(who)
+    who.van_on_snow()
     assert who.repaired()[0] > 100
 
 
