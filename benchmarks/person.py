@@ -16,7 +16,7 @@ __all__ = ["SNOW", "Person", "chromium", "people", "server"]
 SNOW = 2
 """Which of the playground's textures is snow."""
 
-PATIENCE = 40_000
+PATIENCE = 90_000
 """Milliseconds after which something that should appear counts as missing."""
 
 
