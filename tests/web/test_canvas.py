@@ -1,10 +1,12 @@
 """Strokes come back at the picture's own size."""
 
+import io
+
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
-from rulepatch.web.canvas import BRUSH, CANVAS, canvas_of, mask_of
+from rulepatch.web.canvas import BRUSH, CANVAS, canvas_of, fresh, mask_of
 
 
 @pytest.mark.parametrize("size", [(64, 64), (32, 16), (128, 512)])
@@ -35,3 +37,20 @@ def test_strokes_of_several_layers_add_up_and_faint_edges_do_not_count():
     layers[2].paste((255, 0, 0, 9), (0, 0, CANVAS, CANVAS))
     found = mask_of({"layers": layers}, (4, 4))
     assert found.tolist() == [[1, 1, 1, 1], [1, 1, 1, 1], [1, 1, 0, 0], [1, 1, 0, 0]]
+
+
+@pytest.mark.parametrize("form", ["PNG", "WEBP"])
+def test_no_file_is_like_another_but_its_pixels_are(form):
+    image, files = Image.new("RGB", (8, 8), "teal"), []
+    for _ in range(2):
+        buffer, copy = io.BytesIO(), fresh(image)
+        notes = PngImagePlugin.PngInfo()
+        notes.add_text("shown", copy.info["shown"])
+        copy.save(
+            buffer, form, **({"pnginfo": notes} if form == "PNG" else {"exif": copy.info["exif"], "lossless": True})
+        )
+        files.append(buffer.getvalue())
+    assert files[0] != files[1] and image.info == {}
+    assert all(
+        np.array_equal(np.asarray(Image.open(io.BytesIO(each)).convert("RGB")), np.asarray(image)) for each in files
+    )

@@ -1,13 +1,14 @@
 """Between pictures and the painter: small pictures are shown large, and strokes come back at the picture's own size."""
 
+import uuid
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import ExifTags, Image
 
-__all__ = ["BRUSH", "CANVAS", "OPACITY", "canvas_of", "mask_of"]
+__all__ = ["BRUSH", "CANVAS", "OPACITY", "canvas_of", "fresh", "mask_of"]
 
 CANVAS = 512
 """Longer side of the canvas, in pixels."""
@@ -17,6 +18,21 @@ BRUSH = "#ff40a0"
 
 OPACITY = 160
 """Of what is marked, 0..255."""
+
+
+def fresh(image: Image.Image) -> Image.Image:
+    """A copy whose file is like no other.
+
+    Gradio names files by their content, and would write one anew that a browser is just reading.
+
+    Returns:
+        The same pixels.
+    """
+    copy, mark = image.copy(), uuid.uuid4().hex
+    exif = Image.Exif()
+    exif[ExifTags.Base.ImageDescription] = mark
+    copy.info |= {"shown": mark, "exif": exif.tobytes()}  # of PNG files the one, of others the other is kept
+    return copy
 
 
 def canvas_of(image: Image.Image, mask: NDArray[np.float32] | None) -> dict[str, Any]:
@@ -37,8 +53,8 @@ def canvas_of(image: Image.Image, mask: NDArray[np.float32] | None) -> dict[str,
         marked = Image.fromarray((mask * OPACITY).astype(np.uint8)).resize(size, Image.Resampling.NEAREST)
         layer = Image.new("RGBA", size, BRUSH)
         layer.putalpha(marked)
-        layers.append(layer)
-    return {"background": below, "layers": layers, "composite": None}
+        layers.append(fresh(layer))
+    return {"background": fresh(below), "layers": layers, "composite": None}
 
 
 def mask_of(painted: Mapping[str, Any] | None, size: tuple[int, int]) -> NDArray[np.float32] | None:

@@ -15,7 +15,7 @@ from rulepatch.experiments.recipes import commands, program, write_bundle
 from rulepatch.experiments.workbench import Side
 from rulepatch.images import read_image, read_mask
 from rulepatch.web import views
-from rulepatch.web.canvas import CANVAS, canvas_of, mask_of
+from rulepatch.web.canvas import CANVAS, canvas_of, fresh, mask_of
 from rulepatch.web.offers import pictures_of
 from rulepatch.web.sessions import Session
 
@@ -57,7 +57,7 @@ def begin(session: Session, model: str) -> Shown:
         "unnamed": told,
         "site": Part(choices=[SEARCH, *bench.sites], value=SEARCH),
         "rank": 1, "strength": 1, "gate": "auto", "name": "", "word": "", "title": "",
-        "textures": [(picture, name) for name, picture in place.textures],
+        "textures": [(fresh(picture), name) for name, picture in place.textures],
         **list_pictures(session, "reference", ALL), **choose(session, 0), "numbers": "", "wall": "",
     }  # fmt: skip
 
@@ -78,7 +78,7 @@ def list_pictures(session: Session, folder: str, label: str) -> Shown:
     else:
         own = [each for each in images.pictures if each.label is not None and classes[each.label] == chosen]
         session.choice = own[:MOST_PICTURES]
-    shown = [(views.small(each), "" if each.label is None else classes[each.label]) for each in session.choice]
+    shown = [(fresh(views.small(each)), "" if each.label is None else classes[each.label]) for each in session.choice]
     return {
         "choice": Part(value=shown, selected_index=None),
         "label": Part(choices=[ALL, *labels], value=chosen),
@@ -327,7 +327,7 @@ def _canvas(session: Session) -> Shown:
     flat = value["background"].convert("RGBA")
     for layer in value["layers"]:
         flat = Image.alpha_composite(flat, layer)
-    return {"painter": value, "clicked": flat.convert("RGB")}
+    return {"painter": value, "clicked": fresh(flat.convert("RGB"))}
 
 
 def _picture(session: Session) -> Shown:
