@@ -1,6 +1,6 @@
 """Context matching: where in pictures does a rule's key fire? (Bau et al. 2020; thesis 2.1.2)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -244,6 +244,19 @@ class Matcher:
         laid_out: NDArray[np.float32] = self._places.lay_out(scores).numpy()
         return laid_out
 
+    def look(self, stream: ImageStream) -> Iterator["Match"]:
+        """Look in pictures, in their order.
+
+        Args:
+            stream: of the pictures.
+
+        Yields:
+            Where the key fires in each.
+        """
+        for batch in stream:
+            for picture, scores in zip(batch.pictures, self.scores(batch.pixels), strict=True):
+                yield Match(picture, scores, float(self.levels(scores.max())))
+
     def levels(self, scores: NDArray[np.float32]) -> NDArray[np.float64]:
         """Share of the reference set's positions that score less.
 
@@ -394,11 +407,7 @@ def match(
         batch_size=model.batch_size,
         progress="matching" if progress else None,
     )
-    found: list[Match] = []
-    for batch in stream:
-        for picture, scores in zip(batch.pictures, matcher.scores(batch.pixels), strict=True):
-            found.append(Match(picture, scores, float(matcher.levels(scores.max()))))
-    ranked = tuple(sorted(found, key=lambda each: -each.best))
+    ranked = tuple(sorted(matcher.look(stream), key=lambda each: -each.best))
     threshold = float(np.quantile(matcher.usual, level))
     return Matches(key, ranked, threshold, level, tuple(picture.name for picture in stream.skipped))
 

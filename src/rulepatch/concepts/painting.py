@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Self
 
 import numpy as np
@@ -16,7 +15,7 @@ from rulepatch.core.exemplars import Exemplar
 from rulepatch.core.moments import KeyStatistics
 from rulepatch.data.folders import Picture
 from rulepatch.errors import ExemplarError, SettingError
-from rulepatch.images import composite, read_image
+from rulepatch.images import composite
 from rulepatch.models.classifier import Classifier
 
 __all__ = ["Painting", "mask_by_name", "mask_from_points"]
@@ -66,8 +65,7 @@ class Painting:
         Raises:
             ImageError: the picture cannot be read.
         """
-        source = picture.source
-        return cls(picture, read_image(source) if isinstance(source, Path) else source)
+        return cls(picture, picture.read())
 
     def marked(self, mask: NDArray[np.float32] | None, concept: str | None = None) -> Self:
         """With the concept marked.

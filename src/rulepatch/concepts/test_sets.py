@@ -2,7 +2,6 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -10,7 +9,7 @@ from PIL import Image
 from rulepatch.concepts.match import Match, Matches
 from rulepatch.data.folders import ImageSet, Picture
 from rulepatch.errors import SettingError
-from rulepatch.images import blurred, composite, read_image
+from rulepatch.images import blurred, composite
 from rulepatch.models.classifier import Classifier
 
 __all__ = ["TestSet", "make_test_sets", "paste_at_match", "seen_of"]
@@ -133,5 +132,4 @@ def seen_of(model: Classifier, picture: Picture) -> Image.Image:
     Returns:
         A picture of the network's input size, RGB.
     """
-    source = picture.source
-    return model.preprocess.frame(read_image(source) if isinstance(source, Path) else source)
+    return model.preprocess.frame(picture.read())

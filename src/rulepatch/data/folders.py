@@ -41,6 +41,10 @@ class Picture:
         """For messages and reports."""
         return str(self.source) if isinstance(self.source, Path) else "a picture in memory"
 
+    def read(self) -> Image.Image:
+        """The picture itself, RGB; an `ImageError` if its file cannot be read."""
+        return read_image(self.source) if isinstance(self.source, Path) else self.source
+
     def digest(self) -> str:
         """Digest of the file's bytes, or of the pixels in memory.
 
@@ -210,8 +214,7 @@ class ImageSet:
                 raise FolderError(f"expected labels to write {self.name} in class folders but {picture.name} has none")
             folder = root / name_of_class(picture.label, classes)
             folder.mkdir(parents=True, exist_ok=True)
-            source = picture.source
-            write_image(read_image(source) if isinstance(source, Path) else source, folder / f"{number:05}.png")
+            write_image(picture.read(), folder / f"{number:05}.png")
 
     def digests(self) -> list[str]:
         """Digest of the contents of each picture.

@@ -7,7 +7,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -15,7 +14,6 @@ from torch import Tensor
 
 from rulepatch.data.folders import ImageSet, Picture
 from rulepatch.errors import FolderError, ImageError
-from rulepatch.images import read_image
 from rulepatch.models.classifier import Preprocess
 from rulepatch.progress import Bar
 
@@ -131,8 +129,7 @@ class ImageStream:
 
     def _pixels(self, picture: Picture) -> Tensor | ImageError:
         try:
-            source = picture.source
-            return self.preprocess.pixels(read_image(source) if isinstance(source, Path) else source)
+            return self.preprocess.pixels(picture.read())
         except ImageError as error:
             return error
 

@@ -4,7 +4,6 @@ import importlib.metadata
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
@@ -22,7 +21,6 @@ from rulepatch.data.stream import ImageStream
 from rulepatch.editors.hearing import Heard, calibrated, hear
 from rulepatch.editors.problem import masked_inputs
 from rulepatch.errors import ExemplarError, ModelError, SettingError, SiteError
-from rulepatch.images import read_image
 from rulepatch.models.classifier import Classifier
 
 __all__ = ["METHODS", "Method", "new_class"]
@@ -281,10 +279,7 @@ def _negatives(posed: _Posed, first: Callable[[], NewClass]) -> Tensor:
         heard: Heard = hear(posed.model, first(), images, progress="mining" if posed.progress else None)
         top = heard.responses.topk(min(posed.count, len(heard.pictures))).indices.tolist()
         images = ImageSet(tuple(heard.pictures[i] for i in top), images.name)
-    pixels = [
-        posed.model.preprocess.pixels(read_image(each.source) if isinstance(each.source, Path) else each.source)
-        for each in images.pictures
-    ]
+    pixels = [posed.model.preprocess.pixels(each.read()) for each in images.pictures]
     return posed.model.inputs(torch.stack(pixels))
 
 

@@ -10,7 +10,6 @@ from PIL import Image, ImageFilter
 from rulepatch.concepts.match import Match, Matches
 from rulepatch.evaluation.page import MOST_THUMBNAILS, THUMBNAIL, inline, render, write_page
 from rulepatch.files import check_writable
-from rulepatch.images import read_image
 from rulepatch.models.classifier import Classifier
 
 __all__ = ["outlined", "write_match_report"]
@@ -67,8 +66,7 @@ def outlined(model: Classifier, match: Match, threshold: float, side: int = THUM
     Returns:
         A picture.
     """
-    source = match.picture.source
-    seen = model.preprocess.frame(read_image(source) if isinstance(source, Path) else source)
+    seen = model.preprocess.frame(match.picture.read())
     shown = seen.resize((side, side * seen.height // seen.width), Image.Resampling.LANCZOS)
     inside = Image.fromarray((match.mask(threshold, (shown.height, shown.width)) * 255).astype(np.uint8))
     edge = np.asarray(inside.filter(ImageFilter.MaxFilter(3))) != np.asarray(inside.filter(ImageFilter.MinFilter(3)))

@@ -4,6 +4,7 @@ import base64
 import html
 import io
 import re
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,12 @@ def render(template: str, *, package: str = "rulepatch.evaluation", **context: A
     Returns:
         A page of HTML.
     """
+    return _environment(package).get_template(template).render(**context)
+
+
+@cache
+def _environment(package: str) -> jinja2.Environment:
+    """The templates of a package, each compiled once."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader(package, "pages"),
         autoescape=True,
@@ -43,7 +50,7 @@ def render(template: str, *, package: str = "rulepatch.evaluation", **context: A
         lstrip_blocks=True,
     )
     environment.filters |= {"percent": percent, "points": points, "plural": plural, "probability": _probability}
-    return environment.get_template(template).render(**context)
+    return environment
 
 
 def write_page(page: str, path: Path) -> None:

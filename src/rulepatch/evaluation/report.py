@@ -13,7 +13,6 @@ from rulepatch.evaluation.evaluate import Evaluation
 from rulepatch.evaluation.outcomes import Exposure, Outcome, Outcomes
 from rulepatch.evaluation.page import MOST_THUMBNAILS, THUMBNAIL, frame, inline, render, write_page
 from rulepatch.files import check_writable
-from rulepatch.images import read_image
 
 __all__ = ["render_frame", "render_report", "write_report"]
 
@@ -140,8 +139,7 @@ def _unchanged(found: Outcomes) -> tuple[int, int, int, int]:
 
 
 def _tile(evaluation: Evaluation, outcome: Outcome) -> _Tile:
-    classes, source, label = evaluation.classes, outcome.picture.source, outcome.picture.label
-    picture = read_image(source) if isinstance(source, Path) else source
+    classes, picture, label = evaluation.classes, outcome.picture.read(), outcome.picture.label
     before, after = (
         f"{classes[predicted]} {confidence:.0%}"
         for predicted, confidence in zip((outcome.before, outcome.after), outcome.confidence, strict=True)

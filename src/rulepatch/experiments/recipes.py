@@ -13,7 +13,7 @@ from rulepatch.core.exemplars import Exemplar
 from rulepatch.data.folders import write_exemplar
 from rulepatch.files import atomic_path
 
-__all__ = ["Draft", "Rule", "Sources", "State", "commands", "program", "write_bundle"]
+__all__ = ["Draft", "Rule", "Sources", "State", "commands", "program", "title_of", "write_bundle"]
 
 
 OWN_OPTIONS = ("site", "rank", "strength", "gate")
@@ -41,8 +41,7 @@ class Draft:
     @property
     def title(self) -> str:
         """What the rule says, in a few words."""
-        first = self.exemplars[0]
-        return f"{first.replacement or 'this'} as {first.concept or 'the concept'}"
+        return title_of(self.exemplars[0])
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,6 +104,15 @@ class _Step:
     stem: str
     edit: Edit
     draft: Draft | None
+
+
+def title_of(exemplar: Exemplar) -> str:
+    """What an exemplar says, in a few words.
+
+    Returns:
+        "snow as road".
+    """
+    return f"{exemplar.replacement or 'this'} as {exemplar.concept or 'the concept'}"
 
 
 def _steps(state: State) -> list[_Step]:

@@ -20,7 +20,6 @@ from rulepatch.core.edit import Edit, base_digest
 from rulepatch.core.exemplars import Exemplar
 from rulepatch.core.moments import KeyStatistics
 from rulepatch.core.sites import Survey, find_sites
-from rulepatch.core.trace import Trace
 from rulepatch.data.cache import Cache, default_cache
 from rulepatch.data.folders import ImageSet, Picture
 from rulepatch.data.statistics import key_statistics
@@ -112,7 +111,6 @@ class Workbench:
         self._cache = default_cache() if cache == "user" else cache
         self._base = base_digest(model.module)
         self._survey: Survey = find_sites(model.module, model.example())
-        self._traced: Trace = capture.trace(model.module, model.example())
         self._statistics: dict[tuple[tuple[str, ...], int], dict[str, KeyStatistics]] = {}
         self._kept: dict[tuple[Side, str], Activations] = {}
         self._found: dict[Side, tuple[Edit, Outcomes]] = {}
@@ -380,12 +378,7 @@ class Workbench:
         stream = ImageStream(
             ImageSet(tuple(pictures), "pictures"), self.model.preprocess, batch_size=self.model.batch_size
         )
-        matches = [
-            Match(picture, scores, float(matcher.levels(scores.max())))
-            for batch in stream
-            for picture, scores in zip(batch.pictures, matcher.scores(batch.pixels), strict=True)
-        ]
-        return Firing(key.site, float(np.quantile(matcher.usual, level)), tuple(matches))
+        return Firing(key.site, float(np.quantile(matcher.usual, level)), tuple(matcher.look(stream)))
 
     # Within
 
@@ -417,7 +410,7 @@ class Workbench:
 
     def _activations(self, side: Side, images: ImageSet, edit: Edit) -> Activations:
         """The pictures as the first site of an edit sees them."""
-        site = first_site(self._traced, edit)
+        site = first_site(self._survey.trace, edit)
         kept = self._kept.pop((side, site), None) or Activations(
             self.model, images, [site], progress="tests" if side == "tests" else "clean pictures"
         )

@@ -82,9 +82,7 @@ class _Page:
             label="Choose a picture", columns=5, height=230, allow_preview=False, buttons=[], object_fit="contain",
             interactive=False, elem_id="choice",
         )  # fmt: skip
-        self.upload = gr.UploadButton(
-            "Upload a picture", file_types=["image"], type="binary", size="sm", elem_id="upload"
-        )
+        self.upload = _upload("Upload a picture", "upload")
 
     def _mark(self) -> None:
         gr.Markdown("## 2. Mark the concept")
@@ -108,9 +106,7 @@ class _Page:
                 self.forget = gr.Button("Forget the clicks", size="sm")
             with gr.Tab("Upload a mask"):
                 gr.Markdown("White where the concept is, black elsewhere, of the picture's size.")
-                self.mask = gr.UploadButton(
-                    "Upload a mask", file_types=["image"], type="binary", size="sm", elem_id="mask"
-                )
+                self.mask = _upload("Upload a mask", "mask")
         self.name = gr.Textbox(label="What it is called (for the rule's name)", placeholder="road", elem_id="name")
 
     def _replacement(self) -> None:

@@ -34,14 +34,12 @@ class Place:
     """What a workbench is set up with.
 
     Attributes:
-        model: its name.
         sources: as the command line calls them.
         folders: the same folders, by the names that the page gives them.
         segmenter: finds concepts by name; none if None.
         textures: what can be painted over a concept, with their names.
     """
 
-    model: str
     sources: Sources
     folders: dict[str, Path]
     segmenter: Segmenter | None
@@ -88,8 +86,7 @@ class Offers:
         self._folders = {name: folder for name, folder in given.items() if folder is not None}
         self._segmenter, self._device = segmenter, device
         self._playground = tempfile.TemporaryDirectory(prefix="rulepatch-", ignore_cleanup_errors=True)
-        self._drawn = False
-        self._loaded: dict[str, Classifier] = {}
+        self._loaded: dict[str, tuple[Classifier, Place]] = {}
         self._lock = threading.Lock()
         self._textures = tuple((each.name, each.picture) for each in styles() if each.picture is not None)
 
@@ -119,9 +116,10 @@ class Offers:
             raise SettingError(f"expected one of {', '.join(self.models)} but got {model!r}; choose from the list")
         with self._lock:  # models are loaded, and pictures drawn, once for all
             if model not in self._loaded:
-                self._loaded[model] = load_model(model, device=self._device)
-            pristine = self._loaded[model]
-            place = self._playground_place(pristine) if model == PLAYGROUND else self._place(model)
+                loaded = load_model(model, device=self._device)
+                place = self._playground_place(loaded) if model == PLAYGROUND else self._place(model)
+                self._loaded[model] = loaded, place
+            pristine, place = self._loaded[model]
             own = pristine.with_module(copy.deepcopy(pristine.module))
         reference, tests, clean, validation = map(place.folders.get, ("reference", "tests", "clean", "validation"))
         return Workbench(own, reference, tests, clean, validation), place
@@ -129,18 +127,16 @@ class Offers:
     def _place(self, model: str) -> Place:
         named = {name: str(folder) for name, folder in self._folders.items()}
         segmenter = None if self._segmenter is None else load_segmenter(self._segmenter, device=self._device)
-        return Place(model, Sources(model, **named), self._folders, segmenter, self._textures)
+        return Place(Sources(model, **named), self._folders, segmenter, self._textures)
 
     def _playground_place(self, model: Classifier) -> Place:
         root = Path(self._playground.name)
-        if not self._drawn:
-            write_pictures(root, model.classes)
-            self._drawn = True
+        write_pictures(root, model.classes)
         names = ("reference", "tests", "clean")
         sources = Sources(PLAYGROUND, **{name: f"rulepatch-demo/{name}" for name in names}, first="rulepatch demo")
         own = tuple((ground, _drawn(ground, seed)) for ground in GROUNDS for seed in range(2))
         folders = {name: root / name for name in names}
-        return Place(PLAYGROUND, sources, folders, load_segmenter("playground"), own + self._textures)
+        return Place(sources, folders, load_segmenter("playground"), own + self._textures)
 
 
 def _drawn(ground: str, seed: int) -> Image.Image:

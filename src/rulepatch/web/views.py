@@ -13,8 +13,8 @@ from rulepatch.errors import ImageError
 from rulepatch.evaluation.match_report import outlined
 from rulepatch.evaluation.outcomes import Outcome, Outcomes
 from rulepatch.evaluation.page import inline, render
+from rulepatch.experiments.recipes import title_of
 from rulepatch.experiments.workbench import Workbench
-from rulepatch.images import read_image
 from rulepatch.models.classifier import Classes
 from rulepatch.web.canvas import BRUSH, OPACITY
 
@@ -64,7 +64,7 @@ class Thumbnails:
 
 def _read(picture: Picture) -> Image.Image:
     try:
-        return read_image(picture.source) if isinstance(picture.source, Path) else picture.source
+        return picture.read()
     except ImageError:
         return Image.new("RGB", (SIDE, SIDE), "grey")  # it is skipped and counted elsewhere
 
@@ -89,13 +89,7 @@ def exemplars(bench: Workbench) -> str:
     Returns:
         HTML.
     """
-    shown = [
-        {
-            "picture": inline(each.edited, SIDE),
-            "title": f"{each.replacement or 'this'} as {each.concept or 'the concept'}",
-        }
-        for each in bench.state.exemplars
-    ]
+    shown = [{"picture": inline(each.edited, SIDE), "title": title_of(each)} for each in bench.state.exemplars]
     return _piece("exemplars", exemplars=shown)
 
 
@@ -150,8 +144,6 @@ def numbers(bench: Workbench, *, tests: Outcomes | None, clean: Outcomes | None,
     images, draft = bench.pictures("clean"), bench.state.draft
     where = "" if images is None else Path(images.name).name
     why = "" if draft is None else draft.why
-    if not bench.edit.changes:
-        tests = clean = None
     return _piece("numbers", tests=tests, clean=clean, where=where, waiting=waiting, why=why)
 
 
