@@ -25,7 +25,8 @@ from rulepatch.data.stream import ahead
 from rulepatch.evaluation.evaluate import predictions_of
 from rulepatch.experiments.discover import discover
 from rulepatch.images import read_image
-from rulepatch.models.classifier import Classifier, Preprocess
+from rulepatch.models.classifier import Classifier
+from rulepatch.models.preprocess import Preprocess
 from rulepatch.models.registry import load_model
 
 PICTURES = 192

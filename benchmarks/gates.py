@@ -14,7 +14,8 @@ from benchmarks.cases import GROUNDS, PlaygroundRule
 from benchmarks.measure import DATA, arguments, record
 from rulepatch.core.edit import Edit
 from rulepatch.core.exemplars import Exemplar
-from rulepatch.data.folders import ImageSet, read_exemplars
+from rulepatch.data.exemplar_folders import read_exemplars
+from rulepatch.data.folders import ImageSet
 from rulepatch.editors.rewrite import rewrite
 from rulepatch.evaluation.evaluate import outcomes_of
 from rulepatch.evaluation.outcomes import Outcomes

@@ -23,7 +23,8 @@ from rulepatch.core.edit import Edit
 from rulepatch.core.exemplars import Exemplar
 from rulepatch.core.moments import KeyStatistics
 from rulepatch.core.sites import Survey, find_sites
-from rulepatch.data.folders import ImageSet, read_exemplars
+from rulepatch.data.exemplar_folders import read_exemplars
+from rulepatch.data.folders import ImageSet
 from rulepatch.data.statistics import key_statistics
 from rulepatch.editors.convolving import convolution_at, edit_convolution, power_spectrum_at
 from rulepatch.editors.problem import Problem, Settings, assemble, pose

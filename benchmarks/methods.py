@@ -8,7 +8,7 @@ algorithm has the paper's grid (230,000 steps). About forty minutes on two cores
 from typing import Any
 
 from benchmarks.measure import DATA, RESULTS, arguments, record
-from rulepatch.data.folders import read_exemplars
+from rulepatch.data.exemplar_folders import read_exemplars
 from rulepatch.experiments.compare import compare
 from rulepatch.experiments.methods import METHODS
 from rulepatch.models.registry import load_model

@@ -30,8 +30,10 @@ from rulepatch.data.folders import ImageSet, Picture
 from rulepatch.editors.new_class import METHODS, new_class
 from rulepatch.evaluation.new_class import NewClassEvaluation, evaluate_new_classes
 from rulepatch.images import read_image
-from rulepatch.models.classifier import Classes, Classifier, Preprocess
+from rulepatch.models.classes import Classes
+from rulepatch.models.classifier import Classifier
 from rulepatch.models.playground_network import PlaygroundNetwork
+from rulepatch.models.preprocess import Preprocess
 from rulepatch.models.registry import load_model
 from rulepatch.playground.pictures import picture_of
 from rulepatch.playground.scenes import CLASSES, SIZE, render, silhouette

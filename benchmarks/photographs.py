@@ -26,7 +26,7 @@ from rulepatch.concepts.stylize import load_stylizer, styles
 from rulepatch.data.folders import ImageSet
 from rulepatch.experiments.discover import Discovery, discover
 from rulepatch.images import read_image
-from rulepatch.models.classifier import Classes
+from rulepatch.models.classes import Classes
 from rulepatch.models.registry import load_model
 
 NETWORKS = {

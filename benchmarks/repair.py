@@ -10,7 +10,8 @@ from typing import Any
 
 from benchmarks.measure import DATA, arguments, record
 from rulepatch.core.exemplars import Exemplar
-from rulepatch.data.folders import ImageSet, read_exemplars
+from rulepatch.data.exemplar_folders import read_exemplars
+from rulepatch.data.folders import ImageSet
 from rulepatch.editors.registry import editor_named
 from rulepatch.evaluation.evaluate import Evaluation, evaluate_all
 from rulepatch.models.classifier import Classifier

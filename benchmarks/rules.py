@@ -12,7 +12,8 @@ from benchmarks.measure import DATA, arguments, record
 from rulepatch.concepts.match import key_of_concept, match
 from rulepatch.concepts.test_sets import make_test_sets
 from rulepatch.core.edit import Edit
-from rulepatch.data.folders import ImageSet, read_exemplars
+from rulepatch.data.exemplar_folders import read_exemplars
+from rulepatch.data.folders import ImageSet
 from rulepatch.editors.rewrite import rewrite
 from rulepatch.evaluation.evaluate import outcomes_of
 from rulepatch.experiments.compose import compose

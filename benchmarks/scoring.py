@@ -5,7 +5,8 @@ from typing import Any
 from benchmarks.measure import DATA, arguments, once, record
 from rulepatch.core import capture
 from rulepatch.core.edit import Edit
-from rulepatch.data.folders import ImageSet, read_exemplars
+from rulepatch.data.exemplar_folders import read_exemplars
+from rulepatch.data.folders import ImageSet
 from rulepatch.data.stream import ImageStream
 from rulepatch.editors.rewrite import rewrite
 from rulepatch.evaluation.evaluate import outcomes_of

@@ -8,7 +8,8 @@ from typing import Any
 
 from benchmarks.measure import DATA, RESULTS, arguments, once, record
 from rulepatch.core.exemplars import Exemplar
-from rulepatch.data.folders import ImageSet, read_exemplars
+from rulepatch.data.exemplar_folders import read_exemplars
+from rulepatch.data.folders import ImageSet
 from rulepatch.evaluation.evaluate import evaluate
 from rulepatch.experiments.search import Search, search
 from rulepatch.models.classifier import Classifier

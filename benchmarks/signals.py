@@ -14,7 +14,8 @@ import numpy as np
 from benchmarks.cases import PlaygroundRule
 from benchmarks.measure import DATA, arguments, record
 from rulepatch.core.sites import find_sites
-from rulepatch.data.folders import ImageSet, read_exemplars
+from rulepatch.data.exemplar_folders import read_exemplars
+from rulepatch.data.folders import ImageSet
 from rulepatch.evaluation.evaluate import outcomes_of
 from rulepatch.evaluation.outcomes import Outcomes
 from rulepatch.experiments.candidates import Candidate

@@ -18,12 +18,15 @@ from benchmarks.measure import DATA, arguments, interleaved, once, record
 from rulepatch.core import capture, linalg
 from rulepatch.core.exemplars import Exemplar
 from rulepatch.core.sites import with_weight
-from rulepatch.data.folders import ImageSet, read_exemplars
+from rulepatch.data.exemplar_folders import read_exemplars
+from rulepatch.data.folders import ImageSet
 from rulepatch.data.stream import ImageStream
 from rulepatch.editors.problem import Problem, Settings, pose, read
 from rulepatch.editors.projected_adam import descend
 from rulepatch.editors.rewrite import solve
-from rulepatch.models.classifier import Classes, Classifier, Preprocess
+from rulepatch.models.classes import Classes
+from rulepatch.models.classifier import Classifier
+from rulepatch.models.preprocess import Preprocess
 from rulepatch.models.registry import load_model
 from rulepatch.playground.pictures import exemplar, training_images
 

@@ -15,7 +15,8 @@ from rulepatch.core.sites import Site, find_sites, key_axis, rows
 from rulepatch.data.folders import ImageSet, Picture
 from rulepatch.data.statistics import key_statistics
 from rulepatch.data.stream import ImageStream
-from rulepatch.models.classifier import Classifier, Preprocess
+from rulepatch.models.classifier import Classifier
+from rulepatch.models.preprocess import Preprocess
 
 
 def outer_products(keys: Tensor) -> Tensor:

@@ -13,7 +13,8 @@ import numpy as np
 from benchmarks.measure import DATA, RESULTS, arguments, record
 from rulepatch.concepts.match import key_of_concept, match
 from rulepatch.concepts.test_sets import TestSet, make_test_sets
-from rulepatch.data.folders import ImageSet, read_exemplars
+from rulepatch.data.exemplar_folders import read_exemplars
+from rulepatch.data.folders import ImageSet
 from rulepatch.editors.rewrite import rewrite
 from rulepatch.evaluation.evaluate import outcomes_of
 from rulepatch.evaluation.figures import draw_rocs, rocs_of

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from rulepatch.errors import ImageError
-from rulepatch.images import SUFFIXES, composite, cover, read_image, read_mask
+from rulepatch.images import SUFFIXES, composite, cover, read_image
+from rulepatch.masks import read_mask
 
 ORIENTATION = 274
 

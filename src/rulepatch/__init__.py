@@ -11,13 +11,16 @@ if TYPE_CHECKING:
     from rulepatch.core.edit import Edit
     from rulepatch.core.exemplars import Exemplar
     from rulepatch.core.sites import find_sites
-    from rulepatch.data.folders import ImageSet, read_exemplars
+    from rulepatch.data.exemplar_folders import read_exemplars
+    from rulepatch.data.folders import ImageSet
     from rulepatch.editors.projected_adam import projected_adam
     from rulepatch.editors.rewrite import rewrite
     from rulepatch.errors import RulepatchError
     from rulepatch.evaluation.evaluate import Evaluation, evaluate
     from rulepatch.experiments.search import search
-    from rulepatch.models.classifier import Classes, Classifier, Preprocess
+    from rulepatch.models.classes import Classes
+    from rulepatch.models.classifier import Classifier
+    from rulepatch.models.preprocess import Preprocess
     from rulepatch.models.registry import load_model
 
 __all__ = [
@@ -39,19 +42,19 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Classes": "models.classifier",
+    "Classes": "models.classes",
     "Classifier": "models.classifier",
     "Edit": "core.edit",
     "Evaluation": "evaluation.evaluate",
     "Exemplar": "core.exemplars",
     "ImageSet": "data.folders",
-    "Preprocess": "models.classifier",
+    "Preprocess": "models.preprocess",
     "RulepatchError": "errors",
     "evaluate": "evaluation.evaluate",
     "find_sites": "core.sites",
     "load_model": "models.registry",
     "projected_adam": "editors.projected_adam",
-    "read_exemplars": "data.folders",
+    "read_exemplars": "data.exemplar_folders",
     "rewrite": "editors.rewrite",
     "search": "experiments.search",
 }

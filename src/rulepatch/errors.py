@@ -1,9 +1,12 @@
 """Named errors. Each message is one sentence: what was expected, what was got, what to do.
 
-Every error here is the caller's to mend; the command line prints its sentence and exits with code 2.
+Every error here is the caller's to mend; the command line prints its sentence and exits with the error's code.
+What a person should know though the work goes on is a `RulepatchWarning`, in the same form.
 A broken promise of our own code is an `AssertionError` instead, and shows its traceback.
 """
 
+import sys
+import warnings
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -18,17 +21,30 @@ __all__ = [
     "ModelError",
     "OutputError",
     "RulepatchError",
+    "RulepatchWarning",
     "SettingError",
     "SiteError",
+    "UselessEditError",
     "WeightsError",
     "WorkerError",
     "nearest",
     "reason_of",
+    "warn",
 ]
 
 
 class RulepatchError(Exception):
-    """Any error that the caller can mend."""
+    """Any error that the caller can mend.
+
+    Attributes:
+        exit_code: of the command line.
+    """
+
+    exit_code = 2
+
+
+class RulepatchWarning(UserWarning):
+    """What a person should know though the work goes on."""
 
 
 class SettingError(RulepatchError, ValueError):
@@ -75,6 +91,12 @@ class DamageError(RulepatchError, ValueError):
     """An edit that does more damage than is allowed."""
 
 
+class UselessEditError(RulepatchError, ValueError):
+    """An edit that does not change what the model says of its own exemplars, or an exemplar that shows no failure."""
+
+    exit_code = 3
+
+
 class WorkerError(RulepatchError, RuntimeError):
     """One of several processes that work together failed, died or did not come."""
 
@@ -85,6 +107,18 @@ class StoppedError(RulepatchError, RuntimeError):
 
 class MissingExtraError(RulepatchError, ImportError):
     """A library is needed that comes with one of rulepatch's extras."""
+
+
+def warn(message: str) -> None:
+    """Warn of something, at the line outside of rulepatch that led to it.
+
+    Args:
+        message: one sentence: what was found, what it means, what to do.
+    """
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "rulepatch":
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, RulepatchWarning, stacklevel=level)
 
 
 def nearest(name: str, options: Iterable[str], *, count: int = 3) -> str:

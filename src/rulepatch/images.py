@@ -18,7 +18,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from rulepatch.errors import ImageError
 
-__all__ = ["NOTE", "SUFFIXES", "blurred", "composite", "cover", "read_image", "read_mask", "write_image"]
+__all__ = ["NOTE", "SUFFIXES", "blurred", "composite", "cover", "read_image", "write_image"]
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 """Endings of the files that count as pictures in a folder."""
@@ -75,21 +75,6 @@ def read_image(source: Path | str | bytes, *, under: str = "white") -> Image.Ima
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, EOFError, Warning) as error:
         reason = "it is no picture" if isinstance(error, UnidentifiedImageError) else str(error).rstrip(".")
         raise ImageError(f"expected a readable picture but got {name} ({reason}); replace the file") from None
-
-
-def read_mask(source: Path | str | bytes) -> NDArray[np.float32]:
-    """Read a mask: white where the concept is, black or transparent elsewhere, grey in between.
-
-    Args:
-        source: a file, or the bytes of one.
-
-    Returns:
-        Array (h, w), float32, 0..1.
-
-    Raises:
-        ImageError: the file is missing, is no picture, is cut short, or is dangerously large.
-    """
-    return np.asarray(read_image(source, under="black").convert("L"), dtype=np.float32) / np.float32(255)
 
 
 def write_image(image: Image.Image, path: Path) -> None:

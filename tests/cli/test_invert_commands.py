@@ -2,7 +2,7 @@
 
 import pytest
 
-from rulepatch.data.folders import write_exemplar
+from rulepatch.data.exemplar_folders import write_exemplar
 from rulepatch.models.registry import load_model
 from rulepatch.playground.pictures import exemplar, training_images
 

@@ -22,8 +22,9 @@ from rulepatch.concepts.segment import load_segmenter
 from rulepatch.concepts.stylize import load_stylizer
 from rulepatch.data.folders import ImageSet, Picture
 from rulepatch.errors import FolderError, SettingError
-from rulepatch.images import read_image, read_mask
-from rulepatch.models.classifier import Classes
+from rulepatch.images import read_image
+from rulepatch.masks import read_mask
+from rulepatch.models.classes import Classes
 
 CONCEPTS = ("road", "sky")
 

@@ -20,7 +20,8 @@ from rulepatch.data.folders import ImageSet, Picture
 from rulepatch.data.statistics import key_statistics
 from rulepatch.errors import SettingError, SiteError
 from rulepatch.evaluation.match_report import outlined, write_match_report
-from rulepatch.models.classifier import Classifier, Preprocess
+from rulepatch.models.classifier import Classifier
+from rulepatch.models.preprocess import Preprocess
 
 
 @pytest.fixture

@@ -35,7 +35,8 @@ from rulepatch.errors import (
     WeightsError,
 )
 from rulepatch.images import read_image
-from rulepatch.models.classifier import Classifier, Preprocess
+from rulepatch.models.classifier import Classifier
+from rulepatch.models.preprocess import Preprocess
 from rulepatch.models.registry import load_model, save_weights
 from rulepatch.playground.pictures import exemplar, image_set, picture_of, training_images
 from rulepatch.playground.scenes import CONCEPTS, default_style, render

@@ -10,7 +10,8 @@ from rulepatch.concepts.match import Key, match
 from rulepatch.concepts.test_sets import make_test_sets, paste_at_match
 from rulepatch.data.folders import ImageSet, Picture
 from rulepatch.errors import SettingError
-from rulepatch.models.classifier import Classifier, Preprocess
+from rulepatch.models.classifier import Classifier
+from rulepatch.models.preprocess import Preprocess
 
 
 @pytest.fixture

@@ -7,7 +7,8 @@ from torch import nn
 from rulepatch.core.changes import LowRank
 from rulepatch.core.edit import Edit, base_digest
 from rulepatch.core.sites import find_sites
-from rulepatch.models.classifier import Classifier, Preprocess
+from rulepatch.models.classifier import Classifier
+from rulepatch.models.preprocess import Preprocess
 from rulepatch.wrappers import unwrapped
 
 WRAPPERS = {

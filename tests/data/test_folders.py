@@ -8,9 +8,10 @@ import torch
 from PIL import Image
 
 from rulepatch.core.exemplars import Exemplar
-from rulepatch.data.folders import ImageSet, Picture, read_exemplars, write_exemplar
+from rulepatch.data.exemplar_folders import read_exemplars, write_exemplar
+from rulepatch.data.folders import ImageSet, Picture
 from rulepatch.errors import ExemplarError, FolderError, ImageError, RulepatchError, SettingError
-from rulepatch.models.classifier import Classes
+from rulepatch.models.classes import Classes
 
 CLASSES = Classes(("tench, Tinca tinca", "police van, police wagon", "crane"), ("n01440764", "n03977966", "n02012849"))
 

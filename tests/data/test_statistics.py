@@ -15,7 +15,9 @@ from rulepatch.data.folders import ImageSet, Picture
 from rulepatch.data.statistics import Recipe, find_statistics, key_statistics, part_statistics
 from rulepatch.errors import FolderError, SettingError, WorkerError
 from rulepatch.images import read_image
-from rulepatch.models.classifier import Classes, Classifier, Preprocess
+from rulepatch.models.classes import Classes
+from rulepatch.models.classifier import Classifier
+from rulepatch.models.preprocess import Preprocess
 
 CLASSES = Classes(("a", "b", "c", "d", "e"))
 PREPROCESS = Preprocess((16, 16), mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25))

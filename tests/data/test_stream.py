@@ -14,7 +14,7 @@ from rulepatch.data.folders import ImageSet, Picture
 from rulepatch.data.stream import ImageStream
 from rulepatch.errors import FolderError, ImageError
 from rulepatch.images import read_image
-from rulepatch.models.classifier import Preprocess
+from rulepatch.models.preprocess import Preprocess
 
 PREPROCESS = Preprocess((8, 8))
 

@@ -6,7 +6,8 @@ from PIL import Image
 
 from rulepatch.core.exemplars import Exemplar
 from rulepatch.data.folders import ImageSet, Picture
-from rulepatch.models.classifier import Classifier, Preprocess
+from rulepatch.models.classifier import Classifier
+from rulepatch.models.preprocess import Preprocess
 
 PREPROCESS = Preprocess((16, 16), mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
 CLASSES = ["ant", "bee", "cat", "dog", "eel"]

@@ -22,8 +22,9 @@ from rulepatch.editors.problem import Settings, pose
 from rulepatch.editors.reading import read
 from rulepatch.editors.rewrite import Solving, rewrite_posed, solve
 from rulepatch.models.attention import call_projections
-from rulepatch.models.classifier import Classifier, Preprocess
+from rulepatch.models.classifier import Classifier
 from rulepatch.models.open_clip_models import ZeroShot
+from rulepatch.models.preprocess import Preprocess
 
 CLASSES = 4
 SAMPLE = 3

@@ -5,7 +5,8 @@ import torch
 
 from rulepatch.core.sites import find_sites
 from rulepatch.editors.inverse import inverse_fourier, inverse_pinv, inverse_transpose
-from rulepatch.models.classifier import Classifier, Preprocess
+from rulepatch.models.classifier import Classifier
+from rulepatch.models.preprocess import Preprocess
 
 
 def test_tokens_are_positions_each_by_itself(exemplars, reference, untouched):

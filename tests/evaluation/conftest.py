@@ -8,7 +8,8 @@ from torch import nn
 
 from rulepatch.core.changes import LowRank
 from rulepatch.core.edit import Edit, base_digest
-from rulepatch.models.classifier import Classifier, Preprocess
+from rulepatch.models.classifier import Classifier
+from rulepatch.models.preprocess import Preprocess
 
 
 @pytest.fixture

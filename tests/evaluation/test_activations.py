@@ -12,7 +12,8 @@ from rulepatch.core.edit import Edit, base_digest
 from rulepatch.data.folders import ImageSet, Picture
 from rulepatch.evaluation.activations import Activations
 from rulepatch.evaluation.evaluate import outcomes_of
-from rulepatch.models.classifier import Classifier, Preprocess
+from rulepatch.models.classifier import Classifier
+from rulepatch.models.preprocess import Preprocess
 
 SITES = ["1.conv1", "1.conv2", "3.conv"]
 

@@ -13,7 +13,9 @@ from rulepatch.core.exemplars import Exemplar
 from rulepatch.data.folders import ImageSet, Picture
 from rulepatch.errors import BaseMismatchError, FolderError, ModelError, SettingError, SiteError
 from rulepatch.evaluation.evaluate import evaluate
-from rulepatch.models.classifier import Classes, Classifier, Preprocess
+from rulepatch.models.classes import Classes
+from rulepatch.models.classifier import Classifier
+from rulepatch.models.preprocess import Preprocess
 
 NAMES = ["a", "b", "c", "d", "e"]
 

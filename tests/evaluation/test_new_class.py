@@ -10,7 +10,8 @@ from rulepatch.core.edit import Edit, base_digest
 from rulepatch.data.folders import ImageSet, Picture
 from rulepatch.errors import FolderError, SettingError
 from rulepatch.evaluation.new_class import NewClassEvaluation, evaluate_new_class, evaluate_new_classes
-from rulepatch.models.classifier import Classifier, Preprocess
+from rulepatch.models.classifier import Classifier
+from rulepatch.models.preprocess import Preprocess
 
 
 def by_hand(n=60, seed=0):

@@ -8,7 +8,8 @@ from torch import nn
 
 from rulepatch.core.exemplars import Exemplar
 from rulepatch.data.folders import ImageSet, Picture
-from rulepatch.models.classifier import Classifier, Preprocess
+from rulepatch.models.classifier import Classifier
+from rulepatch.models.preprocess import Preprocess
 
 NAMES = ["red", "green", "blue"]
 

@@ -9,7 +9,8 @@ from rulepatch.concepts.cases import CaseSet, read_classes
 from rulepatch.concepts.make_cases import make_cases, styles_for
 from rulepatch.concepts.segment import load_segmenter
 from rulepatch.concepts.stylize import load_stylizer
-from rulepatch.data.folders import ImageSet, read_exemplars
+from rulepatch.data.exemplar_folders import read_exemplars
+from rulepatch.data.folders import ImageSet
 from rulepatch.editors.rewrite import rewrite
 from rulepatch.errors import FolderError, SettingError
 from rulepatch.evaluation.dependences import EVERY_CLASS

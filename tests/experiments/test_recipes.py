@@ -16,7 +16,8 @@ import torch
 from rulepatch.concepts.painting import Painting, mask_by_name
 from rulepatch.concepts.segment import load_segmenter
 from rulepatch.core.edit import Edit
-from rulepatch.data.folders import Picture, read_exemplars
+from rulepatch.data.exemplar_folders import read_exemplars
+from rulepatch.data.folders import Picture
 from rulepatch.editors.new_class import new_class
 from rulepatch.editors.rewrite import rewrite
 from rulepatch.errors import OutputError

@@ -11,7 +11,9 @@ from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms._presets import ImageClassification
 
 from rulepatch.errors import ModelError, SettingError
-from rulepatch.models.classifier import Classes, Classifier, Preprocess
+from rulepatch.models.classes import Classes
+from rulepatch.models.classifier import Classifier
+from rulepatch.models.preprocess import Preprocess
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SIZES = [(64, 64), (100, 60), (60, 100), (33, 190), (31, 29), (257, 40), (47, 48)]

@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 
 from rulepatch.core.sites import find_sites
 from rulepatch.errors import MissingExtraError, ModelError, WeightsError
-from rulepatch.models.classifier import Preprocess
 from rulepatch.models.huggingface import read_processor
+from rulepatch.models.preprocess import Preprocess
 from rulepatch.models.registry import build, load_model, load_skeleton, save_weights
 from rulepatch.models.timm_models import imagenet_classes
 

@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from torchvision.models import squeezenet1_0
 
 from rulepatch.errors import ModelError, RulepatchError, WeightsError
-from rulepatch.models.classifier import Preprocess
+from rulepatch.models.preprocess import Preprocess
 from rulepatch.models.registry import load_model, load_skeleton
 
 FULL = """

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from rulepatch.core.sites import find_sites
 from rulepatch.errors import MissingExtraError, ModelError, SettingError, WeightsError
 from rulepatch.models import open_clip_models
-from rulepatch.models.classifier import Preprocess
 from rulepatch.models.open_clip_models import ZeroShot, head_weight
+from rulepatch.models.preprocess import Preprocess
 from rulepatch.models.registry import build, load_model, load_skeleton, save_weights
 
 open_clip = pytest.importorskip("open_clip")

@@ -12,7 +12,7 @@ from torch import nn
 from torchvision import models, transforms
 
 from rulepatch.errors import ModelError, WeightsError
-from rulepatch.models.classifier import Preprocess
+from rulepatch.models.preprocess import Preprocess
 from rulepatch.models.registry import build, load_model, load_skeleton
 
 ARCHITECTURES = ["alexnet", "densenet161", "resnet18", "resnet50", "vgg16"]

@@ -10,7 +10,8 @@ from rulepatch.data.folders import ImageSet, Picture
 from rulepatch.editors.new_class import new_class
 from rulepatch.evaluation.new_class import evaluate_new_classes
 from rulepatch.images import read_image
-from rulepatch.models.classifier import Classes, Classifier
+from rulepatch.models.classes import Classes
+from rulepatch.models.classifier import Classifier
 from rulepatch.models.registry import load_model
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]

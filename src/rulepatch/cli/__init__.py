@@ -16,6 +16,7 @@ from rulepatch.cli import (
     web_commands,
 )
 from rulepatch.cli.commands import app
+from rulepatch.cli.messages import sentence, warnings_as_sentences
 from rulepatch.errors import RulepatchError
 from rulepatch.memory import keep_freed_memory
 
@@ -29,7 +30,7 @@ INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run the command line; exit with 0 on success, with 2 and one sentence on bad input.
+    """Run the command line; exit with 0 on success, with one sentence and the error's code (2, 3) otherwise.
 
     Args:
         arguments: without the program's name; those of the process if None.
@@ -39,20 +40,22 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     log.addHandler(messages)
     keep_freed_memory()
     given = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    exit_code = RulepatchError.exit_code
     try:
-        code = app(given, prog_name="rulepatch", standalone_mode=False) or 0
+        with warnings_as_sentences():
+            code = app(given, prog_name="rulepatch", standalone_mode=False) or 0
         if code == INTERRUPTED:
             typer.echo("rulepatch: interrupted", err=True)
         sys.exit(code)
     except RulepatchError as error:
-        sentence = str(error)
+        reason, exit_code = str(error), error.exit_code
     except OSError as error:
-        sentence = f"expected files and folders that can be read and written but got {error}; check them"
+        reason = f"expected files and folders that can be read and written but got {error}; check them"
     except Exception as error:
         if not hasattr(error, "format_message"):  # what typer raises for bad arguments
             raise
-        sentence = error.format_message()
+        reason = error.format_message()
     finally:
         log.removeHandler(messages)
-    typer.echo(f"rulepatch: {' '.join(sentence.split())}", err=True)
-    sys.exit(2)
+    typer.echo(sentence(reason), err=True)
+    sys.exit(exit_code)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rulepatch.cli.messages import warnings_so_far
 from rulepatch.cli.options import (
     AnyBase,
     Device,
@@ -375,11 +376,17 @@ def _read_exemplars(
     *,
     unedited: bool = False,
 ) -> "Sequence[Exemplar]":
-    from rulepatch.data.folders import read_exemplars
+    from rulepatch.data.exemplar_folders import read_exemplars
 
     return read_exemplars(paths, masks=masks or (), replacement=replacement, label=label, unedited=unedited)
 
 
 def print_result(to_json: Callable[[], Any], to_text: Callable[[], str], as_json: bool) -> None:
-    """Print what came out, for people or as one JSON object."""
-    typer.echo(json.dumps(to_json(), indent=2, ensure_ascii=False) if as_json else to_text())
+    """Print what came out, for people or as one JSON object, which names the warnings."""
+    if not as_json:
+        typer.echo(to_text())
+        return
+    found = to_json()
+    if warnings := warnings_so_far():
+        found = {**found, "warnings": warnings}
+    typer.echo(json.dumps(found, indent=2, ensure_ascii=False))

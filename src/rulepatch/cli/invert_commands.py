@@ -62,7 +62,7 @@ def invert(
 ) -> None:
     """Rebuild keys, feature maps and pictures from a layer's output, before and after an edit."""
     from rulepatch.core.edit import Edit
-    from rulepatch.data.folders import read_exemplars
+    from rulepatch.data.exemplar_folders import read_exemplars
     from rulepatch.experiments.inversion import LEVELS
     from rulepatch.experiments.invert import invert as run
 

@@ -50,7 +50,7 @@ def new_class(
     as_json: Json = False,
 ) -> None:
     """Add a class from one picture with a painted silhouette."""
-    from rulepatch.data.folders import read_exemplars
+    from rulepatch.data.exemplar_folders import read_exemplars
     from rulepatch.experiments.add_class import add_class
     from rulepatch.text import read_share
 

@@ -17,8 +17,9 @@ import numpy as np
 from rulepatch.core.exemplars import Exemplar
 from rulepatch.data.folders import ImageSet, Picture
 from rulepatch.errors import FolderError, SettingError, nearest
-from rulepatch.images import read_image, read_mask
-from rulepatch.models.classifier import Classes
+from rulepatch.images import read_image
+from rulepatch.masks import read_mask
+from rulepatch.models.classes import Classes
 from rulepatch.text import plural, table
 
 __all__ = [

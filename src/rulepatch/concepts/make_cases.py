@@ -31,7 +31,7 @@ from rulepatch.digests import digest_of_bytes, digest_of_json
 from rulepatch.errors import FolderError, ImageError, SettingError, nearest
 from rulepatch.files import atomic_path
 from rulepatch.images import read_image
-from rulepatch.models.classifier import Classes
+from rulepatch.models.classes import Classes
 from rulepatch.progress import Bar
 
 __all__ = ["make_cases", "propose_exclusions", "styles_for"]

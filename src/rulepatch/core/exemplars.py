@@ -18,7 +18,8 @@ from rulepatch.core.sites import Layer, Site, key_axis, patches, rows, with_weig
 from rulepatch.core.trace import Route, kind_of
 from rulepatch.digests import digest_of_bytes, digest_of_json
 from rulepatch.errors import ExemplarError, SiteError
-from rulepatch.images import composite, read_image, read_mask
+from rulepatch.images import composite, read_image
+from rulepatch.masks import read_mask
 
 __all__ = ["Exemplar", "Observation", "observe", "position_weights"]
 

@@ -1,8 +1,6 @@
 """Sets of pictures: folders with a class folder each, flat folders without labels, or pictures in memory."""
 
-import dataclasses
-import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,14 +9,12 @@ from typing import Any, Self
 import numpy as np
 from PIL import Image
 
-from rulepatch.core.exemplars import Exemplar
 from rulepatch.digests import digest_of_bytes, digest_of_json
-from rulepatch.errors import ExemplarError, FolderError, SettingError
+from rulepatch.errors import FolderError, SettingError
 from rulepatch.images import SUFFIXES, read_image, write_image
-from rulepatch.models.classifier import Classes
-from rulepatch.text import plural
+from rulepatch.models.classes import Classes
 
-__all__ = ["ImageSet", "Picture", "Snapshot", "name_of_class", "read_exemplars", "write_exemplar"]
+__all__ = ["ImageSet", "Picture", "Snapshot", "name_of_class", "pictures_in"]
 
 UNREADABLE = "unreadable"
 """In place of the digest of a file that cannot be read."""
@@ -118,9 +114,9 @@ class ImageSet:
         """
         if not root.is_dir():
             raise FolderError(f"expected a folder of pictures at {root} but there is none; check the path")
-        pictures = [Picture(path) for path in _files(root, "*")]
+        pictures = [Picture(path) for path in pictures_in(root, "*")]
         for folder in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")):
-            inside = _files(folder, "**/*")
+            inside = pictures_in(folder, "**/*")
             if not inside:
                 continue
             try:
@@ -277,115 +273,19 @@ def _picture(entry: Any, classes: Classes) -> Picture:
     return Picture(source, None if label is None else classes.index(label))
 
 
-def _files(folder: Path, pattern: str) -> list[Path]:
+def pictures_in(folder: Path, pattern: str) -> list[Path]:
+    """The picture files of a folder, but hidden ones.
+
+    Args:
+        folder: the folder.
+        pattern: of their names, as `Path.glob` takes it.
+
+    Returns:
+        Files, sorted.
+    """
+
     def is_hidden(path: Path) -> bool:
         return any(part.startswith(".") for part in path.relative_to(folder).parts)
 
     pictures = (path for path in folder.glob(pattern) if path.suffix.lower() in SUFFIXES)
     return sorted(path for path in pictures if not is_hidden(path) and not path.is_dir())
-
-
-def read_exemplars(
-    sources: Sequence[Path],
-    *,
-    masks: Sequence[Path] = (),
-    replacement: Path | None = None,
-    label: int | str | None = None,
-    unedited: bool = False,
-) -> list[Exemplar]:
-    """Read exemplars: folders with `image.*`, `mask.*` and `edited.*`, folders of such folders, or pictures with masks.
-
-    Args:
-        sources: exemplar folders, folders of them, or pictures.
-        masks: one for each source that is a picture, in order.
-        replacement: a texture to paint over the concept, instead of the folders' edited pictures.
-        label: what the pictures show, whatever the folders say.
-        unedited: nobody needs edited pictures, as when a rule is made from features: the originals stand for them.
-
-    Returns:
-        The exemplars, in order, with what their `exemplar.json` says of label, concept and replacement.
-
-    Raises:
-        ExemplarError: a source is missing or lacks a part, or pictures and masks do not pair.
-    """
-    pictures = [source for source in sources if source.is_file()]
-    if len(pictures) != len(masks):
-        raise ExemplarError(
-            f"expected a mask for each exemplar that is a picture but got {plural(len(pictures), 'picture')} and "
-            f"{plural(len(masks), 'mask')}; give one --mask for each, or use exemplar folders"
-        )
-    mask_of_next = iter(masks)
-    found: list[Exemplar] = []
-    for source in sources:
-        if source.is_file():
-            mask = next(mask_of_next)
-            edited = source if unedited else None
-            found.append(Exemplar.from_files(source, mask=mask, replacement=replacement, edited=edited, label=label))
-            continue
-        if not source.is_dir():
-            raise ExemplarError(f"expected an exemplar folder or picture at {source} but there is none; check the path")
-        inside = sorted(path for path in source.iterdir() if path.is_dir() and _has_parts(path))
-        folders = [source] if _has_parts(source) or not inside else inside
-        found += [_read_exemplar(folder, replacement, label, unedited=unedited) for folder in folders]
-    return found
-
-
-def write_exemplar(exemplar: Exemplar, folder: Path) -> None:
-    """Write an exemplar as a folder, as `read_exemplars` reads it; its mask is rounded to 255 steps.
-
-    Args:
-        exemplar: the exemplar.
-        folder: made if there is none; files of the same names are replaced.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    write_image(exemplar.image, folder / "image.png")
-    write_image(exemplar.edited, folder / "edited.png")
-    Image.fromarray((exemplar.mask * 255).round().astype(np.uint8)).save(folder / "mask.png")
-    about = {"label": exemplar.label, "concept": exemplar.concept, "replacement": exemplar.replacement}
-    text = json.dumps({key: value for key, value in about.items() if value is not None}, indent=2)
-    (folder / "exemplar.json").write_text(text + "\n", encoding="utf-8")
-
-
-def _part(folder: Path, stem: str) -> Path | None:
-    return next(iter(_files(folder, f"{stem}.*")), None)
-
-
-def _has_parts(folder: Path) -> bool:
-    return any(_part(folder, stem) for stem in ("image", "mask", "edited"))
-
-
-def _read_exemplar(
-    folder: Path, replacement: Path | None, label: int | str | None, *, unedited: bool = False
-) -> Exemplar:
-    image, mask, edited = (_part(folder, stem) for stem in ("image", "mask", "edited"))
-    edited = image if unedited else edited
-    if image is None or mask is None or (edited is None and replacement is None):
-        missing = "image" if image is None else "mask" if mask is None else "edited"
-        advice = "add it" if missing != "edited" else "add it, or give a texture as the replacement"
-        raise ExemplarError(f"expected a picture {missing}.* in the exemplar folder {folder} but found none; {advice}")
-    about = _about(folder / "exemplar.json")
-    exemplar = Exemplar.from_files(
-        image,
-        mask=mask,
-        replacement=replacement,
-        edited=None if replacement is not None else edited,
-        label=about.get("label") if label is None else label,
-    )
-    named = replacement.stem if replacement is not None else about.get("replacement")
-    return dataclasses.replace(exemplar, concept=about.get("concept"), replacement=named, name=folder.name)
-
-
-def _about(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        about = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ExemplarError(f"expected JSON in {path} but it cannot be read ({error}); mend or remove it") from None
-    if not isinstance(about, dict):
-        raise ExemplarError(f"expected an object in {path} but got {type(about).__name__}; mend or remove it")
-    for key, kinds in {"label": (int, str), "concept": (str,), "replacement": (str,)}.items():
-        if not isinstance(about.get(key), (*kinds, type(None))):
-            wanted = " or ".join(kind.__name__ for kind in kinds)
-            raise ExemplarError(f"expected {key} in {path} to be {wanted} but got {about[key]!r}; mend or remove it")
-    return about

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rulepatch.data.folders import ImageSet, Picture
 from rulepatch.errors import FolderError, ImageError
-from rulepatch.models.classifier import Preprocess
+from rulepatch.models.preprocess import Preprocess
 from rulepatch.progress import Bar
 
 __all__ = ["Batch", "ImageStream", "Skipped", "ahead", "threads_pay"]

@@ -16,7 +16,8 @@ from rulepatch.data.stream import ImageStream
 from rulepatch.errors import FolderError, SettingError
 from rulepatch.evaluation.activations import first_site
 from rulepatch.evaluation.outcomes import Outcomes, Predictions
-from rulepatch.models.classifier import Classes, Classifier
+from rulepatch.models.classes import Classes
+from rulepatch.models.classifier import Classifier
 from rulepatch.text import percent, table
 
 __all__ = ["Evaluation", "evaluate", "evaluate_all", "outcomes_of", "predictions_of"]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rulepatch.data.folders import Picture
 from rulepatch.evaluation import metrics
-from rulepatch.models.classifier import Classes
+from rulepatch.models.classes import Classes
 
 __all__ = ["Exposure", "Outcome", "Outcomes", "Predictions", "Verdict"]
 

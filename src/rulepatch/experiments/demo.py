@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from rulepatch.data.folders import read_exemplars, write_exemplar
+from rulepatch.data.exemplar_folders import read_exemplars, write_exemplar
 from rulepatch.editors.rewrite import rewrite
 from rulepatch.errors import FolderError
 from rulepatch.evaluation.evaluate import Evaluation, evaluate
 from rulepatch.evaluation.outcomes import Outcomes
-from rulepatch.models.classifier import Classes
+from rulepatch.models.classes import Classes
 from rulepatch.models.registry import load_model
 from rulepatch.playground.pictures import exemplar, image_set, training_images
 from rulepatch.playground.scenes import CLASSES, TRAIN_STYLES, Scene, default_style, render

@@ -11,7 +11,8 @@ import numpy as np
 
 from rulepatch.concepts.cases import CaseSet, Counterfactual, Exclusions, plain_name
 from rulepatch.core.edit import base_digest
-from rulepatch.data.folders import ImageSet, Picture, write_exemplar
+from rulepatch.data.exemplar_folders import write_exemplar
+from rulepatch.data.folders import ImageSet, Picture
 from rulepatch.errors import FolderError, SettingError
 from rulepatch.evaluation.dependences import EVERY_CLASS, Dependence, Difference, Seen, dependences, differences
 from rulepatch.evaluation.evaluate import predictions_of

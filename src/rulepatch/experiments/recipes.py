@@ -10,7 +10,7 @@ from typing import Any
 
 from rulepatch.core.edit import Edit
 from rulepatch.core.exemplars import Exemplar
-from rulepatch.data.folders import write_exemplar
+from rulepatch.data.exemplar_folders import write_exemplar
 from rulepatch.files import atomic_path
 
 __all__ = ["Draft", "Rule", "Sources", "State", "commands", "program", "title_of", "write_bundle"]

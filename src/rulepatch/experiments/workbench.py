@@ -31,7 +31,8 @@ from rulepatch.evaluation.activations import Activations, first_site
 from rulepatch.evaluation.outcomes import Outcomes
 from rulepatch.experiments.recipes import Draft, Rule, State
 from rulepatch.experiments.search import MAX_DROP, search
-from rulepatch.models.classifier import Classes, Classifier
+from rulepatch.models.classes import Classes
+from rulepatch.models.classifier import Classifier
 
 __all__ = ["Firing", "Opinion", "Side", "Workbench"]
 

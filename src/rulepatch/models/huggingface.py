@@ -14,7 +14,8 @@ from timm.data import ImageNetInfo
 from torch import Tensor
 
 from rulepatch.errors import MissingExtraError, ModelError, SettingError, WeightsError, reason_of
-from rulepatch.models.classifier import Classes, Interpolation, Preprocess
+from rulepatch.models.classes import Classes
+from rulepatch.models.preprocess import Interpolation, Preprocess
 from rulepatch.models.registry import Request, Sourced, Translate, source
 from rulepatch.models.timm_models import imagenet_classes, preprocess_of
 

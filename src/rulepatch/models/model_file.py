@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from rulepatch.errors import ModelError, nearest
-from rulepatch.models.classifier import Classes, Preprocess
+from rulepatch.models.classes import Classes
+from rulepatch.models.preprocess import Preprocess
 from rulepatch.models.registry import Request, Sourced, build, load_weights, source
 
 _TYPES: dict[str, tuple[type, ...]] = {

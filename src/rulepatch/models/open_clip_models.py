@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 from rulepatch.errors import MissingExtraError, ModelError, WeightsError, nearest, reason_of
 from rulepatch.models.attention import call_projections
-from rulepatch.models.classifier import Classes, Preprocess
+from rulepatch.models.classes import Classes
+from rulepatch.models.preprocess import Preprocess
 from rulepatch.models.registry import Request, Sourced, Translate, load_weights, source
 from rulepatch.progress import steps
 

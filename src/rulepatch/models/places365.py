@@ -9,7 +9,8 @@ from torch import Tensor
 from torchvision import models
 
 from rulepatch.errors import ModelError, WeightsError, nearest
-from rulepatch.models.classifier import Classes, Preprocess
+from rulepatch.models.classes import Classes
+from rulepatch.models.preprocess import Preprocess
 from rulepatch.models.registry import Request, Sourced, source
 
 _ARCHITECTURES = ("alexnet", "densenet161", "resnet18", "resnet50", "vgg16")

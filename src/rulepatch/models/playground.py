@@ -7,8 +7,9 @@ from safetensors import safe_open
 from safetensors.torch import load
 
 from rulepatch.errors import ModelError
-from rulepatch.models.classifier import Classes, Preprocess
+from rulepatch.models.classes import Classes
 from rulepatch.models.playground_network import PlaygroundNetwork
+from rulepatch.models.preprocess import Preprocess
 from rulepatch.models.registry import Request, Sourced, source
 
 

@@ -15,7 +15,9 @@ from torch import Tensor, nn
 
 from rulepatch.errors import ModelError, SettingError, WeightsError, nearest
 from rulepatch.files import atomic_path
-from rulepatch.models.classifier import Classes, Classifier, Preprocess
+from rulepatch.models.classes import Classes
+from rulepatch.models.classifier import Classifier
+from rulepatch.models.preprocess import Preprocess
 
 __all__ = [
     "Request",

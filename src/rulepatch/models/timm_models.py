@@ -8,7 +8,8 @@ import timm
 from timm.data import ImageNetInfo, resolve_model_data_config
 
 from rulepatch.errors import ModelError, WeightsError, nearest
-from rulepatch.models.classifier import Classes, Preprocess
+from rulepatch.models.classes import Classes
+from rulepatch.models.preprocess import Preprocess
 from rulepatch.models.registry import Request, Sourced, source
 
 

@@ -8,7 +8,8 @@ from torchvision import models
 
 from rulepatch.errors import ModelError, WeightsError, nearest
 from rulepatch.models.attention import call_projections
-from rulepatch.models.classifier import Classes, Preprocess
+from rulepatch.models.classes import Classes
+from rulepatch.models.preprocess import Preprocess
 from rulepatch.models.registry import Request, Sourced, source
 
 

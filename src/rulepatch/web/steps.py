@@ -13,7 +13,8 @@ from rulepatch.errors import EditFileError, RulepatchError, SettingError
 from rulepatch.experiments.make import gate_level
 from rulepatch.experiments.recipes import commands, program, write_bundle
 from rulepatch.experiments.workbench import Side
-from rulepatch.images import read_image, read_mask
+from rulepatch.images import read_image
+from rulepatch.masks import read_mask
 from rulepatch.web import views
 from rulepatch.web.canvas import CANVAS, canvas_of, fresh, mask_of
 from rulepatch.web.offers import pictures_of

@@ -15,7 +15,7 @@ from rulepatch.evaluation.outcomes import Outcome, Outcomes
 from rulepatch.evaluation.page import inline, render
 from rulepatch.experiments.recipes import title_of
 from rulepatch.experiments.workbench import Workbench
-from rulepatch.models.classifier import Classes
+from rulepatch.models.classes import Classes
 from rulepatch.web.canvas import BRUSH, OPACITY
 
 __all__ = ["Thumbnails", "exemplars", "firing", "marked", "numbers", "opinions", "ranked", "small", "wall"]

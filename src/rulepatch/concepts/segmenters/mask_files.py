@@ -13,7 +13,7 @@ from rulepatch.concepts.segmenters.checkpoints import size_of
 from rulepatch.data.folders import Picture
 from rulepatch.digests import digest_of_bytes, digest_of_json
 from rulepatch.errors import FolderError, ImageError, SettingError
-from rulepatch.images import read_mask
+from rulepatch.masks import read_mask
 
 __all__ = ["MaskFiles", "load"]
 
