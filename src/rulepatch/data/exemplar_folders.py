@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from rulepatch.core.exemplars import Exemplar
-from rulepatch.data.folders import pictures_in
+from rulepatch.data.picture_files import pictures_in
 from rulepatch.errors import ExemplarError
 from rulepatch.images import write_image
 from rulepatch.text import plural

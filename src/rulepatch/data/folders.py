@@ -9,12 +9,14 @@ from typing import Any, Self
 import numpy as np
 from PIL import Image
 
+from rulepatch.data.exemplar_folders import read_exemplars, write_exemplar
+from rulepatch.data.picture_files import pictures_in
 from rulepatch.digests import digest_of_bytes, digest_of_json
 from rulepatch.errors import FolderError, SettingError
-from rulepatch.images import SUFFIXES, read_image, write_image
+from rulepatch.images import read_image, write_image
 from rulepatch.models.classes import Classes
 
-__all__ = ["ImageSet", "Picture", "Snapshot", "name_of_class", "pictures_in"]
+__all__ = ["ImageSet", "Picture", "Snapshot", "name_of_class", "read_exemplars", "write_exemplar"]
 
 UNREADABLE = "unreadable"
 """In place of the digest of a file that cannot be read."""
@@ -271,21 +273,3 @@ def _picture(entry: Any, classes: Classes) -> Picture:
         raise FolderError(f"expected pictures (PIL) or paths but got {type(source).__name__}; leave out the transform")
     source = source.convert("RGB") if isinstance(source, Image.Image) else Path(source)
     return Picture(source, None if label is None else classes.index(label))
-
-
-def pictures_in(folder: Path, pattern: str) -> list[Path]:
-    """The picture files of a folder, but hidden ones.
-
-    Args:
-        folder: the folder.
-        pattern: of their names, as `Path.glob` takes it.
-
-    Returns:
-        Files, sorted.
-    """
-
-    def is_hidden(path: Path) -> bool:
-        return any(part.startswith(".") for part in path.relative_to(folder).parts)
-
-    pictures = (path for path in folder.glob(pattern) if path.suffix.lower() in SUFFIXES)
-    return sorted(path for path in pictures if not is_hidden(path) and not path.is_dir())
