@@ -17,6 +17,7 @@ __all__ = [
     "ExemplarError",
     "FolderError",
     "ImageError",
+    "MaskError",
     "MissingExtraError",
     "ModelError",
     "OutputError",
@@ -73,6 +74,10 @@ class FolderError(RulepatchError, ValueError):
 
 class ExemplarError(RulepatchError, ValueError):
     """An exemplar whose parts are missing or do not fit together."""
+
+
+class MaskError(ImageError, ExemplarError):
+    """A mask that can be read in several ways or in none, or that does not fit its picture."""
 
 
 class EditFileError(RulepatchError, ValueError):

@@ -7,9 +7,10 @@ import io
 import math
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,9 @@ from PIL.PngImagePlugin import PngInfo
 
 from rulepatch.errors import ImageError
 
-__all__ = ["NOTE", "SUFFIXES", "blurred", "composite", "cover", "read_image", "write_image"]
+__all__ = ["NOTE", "SUFFIXES", "blurred", "composite", "cover", "decoded", "read_image", "write_image"]
+
+Decoded = TypeVar("Decoded")
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 """Endings of the files that count as pictures in a folder."""
@@ -37,6 +40,9 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 """How to turn a picture of each EXIF orientation."""
+
+_EXIF = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")
+"""Where PIL looks for an orientation."""
 
 _FILTERS = threading.Lock()
 
@@ -57,15 +63,42 @@ def read_image(source: Path | str | bytes, *, under: str = "white") -> Image.Ima
     Raises:
         ImageError: the file is missing, is no picture, is cut short, or is dangerously large.
     """
-    name = "the picture" if isinstance(source, bytes) else str(source)
+    return decoded(source, lambda image: _to_rgb(image, under))
+
+
+def decoded(source: Path | str | bytes | Image.Image, convert: Callable[[Image.Image], Decoded]) -> Decoded:
+    """What is made of a picture, which is first turned as a person sees it.
+
+    The picture's `info` then says by "turned" which EXIF orientation it had, and holds no orientation any more.
+
+    Args:
+        source: a file, the bytes of one, or an open picture.
+        convert: takes the picture in its own mode.
+
+    Returns:
+        What `convert` returns.
+
+    Raises:
+        ImageError: the file is missing, is no picture, is cut short, or is dangerously large.
+    """
+    name = str(source) if isinstance(source, Path | str) else "the picture"
     try:
-        content = source if isinstance(source, bytes) else Path(source).read_bytes()
-        with _strict_of_size_alone():
-            image = Image.open(io.BytesIO(content))
+        if isinstance(source, Image.Image):
+            image = source
+        else:
+            content = source if isinstance(source, bytes) else Path(source).read_bytes()
+            with _strict_of_size_alone():
+                image = Image.open(io.BytesIO(content))
         image.load()
         with _strict_of_size_alone():
-            turn = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-        return _to_rgb(image if turn is None else image.transpose(turn), under)
+            orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+        if orientation in _UPRIGHT:
+            form, image = image.format, image.transpose(_UPRIGHT[orientation])
+            image.format = form
+            image.info = {key: each for key, each in image.info.items() if key not in _EXIF} | {"turned": orientation}
+        return convert(image)
+    except ImageError:
+        raise
     except FileNotFoundError:
         raise ImageError(f"expected a picture at {name} but there is no such file; check the path") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):

@@ -87,7 +87,9 @@ def test_a_mark_can_be_taken_back(marked):
 
 @pytest.mark.parametrize("size", [(50, 70), (70, 49), (1, 1)])
 def test_a_mask_of_another_size_is_refused(painting, size):
-    with pytest.raises(ExemplarError, match=f"size, 70x50, but got {size[0]}x{size[1]}; paint it on the picture"):
+    with pytest.raises(
+        ExemplarError, match=f"size 70x50 but got {size[0]}x{size[1]}; (paint it on the picture|it looks turned)"
+    ):
         painting.marked(np.ones(size[::-1], np.float32))
     assert painting.marked(np.ones((50, 70), np.float32)).is_marked
 

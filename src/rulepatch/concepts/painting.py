@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from rulepatch.core.moments import KeyStatistics
 from rulepatch.data.folders import Picture
 from rulepatch.errors import ExemplarError, SettingError
 from rulepatch.images import composite
+from rulepatch.masks import read_mask
 from rulepatch.models.classifier import Classifier
 
 __all__ = ["Painting", "mask_by_name", "mask_from_points"]
@@ -67,24 +68,21 @@ class Painting:
         """
         return cls(picture, picture.read())
 
-    def marked(self, mask: NDArray[np.float32] | None, concept: str | None = None) -> Self:
+    def marked(self, mask: Any, concept: str | None = None) -> Self:
         """With the concept marked.
 
         Args:
-            mask: (h, w) of the picture's size, 0..1; None for nothing.
+            mask: of the picture's size, in any form that `read_mask` reads; None for nothing.
             concept: what it marks.
 
         Returns:
             A new painting.
 
         Raises:
-            ExemplarError: the mask is of another size than the picture.
+            MaskError: the mask is of another size than the picture, or can be read in several ways or in none.
         """
-        if mask is not None and mask.shape != self.image.size[::-1]:
-            raise ExemplarError(
-                f"expected a mask of the picture's size, {self.image.width}x{self.image.height}, but got "
-                f"{mask.shape[1]}x{mask.shape[0]}; paint it on the picture itself"
-            )
+        if mask is not None:
+            mask = read_mask(mask, size=self.image.size)
         return replace(self, mask=mask, concept=concept)
 
     def replaced_by(self, texture: Image.Image, name: str) -> Self:

@@ -1,10 +1,10 @@
 """Exemplars, and what a site sees of them: keys, values and the weights of positions."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from rulepatch.core.trace import Route, kind_of
 from rulepatch.digests import digest_of_bytes, digest_of_json
 from rulepatch.errors import ExemplarError, SiteError
 from rulepatch.images import composite, read_image
-from rulepatch.masks import read_mask
+from rulepatch.masks import MaskValue, read_mask
 
 __all__ = ["Exemplar", "Observation", "observe", "position_weights"]
 
@@ -34,7 +34,8 @@ class Exemplar:
     Attributes:
         image: the original, RGB.
         edited: its counterpart in which the concept is replaced, RGB, of the same size.
-        mask: array (h, w), 0..1, 1 where the concept is.
+        mask: array (h, w), float32, 0..1, 1 where the concept is; given in any form that `read_mask` reads: an array or
+            tensor of any type, a PIL picture.
         label: what the picture shows: a class index, class name or WordNet id.
         concept: name of what the mask marks ("road").
         replacement: name of what was put there ("snow").
@@ -42,6 +43,7 @@ class Exemplar:
 
     Raises:
         ExemplarError: sizes differ, or the mask is empty.
+        MaskError: the mask can be read in several ways or in none.
 
     Examples:
         >>> picture, snow = Image.new("RGB", (4, 4), "black"), Image.new("RGB", (9, 9), "white")
@@ -61,15 +63,13 @@ class Exemplar:
     name: str = "the exemplar"
 
     def __post_init__(self) -> None:
-        width, height = self.image.size
-        for part, size in [("mask", self.mask.shape[::-1]), ("edited picture", self.edited.size)]:
-            if tuple(size) != (width, height):
-                raise ExemplarError(
-                    f"expected the {part} of {self.name} to have the picture's size {width}x{height} "
-                    f"but got {'x'.join(map(str, size))}; paint it on the picture itself"
-                )
-        if not np.isfinite(self.mask).all() or self.mask.min() < 0 or self.mask.max() > 1:
-            raise ExemplarError(f"expected the mask of {self.name} to lie in 0..1 but it does not; scale it")
+        if self.edited.size != self.image.size:
+            raise ExemplarError(
+                f"expected the edited picture of {self.name} to have the picture's size {_by(self.image.size)} but got "
+                f"{_by(self.edited.size)}; edit the picture itself, and turn it as the picture is turned"
+            )
+        mask = read_mask(self.mask, size=self.image.size, name=f"the mask of {self.name}")
+        object.__setattr__(self, "mask", mask)
         if self.mask.max() < 0.5:
             raise ExemplarError(
                 f"expected the mask of {self.name} to mark the concept in white but it is empty; paint the concept"
@@ -79,7 +79,7 @@ class Exemplar:
     def painted(
         cls,
         image: Image.Image,
-        mask: NDArray[np.float32],
+        mask: Any,
         replacement: Image.Image,
         *,
         label: int | str | None = None,
@@ -88,7 +88,7 @@ class Exemplar:
 
         Args:
             image: the original, RGB.
-            mask: array (h, w), 0..1, 1 where the concept is.
+            mask: where the concept is, in any form that `read_mask` reads.
             replacement: a texture of any size.
             label: what the picture shows.
 
@@ -98,9 +98,8 @@ class Exemplar:
         Raises:
             ExemplarError: the mask has another size than the picture, or is empty.
         """
-        if mask.shape != image.size[::-1]:
-            return cls(image, image, mask)  # says so
-        return cls(image, composite(image, replacement, mask), mask, label=label)
+        whole = cls(image, image, mask, label=label)
+        return replace(whole, edited=composite(image, replacement, whole.mask))
 
     @classmethod
     def from_files(
@@ -111,20 +110,24 @@ class Exemplar:
         replacement: Path | str | None = None,
         edited: Path | str | None = None,
         label: int | str | None = None,
+        mask_value: MaskValue | None = None,
     ) -> Self:
         """Read an exemplar from files.
 
         Args:
             image: the picture.
-            mask: white where the concept is, of the picture's size.
+            mask: white where the concept is, of the picture's size; or in another form that `read_mask` reads.
             replacement: a texture to paint over the concept; or
             edited: the picture with the concept already replaced.
             label: what the picture shows.
+            mask_value: which colour or number of the mask is the concept, where it has several.
 
         Returns:
             The exemplar.
 
         Raises:
+            ImageError: a file cannot be read.
+            MaskError: the mask can be read in several ways.
             ExemplarError: neither or both of `replacement` and `edited` are given, or the parts do not fit.
         """
         if (replacement is None) == (edited is None):
@@ -132,13 +135,13 @@ class Exemplar:
                 f"expected either a replacement or an edited picture for {image} but got "
                 f"{'neither' if edited is None else 'both'}; give one of them"
             )
-        picture, area = read_image(image), read_mask(mask)
+        picture = read_image(image)
+        area = read_mask(mask, value=mask_value, size=picture.size)
         if edited is not None:
             return cls(picture, read_image(edited), area, label=label, name=str(image))
-        if area.shape != picture.size[::-1]:
-            return cls(picture, picture, area, name=str(image))  # says so
-        painted = composite(picture, read_image(str(replacement)), area)
-        return cls(picture, painted, area, label=label, replacement=Path(str(replacement)).stem, name=str(image))
+        texture = Path(str(replacement))
+        whole = cls(picture, picture, area, label=label, replacement=texture.stem, name=str(image))
+        return replace(whole, edited=composite(picture, read_image(texture), whole.mask))
 
     def digest(self) -> str:
         """Digest of the three pictures' contents.
@@ -393,6 +396,10 @@ def _is_linear(layer: Layer, keys: Tensor) -> bool:
     with torch.no_grad():
         once, doubled = (with_weight(layer, factor * layer.weight.detach())(keys) for factor in (1, 2))
     return torch.allclose(doubled, 2 * once, rtol=1e-2, atol=float(once.abs().max()) * 1e-2)
+
+
+def _by(size: tuple[int, int]) -> str:
+    return f"{size[0]}x{size[1]}"
 
 
 def _double(tensor: Tensor) -> Tensor:

@@ -6,13 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
-
 from rulepatch.core.exemplars import Exemplar
 from rulepatch.data.picture_files import pictures_in
 from rulepatch.errors import ExemplarError
 from rulepatch.images import write_image
+from rulepatch.masks import MaskValue, write_mask
 from rulepatch.text import plural
 
 __all__ = ["read_exemplars", "write_exemplar"]
@@ -25,6 +23,7 @@ def read_exemplars(
     replacement: Path | None = None,
     label: int | str | None = None,
     unedited: bool = False,
+    mask_value: MaskValue | None = None,
 ) -> list[Exemplar]:
     """Read exemplars: folders with `image.*`, `mask.*` and `edited.*`, folders of such folders, or pictures with masks.
 
@@ -34,9 +33,10 @@ def read_exemplars(
         replacement: a texture to paint over the concept, instead of the folders' edited pictures.
         label: what the pictures show, whatever the folders say.
         unedited: nobody needs edited pictures, as when a rule is made from features: the originals stand for them.
+        mask_value: which colour or number of the masks is the concept, where they have several.
 
     Returns:
-        The exemplars, in order, with what their `exemplar.json` says of label, concept and replacement.
+        The exemplars, in order, with what their `exemplar.json` says of label, concept, replacement and mask_value.
 
     Raises:
         ExemplarError: a source is missing or lacks a part, or pictures and masks do not pair.
@@ -53,13 +53,14 @@ def read_exemplars(
         if source.is_file():
             mask = next(mask_of_next)
             edited = source if unedited else None
-            found.append(Exemplar.from_files(source, mask=mask, replacement=replacement, edited=edited, label=label))
+            parts = {"mask": mask, "replacement": replacement, "edited": edited}
+            found.append(Exemplar.from_files(source, **parts, label=label, mask_value=mask_value))
             continue
         if not source.is_dir():
             raise ExemplarError(f"expected an exemplar folder or picture at {source} but there is none; check the path")
         inside = sorted(path for path in source.iterdir() if path.is_dir() and _has_parts(path))
         folders = [source] if _has_parts(source) or not inside else inside
-        found += [_read_exemplar(folder, replacement, label, unedited=unedited) for folder in folders]
+        found += [_read_exemplar(folder, replacement, label, mask_value, unedited=unedited) for folder in folders]
     return found
 
 
@@ -73,7 +74,7 @@ def write_exemplar(exemplar: Exemplar, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     write_image(exemplar.image, folder / "image.png")
     write_image(exemplar.edited, folder / "edited.png")
-    Image.fromarray((exemplar.mask * 255).round().astype(np.uint8)).save(folder / "mask.png")
+    write_mask(exemplar.mask, folder / "mask.png")
     about = {"label": exemplar.label, "concept": exemplar.concept, "replacement": exemplar.replacement}
     text = json.dumps({key: value for key, value in about.items() if value is not None}, indent=2)
     (folder / "exemplar.json").write_text(text + "\n", encoding="utf-8")
@@ -88,7 +89,12 @@ def _has_parts(folder: Path) -> bool:
 
 
 def _read_exemplar(
-    folder: Path, replacement: Path | None, label: int | str | None, *, unedited: bool = False
+    folder: Path,
+    replacement: Path | None,
+    label: int | str | None,
+    mask_value: MaskValue | None,
+    *,
+    unedited: bool = False,
 ) -> Exemplar:
     image, mask, edited = (_part(folder, stem) for stem in ("image", "mask", "edited"))
     edited = image if unedited else edited
@@ -103,6 +109,7 @@ def _read_exemplar(
         replacement=replacement,
         edited=None if replacement is not None else edited,
         label=about.get("label") if label is None else label,
+        mask_value=about.get("mask_value") if mask_value is None else mask_value,
     )
     named = replacement.stem if replacement is not None else about.get("replacement")
     return dataclasses.replace(exemplar, concept=about.get("concept"), replacement=named, name=folder.name)
@@ -117,7 +124,7 @@ def _about(path: Path) -> dict[str, Any]:
         raise ExemplarError(f"expected JSON in {path} but it cannot be read ({error}); mend or remove it") from None
     if not isinstance(about, dict):
         raise ExemplarError(f"expected an object in {path} but got {type(about).__name__}; mend or remove it")
-    for key, kinds in {"label": (int, str), "concept": (str,), "replacement": (str,)}.items():
+    for key, kinds in {"label": (int, str), "concept": (str,), "replacement": (str,), "mask_value": (int, str)}.items():
         if not isinstance(about.get(key), (*kinds, type(None))):
             wanted = " or ".join(kind.__name__ for kind in kinds)
             raise ExemplarError(f"expected {key} in {path} to be {wanted} but got {about[key]!r}; mend or remove it")

@@ -9,7 +9,6 @@ from typing import Any
 from PIL import Image
 
 from rulepatch.concepts.segment import Region, Request, entries_of, regions_of, segmenter
-from rulepatch.concepts.segmenters.checkpoints import size_of
 from rulepatch.data.folders import Picture
 from rulepatch.digests import digest_of_bytes, digest_of_json
 from rulepatch.errors import FolderError, ImageError, SettingError
@@ -75,12 +74,7 @@ class MaskFiles:
         for concept, entries in entries_of(concepts, vocabulary).items():
             found[concept] = []
             for path in filter(None, (self._path(vocabulary[entry], picture.source) for entry in entries)):
-                mask = read_mask(path)
-                if mask.shape != size_of(image):
-                    raise ImageError(
-                        f"expected the mask {path} to have the size of {picture.name}, {image.width}x{image.height}, "
-                        f"but got {mask.shape[1]}x{mask.shape[0]}; paint it on the picture itself"
-                    )
+                mask = read_mask(path, size=image.size)
                 found[concept] += regions_of(mask[None], self.threshold, [1.0])
         return found
 
