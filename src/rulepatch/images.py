@@ -41,9 +41,6 @@ _UPRIGHT = {
 }
 """How to turn a picture of each EXIF orientation."""
 
-_EXIF = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")
-"""Where PIL looks for an orientation."""
-
 _FILTERS = threading.Lock()
 
 
@@ -63,17 +60,17 @@ def read_image(source: Path | str | bytes, *, under: str = "white") -> Image.Ima
     Raises:
         ImageError: the file is missing, is no picture, is cut short, or is dangerously large.
     """
-    return decoded(source, lambda image: _to_rgb(image, under))
+    name = "the picture" if isinstance(source, bytes) else str(source)
+    with _in_sentences(name):
+        return _to_rgb(_upright(_opened(source)), under)
 
 
 def decoded(source: Path | str | bytes | Image.Image, convert: Callable[[Image.Image], Decoded]) -> Decoded:
-    """What is made of a picture, which is first turned as a person sees it.
-
-    The picture's `info` then says by "turned" which EXIF orientation it had, and holds no orientation any more.
+    """What is made of a picture in its own mode, turned as a person sees it.
 
     Args:
         source: a file, the bytes of one, or an open picture.
-        convert: takes the picture in its own mode.
+        convert: takes the picture; its `format` is that of the file.
 
     Returns:
         What `convert` returns.
@@ -81,33 +78,11 @@ def decoded(source: Path | str | bytes | Image.Image, convert: Callable[[Image.I
     Raises:
         ImageError: the file is missing, is no picture, is cut short, or is dangerously large.
     """
-    name = str(source) if isinstance(source, Path | str) else "the picture"
-    try:
-        if isinstance(source, Image.Image):
-            image = source
-        else:
-            content = source if isinstance(source, bytes) else Path(source).read_bytes()
-            with _strict_of_size_alone():
-                image = Image.open(io.BytesIO(content))
-        image.load()
-        with _strict_of_size_alone():
-            orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-        if orientation in _UPRIGHT:
-            form, image = image.format, image.transpose(_UPRIGHT[orientation])
-            image.format = form
-            image.info = {key: each for key, each in image.info.items() if key not in _EXIF} | {"turned": orientation}
-        return convert(image)
-    except ImageError:
-        raise
-    except FileNotFoundError:
-        raise ImageError(f"expected a picture at {name} but there is no such file; check the path") from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise ImageError(
-            f"expected a picture of at most {Image.MAX_IMAGE_PIXELS} pixels but {name} has more; make it smaller"
-        ) from None
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, EOFError, Warning) as error:
-        reason = "it is no picture" if isinstance(error, UnidentifiedImageError) else str(error).rstrip(".")
-        raise ImageError(f"expected a readable picture but got {name} ({reason}); replace the file") from None
+    with _in_sentences(str(source) if isinstance(source, Path | str) else "the picture"):
+        image = source if isinstance(source, Image.Image) else _opened(source)
+        upright = _upright(image)
+        upright.format = image.format
+        return convert(upright)
 
 
 def write_image(image: Image.Image, path: Path) -> None:
@@ -191,12 +166,43 @@ def blurred(mask: NDArray[np.float32], radius: float) -> NDArray[np.float32]:
 
 
 @contextmanager
+def _in_sentences(name: str) -> Iterator[None]:
+    """Say in a sentence why a picture cannot be read."""
+    try:
+        yield
+    except ImageError:
+        raise
+    except FileNotFoundError:
+        raise ImageError(f"expected a picture at {name} but there is no such file; check the path") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise ImageError(
+            f"expected a picture of at most {Image.MAX_IMAGE_PIXELS} pixels but {name} has more; make it smaller"
+        ) from None
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, EOFError, Warning) as error:
+        reason = "it is no picture" if isinstance(error, UnidentifiedImageError) else str(error).rstrip(".")
+        raise ImageError(f"expected a readable picture but got {name} ({reason}); replace the file") from None
+
+
+@contextmanager
 def _strict_of_size_alone() -> Iterator[None]:
     """Make an error of the warning of too many pixels, silence others; one thread at a time, as they share filters."""
     with _FILTERS, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         yield
+
+
+def _opened(source: Path | str | bytes) -> Image.Image:
+    content = source if isinstance(source, bytes) else Path(source).read_bytes()
+    with _strict_of_size_alone():
+        return Image.open(io.BytesIO(content))
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    image.load()
+    with _strict_of_size_alone():
+        turn = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    return image if turn is None else image.transpose(turn)
 
 
 def _to_rgb(image: Image.Image, under: str) -> Image.Image:

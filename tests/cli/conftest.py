@@ -46,6 +46,14 @@ def noise(path: Path, seed: int, tint: int | None = None) -> None:
     Image.fromarray(pixels).save(path)
 
 
+def greened(picture: Path, out: Path) -> None:
+    """The picture with its lower half replaced, as the exemplar's mask has it: the network then calls it green."""
+    pixels = Image.open(picture).copy()
+    pixels.paste((0, 250, 0), (0, 8, 16, 16))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    pixels.save(out)
+
+
 @pytest.fixture(scope="session")
 def world(tmp_path_factory):
     """A folder with a model, its pictures, an exemplar and edits; nobody may change it."""
@@ -57,7 +65,9 @@ def world(tmp_path_factory):
             noise(root / "flat" / f"{name}{i}.png", 10 * label + i, label)
             noise(root / "tests" / str(label) / f"{i}.png", 100 + 10 * label + i, label)
     noise(root / "exemplar" / "image.png", 1000, 0)
-    noise(root / "exemplar" / "edited.png", 1001, 1)
+    greened(root / "exemplar" / "image.png", root / "exemplar" / "edited.png")
+    for i in range(4):
+        greened(root / "tests" / "0" / f"{i}.png", root / "failures" / "red" / f"{i}.png")
     noise(root / "sand.png", 1002, 2)
     mask = Image.new("L", (16, 16))
     mask.paste(255, (0, 8, 16, 16))

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from rulepatch.core import capture, linalg
+from rulepatch.core.agreement import check_agreement
 from rulepatch.core.changes import Change, GateKind, LowRank, WeightChange
 from rulepatch.core.edit import Edit, base_digest
 from rulepatch.core.exemplars import Exemplar, Observation, observe
@@ -167,10 +168,10 @@ def pose(
         The problem.
 
     Raises:
-        ExemplarError: no exemplars are given.
+        ExemplarError: no exemplars are given, or one was edited nowhere or beside its mask.
         SettingError: the rank is too high for a site, or a label is unknown to the model.
     """
-    originals, edited, observations = look(model, exemplars, settings)
+    originals, edited, observations = look(model, exemplars, settings, edited=style is None)
     if style is not None:
         keys = model.inputs(model.preprocess.pixels(cover(style, model.preprocess.input_size[::-1]))[None])
         observations = [seen.with_style(capture.keys_at(model.module, keys, seen.site.path)) for seen in observations]
@@ -205,7 +206,7 @@ def pose(
 
 
 def look(
-    model: Classifier, exemplars: Sequence[Exemplar], settings: Settings
+    model: Classifier, exemplars: Sequence[Exemplar], settings: Settings, *, edited: bool = True
 ) -> tuple[Tensor, Tensor, list[Observation]]:
     """Look at the exemplars through some sites.
 
@@ -213,12 +214,13 @@ def look(
         model: the classifier.
         exemplars: at least one.
         settings: the sites, their value point, and whether the mask counts.
+        edited: whether the edited pictures are looked at, so that they must differ where the masks are.
 
     Returns:
         Model inputs of the original pictures and of the edited ones, (n, 3, height, width), and what each site sees.
 
     Raises:
-        ExemplarError: no exemplars are given.
+        ExemplarError: no exemplars are given, or one was edited nowhere or beside its mask.
         SettingError: a label is unknown to the model.
         SiteError: a site that the model does not have, or that cannot be edited.
     """
@@ -227,13 +229,16 @@ def look(
     for exemplar in exemplars:
         if exemplar.label is not None:
             model.classes.index(exemplar.label)
+        if edited:
+            check_agreement(exemplar, whole_image=settings.whole_image)
     survey = find_sites(model.module, model.example())
     model.logits_of(survey.trace.calls[0].result)  # says so now if the class names do not fit
     sites = [survey.site(path, value_point=settings.value_point) for path in settings.paths]
-    originals, edited, masks = _inputs(model, exemplars)
+    originals, counterparts, masks = _inputs(model, exemplars)
     if settings.whole_image:
         masks = torch.ones_like(masks)
-    return originals, edited, [observe(model.module, site, originals, edited, masks) for site in sites]
+    observations = [observe(model.module, site, originals, counterparts, masks) for site in sites]
+    return originals, counterparts, observations
 
 
 def _inputs(model: Classifier, exemplars: Sequence[Exemplar]) -> tuple[Tensor, Tensor, Tensor]:

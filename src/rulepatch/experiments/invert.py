@@ -226,7 +226,7 @@ def invert(
             f"expected an edit without a gate to rebuild single keys at {site} but it has one; leave out --level key, "
             "or make the edit with --gate none"
         )
-    inputs, _, (seen,) = look(model, exemplars, Settings(site))
+    inputs, _, (seen,) = look(model, exemplars, Settings(site), edited=False)
     options = {"optimiser": optimiser, "steps": steps, "learning_rate": learning_rate}
     states: list[tuple[When, Classifier]] = [("before", model)] if before or edit is None else []
     if edit is not None:

@@ -1,0 +1,215 @@
+"""Whether what changed from a picture to its edited counterpart lies where the mask says."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFilter
+
+from rulepatch.core.exemplars import Exemplar
+from rulepatch.errors import ExemplarError, warn
+
+__all__ = ["Agreement", "Change", "agreement", "check_agreement"]
+
+Map = NDArray[np.float32]
+
+CELLS = 32
+"""Pictures are compared in cells, as many along the short side: compression hardly changes the mean of a cell."""
+
+NOISE = 16.0
+"""What strong JPEG compression changes of the channels of a pixel, of 255; in larger cells in proportion less."""
+
+SLIGHT = 0.5
+"""What rounding may change of a cell's mean where nothing was compressed."""
+
+UNTOUCHED = 0.3
+"""Share of the cells that are the same to the bit from which nothing was compressed."""
+
+OTHER = "is it the edited counterpart of another picture?"
+
+TINY = 0.1
+"""Share of the mask that must have changed."""
+
+WHOLE = 0.98
+"""Share of the picture from which a mask is one of everything."""
+
+TURNS: Mapping[str, Callable[[NDArray[Any]], NDArray[Any]]] = {
+    "mirrored": lambda map_: map_[:, ::-1],
+    "turned upside down": lambda map_: map_[::-1],
+    "turned by 180 degrees": lambda map_: map_[::-1, ::-1],
+    "turned by 90 degrees to the left": lambda map_: np.rot90(map_),
+    "turned by 90 degrees to the right": lambda map_: np.rot90(map_, -1),
+    "transposed": lambda map_: map_.swapaxes(0, 1),
+    "turned by 180 degrees and transposed": lambda map_: map_[::-1, ::-1].swapaxes(0, 1),
+}
+"""What EXIF orientations 2 to 8 do to a picture."""
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far a change and a mask agree. What changed by a quarter of what is usual in the mask counts as changed.
+
+    Attributes:
+        share: of the change that lies in the mask or at its edge, 0..1.
+        beside: share of what is beside the mask that changed, 0..1.
+        covered: share of the mask that changed, 0..1.
+    """
+
+    share: float
+    beside: float
+    covered: float
+
+    @property
+    def holds(self) -> bool:
+        """Whether the mask may be right: most of the change lies in it, and most of what is beside it did not change."""
+        return self.share >= 0.5 and self.beside <= 0.5
+
+    @property
+    def is_close(self) -> bool:
+        """Whether the mask is plainly right."""
+        return self.share >= 0.8 and self.beside <= 0.25
+
+    @property
+    def overlap(self) -> float:
+        """Of change and mask, 0..1."""
+        return self.share * self.covered
+
+
+def agreement(change: Map, mask: Map) -> Agreement:
+    """Compare a change with a mask.
+
+    Args:
+        change: how much changed, (h, w), 0 or more.
+        mask: of the same shape, 0..1. What is next to it counts as its edge: neither in it nor beside it.
+
+    Returns:
+        How far they agree.
+
+    Examples:
+        >>> change, mask = np.zeros((8, 8), np.float32), np.zeros((8, 8), np.float32)
+        >>> change[4:], mask[4:] = 9, 1
+        >>> agreement(change, mask)
+        Agreement(share=1.0, beside=0.0, covered=1.0)
+        >>> agreement(change, mask[::-1]).holds
+        False
+    """
+    widened = Image.fromarray(np.ascontiguousarray(mask * 255, np.uint8)).filter(ImageFilter.MaxFilter(3))
+    edged = np.asarray(widened, np.float64) / 255
+    changed = change > _mean(change, mask) / 4
+    return Agreement(_mean(edged, change * changed), _mean(changed, 1 - edged), _mean(changed, mask))
+
+
+def _mean(values: NDArray[Any], weights: NDArray[Any]) -> float:
+    """The weighted mean, 0 where there is no weight."""
+    whole = float(weights.sum(dtype=np.float64))
+    return float((values * weights).sum(dtype=np.float64)) / whole if whole else 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class Change:
+    """How much of a picture changed, cell by cell.
+
+    Attributes:
+        cells: the change of each cell's mean, (h, w), 0..255, without what compression does everywhere.
+        noise: how far the mean of a cell may differ by compression alone.
+        raw: the change with what compression does.
+    """
+
+    cells: Map
+    noise: float
+    raw: Map
+
+    @classmethod
+    def between(cls, image: Image.Image, edited: Image.Image) -> Self:
+        """Compare two pictures of one size.
+
+        Returns:
+            The change.
+
+        Examples:
+            >>> grey, red = Image.new("RGB", (64, 64), "grey"), Image.new("RGB", (64, 64), "red")
+            >>> Change.between(grey, red).is_nothing(), Change.between(grey, grey).is_nothing()
+            (False, True)
+        """
+        side = _side(image.size)
+        before, after = (np.asarray(each.convert("RGB").reduce(side), np.float32) for each in (image, edited))
+        raw = np.abs(after - before).mean(axis=2)
+        if (raw == 0).mean() >= UNTOUCHED:
+            return cls(raw, SLIGHT, raw)
+        usual = min(3 * float(np.quantile(raw, 0.25)), NOISE / side)
+        return cls(np.maximum(raw - usual, 0), NOISE / side, raw)
+
+    def is_nothing(self) -> bool:
+        """Whether compression may have made all of it."""
+        return bool(self.raw.mean() <= self.noise and self.raw.max() <= 5 * self.noise)
+
+
+def check_agreement(exemplar: Exemplar, *, whole_image: bool = False) -> None:
+    """Refuse an exemplar whose image, edited picture and mask contradict each other.
+
+    Args:
+        exemplar: one whose edited picture shows something else in the concept's place.
+        whole_image: whether the whole picture counts, whatever the mask says.
+
+    Raises:
+        ExemplarError: nothing was edited, or what was edited lies beside the mask.
+    """
+    name, change = exemplar.name, Change.between(exemplar.image, exemplar.edited)
+    mask = np.asarray(Image.fromarray(exemplar.mask, mode="F").reduce(_side(exemplar.image.size)))
+    if change.is_nothing():
+        raise ExemplarError(
+            f"expected the edited picture of {name} to show something in the concept's place but it is the picture "
+            "itself; give the edited one, or a texture as the replacement"
+        )
+    if whole_image:
+        return
+    found = agreement(change.cells, mask)
+    if not found.is_close:
+        fitting = _what_fits(exemplar, change.cells, mask)
+        told = f"{name} to be edited where its mask is but {_told(found)}"
+        if not found.holds:
+            raise ExemplarError(f"expected {told}; {fitting or f'{OTHER}: give the mask of what was edited'}")
+        if fitting or found.beside > 0.25:
+            warn(f"expected {told}; {fitting or OTHER}")
+    elif exemplar.mask.mean() >= WHOLE:
+        warn(
+            f"the mask of {name} covers the whole picture, so the rule is of everything in it; mark the concept alone, "
+            "or say whole_image=True if that is meant"
+        )
+    elif found.covered < TINY:
+        warn(
+            f"only {found.covered:.0%} of what the mask of {name} covers was edited, yet all of it counts as the "
+            "concept; mark the concept alone"
+        )
+
+
+def _told(found: Agreement) -> str:
+    if found.share < 0.8:
+        return f"{1 - found.share:.0%} of what changed lies beside it"
+    return f"{found.beside:.0%} of what is beside it changed as well"
+
+
+def _what_fits(exemplar: Exemplar, change: Map, mask: Map) -> str:
+    """What to do to the mask or the edited picture so that they fit; nothing if none is known."""
+    trials = {"inverted": 1 - mask} | {how: turn(mask) for how, turn in TURNS.items()}
+    found = {how: agreement(change, trial) for how, trial in trials.items() if trial.shape == change.shape}
+    best = max((each.overlap for each in found.values() if each.is_close), default=0.0)
+    fitting = [how for how, each in found.items() if each.is_close and each.overlap >= best - 0.05]
+    if fitting:
+        why = ""
+        if set(fitting) & set(TURNS):
+            why = ": was it drawn on the picture as the camera stored it, before its EXIF orientation turned it?"
+        return f"the mask fits if it is {' or '.join(fitting)}{why}"
+    for how, turn in TURNS.items():
+        edited = Image.fromarray(np.ascontiguousarray(turn(np.asarray(exemplar.edited.convert("RGB")))))
+        if edited.size == exemplar.image.size:
+            again = agreement(Change.between(exemplar.image, edited).cells, mask)
+            if again.is_close:
+                return f"the edited picture fits if it is {how}: was its EXIF orientation lost?"
+    return ""
+
+
+def _side(size: tuple[int, int]) -> int:
+    return max(1, min(size) // CELLS)
