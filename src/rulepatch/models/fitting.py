@@ -42,7 +42,7 @@ def fits(names: Iterable[str], entries: Sequence[Entry]) -> list[Fit]:
         entries: of the checkpoint.
 
     Returns:
-        Those with most pairs first, and then those with fewest others below their place.
+        Those with most pairs first, down to half as many, and then those with fewest others below their place.
 
     Examples:
         >>> saved = [Entry(f"net.{name}", "", None) for name in ("0.module.weight", "0.module.bias", "epoch")]
@@ -55,12 +55,14 @@ def fits(names: Iterable[str], entries: Sequence[Entry]) -> list[Fit]:
     roots = [own]
     while len(roots[-1]) == 1 and None not in roots[-1]:  # the network itself is in a wrapper
         roots.extend(roots[-1].values())
-    best: dict[frozenset[str], Fit] = {}
+    best: dict[frozenset[str], tuple[str, dict[str, Entry]]] = {}
     for root in reversed(roots):
         for place, branch in found:  # of places that lead to the same pairs, the innermost of the whole network is kept
-            if pairs := _pairs(root, branch):
-                best[frozenset(entry.name for entry in pairs.values())] = _fit(place, pairs, entries)
-    return sorted(best.values(), key=lambda fit: (-len(fit.pairs), len(fit.extra)))
+            pairs = _pairs(root, branch)
+            best[frozenset(entry.name for entry in pairs.values())] = place, pairs
+    most = max(len(pairs) for _, pairs in best.values())
+    good = [_fit(place, pairs, entries) for place, pairs in best.values() if 2 * len(pairs) >= max(most, 1)]
+    return sorted(good, key=lambda fit: (-len(fit.pairs), len(fit.extra)))
 
 
 def _fit(place: str, pairs: Mapping[str, Entry], entries: Sequence[Entry]) -> Fit:
@@ -107,7 +109,7 @@ def _pairs(own: Tree, found: Tree) -> dict[str, Entry]:
             rest[part] = branch
     if rest:
         inside = [_pairs(rest, branch) for part, branch in found.items() if _may_wrap(part) and part not in own]
-        if len(own) == 1 and _may_wrap(next(iter(rest))):
+        if len(own) == 1 and all(_may_wrap(part) and None not in branch for part, branch in rest.items()):
             inside.append(_pairs(next(iter(rest.values())), found))
         most: dict[str, Entry] = max(inside, key=len, default={})
         pairs |= most

@@ -40,8 +40,8 @@ _TRAINING = re.compile(
 )
 """Names of what stands beside a network for its training alone."""
 
-_COMPUTED = re.compile(r"(^|[._])(index|mask|ids|coords_table)$")
-"""Names of buffers that constructors compute, such as `relative_position_index`: some versions save them."""
+_COMPUTED = re.compile(r"(^|\.)(relative_position_index|relative_coords_table|attn_mask|position_ids)$")
+"""Names of buffers that constructors compute, which some versions of a library save and others do not."""
 
 
 def load_weights(module: nn.Module, path: Path, translate: Translate | None = None) -> None:
@@ -158,7 +158,7 @@ class _Network:
         misshapen = [
             (key, tuple(self.own[key].shape), tuple(entry.value.shape))
             for key, entry in fit.pairs.items()
-            if _has_shape(self.own[key]) and _has_shape(entry.value) and self.own[key].shape != entry.value.shape
+            if _has_shape(self.own[key]) and _has_shape(entry.value) and not _alike(self.own[key], entry.value)
         ]
         if misshapen:
             return _misshapen(misshapen, path)
@@ -354,6 +354,10 @@ def _kind(value: Any) -> str:
     if value.is_complex():
         return "complex numbers"
     return "real numbers" if value.is_floating_point() else "whole numbers"
+
+
+def _alike(own: Tensor, value: Tensor) -> bool:
+    return own.shape == value.shape or (own.ndim == 0 and value.shape == (1,))  # as torch 0.3 wrote single numbers
 
 
 def _has_shape(value: Any) -> bool:
