@@ -2,7 +2,6 @@
 
 import argparse
 import collections
-import copy
 import itertools
 import json
 import os
@@ -18,7 +17,6 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
-from torch.optim.swa_utils import AveragedModel
 
 from rulepatch.errors import RulepatchWarning, WeightsError
 from rulepatch.models.checkpoints import read_checkpoint, read_state
@@ -214,17 +212,13 @@ def test_prefixes_in_any_order_within_any_container_are_taken_off(seed, suffix, 
     assert same(net, state), prefix
 
 
-@pytest.mark.parametrize("wrap", [nn.DataParallel, torch.compile, AveragedModel, nn.Sequential, copy.deepcopy])
+@pytest.mark.parametrize("wrap", [nn.DataParallel, nn.Sequential, pytest.param(torch.compile, marks=pytest.mark.slow)])
 def test_a_network_in_a_wrapper_takes_the_weights_of_the_network(wrap, tmp_path):
     net = PlaygroundNetwork(classes=5)
     state = trained(net, 3)
     torch.save({"model": state}, tmp_path / "w.pth")
     wrapped = wrap(net)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore" if wrap is AveragedModel else "error")  # it has a count of its own
-        if wrap is AveragedModel:
-            wrapped = wrapped.module
-        load_weights(wrapped, tmp_path / "w.pth")
+    load_weights(wrapped, tmp_path / "w.pth")
     assert all(torch.equal(a, b) for a, b in zip(wrapped.state_dict().values(), state.values(), strict=True))
 
 
@@ -583,6 +577,20 @@ def test_numbers_of_a_sequence_are_no_wrappers(tmp_path):
         torch.save(other.state_dict(), tmp_path / "w.pth")
         with pytest.raises(WeightsError, match=r"fc\.(1\.)?weight.*fc\.(1\.)?weight"):
             load_weights(one, tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize("at", [0, 1])
+def test_one_part_of_a_sequence_is_not_taken_for_the_network(at, tmp_path):
+    net, further = PlaygroundNetwork(classes=5), nn.Linear(5, 5)
+    torch.save(nn.Sequential(*([net, further] if at == 0 else [further, net])).state_dict(), tmp_path / "w.pth")
+    with pytest.raises(WeightsError, match=rf"lacks 0 .* 2 others \(such as {1 - at}\.weight, {1 - at}\.bias\)"):
+        load_weights(net, tmp_path / "w.pth")
+
+
+def test_another_protocol_of_pickles_is_named(tmp_path):
+    torch.save(nn.Linear(2, 3).state_dict(), tmp_path / "w.pth", pickle_protocol=4)
+    with pytest.raises(WeightsError, match=r"w\.pth was pickled with another; save it again"):
+        load_weights(nn.Linear(2, 3), tmp_path / "w.pth")
 
 
 # Other files

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from rulepatch.errors import WeightsError
 from rulepatch.models.foreign_files import what_else
+from rulepatch.text import plural
 
 __all__ = ["Checkpoint", "Entry", "read_checkpoint", "read_state"]
 
@@ -177,15 +178,18 @@ def _load(path: Path) -> Any:
 
 
 def _refusal(path: Path, error: Exception) -> str:
-    refused = _GLOBAL.search(str(error))
-    if refused is None:
+    """Why the restricted unpickler gave up, in a sentence."""
+    text = str(error)
+    if "Unsupported operand" in text:
         return (
-            f"expected a state dict of tensors but {path} is none, or holds other objects ({type(error).__name__}), "
-            "which are never loaded; save model.state_dict() instead"
+            f"expected a file in torch.save's own protocol but {path} was pickled with another; save it again without "
+            "pickle_protocol"
         )
-    what = f"an object of {refused[1]} (a whole model, or something beside its weights)"
-    if ".distributed." in refused[1]:
-        what = f"shards of tensors that lie on several devices ({refused[1]})"
+    what = f"other objects ({type(error).__name__})"
+    if refused := _GLOBAL.search(text):
+        what = f"an object of {refused[1]} (a whole model, or something beside its weights)"
+    elif "DTensor" in text:
+        what = "shards of tensors that lie on several devices (DTensor)"
     return (
         f"expected a state dict of tensors but {path} holds {what}, and objects are never loaded, as they can run "
         "code; open it where it was made, if you trust it, and save model.state_dict() alone"
@@ -261,15 +265,12 @@ def _tensor(value: Any) -> Any:
 def _contents(loaded: Any, entries: Sequence[Entry]) -> str:
     """What stands at the top of a file, in few words."""
     here = [entry.name for entry in entries if not entry.place and isinstance(entry.value, Tensor)]
-    words = [f"{_tensors(len(here))} ({', '.join(here[:3])}{', …' if len(here) > 3 else ''})"] if here else []
-    for key in loaded if isinstance(loaded, Mapping) else map(str, range(len(loaded))):
-        below = [entry for entry in entries if entry.name.startswith(f"{key}.") and entry.place]
-        count = sum(isinstance(entry.value, Tensor) for entry in below)
-        if str(key) not in here:
-            words.append(f"{key} ({_tensors(count)})" if count else str(key))
-    more = f" and {len(words) - 8} more" if len(words) > 8 else ""
-    return ", ".join(word[:80] for word in words[:8]) + more or "nothing"
-
-
-def _tensors(count: int) -> str:
-    return f"{count} tensor" if count == 1 else f"{count} tensors"
+    words = [f"{plural(len(here), 'tensor')} ({', '.join(here[:3])}{', …' if len(here) > 3 else ''})"] if here else []
+    items, at_top = loaded.items() if isinstance(loaded, Mapping) else enumerate(loaded), set(here)
+    others = [(f"{key}", value) for key, value in items if str(key) not in at_top]
+    for key, value in others[:8]:
+        below = (entry.value for entry in entries if entry.name.startswith(f"{key}.")) if _has_names(value) else ()
+        count = sum(isinstance(each, Tensor) for each in below)
+        words.append(f"{key} ({plural(count, 'tensor')})" if count else key)
+    more = f" and {len(others) - 8} more" if len(others) > 8 else ""
+    return ", ".join(word if len(word) <= 120 else f"{word[:119]}…" for word in words) + more or "nothing"

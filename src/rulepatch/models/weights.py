@@ -1,7 +1,7 @@
 """Weights into a network and out of it again: which tensors of a checkpoint are the network's, or why they are not."""
 
 import re
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -147,7 +147,8 @@ class _Network:
         """Why a fit is not the network's weights, in one sentence; nothing if it is."""
         path = checkpoint.path
         missing = [key for key in self.own if key not in fit.pairs and not self._optional(key, fit)]
-        unknown = [entry for entry in fit.extra if not self._harmless(entry, fit.place)]
+        others = fit.beside if missing else _other_layers(fit)
+        unknown = [entry for entry in (*fit.extra, *others) if not self._harmless(entry, fit.place)]
         if missing or unknown:
             shards = "; it is one of several files, name their .index.json" if _is_shard(path) else ""
             return (
@@ -169,13 +170,14 @@ class _Network:
 
     def load(self, fit: Fit, checkpoint: Checkpoint) -> None:
         """Pour the tensors of a fit into the network."""
-        state = {key: _dense(entry.value) for key, entry in fit.pairs.items()}
+        state = OrderedDict((key, _dense(entry.value)) for key, entry in fit.pairs.items())
+        vars(state)["_metadata"] = getattr(self.own, "_metadata", None)  # versions of the layers, as some ask for them
+        assign = any(isinstance(value, Tensor) and value.is_meta for value in self.own.values())  # nowhere to copy to
+        if assign:
+            for key, value in state.items():
+                state[key] = value.to(self.own[key].dtype) if isinstance(value, Tensor) else value
         try:
-            if any(isinstance(value, Tensor) and value.is_meta for value in self.own.values()):  # no place to copy to
-                state = {key: value.to(self.own[key].dtype) for key, value in state.items()}
-                self.module.load_state_dict(state, strict=False, assign=True)
-            else:
-                self.module.load_state_dict(state, strict=False)
+            self.module.load_state_dict(state, strict=False, assign=assign)
         except Exception as error:  # of modules that read their state themselves
             raise WeightsError(
                 f"expected weights that {self.name} takes but it refused those of {checkpoint.path} "
@@ -320,6 +322,15 @@ def _unusable(own: Any, entry: Entry) -> tuple[str, str, str] | None:
         kinds = [f"{_kind(each)} ({str(each.dtype).removeprefix('torch.')})" for each in (own, value)]
         return kinds[0], kinds[1], "one is never turned into the other: save the weights as the network holds them"
     return None
+
+
+def _other_layers(fit: Fit) -> list[Entry]:
+    """What is learned before or after a network that is one part of a sequence: its output depends on that."""
+    sequence, _, number = fit.place.rpartition(".")
+    if not number.isdigit():
+        return []
+    layer = re.compile(rf"{re.escape(sequence)}{sequence and '[.]'}[0-9]+[.](.*[.])?(weight|bias)")
+    return [entry for entry in fit.beside if layer.fullmatch(entry.name)]
 
 
 def _sound(entry: Entry, path: Path) -> Tensor:
