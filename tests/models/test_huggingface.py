@@ -9,7 +9,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from rulepatch.core.sites import find_sites
-from rulepatch.errors import MissingExtraError, ModelError, WeightsError
+from rulepatch.errors import MissingExtraError, ModelError, RulepatchWarning, WeightsError
 from rulepatch.models.huggingface import read_processor
 from rulepatch.models.preprocess import Preprocess
 from rulepatch.models.registry import build, load_model, load_skeleton, save_weights
@@ -102,6 +102,23 @@ def test_local_weights_go_by_the_names_of_the_network_and_by_those_they_were_pub
             assert tensor.dtype == torch.float32
 
 
+def test_published_names_are_found_in_the_containers_and_wrappers_of_training(hf_folder, tmp_path):
+    folder = hf_folder("vit")
+    own = load_model(f"hf/{folder}").module.state_dict()
+    published = load_file(folder / "model.safetensors")
+    wrapped = {f"model.module.{key}": tensor for key, tensor in published.items()}
+    torch.save({"epoch": 2, "state_dict": {**wrapped, "criterion.weight": torch.ones(3)}}, tmp_path / "last.ckpt")
+    loaded = load_model(f"hf/{folder}", weights=tmp_path / "last.ckpt").module.state_dict()
+    assert all(torch.equal(tensor, own[key]) for key, tensor in loaded.items())
+    shifted = {key: tensor + 1 for key, tensor in published.items()}
+    torch.save({"state_dict": published, "state_dict_ema": shifted}, tmp_path / "both.pth")
+    with pytest.warns(RulepatchWarning, match=r"took state_dict and not state_dict_ema"):
+        loaded = load_model(f"hf/{folder}", weights=tmp_path / "both.pth").module.state_dict()
+    assert all(torch.equal(tensor, own[key]) for key, tensor in loaded.items())
+    loaded = load_model(f"hf/{folder}", weights=f"{tmp_path / 'both.pth'}::state_dict_ema").module.state_dict()
+    assert all(torch.equal(tensor, own[key] + 1) for key, tensor in loaded.items())
+
+
 def test_networks_of_timm_behind_transformers(tmp_path, picture):
     config = {"architecture": "test_vit", "num_classes": 1000, "pretrained_cfg": {"input_size": [3, 160, 160]}}
     (tmp_path / "config.json").write_text(json.dumps(config))
@@ -123,6 +140,10 @@ WRONG = {
     "a deeper network": (
         lambda state: {**state, "vit.encoder.layer.2.output.dense.bias": torch.ones(16)},
         r"has 1 others \(such as vit",
+    ),
+    "whole numbers": (
+        lambda state: {key: tensor.char() if key.endswith("dense.weight") else tensor for key, tensor in state.items()},
+        r"dense\.weight as real numbers .*whole numbers \(int8\)",
     ),
     "another network": (lambda state: {"conv1.weight": torch.ones(3)}, "lacks"),
     "nothing": (lambda state: {}, "lacks"),

@@ -209,6 +209,21 @@ def test_a_classifier_that_was_saved_is_loaded_again_without_its_text_tower(name
     assert not any(key.startswith(("text", "transformer", "token")) for key in again.module.state_dict())
 
 
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.module."])
+def test_a_checkpoint_of_open_clips_training_is_read(prefix, model_file, tmp_path):
+    state = state_of(whole("tiny-ViT"))
+    save_file(state, tmp_path / "clip.safetensors")
+    expected = load_model(model_file("open_clip/tiny-ViT"), weights=tmp_path / "clip.safetensors").module.state_dict()
+    wrapped = {prefix + key: tensor for key, tensor in state.items()}
+    optimiser = {"state": {0: {"step": torch.ones(1), "exp_avg": torch.ones(3)}}, "param_groups": [{"lr": 0.1}]}
+    torch.save(
+        {"epoch": 3, "name": "run", "state_dict": wrapped, "optimizer": optimiser, "scaler": {}},
+        tmp_path / "epoch_3.pt",
+    )
+    loaded = load_model(model_file("open_clip/tiny-ViT"), weights=tmp_path / "epoch_3.pt").module.state_dict()
+    assert all(torch.equal(tensor, expected[key]) for key, tensor in loaded.items())
+
+
 def test_the_text_tower_is_not_kept(clips, tmp_path, monkeypatch):
     save_file(state_of(whole("tiny-ViT")), tmp_path / "clip.safetensors")
     monkeypatch.setattr(open_clip, "OPENAI_IMAGENET_TEMPLATES", ("{}",))

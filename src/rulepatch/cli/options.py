@@ -58,7 +58,13 @@ ModelName = Annotated[
         "FILE.toml",
     ),
 ]
-Weights = Annotated[Path | None, typer.Option(help="Local weights instead of the model's own.")]
+Weights = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE|FILE::KEY",
+        help="Local weights instead of the model's own; KEY names those wanted of a checkpoint that holds several.",
+    ),
+]
 Dask = Annotated[
     str | None,
     typer.Option(metavar="ADDRESS|local", help="Workers of a Dask cluster; one that you trust, it has no passwords."),

@@ -2,38 +2,35 @@
 
 import importlib
 import warnings
-import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_model
-from torch import Tensor, nn
+from torch import nn
 
-from rulepatch.errors import ModelError, SettingError, WeightsError, nearest
-from rulepatch.files import atomic_path
+from rulepatch.errors import ModelError, SettingError, nearest
+from rulepatch.models.checkpoints import read_state
 from rulepatch.models.classes import Classes
 from rulepatch.models.classifier import Classifier
 from rulepatch.models.preprocess import Preprocess
+from rulepatch.models.weights import Translate, load_weights, refuse_unsound, save_weights
 
 __all__ = [
     "Request",
     "Source",
     "Sourced",
+    "Translate",
     "load_model",
     "load_skeleton",
+    "load_weights",
     "placed",
     "read_state",
     "save_weights",
     "source",
     "sources",
 ]
-
-
-Translate = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -116,7 +113,8 @@ def load_model(name: str, *, weights: Path | str | None = None, device: str | to
     Args:
         name: `torchvision/NAME`, `timm/NAME`, `hf/NAME`, `open_clip/NAME`, `places365/NAME`, `playground`,
             `FILE.py:FUNCTION` or a model file `FILE.toml`.
-        weights: local weights (safetensors, or a state dict without other objects) instead of the source's own.
+        weights: a local file of weights (safetensors, or what `torch.save` wrote) instead of the source's own;
+            `FILE::KEY` for those under one key of a checkpoint that holds several, such as `last.pth::state_dict_ema`.
         device: where to put it; the CPU if None.
 
     Returns:
@@ -137,7 +135,7 @@ def load_model(name: str, *, weights: Path | str | None = None, device: str | to
     if weights is not None:
         load_weights(given.module, Path(weights), given.translate)
     model = _classifier(name, given)
-    _refuse_nan(model.module, str(weights or name))
+    refuse_unsound(model.module, str(weights or name))
     placed(model.module.eval().requires_grad_(False), device)
     return model
 
@@ -222,108 +220,3 @@ def _classifier(name: str, given: Sourced) -> Classifier:
             f"expected {name} to come with its {missing} but it has none; write a model file (FILE.toml) that gives it"
         )
     return Classifier(given.module, given.preprocess, given.classes, given.name or name)
-
-
-def load_weights(module: nn.Module, path: Path, translate: Translate | None = None) -> None:
-    """Load a state dict from a local file into a network.
-
-    Args:
-        module: the network; unchanged if anything is wrong.
-        path: safetensors, or what `torch.save` wrote of a state dict. Nothing but tensors is ever unpickled.
-        translate: makes the network's state dict out of the file's.
-
-    Raises:
-        WeightsError: the file is missing or damaged, or its tensors do not fit the network.
-    """
-    state = read_state(path)
-    own = module.state_dict()
-    if not own.keys() & state.keys():  # training on several devices puts a name before all others
-        state = {key.removeprefix("module."): tensor for key, tensor in state.items()}
-    if translate is not None:
-        state = dict(translate(state))
-    given = {own[key].data_ptr() for key in own.keys() & state.keys()}
-    optional = {key for key in own if key.endswith("num_batches_tracked") or own[key].data_ptr() in given}
-    missing, unknown = own.keys() - state.keys() - optional, state.keys() - own.keys()
-    if missing or unknown:
-        raise WeightsError(
-            f"expected the weights of {type(module).__name__} but {path} lacks {len(missing)} of its tensors "
-            f"and has {len(unknown)} others (such as {min(missing or unknown)}); name the right architecture or file"
-        )
-    for key, tensor in state.items():
-        if tensor.shape != own[key].shape:
-            raise WeightsError(
-                f"expected {key} of shape {tuple(own[key].shape)} but {path} has {tuple(tensor.shape)}; "
-                "name the right architecture or file"
-            )
-    module.load_state_dict(state, strict=False)
-
-
-def save_weights(module: nn.Module, path: Path) -> None:
-    """Write a network's state dict to a safetensors file, whole or not at all.
-
-    Args:
-        module: the network.
-        path: the file.
-
-    Raises:
-        OutputError: its folder does not exist, or it is a folder itself.
-    """
-    with atomic_path(path) as unfinished:
-        save_model(module, str(unfinished))
-
-
-def read_state(path: Path) -> dict[str, Tensor]:
-    """Read a state dict from a local file: safetensors, or what `torch.save` wrote. Nothing but tensors is unpickled.
-
-    Args:
-        path: the file.
-
-    Returns:
-        The tensors by name, on the CPU.
-
-    Raises:
-        WeightsError: the file is missing or damaged, or holds anything but a state dict of tensors.
-    """
-    if not path.is_file():
-        raise WeightsError(f"expected weights at {path} but there is no such file; check the path")
-    if _is_program(path):
-        raise WeightsError(
-            f"expected a state dict of tensors but {path} is a TorchScript archive, a program, and is not run; "
-            "save the state_dict() of what torch.jit.load makes of it instead"
-        )
-    try:
-        with path.open("rb") as file:
-            begins_like_safetensors = file.read(9).endswith(b"{")
-        if begins_like_safetensors or path.suffix == ".safetensors":
-            return load_file(path)
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, KeyError, AttributeError) as error:
-        raise WeightsError(
-            f"expected a readable weights file but {path} is damaged ({error}); get a sound copy"
-        ) from None
-    except Exception as error:  # the unpickler's refusals have no common type
-        raise WeightsError(
-            f"expected a state dict of tensors but {path} is none, or holds other objects ({type(error).__name__}), "
-            "which are never loaded; save model.state_dict() instead"
-        ) from None
-    for key in ("state_dict", "model_state_dict", "model"):
-        loaded = loaded.get(key, loaded) if isinstance(loaded, Mapping) else loaded
-    if not isinstance(loaded, Mapping) or not all(isinstance(value, Tensor) for value in loaded.values()):
-        raise WeightsError(
-            f"expected a state dict of tensors in {path} but got something else; save model.state_dict()"
-        )
-    return {str(key): value for key, value in loaded.items()}
-
-
-def _is_program(path: Path) -> bool:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return any(name.endswith("/constants.pkl") for name in archive.namelist())  # as torch itself tells them
-    except (OSError, ValueError, zipfile.BadZipFile):
-        return False
-
-
-def _refuse_nan(module: nn.Module, name: str) -> None:
-    for key, tensor in module.state_dict().items():
-        if tensor.is_floating_point() and not tensor.isfinite().all():
-            raise WeightsError(f"expected finite weights but {key} of {name} holds NaN or infinity; get a sound copy")
