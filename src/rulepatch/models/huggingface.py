@@ -16,7 +16,8 @@ from rulepatch.models.classes import Classes
 from rulepatch.models.preprocess import MODES, Interpolation, Preprocess
 from rulepatch.models.registry import Request, Sourced, Translate, source
 from rulepatch.models.timm_models import imagenet_classes, preprocess_of
-from rulepatch.models.transforms import Affine, Tried, first_that_repeats, guesses, probe
+from rulepatch.models.transform_steps import Affine
+from rulepatch.models.transforms import Tried, first_that_repeats, guesses, probe
 
 __all__ = ["quiet", "read_processor", "transformers_library"]
 

@@ -5,9 +5,8 @@ is taken on trust: a transform's steps only say which settings are worth trying,
 of many sizes are what it is read as.
 """
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from functools import cached_property
 from itertools import product
 from typing import Any, NoReturn, get_args
 
@@ -19,30 +18,15 @@ from torchvision.transforms import functional as TF
 
 from rulepatch.errors import ModelError, SettingError, reason_of
 from rulepatch.models.preprocess import MODES, Interpolation, Mode, OddMargins, Preprocess
+from rulepatch.models.transform_steps import Affine, Steps
 
-__all__ = ["Affine", "Tried", "first_that_repeats", "guesses", "probe", "read", "repeats"]
-
-Affine = tuple[tuple[float, ...], tuple[float, ...]]
-"""A mean and a std for each channel."""
+__all__ = ["Tried", "first_that_repeats", "guesses", "probe", "read", "repeats"]
 
 TOLERANCE = 0.75 / 255
 """Mean absolute difference of pixels, 0..1, up to which two resizes only round differently."""
 
 USUAL_SCALES = (1.0, 256 / 224, 1 / 0.875, 1 / 0.9, 1 / 0.95)
 """Short side before the crop, as a multiple of the input's, where a transform does not say."""
-
-_RESIZES, _CROPS = {"Resize", "ResizeKeepRatio"}, {"CenterCrop"}
-_SEVERAL, _PADS = {"FiveCrop", "TenCrop"}, {"Pad", "CenterCropOrPad", "LetterBox"}
-_TRAINING = {
-    "AugMix", "AugMixAugment", "AutoAugment", "ColorJitter", "CutMix", "ElasticTransform", "GaussianNoise", "MixUp",
-    "RandAugment", "ScaleJitter", "TrivialAugmentWide",
-}  # fmt: skip
-_TO_TENSOR = {"MaybePILToTensor", "MaybeToTensor", "PILToTensor", "ToImage", "ToImageTensor", "ToTensor"}
-_UNDERSTOOD = {
-    *_RESIZES, *_CROPS, *_TO_TENSOR, "ConvertDtype", "ConvertImageDtype", "Grayscale", "Identity",
-    "ImageClassification", "MaybeConvertMode", "Normalize", "RGB", "ToDtype", "ToPILImage", "ToPureTensor",
-    "_convert_image_to_rgb",
-}  # fmt: skip
 
 
 class Tried:
@@ -66,7 +50,8 @@ class Tried:
         first: Exception | None = None
         for given in (lambda: picture, lambda: TF.pil_to_tensor(picture), lambda: np.array(picture)):
             try:
-                with torch.device("cpu"), torch.no_grad():
+                with torch.device("cpu"), torch.no_grad(), warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # of its library
                     return _one_tensor(self._transform(given()))
             except ModelError:
                 raise
@@ -76,7 +61,7 @@ class Tried:
         return _refuse(f"one that fails on a picture ({reason})", "try it on a picture of yours")
 
     def plain(self, side: int, value: int) -> Tensor:
-        """What it makes of a square of one colour, opaque where that can be said."""
+        """What it makes of a square all of whose channels have one value, 0..255."""
         bands = len(self.mode)
         return self(Image.fromarray(np.full((side, side, bands), value, np.uint8).squeeze(2 if bands == 1 else ())))
 
@@ -105,9 +90,10 @@ def read(transform: Any, *, input_size: int | tuple[int, int] | None = None, cha
         return _of_library(transform)
     if not callable(transform):
         _refuse(type(transform).__name__, "give one of them")
-    steps = _Steps.of(transform)
-    steps.refuse_hopeless()
-    tried = steps.tried(transform, channels)
+    steps = Steps.of(transform)
+    if steps.hopeless:
+        _refuse(*steps.hopeless)
+    tried = _tried(transform, steps.modes(channels))
     try:
         seen, affine = probe(tried, 2 * max((*steps.sizes, 64)) + 1, steps.affines)
     except ModelError:
@@ -117,18 +103,38 @@ def read(transform: Any, *, input_size: int | tuple[int, int] | None = None, cha
     wanted = None if input_size is None else Preprocess(input_size).input_size  # type: ignore[arg-type]
     if seen is None and wanted is None:
         _refuse(
-            f"{_name(transform)} with no Resize or CenterCrop, so that the input size is unknown",
+            f"{steps.name} with no Resize or CenterCrop, so that the input size is unknown",
             "give it, as Preprocess.of(transform, input_size=(height, width))",
         )
     if seen is not None and wanted not in {None, seen}:
         _refuse(f"one that makes pictures of {seen}, and the input size {wanted}", "leave the input size out")
     size = seen or wanted
     assert size is not None
-    sides = steps.sides or [round(min(size) * scale) for scale in USUAL_SCALES]
-    found = first_that_repeats(guesses(size, affine, sides, steps.interpolations, is_resized=seen is not None), tried)
+    if seen is None:
+        candidates = guesses(size, affine, (), ["bilinear"], is_resized=False)
+    else:
+        sides = steps.sides or [round(min(size) * scale) for scale in USUAL_SCALES]
+        candidates = guesses(size, affine, sides, steps.interpolations)
+    found = first_that_repeats(candidates, tried)
     if found is None:
-        _refuse(*(steps.stumbling_block or steps.unknown))
+        _refuse(
+            *(steps.foreign or steps.stumbling_block or (f"{steps.name} with settings that it has not", "check them"))
+        )
     return found
+
+
+def _tried(transform: Callable[[Any], Any], modes: Iterable[Mode]) -> Tried:
+    """The transform, with pictures of the first mode that it takes."""
+    failed = None
+    for mode in modes:
+        tried = Tried(transform, mode)
+        try:
+            tried.plain(65, 255)
+        except ModelError as error:
+            failed = failed or error
+        else:
+            return tried
+    raise failed or AssertionError("no mode to try")
 
 
 def _of_library(settings: Any) -> Preprocess:
@@ -244,7 +250,8 @@ def probe(tried: Tried, side: int, known: Iterable[Affine]) -> tuple[tuple[int, 
     if (last - first).abs().min() < 1e-9:
         _refuse("one that makes the same of black and white", "check it")
     fitted = -first / (last - first), 1 / (last - first)
-    found: Affine = (tuple(fitted[0].tolist()), tuple(fitted[1].tolist()))
+    measured = [tuple(float(f"{value:.7g}") for value in values.tolist()) for values in fitted]
+    found: Affine = (measured[0], measured[1])
     for written in (*known, ((0.0,), (1.0,))):
         pair = [first.new_tensor(values) for values in written]
         if all(len(each) in {1, len(white)} for each in pair):
@@ -254,137 +261,6 @@ def probe(tried: Tried, side: int, known: Iterable[Affine]) -> tuple[tuple[int, 
                 break
     is_sized = tried.plain(side + 10, 255).shape == white.shape
     return (white.shape[1], white.shape[2]) if is_sized else None, found
-
-
-@dataclass(frozen=True)
-class _Steps:
-    """The steps of a transform, as far as they can be told apart."""
-
-    steps: tuple[Any, ...]
-
-    @classmethod
-    def of(cls, transform: Any) -> "_Steps":
-        return cls(tuple(_flat(transform)))
-
-    def __iter__(self) -> Iterator[tuple[str, Any]]:
-        return ((_name(step), step) for step in self.steps)
-
-    def refuse_hopeless(self) -> None:
-        """Refuse what no setting could repeat, before it is tried."""
-        for name, step in self:
-            if type(step).__module__.partition(".")[0] == "albumentations":
-                _refuse(f"{name} of albumentations, whose resize is not Pillow's", "resize with torchvision")
-            if name in _SEVERAL:
-                _refuse(f"{name}, which makes several pictures of one", "put CenterCrop in its place")
-            if name in _TRAINING or name.startswith("Random"):
-                _refuse(f"{name}, a step of training", "give the transform of evaluation")
-
-    def tried(self, transform: Callable[[Any], Any], channels: int | None) -> Tried:
-        """The transform, with pictures of the kind that it takes."""
-        given = [len(mean) for mean, _ in self.affines if len(mean) > 1 or channels is None]
-        own = next((count for count in given if count), channels) or 3
-        failed = []
-        for mode in dict.fromkeys((MODES.get(own, "RGB"), *reversed(MODES.values()))):
-            tried = Tried(transform, mode)
-            try:
-                tried.plain(65, 255)
-            except ModelError as error:
-                failed.append(error)
-            else:
-                return tried
-        raise failed[0]
-
-    @cached_property
-    def affines(self) -> list[Affine]:
-        """Means and stds that are written in steps; one number for all channels is none of a channel."""
-        pairs = [(step.mean, step.std) for _, step in self if hasattr(step, "mean") and hasattr(step, "std")]
-        return [(_floats(mean), _floats(std)) for mean, std in pairs]
-
-    @cached_property
-    def sizes(self) -> list[int]:
-        """All sides that are written in steps."""
-        written = [getattr(step, key, None) for _, step in self for key in ("size", "resize_size", "crop_size")]
-        return [side for size in written for side in _sides(size)]
-
-    @cached_property
-    def sides(self) -> list[int]:
-        """Short sides that steps resize to."""
-        sizes = [getattr(step, "resize_size", None) or getattr(step, "size", None) for _, step in self._resizing]
-        return [min(sides) for size in sizes if (sides := _sides(size))]
-
-    @cached_property
-    def interpolations(self) -> list[Interpolation]:
-        """Of the steps that resize; all if none says."""
-        found = [_interpolation(step.interpolation) for _, step in self._resizing]
-        return list(dict.fromkeys(each for each in found if each)) or list(get_args(Interpolation))
-
-    @cached_property
-    def _resizing(self) -> list[tuple[str, Any]]:
-        return [(name, step) for name, step in self if hasattr(step, "interpolation")]
-
-    @cached_property
-    def stumbling_block(self) -> tuple[str, str] | None:
-        """The step that cannot be repeated, and what to do; None if it is not known."""
-        names = [name for name, _ in self]
-        resizes, crops, tensors = (
-            [i for i, name in enumerate(names) if name in kind] for kind in (_RESIZES, _CROPS, _TO_TENSOR)
-        )
-        for name, step in self:
-            if name in _PADS or getattr(step, "longest", False):
-                return f"{name}, which fills in a border", "leave it out"
-            if getattr(step, "max_size", None):
-                return f"{name} with max_size", "leave max_size out"
-        if foreign := [name for name in names if name not in _UNDERSTOOD]:
-            return f"{', '.join(foreign)}, which does what it has not", "leave that out"
-        if len(resizes) > 1:
-            return "more than one Resize", "resize once"
-        if crops and not resizes:
-            return "CenterCrop without a Resize before it", "resize first, or leave it out and give the input_size"
-        if crops and crops[0] < resizes[0]:
-            return "CenterCrop before Resize", "resize first"
-        if crops and max(_sides(self.steps[crops[0]].size)) > min(_sides(self.steps[resizes[0]].size)):
-            return "CenterCrop of more than Resize may leave, which fills in a border", "resize to a longer side"
-        if resizes and tensors and tensors[0] < resizes[0]:
-            return "Resize of tensors, which is not that of pictures", f"put it before {names[tensors[0]]}"
-        return None
-
-    @property
-    def unknown(self) -> tuple[str, str]:
-        """What to say of a transform whose steps are all known, or none."""
-        return f"{' '.join(name for name, _ in self)} with other steps or settings than it has", "check them"
-
-
-def _flat(transform: Any) -> Iterator[Any]:
-    """Yield the steps of nested compositions."""
-    inner = list(transform) if isinstance(transform, torch.nn.Sequential) else getattr(transform, "transforms", None)
-    if isinstance(inner, list | tuple):
-        for step in inner:
-            yield from _flat(step)
-    else:
-        yield transform
-
-
-def _floats(given: Any) -> tuple[float, ...]:
-    """Numbers of a list, array or tensor, or the one number that there is."""
-    return tuple(np.atleast_1d(np.asarray(given, dtype=np.float64)).tolist())
-
-
-def _name(step: Any) -> str:
-    return str(getattr(step, "__name__", type(step).__name__))
-
-
-def _sides(size: Any) -> list[int]:
-    """The sides in what a step has for its size."""
-    given = size if isinstance(size, list | tuple) else [size]
-    return [side for side in given if isinstance(side, int)]
-
-
-def _interpolation(given: Any) -> Interpolation | None:
-    """Our name of an interpolation: torchvision's, Pillow's number or timm's name of it."""
-    if isinstance(given, int):
-        given = Image.Resampling(given).name
-    name = str(getattr(given, "value", given)).lower().removesuffix("-exact")
-    return next((each for each in get_args(Interpolation) if each == name), None)
 
 
 def _one_tensor(result: Any) -> Tensor:
