@@ -86,7 +86,7 @@ class Preprocess:
         if len(self.mean) not in MODES or len(self.mean) != len(self.std):
             raise SettingError(
                 "expected a mean and a std for each of 1 (grey), 2 (grey and transparency), 3 (RGB) or 4 (RGBA) "
-                f"channels but got {len(self.mean)} and {len(self.std)}; give one of each for every channel"
+                f"channels but got {len(self.mean)} and {len(self.std)}; give as many of each, pictures have no others"
             )
         if self.mode is None:
             object.__setattr__(self, "mode", MODES[self.channels])
@@ -292,7 +292,8 @@ class Preprocess:
 def _whole(name: str, values: Any, count: int) -> tuple[int, ...]:
     found = _numbers(name, values, count)
     if len(found) != count or not all(isinstance(each, Integral) for each in found):
-        raise SettingError(f"expected {name} to be {count} whole numbers but got {values!r}; check the preprocessing")
+        wanted = "a whole number" if count == 1 else f"{count} whole numbers"
+        raise SettingError(f"expected {name} to be {wanted} but got {values!r}; check the preprocessing")
     return tuple(map(int, found))
 
 

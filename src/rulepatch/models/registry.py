@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_model
 from torch import Tensor, nn
 
-from rulepatch.errors import ModelError, SettingError, WeightsError, nearest
+from rulepatch.errors import ModelError, RulepatchWarning, SettingError, WeightsError, nearest, warn
 from rulepatch.files import atomic_path
 from rulepatch.models.classes import Classes
 from rulepatch.models.classifier import Classifier
@@ -172,14 +172,17 @@ def load_skeleton(name: str) -> Classifier:
         ModelError: no such model.
     """
     try:
-        with torch.device("meta"), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of weights that do nothing there
+        with torch.device("meta"), warnings.catch_warnings(record=True) as found:  # of weights that do nothing there
+            warnings.simplefilter("always")
             model = _classifier(name, build(name, pretrained=False))
         model.module.eval().requires_grad_(False)
         model.module(model.example())
+        said = [str(each.message) for each in found if issubclass(each.category, RulepatchWarning)]
     except Exception:  # a network that computes with its weights, when it is made or when it runs
-        model = _classifier(name, build(name, pretrained=False))
+        model, said = _classifier(name, build(name, pretrained=False)), []
         model.module.eval().requires_grad_(False)
+    for message in said:
+        warn(message)
     return model
 
 

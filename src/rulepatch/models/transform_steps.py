@@ -108,7 +108,7 @@ class Steps:
     def foreign(self) -> tuple[str, str] | None:
         """The steps that may do anything, and what to do; None if all are known."""
         foreign = [name for name, _ in self if name not in _UNDERSTOOD | _PADS]
-        return (f"{', '.join(foreign)}, which does what it has not", "leave that out") if foreign else None
+        return (f"{', '.join(foreign)}, which it has no setting for", "leave that out") if foreign else None
 
     @cached_property
     def stumbling_block(self) -> tuple[str, str] | None:

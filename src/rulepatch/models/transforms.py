@@ -118,7 +118,11 @@ def read(transform: Any, *, input_size: int | tuple[int, int] | None = None, cha
     found = first_that_repeats(candidates, tried)
     if found is None:
         _refuse(
-            *(steps.foreign or steps.stumbling_block or (f"{steps.name} with settings that it has not", "check them"))
+            *(
+                steps.foreign
+                or steps.stumbling_block
+                or (f"{steps.name} in a form that it has no settings for", "check them")
+            )
         )
     return found
 
@@ -145,7 +149,7 @@ def _of_library(settings: Any) -> Preprocess:
     else:
         found = huggingface.read_processor(getattr(settings, "image_processor", settings))
     if found is None:
-        _refuse(f"{type(settings).__name__} with steps that it has not, such as padding", "leave them out")
+        _refuse(f"{type(settings).__name__} with steps that it has no settings for, such as padding", "leave them out")
     return found
 
 
