@@ -19,7 +19,7 @@ import rulepatch as rp
 
 
 def build(channels):
-    \"\"\"Says "bright" if the last channel of a picture is, so that it is wrong on half of them if it never sees it.\"\"\"
+    \"\"\"Says "bright" if the last channel of a picture is, and is wrong on half of them if it never sees it.\"\"\"
     with torch.random.fork_rng():
         torch.manual_seed(3)
         net = nn.Sequential(
@@ -78,7 +78,7 @@ def test_what_the_network_sees_has_every_channel(scene):
 
 
 def test_pictures_in_memory_are_those_of_their_files(scene):
-    mode, root = scene
+    _, root = scene
     model = rp.load_model(str(root / "m.toml"))
     files = rp.ImageSet.of(root / "tests", model.classes)
     memory = rp.ImageSet.of([(Image.open(each.source), each.label) for each in files.pictures], model.classes)
@@ -90,7 +90,7 @@ def test_pictures_in_memory_are_those_of_their_files(scene):
 
 
 def test_from_preprocessing_to_report(scene, run, tmp_path):
-    mode, root = scene
+    _, root = scene
     common = ["--model", root / "m.toml", "--reference", root / "reference"]
     edit = tmp_path / "edit.safetensors"
     assert len(run("sites", root / "m.toml", "--json").json()["sites"]) == 3

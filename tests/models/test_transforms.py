@@ -252,6 +252,7 @@ REFUSED = {
     "albumentations": (Albumentations(), "albumentations"),
     "a class": (dict, "fails on a picture|gives"),
     "one that fails": (lambda image: 1 / 0, "ZeroDivisionError"),
+    "an unusual function": (lambda image: TF.to_tensor(image.resize((37, 29)).crop((0, 0, 29, 29))), "<lambda>, whose"),
     "a number": (lambda image: 5, "int"),
     "last channels": (lambda image: torch.from_numpy(np.array(image.resize((32, 32)))), r"shape \(32, 32, 3\)"),
     "two": (lambda image: [torch.ones(3, 8, 8)] * 2, "2 results"),
@@ -320,3 +321,53 @@ def test_a_transform_of_timm_is_read_as_its_configuration(seed):
     read, described = Preprocess.of(transform), Preprocess.of(config)
     assert read.mean == pytest.approx(described.mean) and described == preprocess_of(config)
     assert held(read, transform) == pytest.approx(0, abs=0.01) == held(described, transform)
+
+
+# transformers
+
+
+def processor(seed):
+    """An image processor of random kind and settings, small."""
+    transformers = pytest.importorskip("transformers")
+    rng = random.Random(seed)
+    side = rng.choice([30, 31, 32, 33])
+    resized = side + rng.choice([0, 1, 4, 7])
+    common = {
+        "resample": rng.choice([1, 2, 3]),
+        "image_mean": rng.choice([MEAN, [0.5] * 3, [0.1, 0.2, 0.3]]),
+        "image_std": rng.choice([STD, [0.5] * 3]),
+        "do_normalize": rng.random() < 0.8,
+    }
+    square = {"size": {"height": side, "width": side}}
+    cropped = {"size": {"shortest_edge": resized}, "crop_size": {"height": side, "width": side}, "do_center_crop": True}
+    kinds = {
+        "ViT": square,
+        "Beit": square,
+        "Siglip": square,
+        "Segformer": square,
+        "CLIP": cropped,
+        "MobileNetV1": cropped,
+        "MobileNetV2": cropped,
+        "Bit": cropped,
+        "DeiT": {**cropped, "size": {"height": resized, "width": resized}},
+        "ConvNext": {"size": {"shortest_edge": side}, "crop_pct": rng.choice([0.875, 0.9, 1.0])},
+    }
+    kind = sorted(kinds)[seed % len(kinds)]
+    return getattr(transformers, f"{kind}ImageProcessor")(**common, **kinds[kind])
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_processors_of_transformers_at_ten_sizes(seed):
+    given = processor(seed)
+
+    def transform(image):
+        return given(images=image, return_tensors="pt")["pixel_values"][0]
+
+    preprocess = Preprocess.of(given)
+    assert held(preprocess, transform) < 0.8
+
+
+def test_a_processor_with_other_steps_is_refused():
+    transformers = pytest.importorskip("transformers")
+    with pytest.raises(ModelError, match="MobileViTImageProcessor with steps that it has no settings for"):
+        Preprocess.of(transformers.MobileViTImageProcessor())

@@ -108,6 +108,8 @@ class Steps:
     def foreign(self) -> tuple[str, str] | None:
         """The steps that may do anything, and what to do; None if all are known."""
         foreign = [name for name, _ in self if name not in _UNDERSTOOD | _PADS]
+        if foreign and len(self.steps) == 1:
+            return f"{self.name}, whose steps cannot be told", "give them as a Compose"
         return (f"{', '.join(foreign)}, which it has no setting for", "leave that out") if foreign else None
 
     @cached_property
