@@ -1,6 +1,7 @@
 """Pictures and masks as a person sees them, and what is painted over what.
 
-A picture is a PIL image in mode RGB; a mask is a float32 array (h, w) in 0..1, 1 where the concept is.
+A picture is a PIL image in mode RGB, or RGBA where a network sees its transparency, too; a mask is a float32 array
+(h, w) in 0..1, 1 where the concept is.
 """
 
 import io
@@ -19,7 +20,19 @@ from PIL.PngImagePlugin import PngInfo
 
 from rulepatch.errors import ImageError
 
-__all__ = ["NOTE", "SUFFIXES", "blurred", "composite", "cover", "decoded", "read_image", "write_image"]
+__all__ = [
+    "NOTE",
+    "SUFFIXES",
+    "as_read",
+    "blurred",
+    "composite",
+    "cover",
+    "decoded",
+    "has_alpha",
+    "in_mode",
+    "read_image",
+    "write_image",
+]
 
 Decoded = TypeVar("Decoded")
 
@@ -44,7 +57,7 @@ _UPRIGHT = {
 _FILTERS = threading.Lock()
 
 
-def read_image(source: Path | str | bytes, *, under: str = "white") -> Image.Image:
+def read_image(source: Path | str | bytes, *, under: str = "white", alpha: bool = False) -> Image.Image:
     """Read a picture as a person sees it, in RGB.
 
     The camera's rotation (EXIF) is applied, 16-bit grey is scaled to 8 bits, palettes and CMYK are converted,
@@ -53,6 +66,7 @@ def read_image(source: Path | str | bytes, *, under: str = "white") -> Image.Ima
     Args:
         source: a file, or the bytes of one.
         under: colour that shows through where the picture is transparent.
+        alpha: keep the transparency of a picture that has any, as a fourth channel: RGBA.
 
     Returns:
         The picture.
@@ -62,7 +76,7 @@ def read_image(source: Path | str | bytes, *, under: str = "white") -> Image.Ima
     """
     name = "the picture" if isinstance(source, bytes) else str(source)
     with _in_sentences(name):
-        return _to_rgb(_upright(_opened(source)), under)
+        return as_read(_upright(_opened(source)), under=under, alpha=alpha)
 
 
 def decoded(source: Path | str | bytes | Image.Image, convert: Callable[[Image.Image], Decoded]) -> Decoded:
@@ -83,6 +97,49 @@ def decoded(source: Path | str | bytes | Image.Image, convert: Callable[[Image.I
         upright = _upright(image)
         upright.format = image.format
         return convert(upright)
+
+
+def as_read(image: Image.Image, *, under: str = "white", alpha: bool = False) -> Image.Image:
+    """A picture in memory in the mode in which `read_image` gives one: RGB, or RGBA if its transparency is kept.
+
+    Args:
+        image: in any mode.
+        under: colour that shows through where the picture is transparent.
+        alpha: keep the transparency of a picture that has any.
+
+    Returns:
+        The picture itself if it has that mode.
+    """
+    return in_mode(image, "RGBA" if alpha and has_alpha(image) else "RGB", under=under)
+
+
+def has_alpha(image: Image.Image) -> bool:
+    """Whether a picture says how transparent its pixels are."""
+    return image.mode in {"RGBA", "LA", "PA", "RGBa", "La"} or "transparency" in image.info
+
+
+def in_mode(image: Image.Image, mode: str, *, under: str = "white") -> Image.Image:
+    """A picture as a person sees it in a mode of Pillow.
+
+    Wide grey is scaled to 8 bits, and transparency laid on a colour unless the mode keeps it.
+
+    Args:
+        image: in any mode.
+        mode: L, LA, RGB or RGBA.
+        under: colour that shows through where the picture is transparent.
+
+    Returns:
+        The picture itself if it has that mode.
+
+    Examples:
+        >>> in_mode(Image.new("RGBA", (1, 1), (9, 9, 9, 0)), "L").getpixel((0, 0))
+        255
+    """
+    if image.mode == mode and (mode.endswith("A") or not has_alpha(image)):
+        return image
+    if mode.endswith("A") and has_alpha(image):
+        return image.convert("RGBA").convert(mode)
+    return _to_rgb(image, under).convert(mode)
 
 
 def write_image(image: Image.Image, path: Path) -> None:
@@ -134,15 +191,16 @@ def composite(image: Image.Image, replacement: Image.Image, mask: NDArray[np.flo
     """Paint a replacement over a picture where a mask is 1, mixing both where it is between 0 and 1.
 
     Args:
-        image: the picture, RGB.
+        image: the picture.
         replacement: a texture of any size, laid over the picture by `cover`.
         mask: array (h, w), 0..1, of the picture's size.
 
     Returns:
-        An RGB picture, equal to `image` where the mask is 0.
+        A picture in RGB, or RGBA if `image` is transparent, equal to it where the mask is 0.
     """
-    share = mask[..., None]
-    mixed = np.asarray(image) * (1 - share) + np.asarray(cover(replacement, image.size)) * share
+    image, share = as_read(image, alpha=True), mask[..., None]
+    texture = cover(in_mode(replacement, image.mode), image.size)
+    mixed = np.asarray(image) * (1 - share) + np.asarray(texture) * share
     return Image.fromarray(mixed.round().astype(np.uint8))
 
 
@@ -211,7 +269,7 @@ def _to_rgb(image: Image.Image, under: str) -> Image.Image:
         grey = np.nan_to_num(grey, posinf=np.max(grey, where=np.isfinite(grey), initial=0))
         white = 65535 if image.mode.startswith("I") else 1 if grey.max() <= 1 else 255
         return Image.fromarray((np.clip(grey / white, 0, 1) * 255).round().astype(np.uint8)).convert("RGB")
-    if image.mode in {"RGBA", "LA", "PA", "RGBa", "La"} or "transparency" in image.info:
+    if has_alpha(image):
         layer = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", layer.size, under), layer).convert("RGB")
     return image.convert("RGB")

@@ -1,4 +1,5 @@
 import dataclasses
+import json
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,6 +11,8 @@ from torchvision import models, transforms
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms._presets import ImageClassification
 
+from rulepatch.data.folders import ImageSet, Picture
+from rulepatch.data.stream import ImageStream
 from rulepatch.errors import ModelError, SettingError
 from rulepatch.models.classes import Classes
 from rulepatch.models.classifier import Classifier
@@ -85,23 +88,13 @@ REFUSED = {
     "nothing": None,
     "a function": lambda image: image,
     "an empty Compose": transforms.Compose([]),
-    "no normalisation": transforms.Compose([transforms.Resize(40), transforms.CenterCrop(32), transforms.ToTensor()]),
     "no size": composed(),
-    "an unknown step": composed(transforms.Resize(40), transforms.CenterCrop(32), transforms.Grayscale(3)),
+    "an unknown step": composed(transforms.Resize(40), transforms.CenterCrop(32), transforms.GaussianBlur(5, 2.0)),
     "a crop of the picture as it is": composed(transforms.CenterCrop(32)),
     "crop before resize": composed(transforms.CenterCrop(50), transforms.Resize(32)),
     "resized twice": composed(transforms.Resize(64), transforms.Resize(40), transforms.CenterCrop(32)),
     "a longest side": composed(transforms.Resize(40, max_size=41), transforms.CenterCrop(32)),
     "padded": composed(transforms.Resize(20), transforms.CenterCrop(32)),
-    "pixels to 255": v2.Compose(
-        [
-            v2.Resize(40),
-            v2.CenterCrop(32),
-            v2.PILToTensor(),
-            v2.ToDtype(torch.float32, scale=False),
-            v2.Normalize(MEAN, STD),
-        ]
-    ),
     "random": composed(transforms.RandomResizedCrop(32)),
 }
 
@@ -112,7 +105,7 @@ def test_a_transform_that_is_not_repeated_exactly_is_refused(name):
         Preprocess.of(REFUSED[name])
 
 
-def test_only_with_slack_may_a_crop_lie_a_pixel_to_the_side():
+def test_a_crop_a_pixel_to_the_side_is_another():
     preprocess = Preprocess.of(COMPOSED["resize and crop"])
 
     def beside(pixels):
@@ -121,13 +114,13 @@ def test_only_with_slack_may_a_crop_lie_a_pixel_to_the_side():
 
         return transform
 
-    assert preprocess.repeats(beside(0)) and preprocess.repeats(beside(0), slack=1)
-    assert preprocess.repeats(beside(1), slack=1) and not preprocess.repeats(beside(1))
-    assert not preprocess.repeats(beside(2), slack=1)
+    assert preprocess.repeats(beside(0))
+    assert not preprocess.repeats(beside(1))
+    assert not dataclasses.replace(preprocess, keep_exact_size=True).repeats(beside(0))
 
 
-def test_the_preset_of_every_weight_of_torchvision_is_understood():
-    for name in models.list_models(module=models)[::8]:
+def test_presets_of_torchvision_are_understood():
+    for name in models.list_models(module=models)[::20]:
         for weights in models.get_model_weights(name):
             preset = weights.transforms()
             preprocess = Preprocess.of(preset)
@@ -148,6 +141,61 @@ def test_a_picture_of_the_input_size_passes_unchanged(preprocess):
     assert preprocess.pixels(picture((24, 32))).shape == (3, 24, 32)
 
 
+def test_a_frame_is_not_framed_again_if_that_is_said():
+    preprocess = Preprocess.of(ImageClassification(crop_size=32, resize_size=40))
+    image = picture((90, 60))
+    frame = preprocess.frame(image)
+    assert torch.equal(preprocess.pixels(frame, framed=True), preprocess.pixels(image))
+    assert not torch.equal(preprocess.pixels(frame), preprocess.pixels(image))
+    images = ImageSet((Picture(frame, framed=True), Picture(frame)), "a frame and a picture")
+    (batch,) = ImageStream(images, preprocess)
+    assert torch.equal(batch.pixels[0], preprocess.pixels(image))
+    assert torch.equal(batch.pixels[1], preprocess.pixels(frame))
+    assert images.digests()[0] != images.digests()[1]
+
+
+@pytest.mark.parametrize("kind", [list, np.array, torch.tensor, lambda values: np.array(values, np.float32)])
+def test_means_in_whatever_holds_numbers(kind):
+    assert Preprocess(8, mean=kind([0.25, 0.5, 0.75]), std=kind([0.5] * 3)) == Preprocess(
+        (8, 8), mean=(0.25, 0.5, 0.75), std=(0.5,) * 3
+    )
+    assert json.loads(json.dumps(Preprocess(8, mean=kind([0.5]), std=kind([0.5])).describe()))["mean"] == [0.5]
+
+
+def test_one_number_for_all_channels():
+    assert Preprocess(8, mean=0.5, std=0.25) == Preprocess((8, 8), mean=(0.5,) * 3, std=(0.25,) * 3)
+    assert Preprocess(8, mean=(0.5,), std=0.25).channels == 1
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA"])
+@pytest.mark.parametrize("given", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16", "F", "CMYK", "YCbCr"])
+def test_pictures_of_every_mode_are_brought_into_the_networks(mode, given):
+    preprocess = Preprocess(8, mean=[0] * len(mode), std=[1] * len(mode))
+    pixels = preprocess.pixels(Image.new(given, (20, 30)))
+    assert pixels.shape == (len(mode), 8, 8)
+    assert 0 <= pixels.min() <= pixels.max() <= 1
+    if preprocess.has_alpha:
+        assert (pixels[-1] == (0 if given in {"LA", "RGBA"} else 1)).all()
+    elif given in {"LA", "RGBA"}:
+        assert (pixels == 1).all()  # what is transparent lies on white
+
+
+def test_grey_repeated_is_grey_in_every_channel():
+    pixels = Preprocess(8, mode="L").pixels(picture((20, 20)))
+    assert pixels.shape == (3, 8, 8)
+    assert torch.equal(pixels[0], pixels[1]) and torch.equal(pixels[0], pixels[2])
+
+
+def test_the_same_for_another_number_of_channels():
+    preprocess = Preprocess(8, mean=(0.1, 0.2, 0.6), std=(0.2, 0.3, 0.4))
+    assert preprocess.with_channels(3) is preprocess
+    assert preprocess.with_channels(1).mean == pytest.approx((0.3,))
+    assert preprocess.with_channels(4).std == (0.2, 0.3, 0.4, 0.2)
+    assert preprocess.with_channels(2).mode == "LA"
+    with pytest.raises(SettingError, match="5 and 5"):
+        preprocess.with_channels(5)
+
+
 @pytest.mark.parametrize("squash", [False, True])
 @pytest.mark.parametrize("input_size", [(32, 32), (48, 20), (20, 48)])
 def test_the_frame_has_the_input_size_and_is_filled(squash, input_size):
@@ -160,14 +208,15 @@ def test_the_frame_has_the_input_size_and_is_filled(squash, input_size):
             assert pixels.min() == 1  # no black border
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", [*SIZES, (32, 32)])
 @pytest.mark.parametrize("squash", [False, True])
-def test_a_mask_is_framed_like_its_picture(size, squash):
+@pytest.mark.parametrize("read", [{}, {"keep_exact_size": False}, {"keep_exact_size": False, "odd_margins": "floor"}])
+def test_a_mask_is_framed_like_its_picture(size, squash, read):
     mask = np.zeros(size[::-1], np.float32)
     mask[: size[1] // 2, size[0] // 3 :] = 1
     as_picture = Image.fromarray((mask * 255).astype(np.uint8)).convert("RGB")
     for interpolation in ("bilinear", "bicubic"):
-        preprocess = Preprocess((32, 32), resize=40, squash=squash, interpolation=interpolation)
+        preprocess = Preprocess((32, 32), resize=41, squash=squash, interpolation=interpolation, **read)
         framed = preprocess.mask(mask)
         assert framed.shape == (32, 32)
         assert framed.min() >= 0
@@ -197,6 +246,21 @@ def test_normalising_is_that_of_torchvision_for_one_and_many():
         {"input_size": (8, 8), "std": (0.5, -1, 0.5)},
         {"input_size": (8, 8), "std": (0.5, float("nan"), 0.5)},
         {"input_size": (8, 8), "mean": (0.5, float("nan"), 0.5)},
+        {"input_size": (8, 8), "std": 0},
+        {"input_size": (8, 8), "mean": (0.5,) * 5, "std": (0.5,) * 5},
+        {"input_size": (8, 8), "mean": (), "std": ()},
+        {"input_size": (8, 8), "mean": (0.5,)},
+        {"input_size": (8, 8), "mean": "0.5"},
+        {"input_size": (8, 8), "mean": (True, False, True)},
+        {"input_size": (8, 8), "mean": [[0.5, 0.5, 0.5]]},
+        {"input_size": (8, 8), "mode": "CMYK"},
+        {"input_size": (8, 8), "mode": "RGBA"},
+        {"input_size": (8, 8), "odd_margins": "ceiling"},
+        {"input_size": (8, 8), "resize": (8, 8)},
+        {"input_size": (8, 8), "resize": 8.5},
+        {"input_size": (8, 8, 3)},
+        {"input_size": 8.0},
+        {"input_size": "8"},
     ],
 )
 def test_impossible_settings_are_refused(settings):
@@ -286,11 +350,12 @@ def test_a_classifier_keeps_everything_but_the_network():
     assert isinstance(other.module, nn.ReLU)
 
 
-@pytest.mark.parametrize("size", [(100, 40), (40, 100), (33, 32), (32, 32), (64, 64), (301, 77)])
+@pytest.mark.parametrize("size", [(100, 40), (40, 100), (33, 32), (32, 32), (64, 64), (301, 77), (32, 24)])
 @pytest.mark.parametrize("squash", [False, True])
-def test_the_window_is_where_the_frame_was_cut(size, squash):
+@pytest.mark.parametrize("read", [{}, {"keep_exact_size": False}, {"keep_exact_size": False, "odd_margins": "floor"}])
+def test_the_window_is_where_the_frame_was_cut(size, squash, read):
     """A ramp stays a ramp: each pixel of the frame tells which place of the picture it shows."""
-    preprocess = Preprocess((24, 32), resize=28, squash=squash)
+    preprocess = Preprocess((24, 32), resize=28, squash=squash, **read)
     width, height = size
     left, top, right, bottom = preprocess.window(size)
     assert -0.01 <= left < right <= width + 0.01 and -0.01 <= top < bottom <= height + 0.01

@@ -1,4 +1,7 @@
+import dataclasses
 import json
+import re
+import warnings
 
 import numpy as np
 import pytest
@@ -7,9 +10,10 @@ from PIL import Image
 from safetensors.torch import save_file
 from torchvision.models import squeezenet1_0
 
-from rulepatch.errors import ModelError, RulepatchError, WeightsError
+from rulepatch.errors import ModelError, RulepatchError, RulepatchWarning, WeightsError
+from rulepatch.models import model_file
 from rulepatch.models.preprocess import Preprocess
-from rulepatch.models.registry import load_model, load_skeleton
+from rulepatch.models.registry import Request, load_model, load_skeleton
 
 FULL = """
 name = "My net"
@@ -153,6 +157,9 @@ BAD = {
     "mean of two": (file_with(mean="[0.5, 0.5]"), "mean in .* 3 numbers"),
     "mean of text": (file_with(mean='["0", "0", "0"]'), "mean in .* 3 numbers"),
     "mean is a number": (file_with(mean="0.5"), "mean in .* list but got float"),
+    "means of five": (file_with(mean=str([0.5] * 5), std=str([0.5] * 5)), "1 .grey.*but got 5 and 5"),
+    "another number of means and stds": (file_with(mean="[0.5]", std="[0.5, 0.5]"), "mean in .* 2 numbers"),
+    "keep_exact_size is a number": (file_with(keep_exact_size="1"), "keep_exact_size in .* bool but got int"),
     "std of zero": (file_with(std="[0, 1, 1]"), "std above 0"),
     "std is not a number": (file_with(std="[nan, 1, 1]"), "std above 0"),
     "an unknown model": (file_with(architecture='"torchvision/resnet81"'), "resnet81"),
@@ -254,3 +261,84 @@ def test_pictures_are_prepared_as_the_file_says(write):
     model = load_model(write(file_with(input_size="[8, 8]", mean="[0.5, 0.5, 0.5]", std="[0.5, 0.5, 0.25]")))
     white = Image.fromarray(np.full((30, 20, 3), 255, np.uint8))
     assert model.inputs(model.preprocess.pixels(white)[None])[0, :, 4, 4].tolist() == [1, 1, 2]
+
+
+# Channels, pictures of the input size, and the library's own configuration
+
+
+@pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (2, "LA"), (4, "RGBA")])
+def test_a_network_of_other_channels_prepares_pictures_of_as_many(channels, mode, write):
+    kwargs = f"kwargs = {{ num_classes = 2, in_chans = {channels} }}"
+    head = f'architecture = "timm/test_resnet"\nclasses = ["a", "b"]\n{kwargs}\n'
+    preprocess = load_skeleton(write(head)).preprocess
+    whole = load_skeleton("timm/test_resnet").preprocess
+    assert (preprocess.mode, preprocess.resize, preprocess.input_size) == (mode, whole.resize, whole.input_size)
+    expected = [sum(whole.mean) / 3] if channels == 1 else [*whole.mean, whole.mean[0]][:channels]
+    assert preprocess.mean == pytest.approx(expected)
+    model = load_skeleton(write(f"{head}mean = {[0.5] * channels}\nstd = {[0.25] * channels}\n"))
+    assert (model.preprocess.mean, model.preprocess.mode) == ((0.5,) * channels, mode)
+    assert model.logits(model.example()).shape == (1, 2)
+
+
+def test_a_file_for_grey_pictures_of_a_network_of_ones_own(write):
+    preprocess = load_skeleton(write(file_with(mean="[0.5]", std="[0.25]"))).preprocess
+    assert preprocess == Preprocess((16, 16), mean=(0.5,), std=(0.25,))
+
+
+def test_pictures_of_the_input_size_are_taken_as_they_are_where_the_file_says_the_size(write):
+    timm = 'architecture = "timm/test_resnet"\n'
+    kept = {
+        text: load_skeleton(write(timm + text)).preprocess.keep_exact_size
+        for text in ("", "interpolation = 'bicubic'\n", "input_size = 160\n", "resize = 180\n")
+    }
+    assert list(kept.values()) == [False, False, True, True]
+    assert not load_skeleton(write(timm + "resize = 180\nkeep_exact_size = false\n")).preprocess.keep_exact_size
+
+
+OTHER_MEANS = "mean = [0.1, 0.2, 0.3]\nstd = [0.25, 0.25, 0.25]\n"
+OWN, OWN_HEAD, OWN_LAYERS = (
+    f'weights = "w.safetensors"\nkwargs = {{ {kwargs} }}\n'
+    for kwargs in ("", "num_classes = 2", "num_classes = 2, output_stride = 16")
+)
+CONTRADICTIONS = {
+    "means": (OTHER_MEANS, r"mean \(0\.1.* and std \(0\.25.* but timm/test_resnet comes with mean \(0\.\d+.* and std"),
+    "means alone": ("mean = [0.1, 0.2, 0.3]\n", "gives mean"),
+    "interpolation": ('interpolation = "nearest"\n', "gives interpolation nearest but .* comes with interpolation bi"),
+    "size": ("input_size = 96\n", r"gives input_size \(96, 96\) but"),
+    "crop": ("input_size = 160\n", "gives resize 160 but .* comes with resize"),
+    "means, own weights": (OWN + OTHER_MEANS, "gives mean"),
+    "means, own head": (OWN_HEAD + OTHER_MEANS, "gives mean"),
+    "means, own layers": (OWN_LAYERS + OTHER_MEANS, None),
+    "size, own weights": (OWN + "input_size = 96\n", None),
+    "rounding": ("mean = [0.501, 0.499, 0.5]\nstd = [0.5, 0.5, 0.5]\n", None),
+    "nothing": ("", None),
+}
+
+
+@pytest.mark.parametrize("case", CONTRADICTIONS)
+def test_a_file_that_contradicts_the_library_is_told_so(case, write, monkeypatch):
+    text, said = CONTRADICTIONS[case]
+    monkeypatch.setattr(model_file, "load_weights", lambda *_: None)
+    own = model_file.build("timm/test_resnet", pretrained=False)  # its weights are not here
+    monkeypatch.setattr(model_file, "build", lambda *_, **__: own)
+    if case == "rounding":
+        own = dataclasses.replace(own, preprocess=dataclasses.replace(own.preprocess, mean=(0.5,) * 3, std=(0.5,) * 3))
+    name = write('architecture = "timm/test_resnet"\nclasses = ["a", "b"]\n' + text)
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        model_file.load(Request(name))
+    messages = [str(each.message) for each in found if each.category is RulepatchWarning]
+    assert len(messages) == (said is not None)
+    assert said is None or (re.search(said, messages[0]) and "leave that out, unless" in messages[0])
+
+
+def test_a_list_of_sites_tells_of_a_contradiction_once(write):
+    with pytest.warns(RulepatchWarning, match="comes with mean") as found:
+        load_skeleton(write('architecture = "timm/test_resnet"\n' + OTHER_MEANS))
+    assert len(found) == 1
+
+
+@pytest.mark.real
+def test_no_file_of_the_real_networks_contradicts_anything(data):
+    for path in sorted((data / "models").glob("*.toml")):
+        load_model(str(path))  # warnings are errors here

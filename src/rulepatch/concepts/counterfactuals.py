@@ -137,13 +137,13 @@ def _labelled(
     with capture.inference(model.module):
         for start in range(0, len(originals), model.batch_size):
             frames = originals[start : start + model.batch_size]
-            pixels = torch.stack([model.preprocess.pixels(frame) for frame in frames])
+            pixels = torch.stack([model.preprocess.pixels(frame, framed=True) for frame in frames])
             said += model.logits(model.inputs(pixels)).argmax(dim=1).tolist()
     known = given or [None] * len(said)
     labels = [now if label is None else label for now, label in zip(said, known, strict=True)]
 
     def pictures(frames: Sequence[Image.Image], name: str) -> ImageSet:
-        return ImageSet(tuple(map(Picture, frames, labels)), name)
+        return ImageSet(tuple(Picture(*each, framed=True) for each in zip(frames, labels, strict=True)), name)
 
     named = pictures(originals, "originals"), pictures(replaced, "pictures with the concept replaced")
     return Counterfactuals(*named, groups, place)

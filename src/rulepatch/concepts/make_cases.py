@@ -101,7 +101,7 @@ class _Maker:
         try:
             source = picture.source
             content = source.read_bytes() if isinstance(source, Path) else b""
-            image = read_image(content) if isinstance(source, Path) else source
+            image = read_image(content) if isinstance(source, Path) else picture.read()
         except (ImageError, OSError) as error:
             return ImageError(str(error).replace("the picture", picture.name))
         digest = digest_of_bytes(content) if content else picture.digest()

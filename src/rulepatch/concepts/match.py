@@ -234,7 +234,7 @@ class Matcher:
         """Scores of the key in pictures.
 
         Args:
-            pixels: of the part that the network sees, (n, 3, height, width), 0..1.
+            pixels: of the part that the network sees, (n, channels, height, width), 0..1.
 
         Returns:
             ⟨d, k⟩ at each position, (n, h, w).

@@ -114,6 +114,7 @@ def _set(
                 if manipulated
                 else seen_of(model, each.picture),
                 each.picture.label if label is None else label,
+                framed=True,
             )
             for each in chosen
         )
@@ -130,6 +131,7 @@ def seen_of(model: Classifier, picture: Picture) -> Image.Image:
         picture: the picture.
 
     Returns:
-        A picture of the network's input size, RGB.
+        A picture of the network's input size, RGB; RGBA for a network of four channels.
     """
-    return model.preprocess.frame(picture.read())
+    image = picture.read(alpha=model.preprocess.has_alpha)
+    return image if picture.framed else model.preprocess.frame(image)

@@ -18,7 +18,7 @@ from rulepatch.core.sites import Layer, Site, key_axis, patches, rows, with_weig
 from rulepatch.core.trace import Route, kind_of
 from rulepatch.digests import digest_of_bytes, digest_of_json
 from rulepatch.errors import ExemplarError, SiteError
-from rulepatch.images import composite, read_image
+from rulepatch.images import composite, has_alpha, in_mode, read_image
 from rulepatch.masks import MaskValue, read_mask
 
 __all__ = ["Exemplar", "Observation", "observe", "position_weights"]
@@ -32,8 +32,8 @@ class Exemplar:
     """A picture, the same picture with a concept replaced, and the mask of that concept.
 
     Attributes:
-        image: the original, RGB.
-        edited: its counterpart in which the concept is replaced, RGB, of the same size.
+        image: the original, RGB; RGBA if one of the two has transparency, which networks of four channels see.
+        edited: its counterpart in which the concept is replaced, in the same mode and of the same size.
         mask: array (h, w), float32, 0..1, 1 where the concept is; given in any form that `read_mask` reads: an array or
             tensor of any type, a PIL picture.
         label: what the picture shows: a class index, class name or WordNet id.
@@ -63,6 +63,9 @@ class Exemplar:
     name: str = "the exemplar"
 
     def __post_init__(self) -> None:
+        mode = "RGBA" if has_alpha(self.image) or has_alpha(self.edited) else "RGB"
+        for part in ("image", "edited"):
+            object.__setattr__(self, part, in_mode(getattr(self, part), mode))
         if self.edited.size != self.image.size:
             raise ExemplarError(
                 f"expected the edited picture of {self.name} to have the picture's size {_by(self.image.size)} but got "
@@ -135,10 +138,10 @@ class Exemplar:
                 f"expected either a replacement or an edited picture for {image} but got "
                 f"{'neither' if edited is None else 'both'}; give one of them"
             )
-        picture = read_image(image)
+        picture = read_image(image, alpha=True)
         area = read_mask(mask, value=mask_value, size=picture.size)
         if edited is not None:
-            return cls(picture, read_image(edited), area, label=label, name=str(image))
+            return cls(picture, read_image(edited, alpha=True), area, label=label, name=str(image))
         texture = Path(str(replacement))
         whole = cls(picture, picture, area, label=label, replacement=texture.stem, name=str(image))
         return replace(whole, edited=composite(picture, read_image(texture), whole.mask))
@@ -296,7 +299,7 @@ class Observation:
 
         Args:
             model: the model, with edits of sites before this one in place.
-            edited: model inputs of the edited pictures, (n, 3, height, width).
+            edited: model inputs of the edited pictures, (n, channels, height, width).
 
         Returns:
             A new observation.
@@ -338,8 +341,8 @@ def observe(model: nn.Module, site: Site, originals: Tensor, edited: Tensor, mas
     Args:
         model: the model.
         site: where to look.
-        originals: model inputs of the original pictures, (n, 3, height, width).
-        edited: model inputs of the edited pictures, (n, 3, height, width).
+        originals: model inputs of the original pictures, (n, channels, height, width).
+        edited: model inputs of the edited pictures, (n, channels, height, width).
         masks: (n, height, width), 0..1.
 
     Returns:

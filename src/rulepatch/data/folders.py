@@ -13,7 +13,7 @@ from rulepatch.data.exemplar_folders import read_exemplars, write_exemplar
 from rulepatch.data.picture_files import pictures_in
 from rulepatch.digests import digest_of_bytes, digest_of_json
 from rulepatch.errors import FolderError, SettingError
-from rulepatch.images import read_image, write_image
+from rulepatch.images import as_read, read_image, write_image
 from rulepatch.models.classes import Classes
 
 __all__ = ["ImageSet", "Picture", "Snapshot", "name_of_class", "read_exemplars", "write_exemplar"]
@@ -27,21 +27,25 @@ class Picture:
     """A picture with its label.
 
     Attributes:
-        source: a file, or a picture in memory (RGB).
+        source: a file, or a picture in memory.
         label: index of its class; None if it is not known.
+        framed: whether it is the part that a network sees, at its input size, which is not to be cut out again.
     """
 
     source: Path | Image.Image
     label: int | None = None
+    framed: bool = False
 
     @property
     def name(self) -> str:
         """For messages and reports."""
         return str(self.source) if isinstance(self.source, Path) else "a picture in memory"
 
-    def read(self) -> Image.Image:
-        """The picture itself, RGB; an `ImageError` if its file cannot be read."""
-        return read_image(self.source) if isinstance(self.source, Path) else self.source
+    def read(self, *, alpha: bool = False) -> Image.Image:
+        """The picture itself, RGB, or RGBA if its transparency is kept; an `ImageError` if its file cannot be read."""
+        if isinstance(self.source, Path):
+            return read_image(self.source, alpha=alpha)
+        return as_read(self.source, alpha=alpha)
 
     def digest(self) -> str:
         """Digest of the file's bytes, or of the pixels in memory.
@@ -54,7 +58,8 @@ class Picture:
                 return digest_of_bytes(self.source.read_bytes())
             except OSError:
                 return UNREADABLE
-        return digest_of_bytes(np.asarray(self.source).tobytes() + repr(self.source.size).encode())
+        kind = repr(self.source.size) + (" framed" if self.framed else "")
+        return digest_of_bytes(np.asarray(self.source).tobytes() + kind.encode())
 
 
 @dataclass(frozen=True)
@@ -212,7 +217,7 @@ class ImageSet:
                 raise FolderError(f"expected labels to write {self.name} in class folders but {picture.name} has none")
             folder = root / name_of_class(picture.label, classes)
             folder.mkdir(parents=True, exist_ok=True)
-            write_image(picture.read(), folder / f"{number:05}.png")
+            write_image(picture.read(alpha=True), folder / f"{number:05}.png")
 
     def digests(self) -> list[str]:
         """Digest of the contents of each picture.
@@ -271,5 +276,5 @@ def _picture(entry: Any, classes: Classes) -> Picture:
     source, label = entry if isinstance(entry, tuple) else (entry, None)
     if not isinstance(source, Image.Image | Path | str):
         raise FolderError(f"expected pictures (PIL) or paths but got {type(source).__name__}; leave out the transform")
-    source = source.convert("RGB") if isinstance(source, Image.Image) else Path(source)
+    source = as_read(source, alpha=True) if isinstance(source, Image.Image) else Path(source)
     return Picture(source, None if label is None else classes.index(label))

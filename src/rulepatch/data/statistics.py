@@ -311,7 +311,8 @@ def identity_of(model: Classifier) -> dict[str, object]:
 
 
 def _noise(model: Classifier) -> Tensor:
-    return torch.rand(1, 3, *model.preprocess.input_size, generator=torch.Generator().manual_seed(0))
+    shape = (1, model.preprocess.channels, *model.preprocess.input_size)
+    return torch.rand(shape, generator=torch.Generator().manual_seed(0))
 
 
 def _channels(site: Site, architecture: int) -> int:

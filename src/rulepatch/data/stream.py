@@ -32,7 +32,7 @@ class Batch:
 
     Attributes:
         pictures: which they are.
-        pixels: (n, 3, height, width), float32, 0..1.
+        pixels: (n, channels, height, width), float32, 0..1.
     """
 
     pictures: tuple[Picture, ...]
@@ -129,7 +129,7 @@ class ImageStream:
 
     def _pixels(self, picture: Picture) -> Tensor | ImageError:
         try:
-            return self.preprocess.pixels(picture.read())
+            return self.preprocess.pixels(picture.read(alpha=self.preprocess.has_alpha), framed=picture.framed)
         except ImageError as error:
             return error
 

@@ -279,7 +279,8 @@ def _negatives(posed: _Posed, first: Callable[[], NewClass]) -> Tensor:
         heard: Heard = hear(posed.model, first(), images, progress="mining" if posed.progress else None)
         top = heard.responses.topk(min(posed.count, len(heard.pictures))).indices.tolist()
         images = ImageSet(tuple(heard.pictures[i] for i in top), images.name)
-    pixels = [posed.model.preprocess.pixels(each.read()) for each in images.pictures]
+    preprocess = posed.model.preprocess
+    pixels = [preprocess.pixels(each.read(alpha=preprocess.has_alpha), framed=each.framed) for each in images.pictures]
     return posed.model.inputs(torch.stack(pixels))
 
 

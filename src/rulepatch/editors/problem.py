@@ -121,8 +121,8 @@ class Problem:
     Attributes:
         model: the classifier.
         exemplars: what to learn from.
-        originals: model inputs of the original pictures, (n, 3, height, width).
-        edited: model inputs of the edited pictures, (n, 3, height, width).
+        originals: model inputs of the original pictures, (n, channels, height, width).
+        edited: model inputs of the edited pictures, (n, channels, height, width).
         settings: what the editor is told.
         observations: what each site sees of the exemplars.
         statistics: of each site's keys on the reference set.
@@ -173,7 +173,8 @@ def pose(
     """
     originals, edited, observations = look(model, exemplars, settings, edited=style is None)
     if style is not None:
-        keys = model.inputs(model.preprocess.pixels(cover(style, model.preprocess.input_size[::-1]))[None])
+        texture = cover(style, model.preprocess.input_size[::-1])
+        keys = model.inputs(model.preprocess.pixels(texture, framed=True)[None])
         observations = [seen.with_style(capture.keys_at(model.module, keys, seen.site.path)) for seen in observations]
     for observation in observations:  # before the pass over the reference set, which may take long
         marked, channels = observation.concept_keys(settings.architecture)[0].shape
@@ -217,7 +218,8 @@ def look(
         edited: whether the edited pictures are looked at, so that they must differ where the masks are.
 
     Returns:
-        Model inputs of the original pictures and of the edited ones, (n, 3, height, width), and what each site sees.
+        Model inputs of the original pictures and of the edited ones, (n, channels, height, width), and what each site
+        sees.
 
     Raises:
         ExemplarError: no exemplars are given, or one was edited nowhere or beside its mask.
@@ -256,7 +258,7 @@ def masked_inputs(model: Classifier, exemplars: Sequence[Exemplar]) -> tuple[Ten
         exemplars: at least one.
 
     Returns:
-        Inputs, (n, 3, height, width), and masks, (n, height, width), 0..1.
+        Inputs, (n, channels, height, width), and masks, (n, height, width), 0..1.
 
     Raises:
         ExemplarError: a mask is empty where the model looks.
@@ -335,7 +337,8 @@ def errors_at(
 
     Args:
         module: the network; it is changed for a while and then as it was.
-        edited: model inputs of the edited pictures, (n, 3, height, width); None if the keys were made at the layer.
+        edited: model inputs of the edited pictures, (n, channels, height, width); None if the keys were made at the
+            layer.
         observations: what each site saw before any change.
         changes: all of them fit the network.
 

@@ -12,6 +12,7 @@ import jinja2
 from PIL import Image
 
 from rulepatch.files import atomic_path, check_writable
+from rulepatch.images import as_read
 from rulepatch.text import percent, plural, points
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def inline(picture: Image.Image, side: int = THUMBNAIL) -> str:
     Returns:
         A `data:` address.
     """
-    small = picture.copy()
+    small = as_read(picture).copy()
     if max(small.size) < side:
         factor = side // max(small.size)
         small = small.resize((small.width * factor, small.height * factor), Image.Resampling.NEAREST)

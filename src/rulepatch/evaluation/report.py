@@ -13,6 +13,7 @@ from rulepatch.evaluation.evaluate import Evaluation
 from rulepatch.evaluation.outcomes import Exposure, Outcome, Outcomes
 from rulepatch.evaluation.page import MOST_THUMBNAILS, THUMBNAIL, frame, inline, render, write_page
 from rulepatch.files import check_writable
+from rulepatch.images import as_read
 
 __all__ = ["render_frame", "render_report", "write_report"]
 
@@ -98,7 +99,7 @@ def _title(evaluation: Evaluation) -> str:
 
 
 def _exemplar(exemplar: Exemplar) -> dict[str, Any]:
-    picture, edited = np.asarray(exemplar.image, np.float32), exemplar.edited
+    picture, edited = np.asarray(as_read(exemplar.image), np.float32), exemplar.edited
     shown = exemplar.mask[..., None]
     overlay = picture * (1 - 0.65 * shown) + np.array([230.0, 40.0, 120.0]) * 0.65 * shown
     return {

@@ -35,7 +35,7 @@ class Reconstruction:
         to_original: the same to those of the original pictures.
         similarity: dot products with the inputs of the edited and of the original pictures at each position, over the
             mean square of these, (n, h, w); of feature maps alone.
-        pictures: of the level "image", (n, 3, height, width), 0..1.
+        pictures: of the level "image", (n, channels, height, width), 0..1.
     """
 
     level: Level

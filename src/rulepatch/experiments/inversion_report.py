@@ -8,6 +8,7 @@ from PIL import Image
 
 from rulepatch.evaluation.page import THUMBNAIL, inline, render, svg_element, svg_of, write_page
 from rulepatch.files import atomic_path
+from rulepatch.images import as_read
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -97,7 +98,7 @@ def draw_similarity(inversion: "Inversion") -> "Figure | None":
     image = None
     for row, exemplar in enumerate(shown):
         sides = {"original": exemplar.image, "edited": exemplar.edited}
-        axes[row, 0].imshow(np.asarray(exemplar.edited))
+        axes[row, 0].imshow(np.asarray(as_read(exemplar.edited)))
         for column, (each, side) in enumerate(columns, start=1):
             grey = np.asarray(sides[side].convert("L").resize((THUMBNAIL, THUMBNAIL)))
             extent = (0, THUMBNAIL, THUMBNAIL, 0)
@@ -121,7 +122,7 @@ def _pictures(inversion: "Inversion") -> list[dict[str, Any]]:
         tiles = [("original", exemplar.image), ("edited", exemplar.edited)]
         for each in inversion.of("image"):
             assert each.pictures is not None
-            pixels = (255 * each.pictures[index]).round().byte().permute(1, 2, 0).numpy()
+            pixels = (255 * each.pictures[index]).round().byte().permute(1, 2, 0).squeeze(2).numpy()
             tiles.append((f"rebuilt {each.when} the edit", Image.fromarray(pixels)))
         found.append(
             {

@@ -43,7 +43,7 @@ def total_variation(pictures: Tensor) -> Tensor:
     """Mean absolute difference of neighbouring pixels, which noise has most of.
 
     Args:
-        pictures: (n, 3, height, width).
+        pictures: (n, channels, height, width).
 
     Returns:
         A number ≥ 0.

@@ -20,8 +20,8 @@ class Classifier:
     """A network, how pictures are prepared for it, and what its classes are called.
 
     Attributes:
-        module: any module that maps (n, 3, height, width) to logits (n, classes), as a tensor or as `.logits`; of a
-            compiled or parallel module the network inside, which has the same weights.
+        module: any module that maps (n, channels, height, width) to logits (n, classes), as a tensor or as `.logits`;
+            of a compiled or parallel module the network inside, which has the same weights.
         preprocess: how pictures are prepared; anything that `Preprocess.of` reads.
         classes: names of the classes, in the order of the logits.
         name: for messages and reports.
@@ -42,7 +42,7 @@ class Classifier:
         self, module: nn.Module, preprocess: Any, classes: "Classes | Sequence[str]", name: str = "the model"
     ) -> None:
         object.__setattr__(self, "module", unwrapped(module))
-        object.__setattr__(self, "preprocess", Preprocess.of(preprocess))
+        object.__setattr__(self, "preprocess", Preprocess.of(preprocess, channels=_channels(module)))
         object.__setattr__(self, "classes", classes if isinstance(classes, Classes) else Classes(tuple(classes)))
         object.__setattr__(self, "name", name)
 
@@ -80,7 +80,7 @@ class Classifier:
         """The network's input for some pixels, on its device and in its type.
 
         Args:
-            pixels: (n, 3, height, width), 0..1.
+            pixels: (n, channels, height, width), 0..1.
 
         Returns:
             A tensor of the same shape.
@@ -92,9 +92,9 @@ class Classifier:
         """An input of one grey image, for tracing.
 
         Returns:
-            (1, 3, height, width).
+            (1, channels, height, width).
         """
-        return self.inputs(torch.full((1, 3, *self.preprocess.input_size), 0.5))
+        return self.inputs(torch.full((1, self.preprocess.channels, *self.preprocess.input_size), 0.5))
 
     def logits(self, inputs: Tensor) -> Tensor:
         """Run the network as it is.
@@ -124,3 +124,8 @@ class Classifier:
                 f"but got {got}; check the class names"
             )
         return logits if logits.dtype == torch.float64 else logits.float()
+
+
+def _channels(module: nn.Module) -> int | None:
+    """How many channels the first convolution takes, where a transform leaves it open; None if there is none."""
+    return next((each.in_channels for each in module.modules() if isinstance(each, nn.Conv2d)), None)

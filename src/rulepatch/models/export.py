@@ -19,7 +19,7 @@ FORMATS = (".pt2", ".onnx")
 def export(model: Classifier, path: Path) -> None:
     """Write a network as a program that needs none of its code, for any number of pictures at a time.
 
-    It maps normalised pictures, (n, 3, height, width), to logits, (n, classes).
+    It maps normalised pictures, (n, channels, height, width), to logits, (n, classes).
 
     Args:
         model: the classifier, with an edit applied or not.

@@ -1,23 +1,23 @@
 """Image classifiers of Hugging Face: `hf/NAME`, or `hf/FOLDER` for one that lies here."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 from timm.data import ImageNetInfo
 from torch import Tensor
 
-from rulepatch.errors import MissingExtraError, ModelError, SettingError, WeightsError, reason_of
+from rulepatch.errors import MissingExtraError, ModelError, WeightsError, reason_of
 from rulepatch.models.classes import Classes
-from rulepatch.models.preprocess import Interpolation, Preprocess
+from rulepatch.models.preprocess import MODES, Interpolation, Preprocess
 from rulepatch.models.registry import Request, Sourced, Translate, source
 from rulepatch.models.timm_models import imagenet_classes, preprocess_of
+from rulepatch.models.transform_steps import Affine
+from rulepatch.models.transforms import Tried, first_that_repeats, guesses, probe
 
 __all__ = ["quiet", "read_processor", "transformers_library"]
 
@@ -29,6 +29,8 @@ _RESAMPLE: dict[int | None, Interpolation] = {
     1: "lanczos",
     2: "bilinear",
     3: "bicubic",
+    4: "box",
+    5: "hamming",
     None: "bilinear",
 }
 """Numbers that Pillow and the processors' files have for interpolations, and what none means."""
@@ -55,6 +57,9 @@ def load(request: Request) -> Sourced:
         config = _config(transformers, name, request.kwargs)
         module = _pretrained(transformers, name, config) if request.pretrained else _random(transformers, name, config)
         preprocess = _preprocess(transformers, name)
+    channels = getattr(config, "num_channels", None)
+    if preprocess is not None and channels is not None:
+        preprocess = preprocess.with_channels(channels)
     names = tuple(str(config.id2label[index]) for index in sorted(config.id2label))
     return Sourced(module.float(), preprocess, _classes(names), translate=_translation(transformers, module))
 
@@ -201,8 +206,7 @@ def read_processor(processor: Any) -> Preprocess | None:
     """Read the preprocessing off an image processor of transformers.
 
     What a processor does with its settings differs from class to class, so every reading of them that makes sense is
-    tried on pictures, and the one that does the same is taken. Where the margins of a crop are odd, the two may differ
-    by one pixel.
+    tried on pictures, and the one that does the same is taken.
 
     Args:
         processor: an image processor.
@@ -212,50 +216,37 @@ def read_processor(processor: Any) -> Preprocess | None:
     """
     if type(processor).__name__ == "TimmWrapperImageProcessor":
         return preprocess_of(processor.data_config)
-
-    def transform(image: Image.Image) -> Tensor:
-        pixels: Tensor = processor(images=image, return_tensors="pt")["pixel_values"][0]
-        return pixels
-
-    for candidate in _candidates(processor.to_dict(), transform):
-        if candidate.repeats(transform, slack=1):
-            return candidate
-    return None
-
-
-def _candidates(settings: Mapping[str, Any], transform: Callable[[Image.Image], Tensor]) -> Iterator[Preprocess]:
-    """Yield what a processor's settings may mean."""
+    settings = processor.to_dict()
     size, interpolation = settings.get("size"), _RESAMPLE.get(settings.get("resample"))
     if not settings.get("do_resize") or any(settings.get(step) for step in _FOREIGN):
-        return
+        return None
     if not isinstance(size, Mapping) or "longest_edge" in size or interpolation is None:
-        return
+        return None
+    means = settings.get("image_mean")
+    tried = Tried(
+        lambda image: processor(images=image, return_tensors="pt"),
+        MODES.get(len(means), "RGB") if isinstance(means, Sequence) and settings.get("do_normalize") else "RGB",
+    )
+    written = [side for side in (*size.values(), settings.get("resize_short")) if side]
     try:
-        with torch.device("cpu"):
-            probe = transform(Image.fromarray(np.zeros((512, 512, 3), dtype=np.uint8)))
-        _, height, width = probe.shape
-        mean, std = _affine(settings)
-    except Exception:  # patches, tokens, or settings that do not go together
-        return
-    sides = [side for side in (*size.values(), settings.get("resize_short")) if side]
+        seen, affine = probe(tried, 2 * max((*written, 64)) + 1, [_affine(settings)])
+    except (ModelError, KeyError, TypeError, ValueError):  # patches, tokens, or settings that do not go together
+        return None
+    if seen is None:
+        return None
     scales = [1.0, 1 / (settings.get("crop_pct") or 1), 256 / 224]
-    resizes = dict.fromkeys(math.floor(side * scale) for side in (min(height, width), *sides) for scale in scales)
-    for squash in ("height" in size, "height" not in size):
-        for resize in resizes:
-            try:
-                yield Preprocess((height, width), resize, interpolation, mean, std, squash)
-            except SettingError:  # smaller than the crop
-                continue
+    sides = [math.floor(side * scale) for side in (min(seen), *written) for scale in scales]
+    candidates = guesses(seen, affine, sides, [interpolation])
+    return first_that_repeats(candidates, tried)
 
 
-def _affine(settings: Mapping[str, Any]) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+def _affine(settings: Mapping[str, Any]) -> Affine:
     """Mean and std, in units of 0..1, of all that is done to the values of pixels."""
     scale = 255 * settings["rescale_factor"] if settings.get("do_rescale") else 255
     offset = 1 if settings.get("do_rescale") and settings.get("rescale_offset") else 0
     normalises = settings.get("do_normalize")
-    means = settings["image_mean"] if normalises else [0.0] * 3
-    stds = settings["image_std"] if normalises else [1.0] * 3
+    means = settings["image_mean"] if normalises else [0.0]
+    stds = settings["image_std"] if normalises else [1.0]
     if settings.get("include_top"):  # EfficientNet's divides by it once more
         stds = [std * again for std, again in zip(stds, settings["image_std"], strict=True)]
-    (a, b, c), (d, e, f) = ([(mean + offset) / scale for mean in means], [std / scale for std in stds])
-    return (a, b, c), (d, e, f)
+    return tuple((mean + offset) / scale for mean in means), tuple(std / scale for std in stds)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rulepatch.errors import ModelError, nearest
+from rulepatch.errors import ModelError, nearest, warn
 from rulepatch.models.classes import Classes
 from rulepatch.models.preprocess import Preprocess
 from rulepatch.models.registry import Request, Sourced, build, load_weights, source
@@ -23,7 +23,11 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "interpolation": (str,),
     "mean": (list,),
     "std": (list,),
+    "keep_exact_size": (bool,),
 }
+_LIBRARIES = ("timm/", "torchvision/", "hf/", "open_clip/")
+_OF_THE_HEAD = {"num_classes", "num_labels", "in_chans", "num_channels"}
+"""Arguments that leave a library's network what it is but for its first and last layers."""
 
 
 @source("toml")
@@ -54,6 +58,10 @@ def load(request: Request) -> Sourced:
     if request.pretrained and "weights" in entries:
         load_weights(given.module, path.parent / entries["weights"], given.translate)
     preprocess = _preprocess(path, entries, given.preprocess)
+    if given.preprocess is not None and preprocess is not None and architecture.startswith(_LIBRARIES):
+        own_weights = "weights" in entries or not request.pretrained
+        if not own_weights or kwargs.keys() <= _OF_THE_HEAD:
+            _warn_of_contradiction(path, architecture, given.preprocess, preprocess, own_weights=own_weights)
     return Sourced(given.module, preprocess, classes or given.classes, entries.get("name", path.stem), given.translate)
 
 
@@ -69,26 +77,65 @@ def _read(path: Path) -> Mapping[str, Any]:
             raise ModelError(
                 f"expected keys of a model file but {path} has {key!r}; the nearest are {nearest(key, _TYPES)}"
             )
-        if not isinstance(value, _TYPES[key]) or isinstance(value, bool):
+        if type(value) not in _TYPES[key]:
             wanted = " or ".join(kind.__name__ for kind in _TYPES[key])
             raise ModelError(f"expected {key} in {path} to be {wanted} but got {type(value).__name__}; mend it")
     return entries
 
 
 def _preprocess(path: Path, entries: Mapping[str, Any], base: Preprocess | None) -> Preprocess | None:
-    changes: dict[str, Any] = {key: entries[key] for key in ("resize", "interpolation") if key in entries}
-    for key in ("mean", "std"):
+    """That of the architecture, or none, with what the file says instead."""
+    changes: dict[str, Any] = {
+        key: entries[key] for key in ("resize", "interpolation", "keep_exact_size") if key in entries
+    }
+    usual = 3 if base is None else base.channels
+    for key, other in (("mean", "std"), ("std", "mean")):
         if key in entries:
-            changes[key] = _numbers(path, key, entries[key], 3)
+            changes[key] = _numbers(path, key, entries[key], len(entries.get(other, ())) or usual)
+    if len(changes.get("mean", ())) not in {0, usual}:
+        changes["mode"] = None  # which follows from the number of channels
     if "input_size" in entries:
         size = entries["input_size"]
         if isinstance(size, list) and not all(isinstance(side, int) for side in size):
             raise ModelError(f"expected input_size in {path} to be 2 whole numbers but got {size}; mend it")
         changes["input_size"] = (size, size) if isinstance(size, int) else _numbers(path, "input_size", size, 2)
         changes.setdefault("resize", None)
+    if "resize" in changes:  # the file's own, not a library's
+        changes.setdefault("keep_exact_size", True)
     if base is not None:
         return replace(base, **changes)
     return Preprocess(**changes) if "input_size" in changes else None
+
+
+def _warn_of_contradiction(
+    path: Path, architecture: str, library: Preprocess, file: Preprocess, *, own_weights: bool
+) -> None:
+    """Say where a file prepares pictures in another way than the library whose network it names.
+
+    Weights of the file's own may well have been trained at another size: of these the normalisation alone counts.
+    """
+    keys = [] if own_weights else ["input_size", "interpolation"]
+    keys += ["resize"] if library.input_size == file.input_size and not own_weights else []
+    keys += ["mean", "std"] if library.channels == file.channels == 3 else []  # those of others are our own guess
+    pairs = {key: (_setting(file, key), _setting(library, key)) for key in keys}
+    others = {key: pair for key, pair in pairs.items() if _differ(*pair)}
+    if others:
+        said, own = (" and ".join(f"{key} {pair[side]}" for key, pair in others.items()) for side in (0, 1))
+        warn(
+            f"{path} gives {said} but {architecture} comes with {own}; leave that out, unless the weights were trained "
+            "with what the file gives"
+        )
+
+
+def _setting(preprocess: Preprocess, key: str) -> Any:
+    return preprocess.resize or min(preprocess.input_size) if key == "resize" else getattr(preprocess, key)
+
+
+def _differ(one: Any, other: Any) -> bool:
+    """Whether settings differ, numbers for channels by more than one of 255 levels."""
+    if isinstance(one, tuple):
+        return any(abs(a - b) > 1 / 255 for a, b in zip(one, other, strict=True))
+    return bool(one != other)
 
 
 def _numbers(path: Path, key: str, values: list[Any], count: int) -> tuple[float, ...]:

@@ -180,6 +180,7 @@ def _preprocess(open_clip: Any, visual: Any, published: Mapping[str, Any]) -> Pr
         mean=tuple(config["mean"]),
         std=tuple(config["std"]),
         squash=config["resize_mode"] == "squash",
+        keep_exact_size=False,
     )
 
 

@@ -51,7 +51,7 @@ def load(request: Request) -> Sourced:
     except (TypeError, ValueError) as error:
         raise ModelError(f"expected arguments that places365/{request.name} takes but got others ({error})") from None
     usual = request.kwargs.get("num_classes", len(classes)) == len(classes)
-    preprocess = Preprocess((224, 224), resize=256, squash=True)
+    preprocess = Preprocess((224, 224), resize=256, squash=True, keep_exact_size=False)
     return Sourced(module, preprocess, classes if usual else None, translate=_renamed)
 
 

@@ -3,7 +3,8 @@
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, get_args
+from numbers import Integral, Real
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 import torch
@@ -13,11 +14,17 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as TF
 
-from rulepatch.errors import ModelError, SettingError
+from rulepatch.errors import SettingError
+from rulepatch.images import in_mode
 
-__all__ = ["Interpolation", "Preprocess"]
+__all__ = ["MODES", "Interpolation", "Mode", "OddMargins", "Preprocess"]
 
-Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
+Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]
+Mode = Literal["L", "LA", "RGB", "RGBA"]
+OddMargins = Literal["even", "floor"]
+
+MODES: dict[int, Mode] = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
+"""Pillow's mode of a picture for each number of channels."""
 
 
 @dataclass(frozen=True)
@@ -25,39 +32,75 @@ class Preprocess:
     """How a picture becomes a network's input.
 
     The short side is resized (further if the input would not be filled), the centre is cropped, pixels are scaled to
-    0..1 and normalised. A picture that already has the input size is taken as it is: it was cropped before.
+    0..1 and normalised. A picture that already has the input size is taken as it is, unless the preprocessing was read
+    off a library's (`Preprocess.of`), which does the same to pictures of every size.
 
     Attributes:
-        input_size: (height, width) of the network's input.
+        input_size: (height, width) of the network's input; one number for a square.
         resize: short side before the crop; the input's own short side if None.
         interpolation: of the resize.
-        mean: for each channel, in units of 0..1.
+        mean: for each channel, in units of 0..1. Their number is that of the channels: 1 for grey pictures, 2 for grey
+            ones with transparency, 3 for RGB, 4 for RGBA.
         std: for each channel, in units of 0..1.
         squash: resize both sides in proportion to the input's, without keeping the picture's own proportions.
+        mode: Pillow's mode that pictures are brought into; by the number of channels if None. "L" with three channels
+            repeats grey in each.
+        keep_exact_size: take a picture that already has the input size as it is: it was cropped before.
+        odd_margins: where the crop lies if a margin cannot be halved: rounded "even", as torchvision does, or to the
+            "floor", as transformers does.
+
+    Raises:
+        SettingError: settings out of their ranges, or a number of channels that pictures do not have.
 
     Examples:
         >>> preprocess = Preprocess((32, 32), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
         >>> pixels = preprocess.pixels(Image.new("RGB", (80, 60), "white"))
         >>> tuple(pixels.shape), float(pixels.max()), float(preprocess.normalise(pixels).max())
         ((3, 32, 32), 1.0, 1.0)
+        >>> Preprocess(28, mean=[0.1307], std=[0.3081]).pixels(Image.new("RGB", (80, 60))).shape
+        torch.Size([1, 28, 28])
     """
 
     input_size: tuple[int, int]
     resize: int | None = None
     interpolation: Interpolation = "bilinear"
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
     squash: bool = False
+    mode: Mode | None = None
+    keep_exact_size: bool = True
+    odd_margins: OddMargins = "even"
 
     def __post_init__(self) -> None:
+        many = next((len(each) for each in (self.mean, self.std) if hasattr(each, "__len__")), 3)
+        object.__setattr__(self, "input_size", _whole("input_size", self.input_size, 2))
+        if self.resize is not None:
+            object.__setattr__(self, "resize", _whole("resize", self.resize, 1)[0])
+        for name in ("mean", "std"):
+            object.__setattr__(self, name, tuple(map(float, _numbers(name, getattr(self, name), many))))
         if min(self.input_size) < 1 or (self.resize is not None and self.resize < min(self.input_size)):
             raise SettingError(
                 f"expected an input size of at least 1 and a resize no smaller but got input size {self.input_size} "
                 f"and resize {self.resize}; check the preprocessing"
             )
-        if self.interpolation not in get_args(Interpolation):
+        if len(self.mean) not in MODES or len(self.mean) != len(self.std):
             raise SettingError(
-                f"expected one of {', '.join(get_args(Interpolation))} but got interpolation {self.interpolation!r}"
+                "expected a mean and a std for each of 1 (grey), 2 (grey and transparency), 3 (RGB) or 4 (RGBA) "
+                f"channels but got {len(self.mean)} and {len(self.std)}; give as many of each, pictures have no others"
+            )
+        if self.mode is None:
+            object.__setattr__(self, "mode", MODES[self.channels])
+        options = {
+            "interpolation": get_args(Interpolation),
+            "mode": get_args(Mode),
+            "odd_margins": get_args(OddMargins),
+        }
+        for name, known in options.items():
+            if getattr(self, name) not in known:
+                raise SettingError(f"expected one of {', '.join(known)} but got {name} {getattr(self, name)!r}")
+        if self.mode not in {MODES[self.channels], "L" if self.channels == 3 else None}:
+            raise SettingError(
+                f"expected a mode of {self.channels} channels but got {self.mode}; leave it out, or check mean and std"
             )
         if not all(math.isfinite(mean) and std > 0 for mean, std in zip(self.mean, self.std, strict=True)):
             raise SettingError(
@@ -65,17 +108,49 @@ class Preprocess:
                 "check the preprocessing"
             )
 
+    @property
+    def channels(self) -> int:
+        """Channels of the network's input."""
+        return len(self.mean)
+
+    @property
+    def has_alpha(self) -> bool:
+        """Whether the network sees how transparent a picture is."""
+        return self.mode in {"LA", "RGBA"}
+
+    def with_channels(self, channels: int) -> Self:
+        """The same preprocessing for a network of another number of channels: averaged for grey, else repeated in turn.
+
+        Args:
+            channels: 1 to 4.
+
+        Returns:
+            This one if it has as many.
+
+        Raises:
+            SettingError: a number of channels that pictures do not have.
+        """
+        if channels == self.channels:
+            return self
+        mean, std = (
+            (sum(values) / len(values),) if channels == 1 else tuple(values[i % len(values)] for i in range(channels))
+            for values in (self.mean, self.std)
+        )
+        return replace(self, mean=mean, std=std, mode=None)
+
     def frame(self, image: Image.Image) -> Image.Image:
         """The part of a picture that the network sees, at its input size, in the picture's own mode.
 
         Returns:
             A picture of the input size.
         """
-        height, width = self.input_size
-        if image.size == (width, height):
+        if self._is_kept(image.size):
             return image
-        sides = self._sides(image.size)
-        return TF.center_crop(TF.resize(image, sides, InterpolationMode(self.interpolation)), [height, width])
+        height, width = self.input_size
+        wide, high = self._resized(image.size)
+        resized = TF.resize(image, [high, wide], InterpolationMode(self.interpolation))
+        left, top = self._corner((wide, high))
+        return TF.crop(resized, top, left, height, width)
 
     def window(self, size: tuple[int, int]) -> tuple[float, float, float, float]:
         """Where the part that the network sees lies in a picture.
@@ -91,34 +166,48 @@ class Preprocess:
             (32.0, 0.0, 96.0, 64.0)
         """
         height, width = self.input_size
-        if size == (width, height):
+        if self._is_kept(size):
             return 0.0, 0.0, float(width), float(height)
-        sides = self._sides(size)
-        short, long = sides[0], int(sides[0] * max(size) / min(size))  # as `TF.resize` rounds
-        wide, high = sides[::-1] if len(sides) == 2 else (short, long) if size[0] <= size[1] else (long, short)
-        left, top = round((wide - width) / 2), round((high - height) / 2)  # as `TF.center_crop` rounds
+        wide, high = self._resized(size)
+        left, top = self._corner((wide, high))
         across, up = size[0] / wide, size[1] / high
         return left * across, top * up, (left + width) * across, (top + height) * up
 
-    def _sides(self, size: tuple[int, int]) -> list[int]:
-        """What a picture of a width and height is resized to: both sides, or the short one."""
+    def _is_kept(self, size: tuple[int, int]) -> bool:
+        return self.keep_exact_size and size == self.input_size[::-1]
+
+    def _resized(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Width and height that a picture of some width and height is resized to, rounded as torchvision does."""
         height, width = self.input_size
         if self.squash:
-            return [(self.resize or min(height, width)) * side // min(height, width) for side in (height, width)]
+            target = self.resize or min(height, width)
+            return target * width // min(height, width), target * height // min(height, width)
         filling = max(-(-height * min(size) // size[1]), -(-width * min(size) // size[0]))
-        return [max(self.resize or 1, filling)]
+        short = max(self.resize or 1, filling)
+        long = int(short * max(size) / min(size))
+        return (short, long) if size[0] <= size[1] else (long, short)
 
-    def pixels(self, image: Image.Image) -> Tensor:
+    def _corner(self, resized: tuple[int, int]) -> tuple[int, int]:
+        """Left and top of the crop within a resized picture."""
+        rounded = round if self.odd_margins == "even" else math.floor
+        height, width = self.input_size
+        return rounded((resized[0] - width) / 2), rounded((resized[1] - height) / 2)
+
+    def pixels(self, image: Image.Image, *, framed: bool = False) -> Tensor:
         """Pixels of the part that the network sees.
 
         Args:
-            image: an RGB picture of any size.
+            image: of any size; brought into the mode of the network's channels.
+            framed: whether it is that part already, as `frame` gives it.
 
         Returns:
-            (3, height, width), float32, 0..1.
+            (channels, height, width), float32, 0..1.
         """
-        framed = np.array(self.frame(image), dtype=np.float32)
-        return torch.from_numpy(framed).permute(2, 0, 1) / 255
+        assert self.mode is not None
+        image = in_mode(image, self.mode)
+        seen = np.array(image if framed else self.frame(image), dtype=np.float32)
+        found = torch.from_numpy(seen.reshape(*self.input_size, -1)).permute(2, 0, 1) / 255
+        return found if len(found) == self.channels else found.repeat(self.channels, 1, 1)
 
     def mask(self, mask: NDArray[np.float32]) -> Tensor:
         """A mask, framed like the picture that it belongs to.
@@ -136,7 +225,7 @@ class Preprocess:
         """The network's input from pixels.
 
         Args:
-            pixels: (…, 3, height, width), 0..1.
+            pixels: (…, channels, height, width), 0..1.
 
         Returns:
             A tensor of the same shape.
@@ -153,98 +242,65 @@ class Preprocess:
         return asdict(self)
 
     @classmethod
-    def of(cls, transform: Any) -> "Preprocess":
-        """Read the preprocessing off a torchvision transform: a weights' preset or a `Compose`.
+    def of(
+        cls, transform: Any, *, input_size: int | tuple[int, int] | None = None, channels: int | None = None
+    ) -> "Preprocess":
+        """Read the preprocessing off what another library prepares pictures with.
+
+        What is read is held to what the transform does to pictures of many sizes, the input size among them.
 
         Args:
-            transform: a `Preprocess`, a preset as `weights.transforms()` gives it, or a `Compose` of Resize,
-                CenterCrop, ToTensor and Normalize.
+            transform: a `Preprocess`; a preset as `weights.transforms()` gives it; transforms of torchvision (either
+                version), timm or open_clip; an image processor of transformers; or timm's configuration of data.
+            input_size: (height, width) of the pictures, for a transform without Resize; pictures of other sizes are
+                resized to it.
+            channels: of the network, for a transform that leaves it open; as many as it normalises, or else 3, if None.
 
         Returns:
             The same preprocessing, which can also be applied to masks.
 
         Raises:
-            ModelError: a transform that cannot be read.
+            ModelError: a transform that cannot be read, with the step that stands in the way.
 
         Examples:
+            >>> from torchvision import transforms
             >>> from torchvision.models import ResNet18_Weights
             >>> Preprocess.of(ResNet18_Weights.DEFAULT.transforms()).resize
             256
+            >>> mnist = transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.13,), (0.31,))])
+            >>> Preprocess.of(mnist, input_size=28).mode
+            'L'
         """
-        if isinstance(transform, Preprocess):
-            return transform
-        try:
-            found = cls._read_off(transform)
-        except SettingError:
-            found = None
-        if found is None or not found.repeats(transform):
-            raise ModelError(
-                "expected a Preprocess, a torchvision preset or a Compose of Resize, CenterCrop, ToTensor and "
-                f"Normalize but got {type(transform).__name__} with other steps; describe it as rulepatch.Preprocess(…)"
-            )
-        return found
+        from rulepatch.models import transforms  # which describes what it finds as a `Preprocess`
 
-    @classmethod
-    def _read_off(cls, transform: Any) -> "Preprocess | None":
-        if hasattr(transform, "crop_size") and hasattr(transform, "resize_size"):
-            return cls._of_steps(
-                transform.resize_size, transform.crop_size, transform.interpolation, transform.mean, transform.std
-            )
-        steps = {type(step).__name__: step for step in getattr(transform, "transforms", [])}
-        resize, crop, normalise = (steps.get(name) for name in ("Resize", "CenterCrop", "Normalize"))
-        if resize is None or normalise is None:
-            return None
-        size = resize.size if crop is None else crop.size
-        return cls._of_steps(resize.size, size, resize.interpolation, normalise.mean, normalise.std)
+        return transforms.read(transform, input_size=input_size, channels=channels)
 
-    def repeats(self, transform: Callable[[Image.Image], Tensor], *, slack: int = 0) -> bool:
+    def repeats(self, transform: Callable[[Image.Image], Tensor]) -> bool:
         """Whether this does what a transform does, up to rounding; one for squares alone is held to squares.
 
         Args:
-            transform: from an RGB picture to (3, height, width).
-            slack: pixels by which its crop may lie to the side, as libraries round odd margins up or down.
+            transform: from a picture to (channels, height, width).
 
         Returns:
-            Whether it does, on three pictures of noise.
+            Whether it does, on pictures of noise of many sizes.
         """
-        height, width = self.input_size
-        generator = np.random.default_rng(0)
-        for size in [(2 * height + 7, 2 * height + 7), (2 * height + 7, 3 * width), (3 * height, 2 * width + 7)]:
-            picture = Image.fromarray(generator.integers(0, 256, (*size, 3), dtype=np.uint8))
-            try:
-                with torch.device("cpu"):
-                    expected = transform(picture)
-            except (TypeError, ValueError, RuntimeError):
-                return False
-            if size[0] != size[1] and expected.shape != (3, height, width):
-                continue
-            got = self.normalise(self.pixels(picture))
-            if expected.shape != got.shape:
-                return False
-            inner = slice(slack, -slack or None)  # a roll brings in what was cut off at the other side
-            differences = [
-                (got.roll((dy, dx), dims=(1, 2)) - expected)[:, inner, inner].abs().mean()
-                for dy in range(-slack, slack + 1)
-                for dx in range(-slack, slack + 1)
-            ]
-            if min(differences) > 0.02:
-                return False
-        return True
+        from rulepatch.models import transforms
 
-    @classmethod
-    def _of_steps(cls, resize: Any, crop: Any, interpolation: Any, mean: Any, std: Any) -> "Preprocess":
-        height, width = _pair(crop)
-        sides = [resize] if isinstance(resize, int) else list(resize)
-        return cls(
-            (height, width),
-            resize=min(sides),
-            interpolation=InterpolationMode(interpolation).value,
-            mean=tuple(mean),
-            std=tuple(std),
-            squash=len(sides) == 2,
-        )
+        return transforms.repeats(self, transforms.Tried(transform, self.mode))
 
 
-def _pair(size: Any) -> tuple[int, int]:
-    sizes = [size] if isinstance(size, int) else list(size)
-    return sizes[0], sizes[-1]
+def _whole(name: str, values: Any, count: int) -> tuple[int, ...]:
+    found = _numbers(name, values, count)
+    if len(found) != count or not all(isinstance(each, Integral) for each in found):
+        wanted = "a whole number" if count == 1 else f"{count} whole numbers"
+        raise SettingError(f"expected {name} to be {wanted} but got {values!r}; check the preprocessing")
+    return tuple(map(int, found))
+
+
+def _numbers(name: str, values: Any, count: int) -> list[Any]:
+    """Numbers from a tuple, list, array or tensor, or one number for all."""
+    given = np.asarray(values, dtype=object if isinstance(values, list | tuple) else None)
+    found = given.tolist() if given.ndim else [given.item()] * count
+    if given.ndim > 1 or not all(isinstance(each, Real) and not isinstance(each, bool) for each in found):
+        raise SettingError(f"expected {name} to be numbers but got {values!r}; check the preprocessing")
+    return found

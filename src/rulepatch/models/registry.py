@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from rulepatch.errors import ModelError, SettingError, nearest
+from rulepatch.errors import ModelError, RulepatchWarning, SettingError, nearest, warn
 from rulepatch.models.checkpoints import read_state
 from rulepatch.models.classes import Classes
 from rulepatch.models.classifier import Classifier
@@ -170,14 +170,17 @@ def load_skeleton(name: str) -> Classifier:
         ModelError: no such model.
     """
     try:
-        with torch.device("meta"), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of weights that do nothing there
+        with torch.device("meta"), warnings.catch_warnings(record=True) as found:  # of weights that do nothing there
+            warnings.simplefilter("always")
             model = _classifier(name, build(name, pretrained=False))
         model.module.eval().requires_grad_(False)
         model.module(model.example())
+        said = [str(each.message) for each in found if issubclass(each.category, RulepatchWarning)]
     except Exception:  # a network that computes with its weights, when it is made or when it runs
-        model = _classifier(name, build(name, pretrained=False))
+        model, said = _classifier(name, build(name, pretrained=False)), []
         model.module.eval().requires_grad_(False)
+    for message in said:
+        warn(message)
     return model
 
 

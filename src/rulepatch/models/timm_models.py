@@ -42,6 +42,8 @@ def load(request: Request) -> Sourced:
             f"({type(error).__name__}); give a local file with --weights"
         ) from None
     preprocess = preprocess_of(resolve_model_data_config(module))
+    if preprocess is not None and "in_chans" in request.kwargs:
+        preprocess = preprocess.with_channels(request.kwargs["in_chans"])
     return Sourced(module, preprocess, imagenet_classes() if module.num_classes == 1000 else None)
 
 
@@ -61,14 +63,18 @@ def preprocess_of(config: Mapping[str, Any]) -> Preprocess | None:
     Returns:
         The same preprocessing, or None if it pads the picture.
     """
+    _, height, width = config["input_size"]
+    is_squashed = config["crop_mode"] == "squash"
     if config["crop_mode"] == "border" or config["crop_pct"] > 1:  # pads the picture: there is no such setting
         return None
-    _, height, width = config["input_size"]
+    if height != width and not is_squashed:  # resized until it covers the input, rounded as timm alone does
+        return None
     return Preprocess(
         (height, width),
         resize=math.floor(min(height, width) / config["crop_pct"]),
         interpolation=config["interpolation"],
         mean=tuple(config["mean"]),
         std=tuple(config["std"]),
-        squash=config["crop_mode"] == "squash",
+        squash=is_squashed,
+        keep_exact_size=False,
     )
