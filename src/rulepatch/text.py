@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from rulepatch.errors import SettingError
 
-__all__ = ["csv_of", "percent", "plural", "points", "read_pairs", "read_share", "table"]
+__all__ = ["csv_of", "duration", "percent", "plural", "points", "read_pairs", "read_share", "table"]
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
@@ -95,6 +95,24 @@ def plural(count: int, noun: str) -> str:
         ('1 picture', '3 pictures')
     """
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def duration(seconds: float) -> str:
+    """Write a duration for people.
+
+    Returns:
+        Text.
+
+    Examples:
+        >>> duration(42.3), duration(75), duration(7500)
+        ('42 s', '1 min 15 s', '2 h 05 min')
+    """
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02} min"
 
 
 def read_share(text: str) -> float:
