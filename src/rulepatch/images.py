@@ -3,6 +3,7 @@
 A picture is a PIL image in mode RGB; a mask is a float32 array (h, w) in 0..1, 1 where the concept is.
 """
 
+import base64
 import io
 import math
 import threading
@@ -18,7 +19,18 @@ from PIL.PngImagePlugin import PngInfo
 
 from rulepatch.errors import ImageError
 
-__all__ = ["NOTE", "SUFFIXES", "blurred", "composite", "cover", "read_image", "write_image"]
+__all__ = [
+    "NOTE",
+    "SUFFIXES",
+    "THUMBNAIL",
+    "blurred",
+    "composite",
+    "cover",
+    "inline",
+    "marked",
+    "read_image",
+    "write_image",
+]
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 """Endings of the files that count as pictures in a folder."""
@@ -26,6 +38,11 @@ SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", "
 NOTE = "rulepatch:"
 """What the names of texts begin with that a picture carries for us in its `info`, and takes along into a PNG file."""
 
+THUMBNAIL = 128
+"""Longer side of a thumbnail, in pixels."""
+
+MARK = (230, 40, 120)
+"""Colour of a mask that is laid over a picture."""
 
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -136,6 +153,35 @@ def composite(image: Image.Image, replacement: Image.Image, mask: NDArray[np.flo
     share = mask[..., None]
     mixed = np.asarray(image) * (1 - share) + np.asarray(cover(replacement, image.size)) * share
     return Image.fromarray(mixed.round().astype(np.uint8))
+
+
+def marked(image: Image.Image, mask: NDArray[np.float32]) -> Image.Image:
+    """Lay a mask over a picture in a colour through which the picture shows.
+
+    Args:
+        image: the picture.
+        mask: array (h, w), 0..1, of the picture's size.
+
+    Returns:
+        An RGB picture.
+    """
+    return composite(image.convert("RGB"), Image.new("RGB", image.size, MARK), np.float32(0.65) * mask)
+
+
+def inline(picture: Image.Image, side: int = THUMBNAIL) -> str:
+    """A picture as the address of itself, reduced to a longer side; small ones are enlarged pixel by pixel.
+
+    Returns:
+        A `data:` address.
+    """
+    small = picture.convert("RGB")
+    if max(small.size) < side:
+        factor = side // max(small.size)
+        small = small.resize((small.width * factor, small.height * factor), Image.Resampling.NEAREST)
+    small.thumbnail((side, side))
+    buffer = io.BytesIO()
+    small.save(buffer, "JPEG", quality=82)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def blurred(mask: NDArray[np.float32], radius: float) -> NDArray[np.float32]:

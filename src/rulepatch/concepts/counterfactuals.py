@@ -4,7 +4,7 @@ Nobody need label them: what the model says of the untouched picture is what it 
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -65,7 +65,7 @@ class Counterfactuals:
 
     originals: ImageSet
     replaced: ImageSet
-    groups: NDArray[np.int64]
+    groups: NDArray[np.int64] = field(repr=False)
     place: Place | None = None
 
     def __len__(self) -> int:

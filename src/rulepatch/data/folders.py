@@ -15,6 +15,7 @@ from rulepatch.digests import digest_of_bytes, digest_of_json
 from rulepatch.errors import FolderError, SettingError
 from rulepatch.images import read_image, write_image
 from rulepatch.models.classes import Classes
+from rulepatch.text import brief, plural, quoted
 
 __all__ = ["ImageSet", "Picture", "Snapshot", "name_of_class", "read_exemplars", "write_exemplar"]
 
@@ -68,6 +69,12 @@ class ImageSet:
 
     pictures: tuple[Picture, ...]
     name: str
+
+    def __repr__(self) -> str:
+        labels = {picture.label for picture in self.pictures}
+        of_classes = f"labelled, {plural(len(labels), 'class', 'classes')}"
+        known = of_classes if None not in labels else "partly labelled" if len(labels) > 1 else "without labels"
+        return brief(type(self).__name__, plural(len(self), "picture"), known, quoted(self.name, most=60))
 
     def __len__(self) -> int:
         return len(self.pictures)
@@ -232,7 +239,7 @@ class ImageSet:
         return digest_of_json(self.digests())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Snapshot(ImageSet):
     """Pictures that nobody will change while they are used.
 

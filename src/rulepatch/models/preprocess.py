@@ -14,6 +14,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as TF
 
 from rulepatch.errors import ModelError, SettingError
+from rulepatch.text import brief
 
 __all__ = ["Interpolation", "Preprocess"]
 
@@ -48,6 +49,17 @@ class Preprocess:
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     squash: bool = False
+
+    def __repr__(self) -> str:
+        return brief(
+            "Preprocess",
+            "×".join(map(str, self.input_size)),
+            "" if self.resize is None else f"resize {self.resize}",
+            self.interpolation,
+            "squash" if self.squash else "",
+            f"mean {' '.join(f'{mean:.3g}' for mean in self.mean)}",
+            f"std {' '.join(f'{std:.3g}' for std in self.std)}",
+        )
 
     def __post_init__(self) -> None:
         if min(self.input_size) < 1 or (self.resize is not None and self.resize < min(self.input_size)):
