@@ -22,7 +22,8 @@ STYLE = """<style>
 .rulepatch { line-height: 1.45; }
 .rulepatch p { margin: .3em 0; max-width: 60em; }
 .rulepatch .soft, .rulepatch th { opacity: .75; }
-.rulepatch table { border-collapse: collapse; margin: .5em 0; border: 0; font-variant-numeric: tabular-nums; }
+.rulepatch table { border-collapse: collapse; margin: .5em 0; border: 0; font-size: .95em;
+  font-variant-numeric: tabular-nums; }
 .rulepatch tr { background: transparent; }
 .rulepatch th, .rulepatch td { text-align: left; padding: .25em 1.2em .25em 0; border: 0;
   border-bottom: 1px solid rgba(128, 128, 128, .35); }
