@@ -26,6 +26,7 @@ from rulepatch.editors.certificate import certify
 from rulepatch.errors import ExemplarError, SettingError
 from rulepatch.images import cover
 from rulepatch.models.classifier import Classifier
+from rulepatch.progress import steps
 from rulepatch.timing import stretch
 
 __all__ = [
@@ -170,7 +171,7 @@ def pose(
         ExemplarError: no exemplars are given.
         SettingError: the rank is too high for a site, or a label is unknown to the model.
     """
-    originals, edited, observations = look(model, exemplars, settings)
+    originals, edited, observations = look(model, exemplars, settings, progress=progress)
     if style is not None:
         keys = model.inputs(model.preprocess.pixels(cover(style, model.preprocess.input_size[::-1]))[None])
         observations = [seen.with_style(capture.keys_at(model.module, keys, seen.site.path)) for seen in observations]
@@ -205,7 +206,7 @@ def pose(
 
 
 def look(
-    model: Classifier, exemplars: Sequence[Exemplar], settings: Settings
+    model: Classifier, exemplars: Sequence[Exemplar], settings: Settings, *, progress: bool = False
 ) -> tuple[Tensor, Tensor, list[Observation]]:
     """Look at the exemplars through some sites.
 
@@ -213,6 +214,7 @@ def look(
         model: the classifier.
         exemplars: at least one.
         settings: the sites, their value point, and whether the mask counts.
+        progress: whether to show a bar.
 
     Returns:
         Model inputs of the original pictures and of the edited ones, (n, 3, height, width), and what each site sees.
@@ -233,7 +235,8 @@ def look(
     originals, edited, masks = _inputs(model, exemplars)
     if settings.whole_image:
         masks = torch.ones_like(masks)
-    return originals, edited, [observe(model.module, site, originals, edited, masks) for site in sites]
+    through = steps(sites, "exemplars", unit="site", shown=progress)
+    return originals, edited, [observe(model.module, site, originals, edited, masks) for site in through]
 
 
 def _inputs(model: Classifier, exemplars: Sequence[Exemplar]) -> tuple[Tensor, Tensor, Tensor]:

@@ -194,7 +194,7 @@ def search(
         problem = _pose(model, exemplars, sites, known, seed=seed, cache=kept, progress=progress)
         pictures, groups, told = _validation(problem, validation, images, progress=progress)
         sample = unseen.sample(MOST_REFERENCE, seed=seed)
-        maker = Maker(problem, known, kept)
+        maker = Maker(problem, known, kept, progress=progress)
         with Scorer(
             problem, list(maker.sites), sample, pictures, groups=groups, cache=kept, progress=progress
         ) as scorer:
