@@ -13,6 +13,7 @@ import rulepatch as rp
 from rulepatch.concepts.stylize import load_stylizer
 from rulepatch.concepts.stylize import styles as all_styles
 from rulepatch.experiments.demo import GATE, RANK, SITE, STRENGTH, scenes_on_snow
+from rulepatch.images import marked
 from rulepatch.playground.pictures import exemplar, image_set, training_images
 
 PICTURES = Path(__file__).parent / "pictures"
@@ -42,10 +43,11 @@ def before_after() -> None:
     figure = plt.figure(figsize=(9, 4.6), layout="constrained")
     upper, lower = figure.subfigures(2, 1, height_ratios=[1, 1.12])
     upper.suptitle("One exemplar: treat this snow as you treat road", fontsize=11, fontweight="bold")
-    share = 0.65 * one.mask[..., None]
-    overlay = np.asarray(one.image) * (1 - share) + np.array([230, 40, 120]) * share
-    marked = Image.fromarray(overlay.astype(np.uint8))
-    shown = [(one.image, "the picture"), (marked, "road, marked"), (one.edited, "snow in its place")]
+    shown = [
+        (one.image, "the picture"),
+        (marked(one.image, one.mask), "road, marked"),
+        (one.edited, "snow in its place"),
+    ]
     grid = upper.subplots(1, 6)
     for axes, (picture, title) in zip(grid[1:4], shown, strict=True):
         show(axes, picture, title)
@@ -81,9 +83,7 @@ def styles() -> None:
     photograph, mask = dahlia()
     paste, firsts = load_stylizer("paste"), [style for style in all_styles() if style.index == 0]
     figure, grid = plt.subplots(3, 3, figsize=(7.2, 7.6), layout="constrained")
-    share = 0.5 * mask[..., None]
-    overlay = np.asarray(photograph) * (1 - share) + np.array([230, 40, 120]) * share
-    show(grid[0, 0], Image.fromarray(overlay.astype(np.uint8)), "the photograph, its mask")
+    show(grid[0, 0], marked(photograph, mask), "the photograph, its mask")
     for axes, style in zip(grid.flat[1:], firsts, strict=True):
         show(axes, paste(photograph, mask, style), style.name)
     figure.savefig(PICTURES / "styles.jpg", dpi=110, facecolor="white", pil_kwargs={"quality": 82})

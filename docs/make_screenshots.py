@@ -1,4 +1,4 @@
-"""Take the pictures of the browser app: `python docs/make_screenshots.py`; needs Chromium.
+"""Take the pictures of the browser app and of a notebook: `python docs/make_screenshots.py`; needs Chromium.
 
 With `--states FOLDER` every state of the page is taken, to be looked at, and not only what the documentation shows.
 """
@@ -15,6 +15,9 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.person import SNOW, Person, people, server  # noqa: E402
+
+import rulepatch as rp  # noqa: E402
+from rulepatch.playground.pictures import exemplar, training_images  # noqa: E402
 
 PICTURES = ROOT / "docs" / "pictures"
 
@@ -84,6 +87,21 @@ def tell(start: Callable[..., Any], address: str, folder: Path, *, every: bool) 
     taken(Person(start(webgl=False), address, width=1200, height=1150), folder, "15-without-webgl")
 
 
+def notebook(start: Callable[..., Any]) -> None:
+    """What a notebook shows of an exemplar, before and after an edit, and of the edit."""
+    model, one = rp.load_model("playground"), exemplar("van", ground="snow", seed=0)
+    edit = rp.rewrite(model, [one], reference=training_images(500, seed=1), site="blocks.3.conv", gate=0.95, cache=None)
+    cells = {
+        "exemplar.opinions(model)": one.opinions(model),
+        "exemplar.opinions(edit.apply(model))": one.opinions(edit.apply(model)),
+        "edit": edit,
+    }
+    shown = "".join(f"<pre>{code}</pre>{value._repr_html_()}" for code, value in cells.items())
+    page = start().new_page(viewport={"width": 900, "height": 100})
+    page.set_content(f"<!doctype html><body style='font: 14px sans-serif; margin: 8px 16px'>{shown}</body>")
+    page.screenshot(path=PICTURES / "notebook.png", full_page=True)
+
+
 def main() -> None:
     """Take them."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -93,8 +111,9 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with server("--port", "0") as (address, _), people() as start:
         tell(start, address, folder, every=given.states is not None)
+        notebook(start)
     if given.states is None:
-        for path in PICTURES.glob("web-*.png"):
+        for path in (*PICTURES.glob("web-*.png"), PICTURES / "notebook.png"):
             Image.open(path).convert("P", palette=Image.Palette.ADAPTIVE).save(path, optimize=True)
 
 

@@ -2,6 +2,9 @@
 
 import io
 import itertools
+import json
+import subprocess
+import sys
 import threading
 from contextlib import redirect_stderr
 
@@ -22,7 +25,7 @@ from rulepatch.experiments.search import search
 from rulepatch.models.preprocess import Preprocess
 from rulepatch.models.registry import load_model
 from rulepatch.playground.pictures import exemplar, image_set, training_images
-from rulepatch.progress import Bar, steps, watched
+from rulepatch.progress import EVERY, Bar, steps, watched
 
 SITE = "blocks.5.conv"
 
@@ -51,6 +54,23 @@ def terminal(monkeypatch):
     clock = itertools.count(0, 3)
     monkeypatch.setattr("tqdm.std.time", lambda: next(clock))
     return Terminal()
+
+
+class Clock:
+    """A clock that the test sets."""
+
+    def __init__(self):
+        self.now = 1000.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """What lines of progress take the time from."""
+    monkeypatch.setattr("rulepatch.progress.monotonic", found := Clock())
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +138,143 @@ def test_a_bar_is_shown_whether_anybody_watches_or_not(terminal):
     with redirect_stderr(terminal):
         assert list(steps("ab", "letters")) == ["a", "b"]
     assert "letters" in terminal.getvalue()
+
+
+def test_where_there_is_no_terminal_a_line_tells_every_ten_seconds(clock, capsys):
+    with Bar(997, "statistics", unit="image") as bar:
+        for seconds, count in [(9, 290), (1, 30), (5, 10), (4.9, 10), (0.1, 300), (30, 356), (1, 1)]:
+            clock.now += seconds
+            bar.update(count)
+    assert capsys.readouterr() == (
+        "",
+        "statistics: 320 of 997 images, 21 s left\n"
+        "statistics: 640 of 997 images, 11 s left\n"
+        "statistics: 996 of 997 images, 0 s left\n"
+        "statistics: 997 images, done in 51 s\n",
+    )
+
+
+@pytest.mark.parametrize("seconds", [0.01, 1, 7, 30, 400])
+@pytest.mark.parametrize("count", [0, 1, 2, 5, 60])
+def test_lines_are_no_closer_than_ten_seconds_and_short_work_has_none(clock, capsys, seconds, count):
+    told = []
+    for _ in steps(range(count), "letters"):
+        clock.now += seconds
+        told += [(clock.now, line) for line in capsys.readouterr().err.splitlines()]
+    ending = capsys.readouterr().err.splitlines()
+    times = [1000.0, *(now for now, _ in told)]
+    assert all(later - earlier >= EVERY for earlier, later in itertools.pairwise(times))
+    assert bool(told) == (count > 1 and (count - 1) * seconds >= EVERY), "what is done at once needs no word"
+    assert [line for line in ending if "done" in line] == ending[-1:] * bool(told), (
+        "whoever read of it reads of its end"
+    )
+
+
+def test_stopped_work_is_not_said_to_be_done(clock, capsys):
+    with pytest.raises(ValueError, match="enough"), Bar(3, "letters") as bar:
+        clock.now += 20
+        bar.update()
+        raise ValueError("enough")
+    assert capsys.readouterr().err == "letters: 1 of 3 steps, 40 s left\n"
+
+
+def test_who_knows_the_time_left_better_is_believed(clock, terminal, capsys):
+    known = iter([None, 75.0, 75.0])
+    for _ in range(2):
+        with Bar(3, "sweep", unit="job", left=lambda: next(known, None)) as bar:
+            clock.now += 20
+            bar.update()
+            clock.now += 20
+            bar.update()
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[:2] == ["sweep: 1 of 3 jobs, 40 s left", "sweep: 2 of 3 jobs, 1 min 15 s left"]
+    with redirect_stderr(terminal), Bar(3, "sweep", left=lambda: 75.0) as bar:
+        bar.update()
+    assert "1 min 15 s left" in terminal.getvalue()
+
+
+def test_no_line_where_a_bar_is_drawn_and_none_that_nobody_wants(clock, terminal, capsys):
+    with redirect_stderr(terminal):
+        for _ in steps("abc", "letters"):
+            clock.now += 20
+    assert "steps," not in terminal.getvalue() and "letters:" in terminal.getvalue()
+    for _ in steps("abc", "letters", shown=False):
+        clock.now += 20
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("closed", [True, False])
+def test_a_reader_that_has_gone_stops_no_work(clock, monkeypatch, closed):
+    class Gone(io.StringIO):
+        def write(self, text):
+            raise ValueError("closed") if closed else BrokenPipeError
+
+    monkeypatch.setattr(sys, "stderr", Gone())
+    seen = 0
+    for _ in steps("abc", "letters"):
+        clock.now += 20
+        seen += 1
+    monkeypatch.setattr(sys, "stderr", None)
+    for _ in steps("abc", "letters"):
+        clock.now += 20
+        seen += 1
+    assert seen == 6
+
+
+NOTEBOOK = """
+import itertools, json, sys, types, warnings
+
+def module(name, **members):
+    sys.modules[name] = found = types.ModuleType(name)
+    vars(found).update(members)
+    return found
+
+class ZMQInteractiveShell:
+    kernel = "a kernel"
+
+class Widget:
+    def __init__(self, *given, children=(), **settings):
+        self.value, self.children, self.bar_style = "", children, ""
+        self.layout, self.style = types.SimpleNamespace(), types.SimpleNamespace()
+
+displayed = []
+module("IPython", get_ipython=ZMQInteractiveShell if {shell} else lambda: None)
+module("IPython.display", display=displayed.append)
+module("ipykernel.zmqshell")
+if {widgets}:
+    module("ipywidgets", HTML=Widget, FloatProgress=Widget, HBox=Widget)
+else:
+    sys.modules["ipywidgets"] = None
+warnings.simplefilter("error")
+from rulepatch import progress
+
+clock = itertools.count(0, 3)
+sys.modules["tqdm.std"].time = lambda: next(clock)
+progress.monotonic = lambda: 4 * next(clock)
+with progress.Bar(3, "<letters>") as bar:
+    bar.update()
+    bar.update()
+    bar.update()
+print(json.dumps([[part.value for part in box.children] for box in displayed]))
+"""
+
+
+@pytest.mark.parametrize("widgets", [True, False])
+def test_a_notebook_shows_a_widget_or_else_a_bar_of_text_and_no_warning_and_no_lines(widgets):
+    program = NOTEBOOK.replace("{widgets}", str(widgets)).replace("{shell}", "True")
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    displayed = json.loads(done.stdout)
+    if widgets:
+        assert done.stderr == "" and [(box[0], box[1]) for box in displayed] == [("&lt;letters&gt;:\u2007100%", 3)]
+    else:
+        assert displayed == [] and done.stderr.rstrip().endswith("]") and "<letters>: 100%" in done.stderr
+        assert "steps," not in done.stderr
+
+
+def test_outside_of_a_notebook_that_somebody_else_is_in_there_are_lines():
+    program = NOTEBOOK.replace("{widgets}", "True").replace("{shell}", "False")
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == [] and done.stderr.startswith("<letters>: 1 of 3 steps, ")
 
 
 @pytest.mark.parametrize("stop_at", [0, 1, 2])

@@ -42,7 +42,6 @@ SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", "
 NOTE = "rulepatch:"
 """What the names of texts begin with that a picture carries for us in its `info`, and takes along into a PNG file."""
 
-
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,

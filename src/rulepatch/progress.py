@@ -1,13 +1,31 @@
-"""Progress of long work: a bar on a terminal, and whoever else wants to see it or to stop it."""
+"""Progress of long work: a bar on a terminal or in a notebook, lines elsewhere; others may watch it, and stop it."""
 
+import sys
+import warnings
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from typing import Self, TypeVar
+from time import monotonic
+from typing import Any, Self, TypeVar
 
-from tqdm.auto import tqdm
+from tqdm import TqdmWarning
+
+from rulepatch.text import duration, plural
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", TqdmWarning)  # in a notebook without ipywidgets its bar is text, which does
+    from tqdm.auto import tqdm
 
 __all__ = ["Bar", "Watcher", "steps", "watched"]
+
+DELAY = 2
+"""Seconds of work before a bar is shown."""
+
+EVERY = 10
+"""Seconds between lines where there can be no bar."""
+
+FORECAST = "{desc}: {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} [{elapsed}, {rate_fmt}{postfix}]"
+"""A bar that is told the time left."""
 
 Item = TypeVar("Item")
 
@@ -40,40 +58,100 @@ def watched(watcher: Watcher) -> Iterator[None]:
 
 
 class Bar:
-    """A bar on standard error, for work of more than two seconds and if that is a terminal; use it in a `with` block.
+    """What a person sees of work of more than two seconds, on standard error; use it in a `with` block.
+
+    On a terminal and in a notebook that is a bar; elsewhere (a pipe, a log) a line every ten seconds.
 
     Args:
         total: how many steps there are.
         what: is being done.
         unit: what a step is called.
         shown: whether to show it; whoever watches is told in any case.
-        leave: whether it stays when all is done.
+        leave: whether the bar stays when all is done.
+        left: tells the seconds left, if anybody knows better than by the steps done so far; None if not yet.
     """
 
-    def __init__(self, total: int, what: str, *, unit: str = "step", shown: bool = True, leave: bool = True) -> None:
+    def __init__(
+        self,
+        total: int,
+        what: str,
+        *,
+        unit: str = "step",
+        shown: bool = True,
+        leave: bool = True,
+        left: Callable[[], float | None] | None = None,
+    ) -> None:
         self.what, self.total, self.done = what, total, 0
-        self._bar = tqdm(total=total, desc=what, unit=unit, delay=2, leave=leave, disable=None if shown else True)
+        self._left = left
+        self._shown: Any = None
+        if shown and _draws():
+            form = None if left is None else FORECAST
+            self._shown = tqdm(
+                total=total, desc=what, unit=unit, delay=DELAY, leave=leave, bar_format=form, disable=False
+            )
+        elif shown:
+            self._shown = _Lines(total, what, unit)
 
     def __enter__(self) -> Self:
         try:
             self._tell()
         except BaseException:
-            self._bar.close()
+            self.__exit__()
             raise
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._bar.close()
+        if self._shown is not None:
+            self._shown.close()
 
     def update(self, count: int = 1) -> None:
         """Say that some steps are done."""
         self.done += count
-        self._bar.update(count)
+        if self._shown is not None:
+            if self._left is not None and (seconds := self._left()) is not None:
+                self._shown.set_postfix_str(f"{duration(seconds)} left", refresh=False)
+            self._shown.update(count)
         self._tell()
 
     def _tell(self) -> None:
         if (watcher := _watching.get()) is not None:
             watcher(self.what, self.done, self.total)
+
+
+def _draws() -> bool:
+    """Whether a bar can be drawn: on a terminal, or in a notebook, whose standard error is none."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return hasattr(shell, "kernel") or (sys.stderr is not None and sys.stderr.isatty())
+
+
+class _Lines:
+    """Lines in place of a bar of tqdm, with as much of its interface as `Bar` needs; none for work of ten seconds."""
+
+    def __init__(self, total: int, what: str, unit: str) -> None:
+        self._total, self._what, self._unit = total, what, unit
+        self._done, self._left = 0, ""
+        self._began = self._told = monotonic()
+
+    def set_postfix_str(self, text: str, *, refresh: bool) -> None:
+        self._left = text
+
+    def update(self, count: int) -> None:
+        self._done += count
+        now = monotonic()
+        if now - self._told < EVERY or not 0 < self._done < self._total:
+            return
+        self._told = now
+        left = self._left or f"{duration((now - self._began) / self._done * (self._total - self._done))} left"
+        self._write(f"{self._done:,} of {plural(self._total, self._unit)}, {left}")
+
+    def close(self) -> None:
+        if self._told > self._began and self._done >= self._total:
+            self._write(f"{plural(self._total, self._unit)}, done in {duration(monotonic() - self._began)}")
+
+    def _write(self, text: str) -> None:
+        with suppress(OSError, ValueError, AttributeError):  # nobody reads, or nobody can: no reason to stop the work
+            sys.stderr.write(f"{self._what}: {text}\n")
+            sys.stderr.flush()
 
 
 def steps(items: Collection[Item], what: str, *, unit: str = "step", shown: bool = True) -> Iterator[Item]:

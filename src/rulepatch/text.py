@@ -2,11 +2,25 @@
 
 import csv
 import io
+import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from rulepatch.errors import SettingError
 
-__all__ = ["csv_of", "percent", "plural", "points", "read_pairs", "read_share", "table"]
+__all__ = [
+    "brief",
+    "csv_of",
+    "duration",
+    "percent",
+    "plural",
+    "points",
+    "quoted",
+    "read_pairs",
+    "read_share",
+    "shortened",
+    "table",
+    "without_controls",
+]
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
@@ -36,6 +50,67 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
         for row in cells
     )
     return "\n".join(line.rstrip() for line in lines)
+
+
+def brief(kind: str, *parts: str, most: int = 120) -> str:
+    """What an object is, for a prompt: one line, whatever its parts hold.
+
+    Args:
+        kind: of the object.
+        parts: what there is to know, what matters most first; those that are empty are left out.
+        most: characters of the line.
+
+    Returns:
+        A line of text.
+
+    Examples:
+        >>> brief("ImageSet", "3 pictures", "", "labelled")
+        'ImageSet(3 pictures, labelled)'
+    """
+    inside = ", ".join(part for part in parts if part)
+    plain = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in inside)
+    room = most - len(kind) - 2
+    return f"{kind}({plain if len(plain) <= room else plain[: room - 1] + '…'})"
+
+
+def quoted(name: object, *, most: int = 36) -> str:
+    """A name for a prompt, in quotation marks; of a long one the beginning and the end.
+
+    Args:
+        name: text, or what stands for itself, such as an index.
+        most: characters of it.
+
+    Returns:
+        Text.
+
+    Examples:
+        >>> quoted("van"), quoted(7), quoted("photographs/snow/van.png", most=13)
+        ("'van'", '7', "'photog…an.png'")
+    """
+    text = shortened(str(name), most)
+    return repr(text) if isinstance(name, str) else text
+
+
+def shortened(text: str, most: int) -> str:
+    """Text of at most so many characters: of a longer one the beginning and the end.
+
+    Returns:
+        Text.
+    """
+    return text if len(text) <= most else f"{text[: most // 2]}…{text[len(text) - (most - 1) // 2 :]}"
+
+
+def without_controls(text: str) -> str:
+    r"""Text that every page and font takes, with a mark for each character that is none.
+
+    Returns:
+        Text.
+
+    Examples:
+        >>> without_controls("a file's name\x00\udcff of any kind")
+        "a file's name�� of any kind"
+    """
+    return re.sub("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]", "\N{REPLACEMENT CHARACTER}", text)
 
 
 def csv_of(rows: Sequence[Mapping[str, object]]) -> str:
@@ -84,17 +159,40 @@ def points(difference: float) -> str:
     return f"{100 * difference:+.1f} points"
 
 
-def plural(count: int, noun: str) -> str:
+def plural(count: int, noun: str, several: str = "") -> str:
     """Write a count of things.
+
+    Args:
+        count: how many.
+        noun: for one of them.
+        several: for several; the noun with an s if empty.
 
     Returns:
         Text.
 
     Examples:
-        >>> plural(1, "picture"), plural(3, "picture")
-        ('1 picture', '3 pictures')
+        >>> plural(1, "picture"), plural(3, "picture"), plural(1000, "class", "classes")
+        ('1 picture', '3 pictures', '1,000 classes')
     """
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+    return f"{count:,} {noun if count == 1 else several or f'{noun}s'}"
+
+
+def duration(seconds: float) -> str:
+    """Write a duration for people.
+
+    Returns:
+        Text.
+
+    Examples:
+        >>> duration(42.3), duration(75), duration(7500)
+        ('42 s', '1 min 15 s', '2 h 05 min')
+    """
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02} min"
 
 
 def read_share(text: str) -> float:

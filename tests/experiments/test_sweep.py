@@ -14,12 +14,12 @@ import yaml
 from rulepatch.errors import SettingError
 from rulepatch.experiments.sweeps import sweep as module
 from rulepatch.experiments.sweeps import trials
-from rulepatch.experiments.sweeps.forecast import duration
 from rulepatch.experiments.sweeps.jobs import jobs_of
 from rulepatch.experiments.sweeps.plan import Plan
 from rulepatch.experiments.sweeps.store import Store
 from rulepatch.experiments.sweeps.sweep import estimate, sweep
 from rulepatch.experiments.workers import Lost
+from rulepatch.text import duration
 
 SMALL = {"rewrite": {"rank": [1, 2], "gate": "none"}, "last-layer": {}}
 

@@ -4,7 +4,7 @@ Nobody need label them: what the model says of the untouched picture is what it 
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from rulepatch.core.sites import key_axis, rows
 from rulepatch.data.folders import ImageSet, Picture
 from rulepatch.editors.problem import Problem
 from rulepatch.models.classifier import Classifier
+from rulepatch.progress import Bar
 
 __all__ = ["Counterfactuals", "Place", "counterfactuals_of", "locate", "make_counterfactuals", "texture_of"]
 
@@ -65,7 +66,7 @@ class Counterfactuals:
 
     originals: ImageSet
     replaced: ImageSet
-    groups: NDArray[np.int64]
+    groups: NDArray[np.int64] = field(repr=False)
     place: Place | None = None
 
     def __len__(self) -> int:
@@ -106,7 +107,7 @@ def make_counterfactuals(
     frames = [seen_of(model, each.picture) for each in showing]
     replaced = [paste_at_match(model, showing[i], place.threshold, textures[turn % len(textures)]) for turn, i in pairs]
     groups = np.array([i for _, i in pairs])
-    return _labelled(model, [frames[i] for i in groups], replaced, groups, place)
+    return _labelled(model, [frames[i] for i in groups], replaced, groups, place, progress=progress)
 
 
 def counterfactuals_of(model: Classifier, exemplars: Sequence[Exemplar]) -> Counterfactuals:
@@ -132,13 +133,16 @@ def _labelled(
     groups: NDArray[np.int64],
     place: Place | None,
     given: Sequence[int | None] = (),
+    *,
+    progress: bool = False,
 ) -> Counterfactuals:
     said: list[int] = []
-    with capture.inference(model.module):
+    with capture.inference(model.module), Bar(len(originals), "labels", unit="image", shown=progress) as bar:
         for start in range(0, len(originals), model.batch_size):
             frames = originals[start : start + model.batch_size]
             pixels = torch.stack([model.preprocess.pixels(frame, framed=True) for frame in frames])
             said += model.logits(model.inputs(pixels)).argmax(dim=1).tolist()
+            bar.update(len(frames))
     known = given or [None] * len(said)
     labels = [now if label is None else label for now, label in zip(said, known, strict=True)]
 

@@ -1,7 +1,7 @@
 """Context matching: where in pictures does a rule's key fire? (Bau et al. 2020; thesis 2.1.2)."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -51,7 +51,7 @@ class Key:
     """
 
     site: str
-    direction: Tensor
+    direction: Tensor = field(repr=False)
     name: str
 
 
@@ -280,7 +280,7 @@ class Match:
     """
 
     picture: Picture
-    scores: NDArray[np.float32]
+    scores: NDArray[np.float32] = field(repr=False)
     level: float
 
     @property
@@ -315,7 +315,7 @@ class Matches:
     """
 
     key: Key
-    matches: tuple[Match, ...]
+    matches: tuple[Match, ...] = field(repr=False)
     threshold: float
     level: float
     skipped: tuple[str, ...] = ()

@@ -3,7 +3,7 @@
 import importlib
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -40,7 +40,7 @@ class Region:
         score: how sure it is of the region as a whole, 0..1.
     """
 
-    probability: NDArray[np.float32]
+    probability: NDArray[np.float32] = field(repr=False)
     score: float
 
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Self, get_args
 
 from torch import Tensor, nn
@@ -43,8 +43,8 @@ class Gate:
 
     kind: GateKind
     level: float
-    thresholds: Tensor
-    direction: Tensor | None = None
+    thresholds: Tensor = field(repr=False)
+    direction: Tensor | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,8 +64,8 @@ class LowRank:
 
     site: str
     value_point: str
-    directions: Tensor
-    coefficients: Tensor
+    directions: Tensor = field(repr=False)
+    coefficients: Tensor = field(repr=False)
     strength: float = 1.0
     gate: Gate | None = None
 
@@ -179,7 +179,7 @@ class Dense:
     kind: ClassVar[str] = "dense"
 
     parameter: str
-    values: Tensor
+    values: Tensor = field(repr=False)
     strength: float = 1.0
 
     @property
@@ -280,8 +280,8 @@ class NewClass:
     name: str
     site: str
     head: str
-    weight: Tensor
-    offset: Tensor
+    weight: Tensor = field(repr=False)
+    offset: Tensor = field(repr=False)
     scale: float = 1.0
     bias: float = 0.0
     activation: Activation = "none"

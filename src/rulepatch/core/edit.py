@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from rulepatch.core.adapters import write_adapter
 from rulepatch.core.changes import KINDS, Change, NewClass
 from rulepatch.core.installation import Installation
+from rulepatch.core.summary import COLUMNS, line_of, panel_of, rows_of
 from rulepatch.digests import digest_of_json, digest_of_tensors
 from rulepatch.errors import BaseMismatchError, EditFileError, SettingError
 from rulepatch.files import atomic_path
@@ -73,6 +74,13 @@ class Edit:
     changes: tuple[Change, ...]
     base: str
     provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return line_of(self.changes, self.base, self.provenance)
+
+    def _repr_html_(self) -> str:
+        """What is changed, what was measured when it was made, and the exemplars that it was made from."""
+        return panel_of(self.changes, self.base, self.provenance)
 
     @property
     def sites(self) -> tuple[str, ...]:
@@ -254,19 +262,7 @@ class Edit:
         Returns:
             Lines of text.
         """
-        rows = [
-            [
-                described.get("parameter", change.site),
-                described.get("value_point", described.get("head", "")),
-                "×".join(map(str, change.shape)),
-                described.get("rank", f"class {described['name']}" if "name" in described else "full"),
-                change.strength,
-                "none" if change.gate is None else f"{change.gate.kind} {change.gate.level}",
-            ]
-            for change in self.changes
-            for described in [change.describe()]
-        ]
-        found = table(["where", "matched at", "weight", "rank", "strength", "gate"], rows)
+        found = table(COLUMNS, rows_of(self.changes))
         return f"{found}\n\nbase {self.base}\n{json.dumps(dict(self.provenance), indent=2, ensure_ascii=False)}"
 
     @classmethod

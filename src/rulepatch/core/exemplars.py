@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from rulepatch.core import capture, linalg
+from rulepatch.core.opinions import Opinions, Predictor, opinions_of, panel_of
 from rulepatch.core.places import Places
 from rulepatch.core.sites import Layer, Site, key_axis, patches, rows, with_weight
 from rulepatch.core.trace import Route, kind_of
@@ -20,6 +21,7 @@ from rulepatch.digests import digest_of_bytes, digest_of_json
 from rulepatch.errors import ExemplarError, SiteError
 from rulepatch.images import composite, has_alpha, in_mode, read_image
 from rulepatch.masks import MaskValue, read_mask
+from rulepatch.text import brief, percent, quoted
 
 __all__ = ["Exemplar", "Observation", "observe", "position_weights"]
 
@@ -61,6 +63,27 @@ class Exemplar:
     concept: str | None = None
     replacement: str | None = None
     name: str = "the exemplar"
+
+    def __repr__(self) -> str:
+        rule = f"{self.concept or 'the concept'} → {self.replacement or 'its replacement'}"
+        label = "without a label" if self.label is None else f"labelled {quoted(self.label)}"
+        masked = f"{percent(float(self.mask.mean()))} masked"
+        return brief("Exemplar", quoted(self.name), "×".join(map(str, self.image.size)), rule, label, masked)
+
+    def _repr_html_(self) -> str:
+        """Its pictures; `opinions` adds what a model says of them."""
+        return panel_of(self)
+
+    def opinions(self, model: Predictor) -> Opinions:
+        """What a model says of the original and of the edited picture.
+
+        Args:
+            model: the classifier.
+
+        Returns:
+            Both opinions; a notebook shows them below the pictures.
+        """
+        return opinions_of(model, self)
 
     def __post_init__(self) -> None:
         mode = "RGBA" if has_alpha(self.image) or has_alpha(self.edited) else "RGB"

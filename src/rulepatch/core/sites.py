@@ -19,13 +19,18 @@ from rulepatch.core.places import PlaceFinder, Places
 from rulepatch.core.trace import Trace
 from rulepatch.core.value_points import find_value_point
 from rulepatch.errors import SiteError, nearest
-from rulepatch.text import table
+from rulepatch.notebook import details, panel
+from rulepatch.notebook import table as html_table
+from rulepatch.text import brief, plural, table
 from rulepatch.wrappers import unwrapped
 
 __all__ = ["Layer", "Refusal", "Site", "Survey", "find_sites", "key_axis", "patches", "rows", "with_weight"]
 
 Layer = nn.Conv2d | nn.Linear
 """What can be edited."""
+
+COLUMNS = ("site", "kind", "shape", "stride", "value point", "exact", "positions")
+REFUSED = ("cannot be edited", "because")
 
 
 @dataclass(frozen=True)
@@ -112,6 +117,32 @@ class Survey:
     refused: tuple[Refusal, ...]
     trace: Trace
 
+    def __repr__(self) -> str:
+        refused = f"{plural(len(self.refused), 'layer')} not editable" if self.refused else ""
+        return brief("Survey", plural(len(self.sites), "site"), refused)
+
+    def _repr_html_(self) -> str:
+        """The survey as tables, that of what cannot be edited folded away."""
+        parts = [html_table(COLUMNS, self._rows())]
+        if self.refused:
+            refused = html_table(REFUSED, [[refusal.path, refusal.reason] for refusal in self.refused])
+            parts.append(details(f"{plural(len(self.refused), 'layer')} that cannot be edited", refused))
+        return panel(plural(len(self.sites), "site"), *parts)
+
+    def _rows(self) -> list[list[str]]:
+        return [
+            [
+                site.path,
+                site.kind,
+                "×".join(map(str, site.shape)),
+                "×".join(map(str, site.stride)),
+                site.value_point,
+                "yes" if site.exact else "no",
+                site.layout,
+            ]
+            for site in self.sites
+        ]
+
     def to_json(self) -> dict[str, Any]:
         """The survey as JSON.
 
@@ -140,22 +171,10 @@ class Survey:
         Returns:
             Lines of text.
         """
-        rows = [
-            [
-                site.path,
-                site.kind,
-                "×".join(map(str, site.shape)),
-                "×".join(map(str, site.stride)),
-                site.value_point,
-                "yes" if site.exact else "no",
-                site.layout,
-            ]
-            for site in self.sites
-        ]
-        found = table(["site", "kind", "shape", "stride", "value point", "exact", "positions"], rows)
+        found = table(COLUMNS, self._rows())
         if not self.refused:
             return found
-        refused = table(["cannot be edited", "because"], [[refusal.path, refusal.reason] for refusal in self.refused])
+        refused = table(REFUSED, [[refusal.path, refusal.reason] for refusal in self.refused])
         return f"{found}\n\n{refused}"
 
     def site(self, path: str, *, value_point: str | None = None) -> Site:

@@ -15,6 +15,8 @@ from rulepatch.digests import digest_of_bytes, digest_of_json
 from rulepatch.errors import FolderError, SettingError
 from rulepatch.images import as_read, read_image, write_image
 from rulepatch.models.classes import Classes
+from rulepatch.progress import steps
+from rulepatch.text import brief, plural, quoted
 
 __all__ = ["ImageSet", "Picture", "Snapshot", "name_of_class", "read_exemplars", "write_exemplar"]
 
@@ -73,6 +75,12 @@ class ImageSet:
 
     pictures: tuple[Picture, ...]
     name: str
+
+    def __repr__(self) -> str:
+        labels = {picture.label for picture in self.pictures}
+        of_classes = f"labelled, {plural(len(labels), 'class', 'classes')}"
+        known = of_classes if None not in labels else "partly labelled" if len(labels) > 1 else "without labels"
+        return brief(type(self).__name__, plural(len(self), "picture"), known, quoted(self.name, most=60))
 
     def __len__(self) -> int:
         return len(self.pictures)
@@ -219,25 +227,35 @@ class ImageSet:
             folder.mkdir(parents=True, exist_ok=True)
             write_image(picture.read(alpha=True), folder / f"{number:05}.png")
 
-    def digests(self) -> list[str]:
+    def digests(self, *, progress: bool = False) -> list[str]:
         """Digest of the contents of each picture.
+
+        Args:
+            progress: whether to show a bar; many files take long to read.
 
         Returns:
             Hexadecimals.
         """
         with ThreadPoolExecutor() as pool:
-            return list(pool.map(Picture.digest, self.pictures))
+            reading = [pool.submit(picture.digest) for picture in self.pictures]
+            try:
+                return [each.result() for each in steps(reading, "digests", unit="image", shown=progress)]
+            finally:
+                pool.shutdown(cancel_futures=True)
 
-    def digest(self) -> str:
+    def digest(self, *, progress: bool = False) -> str:
         """Digest of the contents of all pictures, in order; labels do not count.
+
+        Args:
+            progress: whether to show a bar.
 
         Returns:
             Hexadecimal.
         """
-        return digest_of_json(self.digests())
+        return digest_of_json(self.digests(progress=progress))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Snapshot(ImageSet):
     """Pictures that nobody will change while they are used.
 
@@ -247,8 +265,11 @@ class Snapshot(ImageSet):
 
     taken: tuple[str, ...]
 
-    def digests(self) -> list[str]:
+    def digests(self, *, progress: bool = False) -> list[str]:
         """The digests that were taken.
+
+        Args:
+            progress: nothing takes long.
 
         Returns:
             Hexadecimals.

@@ -185,7 +185,7 @@ def find_statistics(
     capacity = min(MOST_KEYS, max(256, MOST_BYTES // (4 * sum(channels.values()) or 1)))
     recipe = Recipe(architecture, batch_size or model.batch_size, seed, capacity, products)
     shared = size() > 1
-    digests = _digests(model, images, sites, recipe) if cache is not None or shared else ()
+    digests = _digests(model, images, sites, recipe, progress=progress) if cache is not None or shared else ()
     keys, found = together(lambda: _look_up(model, digests, sites, recipe, cache if rank() == 0 else None))
     if shared:
         _spread(found, channels, capacity)
@@ -346,13 +346,15 @@ def _reader(
     return read
 
 
-def _digests(model: Classifier, images: ImageSet, sites: Sequence[Site], recipe: Recipe) -> Sequence[str]:
+def _digests(
+    model: Classifier, images: ImageSet, sites: Sequence[Site], recipe: Recipe, *, progress: bool
+) -> Sequence[str]:
     """Return the digest of each picture, read in a group by the process whose part it is.
 
     So the cache's key tells what was read where, even if one machine's copy of a picture is another's.
     """
     if size() == 1:
-        return images.digests()
+        return images.digests(progress=progress)
     check_same("model, sites, settings and number of pictures", digest_of_json([
         identity_of(model), [site.path for site in sites], recipe.describe(), len(images),
     ]))  # fmt: skip

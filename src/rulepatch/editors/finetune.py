@@ -6,7 +6,6 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from tqdm.auto import trange
 
 from rulepatch.core import linalg
 from rulepatch.core.changes import Dense, WeightChange
@@ -21,6 +20,7 @@ from rulepatch.editors.registry import editor
 from rulepatch.editors.tuning import Tail, check_stepping, labels_of, leaves_of
 from rulepatch.errors import SettingError
 from rulepatch.models.classifier import Classifier
+from rulepatch.progress import Bar
 from rulepatch.timing import stretch
 
 __all__ = ["finetune_global", "finetune_local"]
@@ -163,8 +163,8 @@ def _descend(
     bases = _bases(problem) if projected else {}
     before = {path: leaf.detach().clone() for path, leaf in leaves.items()}
     optimiser = torch.optim.SGD(list(leaves.values()), lr=learning_rate)
-    with torch.enable_grad():
-        for step in trange(1, steps + 1, desc="steps", delay=2, disable=None if progress else True):
+    with torch.enable_grad(), Bar(steps, "steps", shown=progress) as bar:
+        for step in range(1, steps + 1):
             loss = F.cross_entropy(tail.run(leaves, start), labels)
             gradients = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
             for leaf, gradient in zip(leaves.values(), gradients, strict=True):
@@ -173,6 +173,7 @@ def _descend(
             if step % PROJECT_EVERY == 0 or step == steps:
                 for path, basis in bases.items():
                     _project(leaves[path], before[path], basis)
+            bar.update()
     return {path: leaf.detach() - before[path] for path, leaf in leaves.items() if leaf.grad is not None or not steps}
 
 

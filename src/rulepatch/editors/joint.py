@@ -10,6 +10,7 @@ from rulepatch.core import capture
 from rulepatch.core.changes import LowRank
 from rulepatch.core.installation import Installation
 from rulepatch.editors.problem import Problem
+from rulepatch.progress import Bar
 
 __all__ = ["descend_jointly"]
 
@@ -17,7 +18,7 @@ STEP = 0.02
 """Size of a step, relative to the coefficients that the steps start from."""
 
 
-def descend_jointly(problem: Problem, changes: Sequence[LowRank], *, steps: int) -> list[LowRank]:
+def descend_jointly(problem: Problem, changes: Sequence[LowRank], *, steps: int, progress: bool) -> list[LowRank]:
     """Take first-order steps on the coefficients of all sites, for the sum of the masked squared errors at all of them.
 
     Each site's error counts as a share of that before any edit. The best that was met is kept.
@@ -26,6 +27,7 @@ def descend_jointly(problem: Problem, changes: Sequence[LowRank], *, steps: int)
         problem: the problem.
         changes: where to start, one for each site.
         steps: how many.
+        progress: whether to show a bar.
 
     Returns:
         The changes with other coefficients.
@@ -48,7 +50,7 @@ def descend_jointly(problem: Problem, changes: Sequence[LowRank], *, steps: int)
         return torch.stack([after / at_first for after, at_first in zip(errors, before, strict=True)]).sum()
 
     best, least = [each.detach().clone() for each in unknown], torch.inf
-    with installation:
+    with installation, Bar(steps + 1, "joint solve", shown=progress) as bar:
         for _ in range(steps + 1):
             for writer, scale, each in zip(writers, scales, unknown, strict=True):
                 writer.data = each.detach() * scale
@@ -61,6 +63,7 @@ def descend_jointly(problem: Problem, changes: Sequence[LowRank], *, steps: int)
                 each.grad = gradient * scale
             optimiser.step()
             schedule.step()
+            bar.update()
     return [
         replace(change, coefficients=(each * scale).reshape(change.coefficients.shape).float().cpu())
         for change, each, scale in zip(changes, best, scales, strict=True)

@@ -20,6 +20,7 @@ from rulepatch.editors.registry import editor
 from rulepatch.editors.tuning import Tail, check_stepping, labels_of, leaves_of
 from rulepatch.errors import SettingError
 from rulepatch.models.classifier import Classifier
+from rulepatch.progress import Bar
 from rulepatch.timing import stretch
 
 __all__ = ["last_layer"]
@@ -102,13 +103,13 @@ def last_layer(
             kept = torch.stack(losses[1:]).sum() / len(images)
             return pull * losses[0] / len(now[0]) + kept + ridge * torch.stack(moved).sum()
 
-        _minimise(loss, leaves, steps)
+        _minimise(loss, leaves, steps, progress=progress)
         changes = [Dense(path, (leaf.detach() - before[path]).float().cpu(), strength) for path, leaf in leaves.items()]
     own = {"steps": steps, "pull": pull, "ridge": ridge, "pictures": pictures}
     return assemble(problem, changes, method="last-layer", own=own)
 
 
-def _minimise(loss: Callable[[], Tensor], leaves: Mapping[str, Tensor], steps: int) -> None:
+def _minimise(loss: Callable[[], Tensor], leaves: Mapping[str, Tensor], steps: int, *, progress: bool) -> None:
     """L-BFGS; leaves keep their best values."""
     optimiser = torch.optim.LBFGS(list(leaves.values()), max_iter=max(steps, 1), line_search_fn="strong_wolfe")
 
@@ -116,8 +117,10 @@ def _minimise(loss: Callable[[], Tensor], leaves: Mapping[str, Tensor], steps: i
         value = loss()
         for leaf, gradient in zip(leaves.values(), torch.autograd.grad(value, list(leaves.values())), strict=True):
             leaf.grad = gradient
+        bar.update()
         return value
 
     if steps:
-        with torch.enable_grad():
+        most = optimiser.param_groups[0]["max_eval"]  # the line search looks several times at most steps
+        with torch.enable_grad(), Bar(most, "looks", unit="look", shown=progress) as bar:
             optimiser.step(closure)

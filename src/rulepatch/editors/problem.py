@@ -27,6 +27,7 @@ from rulepatch.editors.certificate import certify
 from rulepatch.errors import ExemplarError, SettingError
 from rulepatch.images import cover
 from rulepatch.models.classifier import Classifier
+from rulepatch.progress import steps
 from rulepatch.timing import stretch
 
 __all__ = [
@@ -171,7 +172,7 @@ def pose(
         ExemplarError: no exemplars are given, or one was edited nowhere or beside its mask.
         SettingError: the rank is too high for a site, or a label is unknown to the model.
     """
-    originals, edited, observations = look(model, exemplars, settings, edited=style is None)
+    originals, edited, observations = look(model, exemplars, settings, edited=style is None, progress=progress)
     if style is not None:
         texture = cover(style, model.preprocess.input_size[::-1])
         keys = model.inputs(model.preprocess.pixels(texture, framed=True)[None])
@@ -207,7 +208,12 @@ def pose(
 
 
 def look(
-    model: Classifier, exemplars: Sequence[Exemplar], settings: Settings, *, edited: bool = True
+    model: Classifier,
+    exemplars: Sequence[Exemplar],
+    settings: Settings,
+    *,
+    edited: bool = True,
+    progress: bool = False,
 ) -> tuple[Tensor, Tensor, list[Observation]]:
     """Look at the exemplars through some sites.
 
@@ -216,6 +222,7 @@ def look(
         exemplars: at least one.
         settings: the sites, their value point, and whether the mask counts.
         edited: whether the edited pictures are looked at, so that they must differ where the masks are.
+        progress: whether to show a bar.
 
     Returns:
         Model inputs of the original pictures and of the edited ones, (n, channels, height, width), and what each site
@@ -239,8 +246,8 @@ def look(
     originals, counterparts, masks = _inputs(model, exemplars)
     if settings.whole_image:
         masks = torch.ones_like(masks)
-    observations = [observe(model.module, site, originals, counterparts, masks) for site in sites]
-    return originals, counterparts, observations
+    through = steps(sites, "exemplars", unit="site", shown=progress)
+    return originals, counterparts, [observe(model.module, site, originals, counterparts, masks) for site in through]
 
 
 def _inputs(model: Classifier, exemplars: Sequence[Exemplar]) -> tuple[Tensor, Tensor, Tensor]:

@@ -7,7 +7,6 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from tqdm.auto import trange
 
 from rulepatch.core import linalg
 from rulepatch.core.changes import Dense, GateKind, WeightChange
@@ -20,6 +19,7 @@ from rulepatch.editors.reading import change_of, read
 from rulepatch.editors.registry import editor
 from rulepatch.errors import SettingError
 from rulepatch.models.classifier import Classifier
+from rulepatch.progress import Bar
 from rulepatch.timing import stretch
 
 __all__ = ["descend", "projected_adam"]
@@ -139,13 +139,14 @@ def descend(
     basis = None if directions is None else directions.to(layer.weight.detach())
     changed = with_weight(layer, torch.zeros_like(layer.weight.detach()).requires_grad_())
     optimiser = torch.optim.Adam([changed.weight], lr=learning_rate)
-    with torch.enable_grad():
-        for step in trange(1, steps + 1, desc="steps", delay=2, disable=None if progress else True):
+    with torch.enable_grad(), Bar(steps, "steps", shown=progress) as bar:
+        for step in range(1, steps + 1):
             loss = observation.error(changed(keys), error="absolute").mean()
             (changed.weight.grad,) = torch.autograd.grad(loss, changed.weight)
             optimiser.step()
             if basis is not None and (step % project_every == 0 or step == steps):
                 _project(changed.weight, basis)
+            bar.update()
     return changed.weight.detach().reshape(observation.site.shape)
 
 

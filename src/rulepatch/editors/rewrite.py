@@ -22,6 +22,7 @@ from rulepatch.editors.reading import Reading, change_of, read
 from rulepatch.editors.registry import editor
 from rulepatch.errors import SettingError
 from rulepatch.models.classifier import Classifier
+from rulepatch.progress import Bar
 from rulepatch.timing import stretch
 
 __all__ = ["Coupling", "Match", "Solving", "features_of", "rewrite", "rewrite_posed", "solve"]
@@ -151,15 +152,16 @@ def rewrite(
         )
     pictures = {"reference": reference, "protect": protect, "style": style}
     problem = pose(model, exemplars, settings, cache=cache, progress=progress, **pictures)
-    return rewrite_posed(problem, solving)
+    return rewrite_posed(problem, solving, progress=progress)
 
 
-def rewrite_posed(problem: Problem, solving: Solving) -> Edit:
+def rewrite_posed(problem: Problem, solving: Solving, *, progress: bool = False) -> Edit:
     """Rewrite a rule whose problem was posed before, as when many settings are tried of one problem.
 
     Args:
         problem: the problem.
         solving: how to solve it.
+        progress: whether to show bars.
 
     Returns:
         The edit.
@@ -173,11 +175,12 @@ def rewrite_posed(problem: Problem, solving: Solving) -> Edit:
                     seen = observation.again(problem.model.module, problem.edited)
             found = read(problem, seen)
             coefficients = solve(
-                seen, found, match=solving.match, error=solving.error, steps=solving.steps, ridge=solving.ridge
-            )
+                seen, found, match=solving.match, error=solving.error, steps=solving.steps, ridge=solving.ridge,
+                progress=progress,
+            )  # fmt: skip
             changes.append(change_of(problem, seen, found, coefficients))
         if solving.coupling == "joint" and len(changes) > 1:
-            changes = descend_jointly(problem, changes, steps=solving.steps)
+            changes = descend_jointly(problem, changes, steps=solving.steps, progress=progress)
     return assemble(problem, changes, method="rewrite", own=asdict(solving))
 
 
@@ -189,6 +192,7 @@ def solve(
     error: linalg.Error = "squared",
     steps: int = 600,
     ridge: float = 1e-3,
+    progress: bool = False,
 ) -> Tensor:
     """The reduced solve at one site: coefficients for given directions.
 
@@ -199,6 +203,7 @@ def solve(
         error: "squared" or "absolute".
         steps: first-order steps, where there is no closed form.
         ridge: of the closed form.
+        progress: whether to show a bar, where there is no closed form.
 
     Returns:
         Λ, (c_out, r, y, x), or (c_out, r) for the second architecture; float64.
@@ -209,7 +214,9 @@ def solve(
     weights = observation.output_weights[marked]
     coefficients = linalg.least_squares(features[marked], observation.residuals, weights, ridge=ridge)
     if (match, error) != ("pre-activation", "squared"):
-        coefficients = _descend(observation, features, coefficients, match=match, error=error, steps=steps)
+        coefficients = _descend(
+            observation, features, coefficients, match=match, error=error, steps=steps, progress=progress
+        )
     taps = observation.site.shape[2:] if reading.directions.ndim == 2 else ()
     return coefficients.T.reshape(-1, len(reading.directions), *taps)
 
@@ -233,7 +240,14 @@ def features_of(observation: Observation, reading: Reading) -> Tensor:
 
 
 def _descend(
-    observation: Observation, features: Tensor, start: Tensor, *, match: Match, error: linalg.Error, steps: int
+    observation: Observation,
+    features: Tensor,
+    start: Tensor,
+    *,
+    match: Match,
+    error: linalg.Error,
+    steps: int,
+    progress: bool,
 ) -> Tensor:
     """Coefficients found by first-order steps on them alone; of each output channel the best that was met.
 
@@ -253,7 +267,7 @@ def _descend(
     best, best_errors = unknown.detach().clone(), torch.full_like(scale, torch.inf)
     optimiser = torch.optim.Adam([unknown], lr=0.03)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, max(steps, 1))
-    with torch.enable_grad():
+    with torch.enable_grad(), Bar(steps + 1, "solve", shown=progress) as bar:
         for _ in range(steps + 1):
             errors = measured(basis @ (unknown * scale))
             improved = errors.detach() < best_errors
@@ -262,6 +276,7 @@ def _descend(
             (unknown.grad,) = torch.autograd.grad(errors.sum(), unknown)
             optimiser.step()
             schedule.step()
+            bar.update()
     return whitener @ (best * scale).double()
 
 

@@ -18,7 +18,7 @@ from rulepatch.evaluation.activations import first_site
 from rulepatch.evaluation.outcomes import Outcomes, Predictions
 from rulepatch.models.classes import Classes
 from rulepatch.models.classifier import Classifier
-from rulepatch.text import percent, table
+from rulepatch.text import brief, percent, quoted, table
 
 __all__ = ["Evaluation", "evaluate", "evaluate_all", "outcomes_of", "predictions_of"]
 
@@ -45,6 +45,11 @@ class Evaluation:
     tests: Outcomes | None
     reference: Outcomes | None
     exemplars: tuple[Exemplar, ...] = field(default=(), repr=False)
+
+    def __repr__(self) -> str:
+        sets = {"tests": self.tests, "reference": self.reference}
+        told = [f"{name} {found.told()}" for name, found in sets.items() if found is not None]
+        return brief("Evaluation", *told, quoted(self.model_name))
 
     @property
     def predicted_damage(self) -> float | None:

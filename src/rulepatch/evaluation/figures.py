@@ -7,11 +7,21 @@ import numpy as np
 
 from rulepatch.evaluation.metrics import Roc, balanced_weights, roc
 from rulepatch.evaluation.outcomes import Outcomes
+from rulepatch.text import shortened, without_controls
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["draw_rocs", "rocs_of"]
+__all__ = ["draw_rocs", "label_of", "rocs_of"]
+
+
+def label_of(name: str) -> str:
+    """A name as a figure may show it: no formula, one line, of a long one the beginning and the end.
+
+    Returns:
+        Text for matplotlib.
+    """
+    return shortened(" ".join(without_controls(name).split()), 60).replace("$", r"\$")
 
 
 def rocs_of(found: Outcomes, target: Sequence[int]) -> tuple[Roc | None, Roc | None]:

@@ -1,7 +1,7 @@
 """What a new class is worth: how well its logit tells it from all others, and what it costs them (thesis 4.1.4)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -36,10 +36,10 @@ class NewClassEvaluation:
 
     name: str
     label: int
-    labels: NDArray[np.int64]
-    logits: NDArray[np.float64]
-    rivals: NDArray[np.float64]
-    before: NDArray[np.int64]
+    labels: NDArray[np.int64] = field(repr=False)
+    logits: NDArray[np.float64] = field(repr=False)
+    rivals: NDArray[np.float64] = field(repr=False)
+    before: NDArray[np.int64] = field(repr=False)
 
     @property
     def shows(self) -> NDArray[np.bool_]:

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, Self
 
@@ -14,6 +14,7 @@ from torch import Tensor
 from rulepatch.data.folders import Picture
 from rulepatch.evaluation import metrics
 from rulepatch.models.classes import Classes
+from rulepatch.text import brief, percent, plural, quoted
 
 __all__ = ["Exposure", "Outcome", "Outcomes", "Predictions", "Verdict"]
 
@@ -37,10 +38,10 @@ class Predictions:
         watched: probability of each class that is watched, (n, k).
     """
 
-    predicted: NDArray[np.int64]
-    confidence: NDArray[np.float32]
-    of_label: NDArray[np.float32]
-    watched: NDArray[np.float32]
+    predicted: NDArray[np.int64] = field(repr=False)
+    confidence: NDArray[np.float32] = field(repr=False)
+    of_label: NDArray[np.float32] = field(repr=False)
+    watched: NDArray[np.float32] = field(repr=False)
 
     @classmethod
     def of(cls, logits: Tensor, labels: Sequence[int | None], watched: Sequence[int] = ()) -> Self:
@@ -171,6 +172,20 @@ class Outcomes:
     first: Predictions
     second: Predictions
     skipped: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return brief("Outcomes", self.told(), quoted(self.name, most=60))
+
+    def told(self) -> str:
+        """What became of the pictures, in a few words.
+
+        Returns:
+            Text.
+        """
+        if not self.is_labelled:
+            return f"{plural(len(self.flips), 'flip')} of {len(self)}"
+        right = f"{percent(self.before)} → {percent(self.after)} right of {len(self)}"
+        return f"{right}, {plural(len(self.flips), 'flip')}"
 
     def __len__(self) -> int:
         return len(self.pictures)

@@ -1,6 +1,5 @@
 """Pages of HTML that need nothing but themselves: templates, inlined pictures, walls of thumbnails."""
 
-import base64
 import html
 import io
 import re
@@ -9,11 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jinja2
-from PIL import Image
 
 from rulepatch.files import atomic_path, check_writable
-from rulepatch.images import as_read
 from rulepatch.text import percent, plural, points
+from rulepatch.thumbnails import THUMBNAIL, inline
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -22,9 +20,6 @@ __all__ = ["MOST_THUMBNAILS", "THUMBNAIL", "frame", "inline", "render", "svg_ele
 
 MOST_THUMBNAILS = 48
 """Pictures shown of each set; counts always cover all of them."""
-
-THUMBNAIL = 128
-"""Longer side of a thumbnail, in pixels."""
 
 
 def render(template: str, *, package: str = "rulepatch.evaluation", **context: Any) -> str:
@@ -75,22 +70,6 @@ def frame(page: str) -> str:
     return (
         f'<iframe srcdoc="{content}" style="width: 100%; height: 40rem; border: 0" title="rulepatch report"></iframe>'
     )
-
-
-def inline(picture: Image.Image, side: int = THUMBNAIL) -> str:
-    """A picture as the address of itself, reduced to a longer side; small ones are enlarged pixel by pixel.
-
-    Returns:
-        A `data:` address.
-    """
-    small = as_read(picture).copy()
-    if max(small.size) < side:
-        factor = side // max(small.size)
-        small = small.resize((small.width * factor, small.height * factor), Image.Resampling.NEAREST)
-    small.thumbnail((side, side))
-    buffer = io.BytesIO()
-    small.save(buffer, "JPEG", quality=82)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def svg_of(figure: "Figure", *, salt: str | None = None) -> str:

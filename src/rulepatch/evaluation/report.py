@@ -5,15 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
-
 from rulepatch.core.exemplars import Exemplar
 from rulepatch.evaluation.evaluate import Evaluation
 from rulepatch.evaluation.outcomes import Exposure, Outcome, Outcomes
 from rulepatch.evaluation.page import MOST_THUMBNAILS, THUMBNAIL, frame, inline, render, write_page
 from rulepatch.files import check_writable
-from rulepatch.images import as_read
+from rulepatch.thumbnails import marked
 
 __all__ = ["render_frame", "render_report", "write_report"]
 
@@ -99,19 +96,13 @@ def _title(evaluation: Evaluation) -> str:
 
 
 def _exemplar(exemplar: Exemplar) -> dict[str, Any]:
-    picture, edited = np.asarray(as_read(exemplar.image), np.float32), exemplar.edited
-    shown = exemplar.mask[..., None]
-    overlay = picture * (1 - 0.65 * shown) + np.array([230.0, 40.0, 120.0]) * 0.65 * shown
+    shown = [exemplar.image, marked(exemplar.image, exemplar.mask), exemplar.edited]
     return {
         "name": exemplar.name,
         "label": exemplar.label,
         "concept": exemplar.concept or "the concept",
         "replacement": exemplar.replacement or "its replacement",
-        "pictures": [
-            inline(exemplar.image, 2 * THUMBNAIL),
-            inline(Image.fromarray(overlay.astype(np.uint8)), 2 * THUMBNAIL),
-            inline(edited, 2 * THUMBNAIL),
-        ],
+        "pictures": [inline(picture, 2 * THUMBNAIL) for picture in shown],
     }
 
 

@@ -67,11 +67,13 @@ class Maker:
         problem: posed at every site that a proposal may name.
         images: the reference set, for statistics of patches, which only the second architecture needs.
         cache: where these are kept.
+        progress: whether to show a bar while they are computed.
     """
 
-    def __init__(self, problem: Problem, images: ImageSet, cache: Cache | None) -> None:
+    def __init__(self, problem: Problem, images: ImageSet, cache: Cache | None, *, progress: bool = False) -> None:
         self.problem = problem
         self._images = images
+        self._progress = progress
         self._cache = cache
         self._made: dict[Proposal, Edit] = {}
         self._patches: dict[str, Any] = {}
@@ -131,7 +133,7 @@ class Maker:
             missing = [each.site for each in seen if each.site.path not in self._patches]
             self._patches |= key_statistics(
                 self.problem.model, self._images, missing, architecture=2, products=torch.float32,
-                seed=settings.seed, cache=self._cache, progress=False,
+                seed=settings.seed, cache=self._cache, progress=self._progress,
             )  # fmt: skip
             statistics = self._patches
         return replace(self.problem, settings=settings, observations=seen, statistics=statistics)
@@ -222,7 +224,9 @@ class Scorer:
         self._progress = progress
         self._kept: dict[str, Activations] = {}
         self._identity = {"what": "search", "schema": 1, "sites": list(sites), **identity_of(problem.model)}
-        self._identity |= {name: [images.digest(), _labels(images)] for name, images in self._sets.items()}
+        self._identity |= {
+            name: [images.digest(progress=progress), _labels(images)] for name, images in self._sets.items()
+        }
 
     def __enter__(self) -> "Scorer":
         return self

@@ -11,11 +11,15 @@ from rulepatch.core.exemplars import Exemplar
 from rulepatch.data.cache import Cache
 from rulepatch.data.folders import ImageSet
 from rulepatch.evaluation.evaluate import Evaluation, evaluate_all
+from rulepatch.evaluation.figures import label_of
+from rulepatch.evaluation.page import svg_of
 from rulepatch.experiments.methods import METHODS, Settings, check_method, edit_by, grid_of, strengths_of
 from rulepatch.files import atomic_path
 from rulepatch.models.classifier import Classifier
+from rulepatch.notebook import drawing, panel, remark
+from rulepatch.notebook import table as html_table
 from rulepatch.progress import steps
-from rulepatch.text import csv_of, percent, table
+from rulepatch.text import brief, csv_of, percent, plural, quoted, table
 from rulepatch.timing import collected
 
 if TYPE_CHECKING:
@@ -100,6 +104,24 @@ class Comparison:
     sizes: Mapping[str, int]
     seed: int
 
+    def __repr__(self) -> str:
+        best = [f"best {row['method']}, {row['tests']} of the tests right" for row in self.rows()[:1]]
+        return brief("Comparison", plural(len(self.results), "method"), *best, quoted(self.model_name))
+
+    def _repr_html_(self) -> str:
+        """The table, the best method first, and the figure."""
+        rows = self.rows()
+        told = html_table(list(rows[0]), [list(row.values()) for row in rows])
+        figure = drawing(svg_of(self.figure()), "repair against damage")
+        return panel(f"Comparison: {self.model_name}", remark(self._told()), told, figure)
+
+    def _told(self) -> str:
+        before = percent(_of(self.results[0], "tests").before)
+        return (
+            f"{self.model_name}: {before} of {self.sizes['tests']} test pictures are right before; "
+            f"chosen on {self.sizes['validation']} others to lose at most {100 * self.max_drop:.2f} points"
+        )
+
     def to_json(self) -> dict[str, Any]:
         """The comparison, as JSON.
 
@@ -144,12 +166,7 @@ class Comparison:
             Lines of text.
         """
         rows = self.rows()
-        before = percent(_of(self.results[0], "tests").before)
-        return (
-            f"{self.model_name}: {before} of {self.sizes['tests']} test pictures are right before; "
-            f"chosen on {self.sizes['validation']} others to lose at most {100 * self.max_drop:.2f} points\n"
-            + table(list(rows[0]), [list(row.values()) for row in rows])
-        )
+        return f"{self._told()}\n{table(list(rows[0]), [list(row.values()) for row in rows])}"
 
     def to_markdown(self) -> str:
         """The table in Markdown.
@@ -187,7 +204,11 @@ class Comparison:
             if interval := tests.numbers()["intervals"]:
                 axes.vlines(x, *(100 * end for end in interval["after"]), color=point.get_color(), alpha=0.3)
         axes.axhline(100 * (_of(self.results[0], "tests").before or 0), color="grey", linewidth=1, linestyle=":")
-        axes.set(xlabel="reference predictions changed, %", ylabel="test pictures right, %", title=self.model_name)
+        axes.set(
+            xlabel="reference predictions changed, %",
+            ylabel="test pictures right, %",
+            title=label_of(self.model_name),
+        )
         axes.margins(x=0.15, y=0.1)
         return figure
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from tqdm.auto import tqdm
 
 from rulepatch.core.collectives import rank, size
 from rulepatch.core.moments import KeyStatistics
@@ -30,6 +29,7 @@ from rulepatch.errors import FolderError, OutputError, SettingError, WorkerError
 from rulepatch.experiments.workers import LOCAL, Lost, Workers
 from rulepatch.models.classifier import Classifier
 from rulepatch.models.registry import load_model
+from rulepatch.progress import Bar
 from rulepatch.text import plural, table
 from rulepatch.timing import collected
 
@@ -217,14 +217,15 @@ def _by_workers(task: _Task, model: Classifier, crew: Workers, dask: str | None,
             shares.append(_Share(task, tuple(site.path for site in sites), recipe, part, parts, digest, threads))
 
         def done() -> Iterable[tuple[int, Part]]:
-            told = {"desc": "statistics", "unit": "part", "disable": None if progress else True}
-            for share, found in tqdm(crew.run(_work, shares), total=parts, **told):
-                if isinstance(found, Lost):
-                    raise WorkerError(
-                        f"expected part {share.part + 1} of {parts} of the pictures but whoever worked on it died "
-                        f"({found}); take fewer workers, or give them more memory"
-                    )
-                yield share.part, _unpacked(found)
+            with Bar(parts, "statistics", unit="part", shown=progress) as bar:
+                for share, found in crew.run(_work, shares):
+                    if isinstance(found, Lost):
+                        raise WorkerError(
+                            f"expected part {share.part + 1} of {parts} of the pictures but whoever worked on it died "
+                            f"({found}); take fewer workers, or give them more memory"
+                        )
+                    bar.update()
+                    yield share.part, _unpacked(found)
 
         return merge_as_tree(done(), parts, Part.merge)
 

@@ -13,7 +13,6 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from tqdm.auto import trange
 
 from rulepatch.core import capture, inverse
 from rulepatch.core.edit import Edit
@@ -24,6 +23,7 @@ from rulepatch.editors.problem import Settings, look
 from rulepatch.errors import SettingError
 from rulepatch.experiments.inversion import LEVELS, Inversion, Level, Reconstruction, When
 from rulepatch.models.classifier import Classifier
+from rulepatch.progress import Bar
 
 __all__ = ["Optimiser", "invert", "reconstruct", "total_variation"]
 
@@ -97,9 +97,11 @@ def reconstruct(
         return value.detach()
 
     watch(0, unit * found.detach())
-    for step in trange(1, steps + 1, desc=progress, delay=2, disable=None if progress else True):
-        descent.step(closure)
-        watch(step, unit * found.detach())
+    with Bar(steps, progress or "steps", shown=progress is not None) as bar:
+        for step in range(1, steps + 1):
+            descent.step(closure)
+            watch(step, unit * found.detach())
+            bar.update()
     return unit * found.detach()
 
 

@@ -25,9 +25,10 @@ from rulepatch.errors import FolderError, SettingError, SiteError
 from rulepatch.evaluation.evaluate import outcomes_of
 from rulepatch.experiments.candidates import Candidate, Maker, Proposal, Scorer, predicted_damage
 from rulepatch.experiments.choice import FLIPS, choose, is_within, name_of, or_zero
+from rulepatch.experiments.search_report import figure_of, panel_of, text_of
 from rulepatch.models.classifier import Classifier
 from rulepatch.progress import Bar
-from rulepatch.text import percent, plural, table
+from rulepatch.text import brief, percent, plural, quoted
 from rulepatch.timing import stretch
 
 if TYPE_CHECKING:
@@ -105,30 +106,21 @@ class Search:
             "candidates": [candidate.to_json() for candidate in self.candidates],
         }
 
+    def __repr__(self) -> str:
+        chosen = "nothing chosen" if self.chosen is None else f"chosen {name_of(self.chosen.proposal)}"
+        return brief("Search", chosen, f"{len(self.candidates)} tried", quoted(self.model_name))
+
+    def _repr_html_(self) -> str:
+        """The best of what was tried, the chosen one marked, and everything in a drawing."""
+        return panel_of(self)
+
     def to_text(self) -> str:
         """The best of what was tried, and why one was chosen.
 
         Returns:
             Lines of text.
         """
-        within = [each for each in self.candidates if self.is_within(each)]
-        best = sorted(within, key=lambda each: -or_zero(each.score))[:12]
-        rows = [
-            [
-                "+".join(each.proposal.sites),
-                each.proposal.rank,
-                f"{each.proposal.strength:g}",
-                "none" if each.proposal.gate is None else f"{each.proposal.gate:g}",
-                "n/a" if each.score is None else f"{each.score:+.3f}",
-                f"{100 * each.drop:+.2f}",
-                percent(each.flips),
-            ]
-            for each in best
-        ]
-        header = ["site", "rank", "strength", "gate", "validation", "points lost", "flips"]
-        counted = f"{plural(len(self.candidates), 'candidate')}, {len(within)} within the budget of "
-        counted += f"{100 * self.max_drop:.2f} points on {plural(self.reference_size, 'reference picture')}"
-        return "\n".join([f"{counted}; {self.validation}", table(header, rows), self.why])
+        return text_of(self)
 
     def figure(self) -> "Figure":
         """Repair on the validation pictures against damage on the reference set, by site.
@@ -136,35 +128,7 @@ class Search:
         Returns:
             A figure of matplotlib.
         """
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(9, 5), layout="constrained")
-        axes = figure.add_subplot()
-        paths = list(dict.fromkeys("+".join(each.proposal.sites) for each in self.candidates))
-        for number, path in enumerate(paths):
-            own = [each for each in self.candidates if "+".join(each.proposal.sites) == path]
-            axes.scatter(
-                [100 * each.flips for each in own],
-                [or_zero(each.score) for each in own],
-                s=[30 if self.is_within(each) else 8 for each in own],
-                marker="os^Dv"[number // 10 % 5],
-                color=f"C{number % 10}",
-                alpha=0.7,
-                label=path,
-            )
-        if self.chosen is not None:
-            at = (100 * self.chosen.flips, or_zero(self.chosen.score))
-            axes.scatter(*at, s=160, facecolors="none", edgecolors="black", label="chosen")
-        axes.axhline(0, color="grey", linewidth=1, linestyle=":")
-        axes.set(
-            xlabel="reference predictions changed, % (small marks: beyond the budget)",
-            ylabel="mean gain of validation pictures, log-probability",
-            title=self.model_name,
-            xscale="symlog",
-        )
-        axes.xaxis.set_major_formatter("{x:g}")
-        figure.legend(loc="outside right upper", fontsize="x-small")
-        return figure
+        return figure_of(self)
 
 
 def search(
@@ -230,7 +194,7 @@ def search(
         problem = _pose(model, exemplars, sites, known, seed=seed, cache=kept, progress=progress)
         pictures, groups, told = _validation(problem, validation, images, progress=progress)
         sample = unseen.sample(MOST_REFERENCE, seed=seed)
-        maker = Maker(problem, known, kept)
+        maker = Maker(problem, known, kept, progress=progress)
         with Scorer(
             problem, list(maker.sites), sample, pictures, groups=groups, cache=kept, progress=progress
         ) as scorer:

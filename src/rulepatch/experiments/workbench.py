@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from PIL import Image
 
 from rulepatch.concepts.match import Match, Matcher, key_of_edit
-from rulepatch.core import capture
 from rulepatch.core.edit import Edit, base_digest
 from rulepatch.core.exemplars import Exemplar
 from rulepatch.core.moments import KeyStatistics
+from rulepatch.core.opinions import Opinion, likeliest
 from rulepatch.core.sites import Survey, find_sites
 from rulepatch.data.cache import Cache, default_cache
 from rulepatch.data.folders import ImageSet, Picture
@@ -41,9 +40,6 @@ MOST_CLEAN = 300
 
 KEPT_SITES = 2
 """Sites from which tests and clean pictures can be run again at once; beyond that the one of longest ago is dropped."""
-
-Opinion = list[tuple[str, float]]
-"""Classes and their probabilities, the likeliest first."""
 
 Side = Literal["tests", "clean"]
 
@@ -333,15 +329,9 @@ class Workbench:
         Returns:
             For each picture the likeliest classes.
         """
-        pixels = torch.stack([self.model.preprocess.pixels(image) for image in images])
         edit = self.edit if edited else Edit((), self._base)
-        with edit.applied(self.model, any_base=True) as model, capture.inference(self.model.module):
-            shares = model.logits(model.inputs(pixels)).softmax(dim=1).float().cpu()
-        best = shares.topk(min(most, shares.shape[1]), dim=1)
-        return [
-            [(self.classes[i], p) for p, i in zip(values, places, strict=True)]
-            for values, places in zip(best.values.tolist(), best.indices.tolist(), strict=True)
-        ]
+        with edit.applied(self.model, any_base=True) as model:
+            return likeliest(model, images, most=most)
 
     def outcomes(self, side: Side) -> Outcomes | None:
         """What the rules and the draft do to the tests, or to the clean pictures.

@@ -15,7 +15,7 @@ from typing import Any, Self, TypeVar
 
 from joblib.externals.loky import ProcessPoolExecutor, process_executor
 from joblib.externals.loky.process_executor import BrokenProcessPool
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from rulepatch.errors import MissingExtraError, SettingError, reason_of
 

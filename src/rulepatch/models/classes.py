@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Literal
 
 from rulepatch.errors import SettingError, nearest
+from rulepatch.text import brief, plural, quoted
 
 __all__ = ["Classes"]
 
@@ -28,6 +29,11 @@ class Classes:
 
     names: tuple[str, ...]
     wordnet: tuple[str, ...] | Literal["imagenet"] | None = None
+
+    def __repr__(self) -> str:
+        first = [quoted(name, most=24) for name in self.names[:3]]
+        more = "…" if len(self) > len(first) else ""
+        return brief("Classes", f"{plural(len(self), 'name')}: {', '.join([*first, *more])}")
 
     def __len__(self) -> int:
         return len(self.names)

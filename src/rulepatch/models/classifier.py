@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from rulepatch.errors import ModelError
 from rulepatch.models.classes import Classes
 from rulepatch.models.preprocess import Preprocess
+from rulepatch.text import brief, plural, quoted
 from rulepatch.wrappers import unwrapped
 
 __all__ = ["Classifier"]
@@ -45,6 +46,12 @@ class Classifier:
         object.__setattr__(self, "preprocess", Preprocess.of(preprocess, channels=_channels(module)))
         object.__setattr__(self, "classes", classes if isinstance(classes, Classes) else Classes(tuple(classes)))
         object.__setattr__(self, "name", name)
+
+    def __repr__(self) -> str:
+        size = "×".join(map(str, self.preprocess.input_size))
+        count = sum(parameter.numel() for parameter in self.module.parameters())
+        counts = plural(len(self.classes), "class", "classes"), plural(count, "parameter")
+        return brief("Classifier", quoted(self.name), f"{size} pixels", *counts, str(self.device))
 
     def with_module(self, module: nn.Module, new_classes: Sequence[str] = ()) -> "Classifier":
         """The same classifier around another network, whose further logits are those of new classes.

@@ -220,7 +220,7 @@ def head_weight(clip: Any, tokens: Tensor) -> Tensor:
     lengths = flat.argmax(dim=1) + 1 if short else torch.full((len(flat),), flat.shape[1])
     sums = torch.zeros(len(tokens), tower.output_dim)
     with torch.no_grad():
-        for batch in steps(lengths.argsort().split(_BATCH), "prompts", unit="batch"):
+        for batch in steps(lengths.argsort().split(_BATCH), "prompts", unit="part"):
             longest = int(lengths[batch].max())
             if short:
                 tower.attn_mask = causal[:longest, :longest]

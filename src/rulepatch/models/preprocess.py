@@ -16,6 +16,7 @@ from torchvision.transforms import functional as TF
 
 from rulepatch.errors import SettingError
 from rulepatch.images import in_mode
+from rulepatch.text import brief
 
 __all__ = ["MODES", "Interpolation", "Mode", "OddMargins", "Preprocess"]
 
@@ -70,6 +71,17 @@ class Preprocess:
     mode: Mode | None = None
     keep_exact_size: bool = True
     odd_margins: OddMargins = "even"
+
+    def __repr__(self) -> str:
+        return brief(
+            "Preprocess",
+            "×".join(map(str, self.input_size)),
+            "" if self.resize is None else f"resize {self.resize}",
+            self.interpolation,
+            "squash" if self.squash else "",
+            f"mean {' '.join(f'{mean:.3g}' for mean in self.mean)}",
+            f"std {' '.join(f'{std:.3g}' for std in self.std)}",
+        )
 
     def __post_init__(self) -> None:
         many = next((len(each) for each in (self.mean, self.std) if hasattr(each, "__len__")), 3)

@@ -5,7 +5,7 @@ from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from math import exp, log
 
-__all__ = ["Forecast", "duration"]
+__all__ = ["Forecast"]
 
 ROUNDS = 8
 
@@ -118,21 +118,3 @@ class _Mean:
     @property
     def mean(self) -> float:
         return self.total / self.count
-
-
-def duration(seconds: float) -> str:
-    """Write a duration for people.
-
-    Returns:
-        Text.
-
-    Examples:
-        >>> duration(42.3), duration(75), duration(7500)
-        ('42 s', '1 min 15 s', '2 h 05 min')
-    """
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02} min"

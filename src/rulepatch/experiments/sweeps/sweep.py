@@ -12,17 +12,16 @@ from typing import Any, Self
 import joblib
 import numpy as np
 import torch
-from tqdm.auto import tqdm
 
 from rulepatch.errors import SettingError
-from rulepatch.experiments.sweeps.forecast import Forecast, duration
+from rulepatch.experiments.sweeps.forecast import Forecast
 from rulepatch.experiments.sweeps.jobs import Job, jobs_of
 from rulepatch.experiments.sweeps.plan import Plan
 from rulepatch.experiments.sweeps.store import Record, Store
 from rulepatch.experiments.sweeps.trials import release, run_jobs
 from rulepatch.experiments.workers import Lost, Workers
-from rulepatch.progress import steps
-from rulepatch.text import plural, table
+from rulepatch.progress import Bar, steps
+from rulepatch.text import duration, plural, table
 
 __all__ = ["Estimate", "Swept", "estimate", "sweep"]
 
@@ -30,8 +29,6 @@ log = logging.getLogger("rulepatch")
 
 TOGETHER = 16
 """Jobs of one case that a worker takes at a time, at most: what they share is computed once, and no more are lost."""
-
-BAR = "{desc}: {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} [{elapsed}, {rate_fmt}{postfix}]"
 
 
 @dataclass(frozen=True)
@@ -161,7 +158,7 @@ def sweep(
         pending = [job for job in jobs if job.key not in before]
         done, told = 0, 0
         try:
-            with _Bar(pending, progress=progress) as bar:
+            with _Progress(pending, at_work, progress=progress) as bar:
                 for records in _records(at_work, pending, tries):
                     for record in records:
                         record = replace(record, attempts=record.attempts + attempts.get(record.key, 0))
@@ -170,7 +167,7 @@ def sweep(
                         done += record.status == "done"
                         if on_record is not None:
                             on_record(record)
-                    bar.update(records, at_work.count)
+                    bar.update(records)
         except KeyboardInterrupt:
             so_far = len(jobs) - len(pending) + told
             log.warning("%d of %d jobs are done and kept in %s; the same command goes on", so_far, len(jobs), store)
@@ -274,29 +271,28 @@ def _bundles(jobs: Sequence[Job], workers: int) -> list[list[Job]]:
     return [*first.values(), *(bundle for bundle in found if bundle is not first[bundle[0].what["model"]])]
 
 
-class _Bar:
+class _Progress:
     """A bar with the time left, by the kinds of jobs that are left."""
 
-    def __init__(self, jobs: Iterable[Job], *, progress: bool) -> None:
+    def __init__(self, jobs: Iterable[Job], workers: Workers, *, progress: bool) -> None:
         self._kinds = {job.key: job.kind for job in jobs}
         self._forecast = Forecast(self._kinds.values())
+        self._workers = workers
         self._start = perf_counter()
-        self._bar: Any = tqdm(
-            total=len(self._kinds), desc="sweep", unit="job", delay=2, bar_format=BAR,
-            disable=None if progress else True,
-        )  # fmt: skip
+        self._bar = Bar(len(self._kinds), "sweep", unit="job", shown=progress, left=self._left)
 
     def __enter__(self) -> Self:
+        self._bar.__enter__()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._bar.close()
+    def __exit__(self, *exception: object) -> None:
+        self._bar.__exit__(*exception)
 
-    def update(self, records: Sequence[Record], workers: int) -> None:
+    def update(self, records: Sequence[Record]) -> None:
         """Some more are done."""
-        elapsed = perf_counter() - self._start
-        self._forecast.add([(self._kinds[record.key], record.seconds) for record in records], elapsed)
-        left = self._forecast.left(elapsed, workers)
-        if left is not None:
-            self._bar.set_postfix_str(f"{duration(left)} left", refresh=False)
+        found = [(self._kinds[record.key], record.seconds) for record in records]
+        self._forecast.add(found, perf_counter() - self._start)
         self._bar.update(len(records))
+
+    def _left(self) -> float | None:
+        return self._forecast.left(perf_counter() - self._start, self._workers.count)

@@ -1,0 +1,144 @@
+"""An exemplar as a person sees it: its pictures side by side, and what a model says of them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+
+from rulepatch.core import capture
+from rulepatch.notebook import Html, panel, pictures, remark
+from rulepatch.text import brief, percent, quoted
+from rulepatch.thumbnails import marked
+
+__all__ = ["Opinion", "Opinions", "likeliest", "opinions_of", "panel_of"]
+
+Opinion = Sequence[tuple[str, float]]
+"""What a model says of a picture: classes and their probabilities, 0..1, the likeliest first."""
+
+
+class Predictor(Protocol):
+    """What a classifier is, as far as it is asked for its opinion."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def module(self) -> nn.Module: ...
+    @property
+    def preprocess(self) -> Any: ...
+    @property
+    def classes(self) -> Any: ...
+    def inputs(self, pixels: Tensor) -> Tensor: ...
+    def logits(self, inputs: Tensor) -> Tensor: ...
+
+
+class Pictured(Protocol):
+    """What an exemplar is, as far as it is looked at."""
+
+    @property
+    def image(self) -> Image.Image: ...
+    @property
+    def edited(self) -> Image.Image: ...
+    @property
+    def mask(self) -> NDArray[np.float32]: ...
+    @property
+    def label(self) -> int | str | None: ...
+    @property
+    def concept(self) -> str | None: ...
+    @property
+    def replacement(self) -> str | None: ...
+    @property
+    def name(self) -> str: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Opinions:
+    """What a model says of an exemplar's pictures; a notebook shows them with it.
+
+    Attributes:
+        exemplar: the exemplar.
+        model_name: of the model.
+        original: what it says of the original.
+        edited: what it says of the edited picture.
+    """
+
+    exemplar: Pictured
+    model_name: str
+    original: Opinion
+    edited: Opinion
+
+    def __repr__(self) -> str:
+        (first, *_), (then, *_) = _said(self.original), _said(self.edited)
+        return brief("Opinions", f"{first} → {then}", quoted(self.exemplar.name), quoted(self.model_name))
+
+    def _repr_html_(self) -> str:
+        """The pictures, and the likeliest classes of each."""
+        return panel_of(self.exemplar, self.original, self.edited, by=self.model_name)
+
+
+def likeliest(model: Predictor, images: Sequence[Image.Image], *, most: int = 3) -> list[Opinion]:
+    """What a model says of some pictures.
+
+    Args:
+        model: the classifier.
+        images: RGB, at least one.
+        most: classes to name.
+
+    Returns:
+        For each picture the likeliest classes.
+    """
+    pixels = torch.stack([model.preprocess.pixels(image) for image in images])
+    with capture.inference(model.module):
+        shares = model.logits(model.inputs(pixels)).softmax(dim=1).float().cpu()
+    best = shares.topk(min(most, shares.shape[1]), dim=1)
+    return [
+        [(model.classes[index], share) for share, index in zip(values, places, strict=True)]
+        for values, places in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+    ]
+
+
+def opinions_of(model: Predictor, exemplar: Pictured) -> Opinions:
+    """What a model says of an exemplar's pictures.
+
+    Args:
+        model: the classifier.
+        exemplar: the exemplar.
+
+    Returns:
+        Its opinions.
+    """
+    original, edited = likeliest(model, [exemplar.image, exemplar.edited])
+    return Opinions(exemplar, model.name, original, edited)
+
+
+def panel_of(exemplar: Pictured, original: Opinion = (), edited: Opinion = (), *, by: str = "") -> str:
+    """What a notebook shows of an exemplar: the picture, the concept marked in it, its counterpart.
+
+    Args:
+        exemplar: the exemplar.
+        original: what a model says of the original, if it was asked.
+        edited: what it says of the edited picture, if it was asked.
+        by: name of the model.
+
+    Returns:
+        An HTML element.
+    """
+    concept = exemplar.concept or "the concept"
+    edit = f"{exemplar.replacement} in its place" if exemplar.replacement else f"{concept}, replaced"
+    shown = [
+        (exemplar.image, "the picture", _said(original)),
+        (marked(exemplar.image, exemplar.mask), f"{concept}, marked ({percent(float(exemplar.mask.mean()))})", []),
+        (exemplar.edited, edit, _said(edited)),
+    ]
+    label = "" if exemplar.label is None else f", labelled {exemplar.label}"
+    about = [remark(f"predictions of {by}")] if by else list[Html]()
+    size = "×".join(map(str, exemplar.image.size))
+    return panel(f"Exemplar: {exemplar.name}, {size}{label}", pictures(shown), *about)
+
+
+def _said(opinion: Opinion) -> list[str]:
+    return [f"{name} {percent(share)}" for name, share in opinion]

@@ -1,0 +1,47 @@
+"""Pictures for people to look at: small, as part of a page, with a mask marked in them."""
+
+import base64
+import io
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from rulepatch.images import as_read, composite
+
+__all__ = ["THUMBNAIL", "inline", "marked"]
+
+THUMBNAIL = 128
+"""Longer side of a thumbnail, in pixels."""
+
+MARK = (230, 40, 120)
+"""Colour of a mask that is laid over a picture."""
+
+
+def marked(image: Image.Image, mask: NDArray[np.float32]) -> Image.Image:
+    """Lay a mask over a picture in a colour through which the picture shows.
+
+    Args:
+        image: the picture.
+        mask: array (h, w), 0..1, of the picture's size.
+
+    Returns:
+        An RGB picture.
+    """
+    return composite(as_read(image), Image.new("RGB", image.size, MARK), np.float32(0.65) * mask)
+
+
+def inline(picture: Image.Image, side: int = THUMBNAIL) -> str:
+    """A picture as the address of itself, reduced to a longer side; small ones are enlarged pixel by pixel.
+
+    Returns:
+        A `data:` address.
+    """
+    small = as_read(picture).copy()
+    if max(small.size) < side:
+        factor = side // max(small.size)
+        small = small.resize((small.width * factor, small.height * factor), Image.Resampling.NEAREST)
+    small.thumbnail((side, side))
+    buffer = io.BytesIO()
+    small.save(buffer, "JPEG", quality=82)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
