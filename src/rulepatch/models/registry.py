@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from rulepatch.errors import ModelError, SettingError, WeightsError, nearest
 from rulepatch.files import atomic_path
+from rulepatch.forward import run
 from rulepatch.models.classes import Classes
 from rulepatch.models.classifier import Classifier
 from rulepatch.models.preprocess import Preprocess
@@ -176,7 +177,7 @@ def load_skeleton(name: str) -> Classifier:
             warnings.simplefilter("ignore")  # of weights that do nothing there
             model = _classifier(name, build(name, pretrained=False))
         model.module.eval().requires_grad_(False)
-        model.module(model.example())
+        run(model.module, model.example())
     except Exception:  # a network that computes with its weights, when it is made or when it runs
         model = _classifier(name, build(name, pretrained=False))
         model.module.eval().requires_grad_(False)
