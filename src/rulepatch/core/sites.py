@@ -106,11 +106,13 @@ class Survey:
         sites: those that can be edited, in the order of the forward pass.
         refused: those that cannot, and why.
         trace: the forward pass that was followed.
+        lost: an operation that moves the places of the picture before any layer sees them, where no mask can follow.
     """
 
     sites: tuple[Site, ...]
     refused: tuple[Refusal, ...]
     trace: Trace
+    lost: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The survey as JSON.
@@ -221,7 +223,7 @@ def find_sites(model: nn.Module, inputs: Tensor) -> Survey:
         if reason is not None:
             refused.append(Refusal(path, reason))
     sites.sort(key=lambda site: traced.calls_of(site.path)[0])
-    return Survey(tuple(sites), tuple(refused), traced)
+    return Survey(tuple(sites), tuple(refused), traced, finder.lost)
 
 
 def rows(tensor: Tensor, channel_axis: int) -> Tensor:
