@@ -2,17 +2,18 @@
 
 import inspect
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+from torch.utils._python_dispatch import _disable_current_modes
 
 from rulepatch.errors import ModelError, RulepatchError, reason_of
 
-__all__ = ["inference", "run", "words_of"]
+__all__ = ["gradients", "inference", "run", "words_of"]
 
 
 @contextmanager
@@ -71,13 +72,21 @@ def run(model: nn.Module, inputs: Tensor) -> Any:
         Traceback (most recent call last):
         rulepatch.errors.ModelError: expected a network that takes pictures of shape (1, 4), float32, but ...
     """
-    if any(is_lazy(parameter) for parameter in model.parameters()):
-        raise ModelError(
-            f"expected a network with weights but layers of {type(model).__name__} get theirs in a first pass; run it "
-            "once on a batch of pictures, then load its weights"
-        )
+    for path, parameter in model.named_parameters():
+        if is_lazy(parameter):
+            raise ModelError(
+                f"expected a network with weights but its {path} gets its own in a first pass; run it once on a batch "
+                "of pictures, then load its weights"
+            )
+        if parameter.is_meta and not inputs.is_meta:
+            raise ModelError(
+                f"expected a network with weights but its {path} is on the meta device, which holds no contents; "
+                "load its weights first"
+            )
     try:
         name = _named_argument(model)
+        with _disable_current_modes():  # no part of what the network does
+            inputs = inputs.clone()  # it may write into it
         return model(inputs) if name is None else model(**{name: inputs})
     except Exception as error:
         if isinstance(error, RulepatchError):
@@ -85,6 +94,29 @@ def run(model: nn.Module, inputs: Tensor) -> Any:
         raise ModelError(
             f"expected a network that takes pictures of {words_of(inputs)}, but {_layer_of(model, error)} raised "
             f"{_reason(error)}; {_advice(model, inputs, error)}"
+        ) from error
+
+
+def gradients(value: Tensor, leaves: Sequence[Tensor], *, allow_unused: bool = False) -> tuple[Tensor, ...]:
+    """Gradients of a number that a network gave.
+
+    Args:
+        value: the number.
+        leaves: what to differentiate by.
+        allow_unused: return None for a leaf that the number does not depend on.
+
+    Returns:
+        One for each leaf.
+
+    Raises:
+        ModelError: no gradients flow through the network.
+    """
+    try:
+        return torch.autograd.grad(value, leaves, allow_unused=allow_unused)
+    except RuntimeError as error:
+        raise ModelError(
+            f"expected a network that gradients flow through but they do not ({reason_of(error)}); take a method "
+            "without gradients, such as rewrite, or keep no_grad, inference_mode and checkpointing out of its forward"
         ) from error
 
 
@@ -129,11 +161,7 @@ def _advice(model: nn.Module, inputs: Tensor, error: Exception) -> str:
     """What probably helps."""
     if "Guard failed" in str(error):
         return "it was exported for inputs of one shape: take the network that it was exported from"
-    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    unloaded = [name for name, tensor in tensors.items() if tensor.is_meta]
-    if unloaded and not inputs.is_meta:
-        return f"{unloaded[0]} is on the meta device, which holds no contents: load its weights first"
-    devices = {str(tensor.device) for tensor in tensors.values()}
+    devices = {str(tensor.device) for tensor in (*model.parameters(), *model.buffers())}
     if len(devices) > 1:
         return f"its weights are on {' and '.join(sorted(devices))}: move the whole network to one device"
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error):

@@ -54,6 +54,13 @@ def _first_tensor(args: Sequence[Any], kwargs: Mapping[str, Any], path: str) -> 
     raise SiteError(f"expected {path} to be called with a tensor but it was called with none; choose another site")
 
 
+def _keys(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], path: str) -> Tensor:
+    """What a site is called with, in the type of its weight: under autocast it may come in another."""
+    found, weight = _first_tensor(args, kwargs, path), getattr(module, "weight", None)
+    both = isinstance(weight, Tensor) and weight.is_floating_point() and found.is_floating_point()
+    return found.to(weight.dtype) if both and isinstance(weight, Tensor) else found
+
+
 def read_keys(model: nn.Module, inputs: Tensor, readers: Mapping[str, Callable[[Tensor], None]]) -> None:
     """Run the model as far as the last of some sites and hand each site's input to its reader on the way.
 
@@ -78,7 +85,7 @@ def read_keys(model: nn.Module, inputs: Tensor, readers: Mapping[str, Callable[[
 
     def hook_of(path: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            keys = _first_tensor(args, kwargs, path)
+            keys = _keys(module, args, kwargs, path)
             try:
                 readers[path](keys)
             except Exception as error:  # ours, and none of the network's
@@ -204,7 +211,7 @@ def record(model: nn.Module, inputs: Tensor, site: str, value_point: str) -> Rec
     recorder, seen = Recorder(active=False), dict[str, Any]()
 
     def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        seen["keys"] = _first_tensor(args, kwargs, site).clone()
+        seen["keys"] = _keys(module, args, kwargs, site).clone()
 
     def leave(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
         seen["output"] = output.clone()

@@ -166,11 +166,15 @@ class Places:
 
 @dataclass(frozen=True)
 class _Numbered:
-    """Cell of every number of a tensor, the grid that they are cells of, and what is divided by it."""
+    """Cell of every number of a tensor, the grid that they are cells of, and what is divided by it.
+
+    `untouched` holds for the picture itself, wherever its numbers were moved, until a layer makes something of it.
+    """
 
     cells: Tensor
     grid: tuple[int, int]
     frame: Frame | None = None
+    untouched: bool = False
 
 
 class PlaceFinder:
@@ -190,6 +194,7 @@ class PlaceFinder:
             for index, number in enumerate([*step.writes, *(new for _, new in step.mutates)]):
                 self._makers.setdefault(number, (step, index))
         self._known: dict[int, _Numbered | None] = {}
+        self._weights = set(traced.parameters.values())
         self.lost: str | None = None
 
     def places(self, number: int, channel_axis: int) -> Places | None:
@@ -248,8 +253,13 @@ class PlaceFinder:
         shape = self._trace.shapes[number]
         if self._is_map(number):
             grid = (shape[2], shape[3])
-            frame = None if number == self._trace.input_number else self._frame(self._makers[number][0])
-            return _Numbered(torch.arange(math.prod(grid)).reshape(1, 1, *grid).expand(shape), grid, frame)
+            cells = torch.arange(math.prod(grid)).reshape(1, 1, *grid).expand(shape)
+            if number == self._trace.input_number:
+                return _Numbered(cells, grid, untouched=True)
+            step, _ = self._makers[number]
+            source = self._known[step.reads[0]]
+            untouched = source is not None and source.untouched and self._weights.isdisjoint(step.reads)
+            return _Numbered(cells, grid, self._frame(step), untouched)
         if number not in self._makers:
             return None
         step, index = self._makers[number]
@@ -311,11 +321,11 @@ class PlaceFinder:
         found = self._known[step.reads[0]]
         if found is None:
             self.lost = self.lost or self._lost_at(step.reads[0])
-        if found is None or found.cells.ndim != 4 or len(found.cells) != 1:
-            return None
+        if found is None or not found.untouched or found.cells.ndim != 4 or len(found.cells) != 1:
+            return None if found is None else found.frame
         one = _collapsed(replace(found, cells=found.cells.movedim(1, -1)))
         if one is None:
-            return None
+            return found.frame
         cells = one.cells[0, ..., 0]
         return (
             one.frame if _in_order(cells, one.grid, _margins(step, self._trace)) else Frame(one.grid, cells, one.frame)
@@ -323,13 +333,11 @@ class PlaceFinder:
 
     def _lost_at(self, number: int) -> str | None:
         """Which operation moved the picture's numbers to nobody knows where before any layer saw them; None if none."""
-        weights = set(self._trace.parameters.values())
-        while number in self._makers:
+        while number in self._makers and self._known[number] is None:
             step, _ = self._makers[number]
-            if not weights.isdisjoint(step.reads):
-                return None
-            if name_of(step) in _SCATTERS and self._known.get(step.reads[0]) is not None:
-                return name_of(step)
+            source = self._known.get(step.reads[0]) if step.reads else None
+            if source is not None:
+                return name_of(step) if source.untouched and name_of(step) in _SCATTERS else None
             number = step.reads[0] if step.reads else -1
         return None
 
@@ -362,14 +370,14 @@ def _collapsed(found: _Numbered | None) -> _Numbered | None:
         return None
     grid = (height // int(tall), width // int(wide))
     merged = (y.amin(-1, keepdim=True) // int(tall)) * grid[1] + x.amin(-1, keepdim=True) // int(wide)
-    return _Numbered(torch.where(real, merged, _NOWHERE), grid, found.frame)
+    return replace(found, cells=torch.where(real, merged, _NOWHERE), grid=grid)
 
 
 def _spread(found: _Numbered | None, shape: tuple[int, ...]) -> _Numbered | None:
     """The same places for a tensor with other channels on its last axis."""
     if found is None or tuple(found.cells.shape[:-1]) != shape[:-1]:
         return None
-    return replace(found, cells=found.cells.expand(shape))
+    return replace(found, cells=found.cells.expand(shape), untouched=False)
 
 
 def _margins(step: Step, traced: Trace) -> tuple[int, int]:

@@ -181,6 +181,11 @@ class Survey:
                         f"expected a site that can be edited but got {path} ({refusal.reason}); "
                         "`rulepatch sites` lists the others"
                     )
+            if not found and not self.refused:
+                raise SiteError(
+                    "expected a network that calls its convolutions and linear layers as modules but got one without "
+                    "any, as torch.export makes them; take the network that it was exported from"
+                )
             raise SiteError(
                 f"expected the dotted path of a convolution or linear layer but got {path!r}; "
                 f"the nearest are {nearest(path, found)}"

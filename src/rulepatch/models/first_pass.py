@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._ops import OpOverload
+from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from rulepatch.errors import ModelError, warn
@@ -170,4 +171,8 @@ class _Makers(TorchDispatchMode):
 def _versions(module: nn.Module) -> dict[str, tuple[int, int]]:
     """Where each tensor of a network's state lies, and how often it was written to."""
     tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-    return {path: (tensor.data_ptr(), tensor._version) for path, tensor in tensors.items() if not tensor.is_inference()}
+    return {
+        path: (tensor.data_ptr(), tensor._version)
+        for path, tensor in tensors.items()
+        if not is_lazy(tensor) and not tensor.is_inference()
+    }
