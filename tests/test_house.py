@@ -16,20 +16,10 @@ FILES = sorted(SOURCE.rglob("*.py"))
 
 # From the ground up. Rooms of one floor do not import each other.
 FLOORS = [
-    {
-        "errors",
-        "digests",
-        "files",
-        "images",
-        "masks",
-        "memory",
-        "notebook",
-        "progress",
-        "text",
-        "thumbnails",
-        "timing",
-        "wrappers",
-    },
+    set(
+        "errors digests files forward images mask_values masks memory notebook progress text thumbnails timing "
+        "wrappers".split()
+    ),
     {"core", "models"},
     {"data"},
     {"editors", "playground"},

@@ -8,7 +8,7 @@ from torch import nn
 
 from rulepatch.core import capture
 from rulepatch.core.sites import Layer
-from rulepatch.errors import SiteError
+from rulepatch.errors import ModelError, SiteError
 
 SITES = ["0.0", "1.conv1", "1.conv2", "2.0", "3.conv", "3.squeeze", "6"]
 
@@ -54,7 +54,7 @@ def test_nothing_stays_behind_after_an_exception(net, inputs, untouched, failing
     def reader(keys):
         raise RuntimeError("reader")
 
-    with pytest.raises(RuntimeError):
+    with pytest.raises(RuntimeError if failing == "reader" else ModelError):
         if failing == "reader":
             capture.read_keys(net, inputs, {"2.0": reader})
         else:
@@ -183,8 +183,9 @@ def test_the_tail_leaves_nothing_behind_after_an_exception(net, inputs, untouche
         raise BreakError
 
     hook = net[3].conv.register_forward_hook(explode)
-    with pytest.raises(BreakError):
+    with pytest.raises(ModelError, match=r"3\.conv \(Conv2d\) raised BreakError") as caught:
         capture.resume(net, plan, start)
+    assert isinstance(caught.value.__cause__, BreakError)
     hook.remove()
 
 

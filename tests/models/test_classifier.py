@@ -322,7 +322,7 @@ def test_logits_come_as_a_tensor_or_by_name_in_at_least_single_precision(kind):
         (torch.ones(2, 4), r"\(2, 4\)"),
         (torch.ones(3), r"\(3,\)"),
         (torch.ones(2, 3, 1, 1), r"\(2, 3, 1, 1\)"),
-        ([torch.ones(2, 3)], "list"),
+        ([torch.ones(2, 4)], "list"),
     ],
 )
 def test_an_output_that_is_no_table_of_logits_is_refused(result, got):

@@ -65,6 +65,7 @@ def sites(
 
     skeleton = load_skeleton(model)
     survey = find_sites(skeleton.module, skeleton.example())
+    skeleton.logits_of(survey.trace.calls[0].result)  # says so now if it returns none
     print_result(survey.to_json, survey.to_text, as_json)
 
 

@@ -166,7 +166,7 @@ def key_of_points(
     keys = rows(capture.keys_at(model.module, inputs, site), key_axis(where.kind)).flatten(0, 1).double().cpu()
     numbers = where.key_places.lay_out(torch.arange(len(keys), dtype=torch.float64)[None])[0].long()
     around: set[int] = set()
-    for down, across in (_cell(model, image, point, where.key_places.grid) for point in points):
+    for down, across in (_cell(model, image, point, (len(numbers), len(numbers[0]))) for point in points):
         around |= set(numbers[max(down - 1, 0) : down + 2, max(across - 1, 0) : across + 2].flatten().tolist())
     own = keys[sorted(around)]
     whitener = statistics[site].whitening(floor=1e-5).cpu()

@@ -4,10 +4,9 @@ Everything here leaves the model as it was found: no hook, stub, training flag o
 pass ends well or not.
 """
 
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +17,7 @@ from torch.utils.hooks import RemovableHandle
 
 from rulepatch.core.trace import Call, Recorder, Route, Trace
 from rulepatch.errors import SiteError
+from rulepatch.forward import inference, run
 
 __all__ = [
     "Checkpoint",
@@ -40,40 +40,6 @@ class _Stop(BaseException):
 
 
 @contextmanager
-def inference(model: nn.Module, *, gradients: bool = False) -> Iterator[None]:
-    """Run a block in evaluation mode and without gradients, then put every module's training flag back.
-
-    Args:
-        model: any module.
-        gradients: keep them after all.
-
-    Yields:
-        Nothing.
-
-    Examples:
-        >>> model = nn.Sequential(nn.Dropout(), nn.Linear(2, 2).eval())
-        >>> with inference(model):
-        ...     model[0].training
-        False
-        >>> model[0].training, model[1].training
-        (True, False)
-    """
-    flags = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with torch.set_grad_enabled(gradients), _eager():
-            yield
-    finally:
-        for module, training in flags:
-            module.training = training
-
-
-def _eager() -> AbstractContextManager[Any]:
-    """Let compiled parts run as they were written: a compiled one need not heed hooks made later."""
-    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
-
-
-@contextmanager
 def _hooked(handles: Callable[[], Iterator[RemovableHandle]]) -> Iterator[None]:
     with ExitStack() as stack:
         for handle in handles():
@@ -86,6 +52,13 @@ def _first_tensor(args: Sequence[Any], kwargs: Mapping[str, Any], path: str) -> 
         if isinstance(value, Tensor):
             return value
     raise SiteError(f"expected {path} to be called with a tensor but it was called with none; choose another site")
+
+
+def _keys(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], path: str) -> Tensor:
+    """What a site is called with, in the type of its weight: under autocast it may come in another."""
+    found, weight = _first_tensor(args, kwargs, path), getattr(module, "weight", None)
+    both = isinstance(weight, Tensor) and weight.is_floating_point() and found.is_floating_point()
+    return found.to(weight.dtype) if both and isinstance(weight, Tensor) else found
 
 
 def read_keys(model: nn.Module, inputs: Tensor, readers: Mapping[str, Callable[[Tensor], None]]) -> None:
@@ -112,7 +85,11 @@ def read_keys(model: nn.Module, inputs: Tensor, readers: Mapping[str, Callable[[
 
     def hook_of(path: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            readers[path](_first_tensor(args, kwargs, path))
+            keys = _keys(module, args, kwargs, path)
+            try:
+                readers[path](keys)
+            except Exception as error:  # ours, and none of the network's
+                raise _Stop from error
             waiting.discard(path)
             if not waiting:
                 raise _Stop
@@ -125,8 +102,10 @@ def read_keys(model: nn.Module, inputs: Tensor, readers: Mapping[str, Callable[[
 
     with inference(model), _hooked(handles):
         try:
-            model(inputs)
-        except _Stop:
+            run(model, inputs)
+        except _Stop as stop:
+            if stop.__cause__ is not None:
+                raise stop.__cause__ from None
             return
     raise SiteError(f"expected the model to call {', '.join(sorted(waiting))} but it never did; choose another site")
 
@@ -192,7 +171,7 @@ def trace(model: nn.Module, inputs: Tensor) -> Trace:
         )
     recorder = Recorder()
     with inference(model), _calls_reported(model, recorder):
-        model(inputs)
+        run(model, inputs)
     return recorder.trace(dict(model.named_parameters(remove_duplicate=False)))
 
 
@@ -232,7 +211,7 @@ def record(model: nn.Module, inputs: Tensor, site: str, value_point: str) -> Rec
     recorder, seen = Recorder(active=False), dict[str, Any]()
 
     def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        seen["keys"] = _first_tensor(args, kwargs, site).clone()
+        seen["keys"] = _keys(module, args, kwargs, site).clone()
 
     def leave(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
         seen["output"] = output.clone()
@@ -252,7 +231,7 @@ def record(model: nn.Module, inputs: Tensor, site: str, value_point: str) -> Rec
 
     with inference(model), _hooked(handles), recorder:
         try:
-            model(inputs)
+            run(model, inputs)
         except _Stop:
             route = recorder.route(seen["source"], seen["target"])
             if route is None or not torch.allclose(route(seen["output"]), seen["values"], equal_nan=True):
@@ -296,7 +275,7 @@ def values_at(
         return arrive
 
     with inference(model, gradients=gradients), _hooked(handles):
-        model(inputs)
+        run(model, inputs)
     return found
 
 
@@ -379,7 +358,7 @@ def checkpoint(model: nn.Module, plans: Sequence[TailPlan], inputs: Tensor) -> t
             yield model.get_submodule(path).register_forward_hook(hook_of(path))
 
     with inference(model), _hooked(handles):
-        output = model(inputs)
+        output = run(model, inputs)
     return output, [_checkpoint(plan, kept, inputs) for plan in plans]
 
 
@@ -409,7 +388,7 @@ def resume(model: nn.Module, plan: TailPlan, start: Checkpoint, *, gradients: bo
     with inference(model, gradients=gradients), ExitStack() as stack:
         for path, results in answers.items():
             stack.enter_context(_answering(model.get_submodule(path), results))
-        return model(start.inputs)
+        return run(model, start.inputs)
 
 
 @contextmanager

@@ -11,13 +11,14 @@ from typing import Any, Protocol, Self, TypeVar
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from rulepatch.core.adapters import write_adapter
 from rulepatch.core.changes import KINDS, Change, NewClass
 from rulepatch.core.installation import Installation
 from rulepatch.core.summary import COLUMNS, line_of, panel_of, rows_of
-from rulepatch.digests import digest_of_json, digest_of_tensors
-from rulepatch.errors import BaseMismatchError, EditFileError, SettingError
+from rulepatch.digests import digest_of_json, digest_of_state, digest_of_tensors
+from rulepatch.errors import BaseMismatchError, EditFileError, ModelError, SettingError, reason_of
 from rulepatch.files import atomic_path
 from rulepatch.text import table
 from rulepatch.wrappers import unwrapped
@@ -44,8 +45,18 @@ def base_digest(model: nn.Module) -> str:
 
     Returns:
         Hexadecimal.
+
+    Raises:
+        ModelError: weights that have no contents yet.
     """
-    return digest_of_tensors(unwrapped(model).state_dict())
+    state = unwrapped(model).state_dict()
+    for name, value in state.items():
+        if isinstance(value, Tensor) and (value.is_meta or is_lazy(value)):
+            raise ModelError(
+                f"expected a network with weights but its {name} has no contents yet (it is "
+                f"{'on the meta device' if value.is_meta else 'made in a first pass'}); load its weights first"
+            )
+    return digest_of_state(state)
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,11 +148,12 @@ class Edit:
 
         Raises:
             BaseMismatchError: the model is not the edit's base.
+            ModelError: the model cannot be copied.
             SiteError: the model does not have a site, or its shape differs.
         """
         module = _module_of(model)
         self.check(module, any_base=any_base)
-        edited = copy.deepcopy(module)
+        edited = _copied(module)
         Installation(edited, self.changes).put_in()
         return self._held(model, edited)
 
@@ -324,3 +336,13 @@ def _restore(described: Mapping[str, Any], tensors: Mapping[str, Tensor], index:
 
 def _module_of(model: "nn.Module | Holder") -> nn.Module:
     return unwrapped(model if isinstance(model, nn.Module) else model.module)
+
+
+def _copied(module: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(module)
+    except Exception as error:  # of whatever the module holds besides its weights
+        raise ModelError(
+            f"expected a network that can be copied but {type(module).__name__} cannot ({reason_of(error)}); use "
+            "Edit.applied, which edits the network itself for a while"
+        ) from error

@@ -2,33 +2,37 @@
 
 A convolution's output is a grid over the picture. Tokens are a grid that was flattened, joined by class and register
 tokens, perhaps cut into windows, rolled, or merged by twos. The trace knows how: the numbers of the grid's cells are
-sent through the very operations that moved the tokens.
+sent through the very operations that moved the tokens. A network may also turn, crop or pad the picture before its
+first layer sees it: then its maps lie over what that layer sees, and so do masks.
 """
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from rulepatch.core import linalg
 from rulepatch.core.trace import CHANNEL_NORMS, MATRIX_PRODUCTS, Ref, Step, Trace, kind_of, name_of
 
-__all__ = ["PlaceFinder", "Places"]
+__all__ = ["Frame", "PlaceFinder", "Places"]
 
 _NOWHERE = -1
 
 # What moves numbers without changing them, apart from pads and copies, whose new numbers have no place.
 _MOVES = {
-    "_unsafe_view", "alias", "cat", "clone", "contiguous", "detach", "expand", "flip", "index_select", "narrow",
+    "_unsafe_view", "alias", "cat", "clone", "contiguous", "detach", "expand", "flip", "narrow",
     "permute", "reshape", "roll", "select", "slice", "split", "split_with_sizes", "squeeze", "stack", "t", "transpose",
     "unbind", "unsqueeze", "view", "view_as",
 }  # fmt: skip
-_PADS = {"constant_pad_nd", "pad"}
+_PADS = {"constant_pad_nd", "pad", "reflection_pad2d", "replication_pad2d"}
+_SCATTERS = {"cudnn_grid_sampler", "gather", "grid_sampler_2d", "index", "index_select", "take", "take_along_dim"}
+"""What moves numbers to places that lie in another tensor, whose contents a trace does not keep."""
 _ATTENTION = {
     "_scaled_dot_product_attention_math", "_scaled_dot_product_cudnn_attention",
     "_scaled_dot_product_efficient_attention", "_scaled_dot_product_flash_attention",
@@ -37,6 +41,58 @@ _ATTENTION = {
 }  # fmt: skip
 _IN_PLACE = {"_safe_softmax", "_softmax", "_to_copy", "native_dropout", "softmax"} | CHANNEL_NORMS
 """What gives a number for a number, at the same place, beside what acts channel by channel."""
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """What the layers of a network see in the place of the picture: it was turned, cropped or padded before them.
+
+    Attributes:
+        grid: (h, w), the cells that the picture, or what there was of it before, is divided into.
+        cells: (rows, columns), the number of the cell that lies at each place; -1 where there is none.
+        before: what there was before, if that was not the picture itself.
+    """
+
+    grid: tuple[int, int]
+    cells: Tensor
+    before: "Frame | None" = None
+
+    @property
+    def share(self) -> float:
+        """Share of the picture that is left in it, 0..1."""
+        left = len(self.cells[self.cells != _NOWHERE].unique()) / math.prod(self.grid)
+        return left if self.before is None else left * self.before.share
+
+    def carry(self, masks: Tensor) -> Tensor:
+        """Do to masks what was done to the picture.
+
+        Args:
+            masks: (n, height, width), 0..1, float64.
+
+        Returns:
+            (n, rows, columns), 0..1.
+        """
+        masks = masks if self.before is None else self.before.carry(masks)
+        shares = linalg.resize_mask(masks, self.grid).flatten(1)
+        shares = torch.cat([shares, shares.new_zeros(len(shares), 1)], dim=1)  # -1 is the last
+        return shares[:, self.cells]
+
+    def lay_back(self, maps: Tensor) -> Tensor:
+        """Lay numbers over the picture that lie over what became of it; the lowest where it left nothing.
+
+        Args:
+            maps: (n, h, w).
+
+        Returns:
+            (n, h, w) of the picture's own grid; of several numbers for one cell the highest counts.
+        """
+        found = F.interpolate(maps[:, None], size=tuple(self.cells.shape), mode="nearest-exact").flatten(1)
+        real = self.cells.flatten() != _NOWHERE
+        cells = self.cells.flatten()[real].to(maps.device)
+        laid = maps.flatten(1).amin(dim=1, keepdim=True).expand(-1, math.prod(self.grid)).clone()
+        laid = laid.scatter_reduce(1, cells.expand(len(laid), -1), found[:, real.to(maps.device)], "amax")
+        laid = laid.unflatten(1, self.grid)
+        return laid if self.before is None else self.before.lay_back(laid)
 
 
 @dataclass(frozen=True)
@@ -48,15 +104,17 @@ class Places:
         cells: for each position of one picture, in the tensor's order, the number of its cell; -1 for a position that
             has none, as a class or register token.
         leading: how many entries of the tensor's first axis belong to one picture: 1, or its number of windows.
+        frame: what is divided in the picture's place, if the network turned or cropped it; None for the picture itself.
     """
 
     grid: tuple[int, int]
     cells: tuple[int, ...]
     leading: int = 1
+    frame: Frame | None = None
 
     @classmethod
     def of_map(cls, height: int, width: int) -> Self:
-        """Those of a feature map, (…, h, w).
+        """Those of a feature map that lies over the picture, (…, h, w).
 
         Returns:
             Each position in a cell of its own.
@@ -83,7 +141,9 @@ class Places:
         Returns:
             (n, p), float64, 0..1.
         """
-        shares = linalg.resize_mask(masks.double().cpu(), self.grid).flatten(1)
+        seen = masks.double().cpu()
+        seen = seen if self.frame is None else self.frame.carry(seen)
+        shares = linalg.resize_mask(seen, self.grid).flatten(1)
         shares = torch.where(shares > smallest * shares.max(), shares, 0)
         shares = torch.cat([shares, shares.new_zeros(len(shares), 1)], dim=1)  # -1 is the last
         return shares[:, list(self.cells)].to(masks.device)
@@ -95,20 +155,26 @@ class Places:
             scores: (n, p).
 
         Returns:
-            (n, h, w); of several positions in one cell the highest counts.
+            (n, h, w), of the grid or of its frame's; of several positions in one cell the highest counts.
         """
         cells = torch.tensor(self.cells, device=scores.device)[self.real.to(scores.device)]
         lowest = scores.amin(dim=1, keepdim=True).expand(-1, math.prod(self.grid)).clone()
         kept = scores[:, self.real.to(scores.device)]
-        return lowest.scatter_reduce(1, cells.expand_as(kept), kept, "amax").unflatten(1, self.grid)
+        laid_out = lowest.scatter_reduce(1, cells.expand_as(kept), kept, "amax").unflatten(1, self.grid)
+        return laid_out if self.frame is None else self.frame.lay_back(laid_out)
 
 
 @dataclass(frozen=True)
 class _Numbered:
-    """Cell of every number of a tensor, and the grid that they are cells of."""
+    """Cell of every number of a tensor, the grid that they are cells of, and what is divided by it.
+
+    `untouched` holds for the picture itself, wherever its numbers were moved, until a layer makes something of it.
+    """
 
     cells: Tensor
     grid: tuple[int, int]
+    frame: Frame | None = None
+    untouched: bool = False
 
 
 class PlaceFinder:
@@ -116,6 +182,9 @@ class PlaceFinder:
 
     Args:
         traced: a forward pass of one image.
+
+    Attributes:
+        lost: an operation that moved the picture's numbers, before any layer saw them, to places that are not known.
     """
 
     def __init__(self, traced: Trace) -> None:
@@ -125,6 +194,8 @@ class PlaceFinder:
             for index, number in enumerate([*step.writes, *(new for _, new in step.mutates)]):
                 self._makers.setdefault(number, (step, index))
         self._known: dict[int, _Numbered | None] = {}
+        self._weights = set(traced.parameters.values())
+        self.lost: str | None = None
 
     def places(self, number: int, channel_axis: int) -> Places | None:
         """Where the positions of a tensor lie.
@@ -141,12 +212,12 @@ class PlaceFinder:
             return Places.of_map(shape[2], shape[3])  # a map, however it was made
         if found is None:
             return None
-        moved = _Numbered(found.cells.movedim(channel_axis, -1), found.grid)
+        moved = replace(found, cells=found.cells.movedim(channel_axis, -1))
         one = _collapsed(moved)
         if one is None or len(one.cells) == 0:
             return None
         cells = one.cells[..., 0]
-        return Places(one.grid, tuple(cells.flatten().tolist()), leading=len(cells))
+        return Places(one.grid, tuple(cells.flatten().tolist()), leading=len(cells), frame=one.frame)
 
     def _find(self, number: int) -> _Numbered | None:
         """Look back from a tensor to the grid that it was made of; without recursion, as networks are deep."""
@@ -164,10 +235,10 @@ class PlaceFinder:
 
     def _sources(self, number: int) -> tuple[int, ...]:
         """The tensors that must be known first."""
-        if number not in self._makers or self._is_map(number):
+        if number not in self._makers or number == self._trace.input_number:
             return ()
         step, _ = self._makers[number]
-        return step.reads
+        return step.reads[:1] if self._is_map(number) else step.reads
 
     def _is_map(self, number: int) -> bool:
         shape = self._trace.shapes[number]
@@ -182,7 +253,13 @@ class PlaceFinder:
         shape = self._trace.shapes[number]
         if self._is_map(number):
             grid = (shape[2], shape[3])
-            return _Numbered(torch.arange(math.prod(grid)).reshape(1, 1, *grid).expand(shape), grid)
+            cells = torch.arange(math.prod(grid)).reshape(1, 1, *grid).expand(shape)
+            if number == self._trace.input_number:
+                return _Numbered(cells, grid, untouched=True)
+            step, _ = self._makers[number]
+            source = self._known[step.reads[0]]
+            untouched = source is not None and source.untouched and self._weights.isdisjoint(step.reads)
+            return _Numbered(cells, grid, self._frame(step), untouched)
         if number not in self._makers:
             return None
         step, index = self._makers[number]
@@ -190,6 +267,8 @@ class PlaceFinder:
         if not known:
             return None
         name = name_of(step)
+        if name in _SCATTERS:
+            return self._scattered(step, known)
         if name in _MOVES or name in _PADS:
             return self._replayed(step, index, known)
         if name in MATRIX_PRODUCTS:
@@ -204,8 +283,8 @@ class PlaceFinder:
 
     def _replayed(self, step: Step, index: int, known: Mapping[int, _Numbered]) -> _Numbered | None:
         """Move the cells' numbers as the step moved the tensor's."""
-        grids = {found.grid for found in known.values()}
-        if len(grids) != 1 or step.mutates:
+        like = next(iter(known.values()))
+        if any(found.grid != like.grid or found.frame is not like.frame for found in known.values()) or step.mutates:
             return None
 
         def cells(argument: Any) -> Any:
@@ -216,15 +295,51 @@ class PlaceFinder:
             return torch.full((1,), _NOWHERE).expand(self._trace.shapes[argument.number])
 
         args, kwargs = tree_map(cells, step.arguments)
+        operator: Callable[..., Any] = step.operator
         if name_of(step) in _PADS:
-            args, kwargs = args[:2], {"value": _NOWHERE}
-        operator: Callable[..., Any] = step.operator.overloadpacket if name_of(step) in _PADS else step.operator
+            operator, args, kwargs = F.pad, args[:2], {"value": _NOWHERE}
         try:
             moved = operator(*args, **kwargs)
         except RuntimeError:  # a view of numbers that lie elsewhere in memory than the tensor's own
             moved = torch.reshape(*args, **kwargs)
         found = moved if isinstance(moved, Tensor) else moved[index]
-        return _Numbered(found, grids.pop())
+        return replace(like, cells=found)
+
+    def _scattered(self, step: Step, known: Mapping[int, _Numbered]) -> _Numbered | None:
+        """Channels in another order, as of BGR; None where positions are moved to nobody knows where."""
+        found, shape = known.get(step.reads[0]), self._trace.shapes[step.writes[0]]
+        _, where = step.arguments[0][:2] if len(step.arguments[0]) > 1 else (None, None)
+        channels_alone = where == 1 or (
+            isinstance(where, list | tuple) and list(where[:1]) == [None] and len(where) == 2
+        )
+        if found is not None and channels_alone and len(shape) == 4 and found.cells.stride(1) == 0:
+            return replace(found, cells=found.cells[:, :1].expand(shape))
+        return None
+
+    def _frame(self, step: Step) -> Frame | None:
+        """What a map lies over, from what the step that made it was given."""
+        found = self._known[step.reads[0]]
+        if found is None:
+            self.lost = self.lost or self._lost_at(step.reads[0])
+        if found is None or not found.untouched or found.cells.ndim != 4 or len(found.cells) != 1:
+            return None if found is None else found.frame
+        one = _collapsed(replace(found, cells=found.cells.movedim(1, -1)))
+        if one is None:
+            return found.frame
+        cells = one.cells[0, ..., 0]
+        return (
+            one.frame if _in_order(cells, one.grid, _margins(step, self._trace)) else Frame(one.grid, cells, one.frame)
+        )
+
+    def _lost_at(self, number: int) -> str | None:
+        """Which operation moved the picture's numbers to nobody knows where before any layer saw them; None if none."""
+        while number in self._makers and self._known[number] is None:
+            step, _ = self._makers[number]
+            source = self._known.get(step.reads[0]) if step.reads else None
+            if source is not None:
+                return name_of(step) if source.untouched and name_of(step) in _SCATTERS else None
+            number = step.reads[0] if step.reads else -1
+        return None
 
 
 def _collapsed(found: _Numbered | None) -> _Numbered | None:
@@ -241,10 +356,10 @@ def _collapsed(found: _Numbered | None) -> _Numbered | None:
     height, width = found.grid
     cells = found.cells
     if cells.stride(-1) == 0 or cells.shape[-1] == 1:
-        return _Numbered(cells[..., :1], found.grid)
+        return replace(found, cells=cells[..., :1])
     low, high = cells.aminmax(dim=-1, keepdim=True)
     if bool((low == high).all()):
-        return _Numbered(low, found.grid)
+        return replace(found, cells=low)
     y, x = cells // width, cells % width
     real = low != _NOWHERE
     if not bool(real.any()):
@@ -255,11 +370,39 @@ def _collapsed(found: _Numbered | None) -> _Numbered | None:
         return None
     grid = (height // int(tall), width // int(wide))
     merged = (y.amin(-1, keepdim=True) // int(tall)) * grid[1] + x.amin(-1, keepdim=True) // int(wide)
-    return _Numbered(torch.where(real, merged, _NOWHERE), grid)
+    return replace(found, cells=torch.where(real, merged, _NOWHERE), grid=grid)
 
 
 def _spread(found: _Numbered | None, shape: tuple[int, ...]) -> _Numbered | None:
     """The same places for a tensor with other channels on its last axis."""
     if found is None or tuple(found.cells.shape[:-1]) != shape[:-1]:
         return None
-    return _Numbered(found.cells.expand(shape), found.grid)
+    return replace(found, cells=found.cells.expand(shape), untouched=False)
+
+
+def _margins(step: Step, traced: Trace) -> tuple[int, int]:
+    """How many rows and columns that lie nowhere a layer may have been given as its own padding."""
+    args = step.arguments[0]
+    if "conv" in name_of(step):
+        *_, y, x = traced.shapes[step.reads[1]]
+        spread = args[5] if len(args) > 5 and isinstance(args[5], list) else [1]
+        return (y - 1) * spread[0], (x - 1) * spread[-1]
+    sides = args[1] if len(args) > 1 and "pool" in name_of(step) and "adaptive" not in name_of(step) else [1]
+    return sides[0] - 1, sides[-1] - 1
+
+
+def _in_order(cells: Tensor, grid: tuple[int, int], margins: tuple[int, int]) -> bool:
+    """Whether cells lie as in the picture, each less than a position from its place, but for some padding."""
+    real = cells != _NOWHERE
+    inside = cells[real.any(dim=1)][:, real.any(dim=0)]
+    if any(had - has > most for had, has, most in zip(cells.shape, inside.shape, margins, strict=True)):
+        return False
+    if not bool((inside != _NOWHERE).all()):
+        return False
+    for side, at in enumerate((inside // grid[1], inside % grid[1])):
+        positions, step = inside.shape[side], grid[side] / inside.shape[side]
+        wanted = (torch.arange(positions) + 0.5) * step - 0.5
+        off = at - (wanted[:, None] if side == 0 else wanted)
+        if float(off.abs().max()) > max(step, 1):
+            return False
+    return True

@@ -111,11 +111,13 @@ class Survey:
         sites: those that can be edited, in the order of the forward pass.
         refused: those that cannot, and why.
         trace: the forward pass that was followed.
+        lost: an operation that moves the places of the picture before any layer sees them, where no mask can follow.
     """
 
     sites: tuple[Site, ...]
     refused: tuple[Refusal, ...]
     trace: Trace
+    lost: str | None = None
 
     def __repr__(self) -> str:
         refused = f"{plural(len(self.refused), 'layer')} not editable" if self.refused else ""
@@ -198,6 +200,11 @@ class Survey:
                         f"expected a site that can be edited but got {path} ({refusal.reason}); "
                         "`rulepatch sites` lists the others"
                     )
+            if not found and not self.refused:
+                raise SiteError(
+                    "expected a network that calls its convolutions and linear layers as modules but got one without "
+                    "any, as torch.export makes them; take the network that it was exported from"
+                )
             raise SiteError(
                 f"expected the dotted path of a convolution or linear layer but got {path!r}; "
                 f"the nearest are {nearest(path, found)}"
@@ -240,7 +247,7 @@ def find_sites(model: nn.Module, inputs: Tensor) -> Survey:
         if reason is not None:
             refused.append(Refusal(path, reason))
     sites.sort(key=lambda site: traced.calls_of(site.path)[0])
-    return Survey(tuple(sites), tuple(refused), traced)
+    return Survey(tuple(sites), tuple(refused), traced, finder.lost)
 
 
 def rows(tensor: Tensor, channel_axis: int) -> Tensor:

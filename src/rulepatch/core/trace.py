@@ -170,13 +170,14 @@ class Route:
         """The same route in another precision or on another device.
 
         Returns:
-            A route whose floating-point constants are converted.
+            A route whose floating-point constants are converted; what it converts itself comes in that precision, too.
         """
 
         def convert(tensor: Tensor) -> Tensor:
             return tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None)
 
-        return replace(self, constants={number: convert(tensor) for number, tensor in self.constants.items()})
+        constants = {number: convert(tensor) for number, tensor in self.constants.items()}
+        return replace(self, steps=tuple(_converted(step, dtype) for step in self.steps), constants=constants)
 
     def split(self) -> "tuple[Route, Route]":
         """Cut the route after its last leading operation that is affine in each number by itself.
@@ -208,6 +209,15 @@ class Route:
         moving = [number for number in step.reads if number not in self.constants]
         divides_by_it = name_of(step).startswith("div") and step.reads[:1] != tuple(moving)
         return kind_of(step) == "affine" and len(moving) == 1 and not divides_by_it
+
+
+def _converted(step: Step, dtype: torch.dtype) -> Step:
+    """A step that would convert to another floating-point type, as autocast does, made to convert to this one."""
+    args, kwargs = step.arguments
+    wanted = kwargs.get("dtype")
+    if name_of(step) == "_to_copy" and wanted is not None and wanted.is_floating_point:
+        return replace(step, arguments=(args, {**kwargs, "dtype": dtype}))
+    return step
 
 
 def _last_write(steps: tuple[Step, ...]) -> int:

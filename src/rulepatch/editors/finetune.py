@@ -19,6 +19,7 @@ from rulepatch.editors.reading import change_of, read
 from rulepatch.editors.registry import editor
 from rulepatch.editors.tuning import Tail, check_stepping, labels_of, leaves_of
 from rulepatch.errors import SettingError
+from rulepatch.forward import gradients
 from rulepatch.models.classifier import Classifier
 from rulepatch.progress import Bar
 from rulepatch.timing import stretch
@@ -166,8 +167,8 @@ def _descend(
     with torch.enable_grad(), Bar(steps, "steps", shown=progress) as bar:
         for step in range(1, steps + 1):
             loss = F.cross_entropy(tail.run(leaves, start), labels)
-            gradients = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
-            for leaf, gradient in zip(leaves.values(), gradients, strict=True):
+            found = gradients(loss, list(leaves.values()), allow_unused=True)
+            for leaf, gradient in zip(leaves.values(), found, strict=True):
                 leaf.grad = gradient
             optimiser.step()
             if step % PROJECT_EVERY == 0 or step == steps:

@@ -10,6 +10,7 @@ from rulepatch.core import capture
 from rulepatch.core.changes import LowRank
 from rulepatch.core.installation import Installation
 from rulepatch.editors.problem import Problem
+from rulepatch.forward import gradients
 from rulepatch.progress import Bar
 
 __all__ = ["descend_jointly"]
@@ -58,8 +59,7 @@ def descend_jointly(problem: Problem, changes: Sequence[LowRank], *, steps: int,
             found = error()
             if found.item() < least:
                 best, least = [each.detach().clone() for each in unknown], found.item()
-            gradients = torch.autograd.grad(found, writers)
-            for each, scale, gradient in zip(unknown, scales, gradients, strict=True):
+            for each, scale, gradient in zip(unknown, scales, gradients(found, writers), strict=True):
                 each.grad = gradient * scale
             optimiser.step()
             schedule.step()

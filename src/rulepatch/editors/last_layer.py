@@ -19,6 +19,7 @@ from rulepatch.editors.problem import Reference, Settings, assemble, pose
 from rulepatch.editors.registry import editor
 from rulepatch.editors.tuning import Tail, check_stepping, labels_of, leaves_of
 from rulepatch.errors import SettingError
+from rulepatch.forward import gradients
 from rulepatch.models.classifier import Classifier
 from rulepatch.progress import Bar
 from rulepatch.timing import stretch
@@ -115,7 +116,7 @@ def _minimise(loss: Callable[[], Tensor], leaves: Mapping[str, Tensor], steps: i
 
     def closure() -> Tensor:
         value = loss()
-        for leaf, gradient in zip(leaves.values(), torch.autograd.grad(value, list(leaves.values())), strict=True):
+        for leaf, gradient in zip(leaves.values(), gradients(value, list(leaves.values())), strict=True):
             leaf.grad = gradient
         bar.update()
         return value

@@ -18,13 +18,13 @@ from rulepatch.core.edit import Edit, base_digest
 from rulepatch.core.exemplars import Exemplar, Observation, observe
 from rulepatch.core.installation import Installation, with_delta
 from rulepatch.core.moments import KeyStatistics
-from rulepatch.core.sites import find_sites
+from rulepatch.core.sites import Site, Survey, find_sites
 from rulepatch.data.cache import Cache, default_cache
 from rulepatch.data.folders import ImageSet
 from rulepatch.data.statistics import key_statistics
 from rulepatch.digests import digest_of_bytes
 from rulepatch.editors.certificate import certify
-from rulepatch.errors import ExemplarError, SettingError
+from rulepatch.errors import ExemplarError, SettingError, warn
 from rulepatch.images import cover
 from rulepatch.models.classifier import Classifier
 from rulepatch.progress import steps
@@ -246,8 +246,41 @@ def look(
     originals, counterparts, masks = _inputs(model, exemplars)
     if settings.whole_image:
         masks = torch.ones_like(masks)
+    else:
+        _follow_the_picture(model, survey, sites, exemplars, masks)
     through = steps(sites, "exemplars", unit="site", shown=progress)
     return originals, counterparts, [observe(model.module, site, originals, counterparts, masks) for site in through]
+
+
+def _follow_the_picture(
+    model: Classifier, survey: Survey, sites: Sequence[Site], exemplars: Sequence[Exemplar], masks: Tensor
+) -> None:
+    """Make sure that masks lie where the layers look, if a network moves or crops the picture before its first layer.
+
+    Raises:
+        ExemplarError: the layers see nothing of a mask.
+    """
+    spatial = [site for site in sites if site.is_spatial]
+    if survey.lost is not None and spatial:
+        warn(
+            f"expected layers of {model.name} to see the picture as it lies but before the first of them its places "
+            f"are moved ({survey.lost}), where no mask can follow; do that in the preprocessing instead"
+        )
+    frames = dict.fromkeys(site.key_places.frame for site in spatial if site.key_places is not None)
+    for frame in frames:
+        if frame is None:
+            continue
+        for exemplar, seen in zip(exemplars, frame.carry(masks.double().cpu()), strict=True):
+            if seen.max() < 0.5:
+                raise ExemplarError(
+                    f"expected the concept of {exemplar.name} where the layers of {model.name} look, but the network "
+                    "crops its input and its mask is empty there; mark the concept there"
+                )
+        if frame.share < 0.9:
+            warn(
+                f"expected layers of {model.name} to see all that the network is given but they see "
+                f"{frame.share:.0%} of it, as it crops its input; masks count there alone"
+            )
 
 
 def _inputs(model: Classifier, exemplars: Sequence[Exemplar]) -> tuple[Tensor, Tensor, Tensor]:

@@ -22,6 +22,7 @@ from rulepatch.editors.inverting import forward_architecture, pose_inverse
 from rulepatch.editors.problem import Settings, look
 from rulepatch.errors import SettingError
 from rulepatch.experiments.inversion import LEVELS, Inversion, Level, Reconstruction, When
+from rulepatch.forward import gradients
 from rulepatch.models.classifier import Classifier
 from rulepatch.progress import Bar
 
@@ -92,7 +93,7 @@ def reconstruct(
     def closure() -> Tensor:
         with torch.enable_grad():
             value = loss(unit * found)
-            (gradient,) = torch.autograd.grad(value, found)
+            (gradient,) = gradients(value, [found])
         found.grad = gradient.contiguous()
         return value.detach()
 

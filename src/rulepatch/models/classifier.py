@@ -1,14 +1,18 @@
 """A classifier: a network, how pictures are prepared for it, and what its classes are called."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from rulepatch.errors import ModelError
+from rulepatch.forward import run
 from rulepatch.models.classes import Classes
+from rulepatch.models.first_pass import FirstPass, first_pass
+from rulepatch.models.outputs import as_logits, unboxed
 from rulepatch.models.preprocess import Preprocess
 from rulepatch.text import brief, plural, quoted
 from rulepatch.wrappers import unwrapped
@@ -21,8 +25,9 @@ class Classifier:
     """A network, how pictures are prepared for it, and what its classes are called.
 
     Attributes:
-        module: any module that maps (n, channels, height, width) to logits (n, classes), as a tensor or as `.logits`;
-            of a compiled or parallel module the network inside, which has the same weights.
+        module: any module that maps (n, channels, height, width) to logits (n, classes), as a tensor or in a tuple,
+            dictionary or the like with one such tensor; of a compiled or parallel module the network inside, which has
+            the same weights.
         preprocess: how pictures are prepared; anything that `Preprocess.of` reads.
         classes: names of the classes, in the order of the logits.
         name: for messages and reports.
@@ -42,8 +47,8 @@ class Classifier:
     def __init__(
         self, module: nn.Module, preprocess: Any, classes: "Classes | Sequence[str]", name: str = "the model"
     ) -> None:
-        object.__setattr__(self, "module", unwrapped(module))
-        object.__setattr__(self, "preprocess", Preprocess.of(preprocess, channels=_channels(module)))
+        object.__setattr__(self, "module", _network(module))
+        object.__setattr__(self, "preprocess", Preprocess.of(preprocess, channels=_channels(self.module)))
         object.__setattr__(self, "classes", classes if isinstance(classes, Classes) else Classes(tuple(classes)))
         object.__setattr__(self, "name", name)
 
@@ -60,7 +65,10 @@ class Classifier:
             A new classifier.
         """
         classes = Classes((*self.classes.names, *new_classes), self.classes.wordnet) if new_classes else self.classes
-        return Classifier(module, self.preprocess, classes, self.name)
+        made = Classifier(module, self.preprocess, classes, self.name)
+        if "first_pass" in self.__dict__:  # an edit changes nothing of it
+            made.__dict__["first_pass"] = self.first_pass
+        return made
 
     @property
     def device(self) -> torch.device:
@@ -91,9 +99,28 @@ class Classifier:
 
         Returns:
             A tensor of the same shape.
+
+        Raises:
+            ModelError: the network's weights are on the meta device, where nothing can be shown to it.
         """
-        found = self.preprocess.normalise(pixels.to(self.device)).to(self.dtype)
-        return found.contiguous(memory_format=torch.channels_last)  # convolutions are up to twice as fast on a CPU
+        if self.device.type == "meta":
+            raise ModelError(
+                f"expected a network that pictures can be shown to but the weights of {self.name} are on the meta "
+                "device, which holds no contents; load its weights first"
+            )
+        return self._prepared(pixels).contiguous(memory_format=self.first_pass.layout)
+
+    def _prepared(self, pixels: Tensor) -> Tensor:
+        return self.preprocess.normalise(pixels.to(self.device)).to(self.dtype)
+
+    @cached_property
+    def first_pass(self) -> FirstPass:
+        """What the first passes through the network show: the layout that it takes, what its output means."""
+        noise = torch.rand(
+            2, self.preprocess.channels, *self.preprocess.input_size, generator=torch.Generator().manual_seed(0)
+        )
+        noise[1] **= 4  # two pictures that differ in kind
+        return first_pass(self.module, self._prepared(noise), self.classes.names, self.name)
 
     def example(self) -> Tensor:
         """An input of one grey image, for tracing.
@@ -101,7 +128,8 @@ class Classifier:
         Returns:
             (1, channels, height, width).
         """
-        return self.inputs(torch.full((1, self.preprocess.channels, *self.preprocess.input_size), 0.5))
+        grey = self._prepared(torch.full((1, self.preprocess.channels, *self.preprocess.input_size), 0.5))
+        return grey.contiguous(memory_format=self.first_pass.layout)
 
     def logits(self, inputs: Tensor) -> Tensor:
         """Run the network as it is.
@@ -112,27 +140,40 @@ class Classifier:
         Returns:
             (n, classes).
         """
-        return self.logits_of(self.module(inputs))
+        return self.logits_of(run(self.module, inputs))
 
     def logits_of(self, output: Any) -> Tensor:
         """The logits in what the network returned.
 
         Returns:
-            (n, classes), float32 or wider.
+            (n, classes), float32 or wider; their softmax are the network's confidences, whatever it ends in.
 
         Raises:
-            ModelError: the output is no table of one logit a class.
+            ModelError: the output holds no table of one logit a class, or several.
         """
-        logits = getattr(output, "logits", output)
-        if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] != len(self.classes):
-            got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-            raise ModelError(
-                f"expected {self.name} to return logits of shape (n, {len(self.classes)}), one for each class name, "
-                f"but got {got}; check the class names"
-            )
-        return logits if logits.dtype == torch.float64 else logits.float()
+        table = unboxed(output, len(self.classes), self.name)
+        return as_logits(table, self.first_pass.end, len(self.classes))
 
 
 def _channels(module: nn.Module) -> int | None:
     """How many channels the first convolution takes, where a transform leaves it open; None if there is none."""
     return next((each.in_channels for each in module.modules() if isinstance(each, nn.Conv2d)), None)
+
+
+def _network(module: Any) -> nn.Module:
+    """The network in what a classifier is made of."""
+    if isinstance(module, nn.Module):
+        return unwrapped(module)
+    if isinstance(module, torch.export.ExportedProgram):
+        raise ModelError(
+            "expected a network whose layers can be called one by one but got an exported program; take the network "
+            "that it was exported from"
+        )
+    what = (
+        "a state dict"
+        if isinstance(module, Mapping)
+        else f"the class {module.__name__}, no network made of it"
+        if isinstance(module, type)
+        else type(module).__name__
+    )
+    raise ModelError(f"expected a network, a torch.nn.Module, but got {what}; build the network and load its weights")

@@ -1,12 +1,14 @@
 """Whole networks as files that run elsewhere: gates beside layers go with them."""
 
+import io
 import logging
 import warnings
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import torch
 
-from rulepatch.errors import MissingExtraError, ModelError
+from rulepatch.errors import MissingExtraError, ModelError, RulepatchError
 from rulepatch.files import atomic_path
 from rulepatch.models.classifier import Classifier
 
@@ -31,27 +33,33 @@ def export(model: Classifier, path: Path) -> None:
     """
     example = (model.example().expand(2, -1, -1, -1).contiguous(),)
     shapes = ({0: torch.export.Dim.AUTO},)
-    training = model.module.training
-    model.module.eval()
+    silenced = logging.root.manager.disable
+    flags = [(module, module.training) for module in model.module.modules() if hasattr(module, "training")]
     try:
-        with warnings.catch_warnings(), atomic_path(path) as unfinished, torch.no_grad():
+        logging.disable(logging.ERROR)  # torch tells of its failures at length, and prints graphs; a sentence does
+        quiet = redirect_stdout(io.StringIO())
+        with warnings.catch_warnings(), quiet, atomic_path(path) as unfinished, torch.no_grad():
             warnings.simplefilter("ignore")
+            model.module.eval()
             if path.suffix == ".pt2":
                 torch.export.save(torch.export.export(model.module, example, dynamic_shapes=shapes), str(unfinished))
             else:
                 _check_onnx()
-                logging.getLogger("torch.onnx").setLevel(logging.ERROR)
                 program = torch.onnx.export(model.module, example, dynamic_shapes=shapes, dynamo=True, verbose=False)
                 assert program is not None
                 program.save(str(unfinished))
-    except (RuntimeError, TypeError, ValueError, torch.onnx.errors.OnnxExporterError) as error:
+    except Exception as error:  # of the network's own code, of torch
+        if isinstance(error, RulepatchError):
+            raise
         reason = " ".join(str(error).split())[:200]
         raise ModelError(
             f"expected a network that torch can export but {model.name} is none ({reason}); "
             "write a weights file (.safetensors) or use it from Python"
         ) from error
     finally:
-        model.module.train(training)
+        logging.disable(silenced)
+        for module, training in flags:
+            module.training = training
 
 
 def _check_onnx() -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from rulepatch.errors import ModelError, RulepatchWarning, SettingError, nearest, warn
+from rulepatch.forward import run
 from rulepatch.models.checkpoints import read_state
 from rulepatch.models.classes import Classes
 from rulepatch.models.classifier import Classifier
@@ -174,7 +175,7 @@ def load_skeleton(name: str) -> Classifier:
             warnings.simplefilter("always")
             model = _classifier(name, build(name, pretrained=False))
         model.module.eval().requires_grad_(False)
-        model.module(model.example())
+        run(model.module, model.example())
         said = [str(each.message) for each in found if issubclass(each.category, RulepatchWarning)]
     except Exception:  # a network that computes with its weights, when it is made or when it runs
         model, said = _classifier(name, build(name, pretrained=False)), []
