@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from rulepatch.errors import ImageError
-from rulepatch.images import SUFFIXES, composite, cover, read_image
+from rulepatch.images import SUFFIXES, as_read, composite, cover, has_alpha, in_mode, read_image
 from rulepatch.masks import read_mask
 
 ORIENTATION = 274
@@ -322,3 +322,39 @@ def test_what_is_transparent_in_a_mask_is_not_the_concept(tmp_path):
     Image.fromarray(layer).save(tmp_path / "mask.png")
     assert read_mask(tmp_path / "mask.png").tolist() == [[0.0] * 6] * 2 + [[1.0] * 6] * 2
     assert np.asarray(read_image(tmp_path / "mask.png")).min() == 255
+
+
+# Transparency
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P"])
+@pytest.mark.parametrize("alpha", [False, True])
+def test_transparency_is_kept_only_if_asked_for_and_there(mode, alpha, tmp_path):
+    picture = Image.new(mode, (4, 4))
+    picture.save(tmp_path / "p.png")
+    in_file, in_memory = read_image(tmp_path / "p.png", alpha=alpha), as_read(picture, alpha=alpha)
+    transparent = mode.endswith("A")
+    assert has_alpha(picture) == transparent
+    assert in_file.mode == in_memory.mode == ("RGBA" if alpha and transparent else "RGB")
+    black = (0, 0, 0, 0) if alpha and transparent else (255,) * 3 if transparent else (0, 0, 0)
+    assert in_file.getpixel((0, 0)) == in_memory.getpixel((0, 0)) == black
+
+
+def test_a_picture_that_has_the_mode_is_itself():
+    for mode in ("L", "LA", "RGB", "RGBA"):
+        picture = Image.new(mode, (4, 4))
+        assert in_mode(picture, mode) is picture
+    keyed = Image.new("RGB", (4, 4))
+    keyed.info["transparency"] = (0, 0, 0)
+    assert in_mode(keyed, "RGB").getpixel((0, 0)) == (255, 255, 255)
+    assert in_mode(keyed, "RGBA").getpixel((0, 0))[3] == 0
+
+
+@pytest.mark.parametrize("picture", ["L", "RGB", "RGBA", "P"])
+@pytest.mark.parametrize("texture", ["L", "RGB", "RGBA"])
+def test_pictures_and_textures_of_every_mode_are_mixed(picture, texture):
+    mask = np.zeros((6, 6), np.float32)
+    mask[3:] = 1
+    mixed = composite(Image.new(picture, (6, 6)), Image.new(texture, (6, 6), "white"), mask)
+    assert mixed.mode == ("RGBA" if picture == "RGBA" else "RGB")
+    assert mixed.getpixel((0, 5))[:3] == (255, 255, 255) and mixed.getpixel((0, 0))[:3] == (0, 0, 0)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from rulepatch.concepts.counterfactuals import (
@@ -14,6 +15,7 @@ from rulepatch.concepts.counterfactuals import (
 from rulepatch.core.edit import Edit, base_digest
 from rulepatch.core.exemplars import Exemplar
 from rulepatch.data.folders import ImageSet
+from rulepatch.data.stream import ImageStream
 from rulepatch.editors.problem import Settings, pose
 from rulepatch.evaluation.evaluate import outcomes_of
 from rulepatch.models.classifier import Classifier
@@ -72,6 +74,18 @@ def test_given_masks_need_no_finding(model):
     assert [each.label for each in counterfactuals_of(model, bare).replaced.pictures] == [
         model.classes.index(name) for name in ("bus", "van")
     ]
+
+
+def test_what_a_cropping_network_saw_is_not_cut_out_again(model):
+    cropping = Preprocess((64, 64), 80, mean=model.preprocess.mean, std=model.preprocess.std, keep_exact_size=False)
+    model = Classifier(model.module, cropping, model.classes)
+    given = exemplar("bus", ground="snow", seed=1)
+    made = counterfactuals_of(model, [Exemplar(given.image, given.edited, given.mask)])
+    for images, picture in ((made.originals, given.image), (made.replaced, given.edited)):
+        (batch,) = ImageStream(images, cropping)
+        assert torch.equal(batch.pixels[0], cropping.pixels(picture))
+    said = model.logits(model.inputs(cropping.pixels(given.image)[None])).argmax()
+    assert made.originals.pictures[0].label == int(said)
 
 
 def test_a_texture_is_what_replaces_the_concept(dominant=None):

@@ -9,6 +9,7 @@ from torch import nn
 from rulepatch.concepts.match import Key, match
 from rulepatch.concepts.test_sets import make_test_sets, paste_at_match
 from rulepatch.data.folders import ImageSet, Picture
+from rulepatch.data.stream import ImageStream
 from rulepatch.errors import SettingError
 from rulepatch.models.classifier import Classifier
 from rulepatch.models.preprocess import Preprocess
@@ -50,6 +51,16 @@ def test_each_set_holds_what_it_should(model, matches):
     assert [np.asarray(p.source).tobytes() for p in again["random"].manipulated.pictures] == [
         np.asarray(p.source).tobytes() for p in sets["random"].manipulated.pictures
     ]
+
+
+def test_what_the_network_saw_is_not_cut_out_again(model, matches):
+    """Where preprocessing crops pictures of the input size, too, those of a set are what the network saw already."""
+    cropping = Preprocess((16, 16), resize=20, mean=(0, 0, 0), std=(1, 1, 1), keep_exact_size=False)
+    model = Classifier(model.module, cropping, model.classes)
+    made = make_test_sets(model, matches, WOOD, target={2}, count=3)["random"]
+    pixels = torch.cat([batch.pixels for batch in ImageStream(made.normal, cropping)])
+    originals = {tuple(cropping.pixels(each.picture.source).flatten().tolist()) for each in matches.matches}
+    assert all(tuple(each.flatten().tolist()) in originals for each in pixels)
 
 
 def test_the_texture_goes_where_the_key_fires_and_nowhere_else(model, matches):

@@ -179,3 +179,18 @@ def test_from_files_wants_a_replacement_or_an_edited_picture(tmp_path):
     for extra in ({}, {"replacement": "snow.png", "edited": "edited.png"}):
         with pytest.raises(ExemplarError, match="either a replacement or an edited picture"):
             Exemplar.from_files(tmp_path / "image.png", mask=tmp_path / "image.png", **extra)
+
+
+@pytest.mark.parametrize("image", ["L", "RGB", "RGBA"])
+@pytest.mark.parametrize("edited", ["RGB", "RGBA", "P"])
+def test_both_pictures_of_an_exemplar_have_one_mode(image, edited, tmp_path):
+    mask = Image.new("L", (4, 4), "white")
+    Image.new(image, (4, 4)).save(tmp_path / "i.png")
+    Image.new(edited, (4, 4)).save(tmp_path / "e.png")
+    mask.save(tmp_path / "m.png")
+    mode = "RGBA" if "RGBA" in {image, edited} else "RGB"
+    read = Exemplar.from_files(tmp_path / "i.png", mask=tmp_path / "m.png", edited=tmp_path / "e.png")
+    made = Exemplar(Image.new(image, (4, 4)), Image.new(edited, (4, 4)), np.ones((4, 4), np.float32))
+    painted = Exemplar.painted(Image.new(image, (4, 4)), made.mask, Image.new(edited, (9, 9)))
+    assert {read.image.mode, read.edited.mode, made.image.mode, made.edited.mode} == {mode}
+    assert painted.image.mode == painted.edited.mode == ("RGBA" if image == "RGBA" else "RGB")

@@ -208,6 +208,8 @@ INGREDIENTS = {
     "resize": changed_preprocess(resize=17),
     "interpolation": changed_preprocess(interpolation="bicubic"),
     "squash": changed_preprocess(squash=True),
+    "pictures of the input size": changed_preprocess(keep_exact_size=False),
+    "odd margins": changed_preprocess(odd_margins="floor"),
     "one pixel of a picture": changed_images(repainted),
     "order of pictures": changed_images(lambda pictures: pictures[::-1]),
     "a picture fewer": changed_images(lambda pictures: pictures[:-1]),

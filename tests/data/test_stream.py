@@ -61,9 +61,9 @@ def test_every_picture_comes_once_in_order_in_batches_of_the_size(count, size):
 
 
 def test_order_does_not_depend_on_which_picture_is_read_first(folder_of, monkeypatch):
-    def slowly(path):
+    def slowly(path, **options):
         time.sleep(0.01 if int(path.stem) % 3 == 0 else 0)
-        return read_image(path)
+        return read_image(path, **options)
 
     monkeypatch.setattr(folders, "read_image", slowly)
     images = folder_of(20)
@@ -121,9 +121,9 @@ def test_on_few_cores_the_same_pictures_are_read_in_between(folder_of, monkeypat
     monkeypatch.setattr(streams, "threads_pay", lambda: False)
     readers = set()
 
-    def reading(path):
+    def reading(path, **options):
         readers.add(threading.current_thread())
-        return read_image(path)
+        return read_image(path, **options)
 
     monkeypatch.setattr(folders, "read_image", reading)
     between = list(ImageStream(images, PREPROCESS, batch_size=4))
@@ -135,12 +135,12 @@ def test_on_few_cores_the_same_pictures_are_read_in_between(folder_of, monkeypat
 def test_only_so_many_pictures_are_read_ahead(folder_of, monkeypatch):
     lock, begun, used, most = threading.Lock(), 0, 0, 0
 
-    def counted(path):
+    def counted(path, **options):
         nonlocal begun, most
         with lock:
             begun += 1
             most = max(most, begun - used)
-        return read_image(path)
+        return read_image(path, **options)
 
     monkeypatch.setattr(folders, "read_image", counted)
     for batch in ImageStream(folder_of(300), PREPROCESS, batch_size=4):
@@ -154,10 +154,10 @@ def test_only_so_many_pictures_are_read_ahead(folder_of, monkeypatch):
 def test_pictures_are_read_by_other_threads_while_the_consumer_works(folder_of, monkeypatch):
     ahead = threading.Event()
 
-    def reading(path):
+    def reading(path, **options):
         if path.stem == "0003":
             ahead.set()
-        return read_image(path)
+        return read_image(path, **options)
 
     monkeypatch.setattr(folders, "read_image", reading)
     stream = iter(ImageStream(folder_of(6), PREPROCESS, batch_size=2))
@@ -171,10 +171,10 @@ def begun(monkeypatch):
     """The pictures whose reading was begun, each of which takes a while."""
     found = []
 
-    def read(path):
+    def read(path, **options):
         found.append(path)
         time.sleep(0.005)
-        return read_image(path)
+        return read_image(path, **options)
 
     monkeypatch.setattr(folders, "read_image", read)
     return found
@@ -200,7 +200,7 @@ def test_threads_end_when_too_many_cannot_be_read(folder_of):
 
 
 def test_a_defect_of_our_own_is_no_unreadable_picture(folder_of, monkeypatch):
-    def defect(path):
+    def defect(path, **options):
         raise ZeroDivisionError
 
     monkeypatch.setattr(folders, "read_image", defect)
@@ -209,10 +209,10 @@ def test_a_defect_of_our_own_is_no_unreadable_picture(folder_of, monkeypatch):
 
 
 def test_an_unreadable_picture_that_waits_is_not_raised_before_its_turn(folder_of, monkeypatch):
-    def failing(path):
+    def failing(path, **options):
         if path.stem == "0005":
             raise ImageError("number five")
-        return read_image(path)
+        return read_image(path, **options)
 
     monkeypatch.setattr(folders, "read_image", failing)
     stream = iter(ImageStream(folder_of(8), PREPROCESS, batch_size=2))
