@@ -1,8 +1,11 @@
-"""Networks inside other modules: compiled, or spread over several devices."""
+"""Networks inside other modules, compiled or spread over several devices; and networks in evaluation mode."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from torch import nn
 
-__all__ = ["unwrapped"]
+__all__ = ["in_evaluation", "unwrapped"]
 
 
 def unwrapped(module: nn.Module) -> nn.Module:
@@ -28,3 +31,30 @@ def unwrapped(module: nn.Module) -> nn.Module:
             module = original
         else:
             return module
+
+
+@contextmanager
+def in_evaluation(module: nn.Module) -> Iterator[None]:
+    """Run a block with a network in evaluation mode, then put the training flag of each of its modules back.
+
+    Args:
+        module: any module.
+
+    Yields:
+        Nothing.
+
+    Examples:
+        >>> net = nn.Sequential(nn.Dropout(), nn.Linear(2, 2).eval())
+        >>> with in_evaluation(net):
+        ...     net[0].training
+        False
+        >>> net[0].training, net[1].training
+        (True, False)
+    """
+    flags = [(each, each.training) for each in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for each, training in flags:
+            each.training = training

@@ -13,10 +13,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_model
 from torch import Tensor, nn
 
-from rulepatch.errors import ModelError, SettingError, WeightsError, nearest
+from rulepatch.errors import ModelError, SettingError, WeightsError
 from rulepatch.files import atomic_path
 from rulepatch.models.classes import Classes
 from rulepatch.models.classifier import Classifier
+from rulepatch.models.names import advice
 from rulepatch.models.preprocess import Preprocess
 
 __all__ = [
@@ -200,8 +201,7 @@ def build(
     if prefix not in _SOURCES:
         raise ModelError(
             "expected torchvision/NAME, timm/NAME, hf/NAME, open_clip/NAME, places365/NAME, playground, "
-            f"FILE.py:FUNCTION or FILE.toml but got {name!r}; "
-            f"the nearest source is {nearest(prefix, sources(), count=1)}"
+            f"FILE.py:FUNCTION or FILE.toml but got {name!r}; {advice(name, sources())}"
         )
     return _SOURCES[prefix](Request(request_name, kwargs or {}, pretrained, classes))
 
