@@ -196,7 +196,7 @@ class Answers:
             counts = [f"{right:,} right, {len(known) - right:,} wrong ({percent(right / len(known))})"] if known else []
             if 0 < len(known) < len(self):
                 counts.append(f"{len(self) - len(known):,} without a label")
-            told.append(": ".join([plural(len(self), "picture"), *[", ".join(counts)][: len(counts)]]))
+            told.append(plural(len(self), "picture") + (f": {', '.join(counts)}" if counts else ""))
         changes = [answer.after.index != answer.before.index for answer in self.answers if answer.after is not None]
         if len(changes) > 1:
             told.append(f"the edit changes what is said of {plural(sum(changes), 'picture')}")
