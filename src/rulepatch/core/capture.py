@@ -18,7 +18,6 @@ from torch.utils.hooks import RemovableHandle
 
 from rulepatch.core.trace import Call, Recorder, Route, Trace
 from rulepatch.errors import SiteError
-from rulepatch.wrappers import in_evaluation
 
 __all__ = [
     "Checkpoint",
@@ -59,8 +58,14 @@ def inference(model: nn.Module, *, gradients: bool = False) -> Iterator[None]:
         >>> model[0].training, model[1].training
         (True, False)
     """
-    with in_evaluation(model), torch.set_grad_enabled(gradients), _eager():
-        yield
+    flags = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.set_grad_enabled(gradients), _eager():
+            yield
+    finally:
+        for module, training in flags:
+            module.training = training
 
 
 def _eager() -> AbstractContextManager[Any]:

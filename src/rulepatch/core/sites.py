@@ -177,7 +177,7 @@ class Survey:
                 if refusal.path == path:
                     raise SiteError(
                         f"expected a site that can be edited but got {path} ({refusal.reason}); "
-                        "`rulepatch sites` lists the others"
+                        "the command `sites` lists the others"
                     )
             raise SiteError(
                 f"expected the dotted path of a convolution or linear layer but got {path!r}; "

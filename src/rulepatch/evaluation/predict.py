@@ -11,6 +11,7 @@ from rulepatch.data.folders import ImageSet, Picture
 from rulepatch.data.picture_files import pictures_in
 from rulepatch.data.stream import ImageStream
 from rulepatch.errors import ImageError, SettingError, warn
+from rulepatch.files import atomic_path
 from rulepatch.models.classes import Classes
 from rulepatch.models.classifier import Classifier
 from rulepatch.models.prediction import TOP, Prediction
@@ -113,6 +114,15 @@ class Answers:
             Lines of text.
         """
         return csv_of(self.rows())
+
+    def write_csv(self, path: Path) -> None:
+        """Write the rows to a file.
+
+        Args:
+            path: the file.
+        """
+        with atomic_path(path) as unfinished:
+            unfinished.write_text(self.to_csv(), encoding="utf-8")
 
     def to_json(self) -> dict[str, Any]:
         """All that is told of every picture, as JSON.
@@ -218,7 +228,7 @@ def predict(
 
     Args:
         model: the classifier; it is not changed.
-        pictures: a set of pictures, or anything that `ImageSet.of` takes.
+        pictures: files and folders (see `pictures_of`), or anything that `ImageSet.of` takes.
         edit: an edit of the model.
         top: how many of the likeliest classes to tell.
         any_base: accept another base than the one that the edit was computed on.
@@ -229,7 +239,8 @@ def predict(
 
     Raises:
         BaseMismatchError: the model is not the edit's base.
-        ImageError: none of the pictures can be read.
+        FolderError: a folder holds no pictures, or of the folders in it only some are called as classes.
+        ImageError: there is no such file, or none of the pictures can be read.
         SettingError: `top` is below 1.
 
     Examples:
@@ -242,7 +253,10 @@ def predict(
     if top < 1:
         raise SettingError(f"expected to be told of at least 1 class but got top {top}; 5 is usual")
     edited = None if edit is None else edit.apply(model, any_base=any_base)
-    images = ImageSet.of(pictures, (edited or model).classes)
+    classes = (edited or model).classes
+    sources = [pictures] if isinstance(pictures, str | Path) else pictures
+    are_paths = isinstance(sources, list | tuple) and all(isinstance(each, str | Path) for each in sources)
+    images = pictures_of(sources, classes) if are_paths else ImageSet.of(pictures, classes)
     stream = ImageStream(
         images,
         model.preprocess,
@@ -264,7 +278,7 @@ def predict(
         )
     skipped = tuple(picture.name for picture in stream.skipped)
     ranked = tuple(sorted(answers, key=lambda answer: answer.rank))
-    return Answers(model.name, (edited or model).classes, ranked, skipped)
+    return Answers(model.name, classes, ranked, skipped)
 
 
 def _predictions(model: Classifier, inputs: Any, top: int) -> list[Prediction]:
