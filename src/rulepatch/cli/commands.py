@@ -93,8 +93,8 @@ def demo(
 
 @app.command(
     epilog=example(
-        "edit -m playground --exemplar rulepatch-demo/exemplar --reference rulepatch-demo/reference --site",
-        "blocks.4.conv -o my.safetensors",
+        "edit -m playground --exemplar rulepatch-demo/exemplar --reference rulepatch-demo/reference",
+        "--site blocks.4.conv -o my.safetensors",
     )
 )
 def edit(
@@ -194,7 +194,7 @@ def edit(
     )
     measured = {"model": model, "weights": weights, "reference": reference, "leave_out": leave_out}
     then = command_line("evaluate", measured, out)
-    print_result(made.to_json, lambda: f"{made.to_text()}\nnext: {then} (--tests DIR: what it repairs)", as_json)
+    print_result(made.to_json, lambda: f"{made.to_text()}\nnext: {then}\n(and --tests DIR, to see what it repairs)", as_json)
 
 
 @app.command(epilog=example("show rulepatch-demo/snow-to-road.safetensors"))
@@ -230,8 +230,8 @@ def apply(
 
 @app.command(
     epilog=example(
-        "compare -m playground --exemplar rulepatch-demo/exemplar --tests rulepatch-demo/tests --reference",
-        "rulepatch-demo/reference --site blocks.4.conv -o compared",
+        "compare -m playground --exemplar rulepatch-demo/exemplar --tests rulepatch-demo/tests",
+        "--reference rulepatch-demo/reference --site blocks.4.conv -o compared",
     )
 )
 def compare(

@@ -14,8 +14,8 @@ __all__ = ["app"]
 @app.command(
     "new-class",
     epilog=example(
-        "new-class -m playground --image tram.jpg --mask tram.png --name tram --reference",
-        "rulepatch-demo/reference -o tram.safetensors",
+        "new-class -m playground --image tram.jpg --mask tram.png --name tram",
+        "--reference rulepatch-demo/reference -o tram.safetensors",
     ),
 )
 def new_class(

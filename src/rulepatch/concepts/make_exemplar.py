@@ -178,7 +178,7 @@ def make_exemplar(
         SettingError: a word that cannot be written, or a label that is none of the model's classes.
     """
     picture, out = Path(picture), Path(out)
-    _check_ways({"replacement": replacement, "edited picture": edited, "note": word}, mask)
+    _check_ways({"a replacement": replacement, "an edited picture": edited, "a note": word}, mask)
     _check_folder(out)
     if word is not None:
         exemplar = note(read_image(picture), word, box=box, seed=seed).exemplar(label=label)
@@ -222,12 +222,12 @@ def _check_ways(ways: dict[str, Any], mask: Path | None) -> None:
     given = [name for name, value in ways.items() if value is not None]
     if len(given) != 1:
         raise ExemplarError(
-            f"expected a {' or a '.join(ways)} but got {' and '.join(given) or 'none of them'}; give one of "
+            f"expected {' or '.join(ways)} but got {' and '.join(given) or 'none of them'}; give one of "
             "--replacement, --edited and --note"
         )
-    if given != ["note"] and mask is None:
-        raise ExemplarError(f"expected a mask for a {given[0]} but got none; mark the concept in white")
-    if given == ["note"] and mask is not None:
+    if given != ["a note"] and mask is None:
+        raise ExemplarError(f"expected a mask for {given[0]} but got none; mark the concept in white")
+    if given == ["a note"] and mask is not None:
         raise ExemplarError(f"expected no mask for a note, which has its own, but got {mask}; leave it out")
 
 
