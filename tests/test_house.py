@@ -17,8 +17,22 @@ FILES = sorted(SOURCE.rglob("*.py"))
 # From the ground up. Rooms of one floor do not import each other.
 FLOORS = [
     set(
-        "errors digests files forward images mask_values masks memory notebook progress text thumbnails timing "
-        "wrappers".split()
+        [
+            "errors",
+            "digests",
+            "files",
+            "forward",
+            "images",
+            "mask_values",
+            "masks",
+            "memory",
+            "notebook",
+            "progress",
+            "text",
+            "thumbnails",
+            "timing",
+            "wrappers",
+        ]
     ),
     {"core", "models"},
     {"data"},

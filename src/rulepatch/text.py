@@ -3,14 +3,18 @@
 import csv
 import io
 import re
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from rulepatch.errors import SettingError
 
 __all__ = [
     "brief",
+    "command_line",
     "csv_of",
     "duration",
+    "option_value",
     "percent",
     "plural",
     "points",
@@ -241,3 +245,39 @@ def read_pairs(texts: Iterable[str]) -> dict[str, str]:
             raise SettingError(f"expected NAME=VALUE but got {text!r}")
         found[name.strip()] = value.strip()
     return found
+
+
+def command_line(command: str, options: Mapping[str, Any], *arguments: object) -> str:
+    """Write a command of ours as it can be pasted into a shell.
+
+    Args:
+        command: its name.
+        options: their values by name; those that are None or False are left out, lists are repeated, True is a switch.
+        arguments: what comes before the options.
+
+    Returns:
+        A line.
+
+    Examples:
+        >>> command_line("evaluate", {"model": "net.py:build", "tests": "on snow", "rank": 2.0, "seed": None}, "a.st")
+        "rulepatch evaluate a.st --model net.py:build --tests 'on snow' --rank 2"
+    """
+    words = ["rulepatch", *command.split(), *map(str, arguments)]
+    for name, value in options.items():
+        for each in value if isinstance(value, list | tuple) else [value]:
+            if each is not None and each is not False:
+                words += [f"--{name.replace('_', '-')}", *([] if each is True else [option_value(each)])]
+    return shlex.join(words)
+
+
+def option_value(value: object) -> str:
+    """Write a setting as people do, a number in as few digits as tell it from all others.
+
+    Returns:
+        Text.
+
+    Examples:
+        >>> option_value(2.0), option_value(0.98), option_value("a b")
+        ('2', '0.98', 'a b')
+    """
+    return str(value).removesuffix(".0") if isinstance(value, float) else str(value)

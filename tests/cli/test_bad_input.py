@@ -303,23 +303,23 @@ def test_an_edit_file_that_is_not_as_it_was_saved_is_refused(command, name, refu
 
 OTHERS = {
     "apply: another base": (
-        [*APPLY, *MODEL, "--weights", "{world}/weights.safetensors", "--out", "{out}/w"],
+        [*APPLY, *MODEL, "--weights", "{world}/weights.safetensors", "--out", "{out}/w.safetensors"],
         "base [0-9a-f]{12} .* digest [0-9a-f]{12}",
     ),
     "apply: other shapes": (
-        [*APPLY, "--model", "{world}/net.py:wide", "--any-base", "--out", "{out}/w"],
+        [*APPLY, "--model", "{world}/net.py:wide", "--any-base", "--out", "{out}/w.safetensors"],
         r"shape \(8, 8, 3, 3\) at 3 but the model's has \(9, 8, 3, 3\)",
     ),
     "apply: a model without the site": (
-        [*APPLY, "--model", "timm/test_resnet", "--weights", "{bad}/nan.safetensors", "--out", "{out}/w"],
+        [*APPLY, "--model", "timm/test_resnet", "--weights", "{bad}/nan.safetensors", "--out", "{out}/w.safetensors"],
         "lacks",
     ),
     "apply: weights with NaN": (
-        [*APPLY, *MODEL, "--weights", "{bad}/nan.safetensors", "--out", "{out}/w"],
+        [*APPLY, *MODEL, "--weights", "{bad}/nan.safetensors", "--out", "{out}/w.safetensors"],
         "NaN",
     ),
     "apply: a gated edit": (
-        ["apply", "{world}/gated.safetensors", *MODEL, "--out", "{out}/w"],
+        ["apply", "{world}/gated.safetensors", *MODEL, "--out", "{out}/w.safetensors"],
         "gated at 3",
     ),
     "apply: a missing folder": (
@@ -327,7 +327,7 @@ OTHERS = {
         "make it",
     ),
     "apply: a folder to write over": ([*APPLY, *MODEL, "--out", "{out}"], "folder"),
-    "apply: no model": ([*APPLY, "--out", "{out}/w"], "--model"),
+    "apply: no model": ([*APPLY, "--out", "{out}/w.safetensors"], "--model"),
     "evaluate: another base": (
         [*EVALUATE, "--weights", "{world}/weights.safetensors", "--tests", "{world}/tests"],
         "base [0-9a-f]{12}",

@@ -233,10 +233,31 @@ def test_applied_weights_predict_what_the_edit_predicts(run, world, net, tmp_pat
     assert not torch.equal(loaded.logits(inputs), base.logits(inputs))
 
 
-def test_applied_weights_can_be_read_whatever_their_name(run, world, net, tmp_path):
-    for name in ("edited.pth", "edited"):
-        run("apply", world / "edit.safetensors", "--model", net, "--out", tmp_path / name)
-        load_model(net, weights=tmp_path / name)
+@pytest.mark.parametrize("ending", ["", ".pth", ".pt", ".bin", ".h5", ".ckpt", ".safetensor", ".PT2", ".onnx.bak"])
+@pytest.mark.parametrize("edit", ["edit", "gated"])
+def test_a_file_that_cannot_hold_the_model_is_refused_before_the_model_is_loaded(
+    edit, ending, run, world, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("rulepatch.models.registry.load_model", lambda *_, **__: pytest.fail("loaded"))
+    endings = (".safetensors",) if edit == "gated" and not ending else (ending,)
+    for each in endings:
+        out = tmp_path / f"edited{each}"
+        found = run("apply", world / f"{edit}.safetensors", "--model", "torchvision/resnet50", "--out", out)
+        assert found.code == 2 and not list(tmp_path.iterdir())
+        assert ".pt2 or .onnx" in found.err and (".safetensors" in found.err) == (edit == "edit")
+
+
+def test_a_gated_edit_says_so_and_what_can_hold_it(run, editing, world, tmp_path):
+    from rulepatch.models.export import FORMATS
+
+    shown = run("show", world / "gated.safetensors").out
+    made = run(*editing(tmp_path / "edit.safetensors"), "--gate", "0.5").out
+    for told in (shown, made):
+        assert (
+            f"gated: acts only where its key fires beyond the 0.5 quantile of the reference set; `apply` needs {' or '.join(FORMATS)}"
+            in told
+        )
+    assert "gated" not in run("show", world / "edit.safetensors").out.split("base ")[0]
 
 
 def test_a_gated_edit_is_no_change_of_weights(run, world, net, tmp_path):
@@ -444,7 +465,7 @@ def test_only_our_own_messages_bear_our_name(run, world, net, monkeypatch):
 
     monkeypatch.setattr("rulepatch.models.registry.load_model", talkative)
     for _ in range(2):  # a second run does not say everything twice
-        found = run("apply", world / "edit.safetensors", "--model", net, "--out", "unused")
+        found = run("apply", world / "edit.safetensors", "--model", net, "--out", "unused.safetensors")
         assert found.code == 2
         assert found.err == "rulepatch: a word of ours\nrulepatch: the end\n"
 

@@ -162,7 +162,7 @@ def test_other_settings_are_refused(world):
 def test_a_folder_with_something_else_in_it_is_left_alone(world):
     with pytest.raises(FolderError, match="something else"):
         make(world, "images")
-    with pytest.raises(FolderError, match="rulepatch cases"):
+    with pytest.raises(FolderError, match="the command `cases`"):
         CaseSet.read(world / "images")
     (world / "damaged").mkdir()
     (world / "damaged" / "manifest.json").write_text("{")

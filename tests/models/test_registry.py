@@ -40,18 +40,18 @@ def test_every_source_is_known_by_its_prefix():
 @pytest.mark.parametrize(
     ("name", "nearest"),
     [
-        ("torchvison/resnet18", "torchvision"),
-        ("", ""),
-        ("resnet18", ""),
-        ("playgroud", "playground"),
-        ("net.py", ""),
-        ("/", ""),
+        ("torchvison/resnet18", "did you mean torchvision/resnet18?"),
+        ("", "such as torchvision/resnet50"),
+        ("resnet18", "did you mean torchvision/resnet18 or timm/resnet18?"),
+        ("playgroud", "did you mean playground?"),
+        ("net.py", "no such file"),
+        ("/", "a folder without a model"),
     ],
 )
 def test_a_name_of_no_source_is_refused(name, nearest):
-    with pytest.raises(ModelError, match=r"torchvision/NAME.*the nearest source is") as caught:
+    with pytest.raises(ModelError, match=r"torchvision/NAME") as caught:
         load_model(name)
-    assert nearest in str(caught.value).split("nearest")[1]
+    assert nearest in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,9 @@ import typer
 
 from rulepatch.cli import (
     case_commands,
+    exemplar_commands,
     invert_commands,
+    model_commands,
     new_class_commands,
     statistics_commands,
     sweep_commands,
@@ -22,7 +24,16 @@ from rulepatch.memory import keep_freed_memory
 
 __all__ = ["app", "main"]
 
-COMMANDS = (case_commands, invert_commands, new_class_commands, statistics_commands, sweep_commands, web_commands)
+COMMANDS = (
+    case_commands,
+    exemplar_commands,
+    invert_commands,
+    model_commands,
+    new_class_commands,
+    statistics_commands,
+    sweep_commands,
+    web_commands,
+)
 """Files whose commands are added to those of `commands` by being imported."""
 
 INTERRUPTED = 130

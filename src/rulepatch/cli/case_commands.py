@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from rulepatch.cli.commands import app, load_classifier, print_result
-from rulepatch.cli.options import Device, Json, Seed, Weights
+from rulepatch.cli.options import Device, Json, Seed, Weights, example, model_option, out_option
 
 __all__ = ["app"]
 
@@ -16,11 +16,11 @@ Exclude = Annotated[
 ]
 
 
-@app.command()
+@app.command(epilog=example("cases --images photos --concept road --style snow -o cases"))
 def cases(
     images: Annotated[Path, typer.Option(metavar="DIR", help="Pictures, in a folder for each class.")],
     concept: Annotated[list[str], typer.Option(metavar="NAME", help="What to replace, such as road; repeatable.")],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the case set; an interrupted one goes on.")],
+    out: Annotated[Path, out_option("DIR", "Folder of the case set; an interrupted one goes on.")],
     style: Annotated[
         list[str] | None,
         typer.Option(metavar="[CONCEPT=]STYLE", help="What to replace it by, such as snow; repeatable. [all eight]"),
@@ -43,9 +43,7 @@ def cases(
     smallest: Annotated[float, typer.Option(help="Share of the picture that a concept must cover.")] = 0.02,
     largest: Annotated[float, typer.Option(help="Share of the picture that it may cover.")] = 0.9,
     exclude: Exclude = None,
-    model: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="To name the classes, and for --segmenter context/EDIT.")
-    ] = None,
+    model: Annotated[str | None, model_option("To name the classes, and for --segmenter context/EDIT.")] = None,
     weights: Weights = None,
     reference: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Pictures that say what is usual, for context/EDIT.")
@@ -54,7 +52,7 @@ def cases(
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Make test cases by the thousand: pictures with concepts in other styles."""
+    """Make test cases: pictures with concepts in other styles."""
     from rulepatch.concepts.cases import read_classes
     from rulepatch.concepts.make_cases import make_cases, styles_for
     from rulepatch.concepts.segment import load_segmenter
@@ -78,13 +76,14 @@ def cases(
     print_result(found.to_json, found.to_text, as_json)
 
 
-@app.command()
+@app.command(epilog=example("discover cases -m torchvision/resnet50 -o rules"))
 def discover(
     cases: Annotated[Path, typer.Argument(metavar="CASES", help="Folder of a case set.")],
-    model: Annotated[list[str], typer.Option(metavar="MODEL", help="As elsewhere; twice to compare two models.")],
-    out: Annotated[
-        Path, typer.Option(metavar="DIR", help="Folder for the report, the numbers, and exemplars of each rule.")
-    ],
+    model: Annotated[list[str], model_option("As elsewhere; twice to compare two models.")],
+    out: Annotated[Path, out_option("DIR", "Folder for the report, the numbers, and exemplars of each rule.")],
+    reference: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="For the commands that are printed. [the cases' own pictures]")
+    ] = None,
     groups: Annotated[
         Path | None, typer.Option(metavar="FILE", help='Classes tested as one: {"dogs": ["beagle", "n02099601"]}.')
     ] = None,
@@ -97,7 +96,7 @@ def discover(
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Which concepts does each class rely on? Writes rules that `rulepatch edit` takes as they stand."""
+    """Find the concepts that each class relies on. Writes exemplars of these rules, for the command `edit`."""
     from rulepatch.concepts.cases import read_classes
     from rulepatch.experiments.discover import discover as run
     from rulepatch.text import read_share
@@ -112,7 +111,8 @@ def discover(
         least=least,
         seed=seed,
     )
-    commands = found.write(out, models=model)
+    given = {"reference": reference, "weights": weights, "device": None if device == "cpu" else device}
+    commands = found.write(out, models=model, options={key: value for key, value in given.items() if value is not None})
     print_result(
         lambda: found.to_json() | {"report": str(out / "report.html"), "commands": commands},
         lambda: "\n".join([found.to_text(), "", *commands[:5], str(out / "report.html")]),

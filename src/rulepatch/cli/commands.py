@@ -1,4 +1,4 @@
-"""One typed function a command, no logic."""
+"""The program, and its commands about edits: one typed function a command, no logic."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from rulepatch.cli.messages import warnings_so_far
 from rulepatch.cli.options import (
@@ -16,34 +17,70 @@ from rulepatch.cli.options import (
     Exemplars,
     GateKind,
     Json,
+    Label,
     LeaveOut,
     Masks,
     Match,
     MaxDrop,
     ModelName,
+    OptionalExemplars,
     Reference,
     Replacement,
     Seed,
     Weights,
+    example,
+    model_option,
+    out_option,
 )
 
 if TYPE_CHECKING:
     from rulepatch.core.exemplars import Exemplar
     from rulepatch.models.classifier import Classifier
 
-__all__ = ["app", "load_classifier", "print_result"]
+__all__ = ["app", "load_classifier", "print_result", "read_exemplars_of"]
+
+ORDER = (
+    *("demo", "sites", "predict", "exemplar", "edit", "show", "evaluate", "match", "compare", "compose", "apply"),
+    *("new-class", "cases", "discover", "sweep", "statistics", "invert", "web"),
+)
+"""Commands as they are listed: in the order of the work."""
+
+
+class _Program(TyperGroup):
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Return the names of the commands in the order of the work."""
+        return sorted(super().list_commands(ctx), key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER))
+
 
 app = typer.Typer(
-    help="Rewrite a wrong rule inside a trained image classifier from one picture with a painted mask.",
-    add_completion=False,
+    cls=_Program,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit codes: 0 done, 2 bad input (one sentence says what), 3 an edit that changes nothing, 130 interrupted.",
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
 
 
-@app.command()
+def _tell_version(wanted: bool) -> None:
+    if wanted:
+        from rulepatch import __version__
+
+        typer.echo(f"rulepatch {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def program(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Rewrite a wrong rule inside a trained image classifier from one picture with a painted mask."""
+
+
+@app.command(epilog=example("demo"))
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for pictures, edit and report.")] = Path("rulepatch-demo"),
+    out: Annotated[Path, out_option("DIR", "Folder for pictures, edit and report.")] = Path("rulepatch-demo"),
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
@@ -54,27 +91,17 @@ def demo(
     print_result(story.to_json, story.to_text, as_json)
 
 
-@app.command()
-def sites(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="As for --model of the other commands.")],
-    as_json: Json = False,
-) -> None:
-    """Where can a model be edited? Needs no weights."""
-    from rulepatch.core.sites import find_sites
-    from rulepatch.models.registry import load_skeleton
-
-    skeleton = load_skeleton(model)
-    survey = find_sites(skeleton.module, skeleton.example())
-    skeleton.logits_of(survey.trace.calls[0].result)  # says so now if it returns none
-    print_result(survey.to_json, survey.to_text, as_json)
-
-
-@app.command()
+@app.command(
+    epilog=example(
+        "edit -m playground --exemplar rulepatch-demo/exemplar --reference rulepatch-demo/reference",
+        "--site blocks.4.conv -o my.safetensors",
+    )
+)
 def edit(
     model: ModelName,
     exemplar: Exemplars,
     reference: Annotated[Path, typer.Option(metavar="DIR", help="Pictures whose treatment should stay.")],
-    out: Annotated[Path, typer.Option(metavar="FILE", help="The edit file to write.")],
+    out: Annotated[Path, out_option("FILE", "The edit file to write.")],
     site: Annotated[
         list[str] | None,
         typer.Option(metavar="PATH|auto", help="Where to edit, repeatable; or auto, to choose site and settings."),
@@ -84,7 +111,7 @@ def edit(
     ] = None,
     mask: Masks = None,
     replacement: Replacement = None,
-    label: Annotated[str | None, typer.Option(metavar="CLASS", help="What the exemplars' pictures show.")] = None,
+    label: Label = None,
     weights: Weights = None,
     leave_out: LeaveOut = None,
     method: Annotated[str, typer.Option(help="How: rewrite, projected-adam, dense, finetune-local, …")] = "rewrite",
@@ -130,7 +157,7 @@ def edit(
     from rulepatch.editors.registry import read_settings
     from rulepatch.experiments.make import gate_level, make
     from rulepatch.images import read_image
-    from rulepatch.text import read_share
+    from rulepatch.text import command_line, read_share
 
     classifier = load_classifier(model, weights, device)
     settings = {
@@ -154,7 +181,7 @@ def edit(
     }
     made = make(
         classifier,
-        _read_exemplars(exemplar, mask, replacement, label, unedited=from_features is not None),
+        read_exemplars_of(exemplar, mask, replacement, label, unedited=from_features is not None),
         out=out,
         reference=reference,
         method=method,
@@ -165,10 +192,14 @@ def edit(
         max_drop=None if max_drop is None else read_share(max_drop),
         allow_damage=allow_damage,
     )
-    print_result(made.to_json, made.to_text, as_json)
+    measured = {"model": model, "weights": weights, "reference": reference, "leave_out": leave_out}
+    then = command_line("evaluate", measured, out)
+    print_result(
+        made.to_json, lambda: f"{made.to_text()}\nnext: {then}\n(and --tests DIR, to see what it repairs)", as_json
+    )
 
 
-@app.command()
+@app.command(epilog=example("show rulepatch-demo/snow-to-road.safetensors"))
 def show(file: EditFile, as_json: Json = False) -> None:
     """What does an edit file say of itself?"""
     from rulepatch.core.edit import Edit
@@ -177,114 +208,41 @@ def show(file: EditFile, as_json: Json = False) -> None:
     print_result(found.describe, found.to_text, as_json)
 
 
-@app.command()
+@app.command(epilog=example("apply rulepatch-demo/snow-to-road.safetensors -m playground -o edited.pt2"))
 def apply(
     file: EditFile,
     model: ModelName,
     out: Annotated[
-        Path,
-        typer.Option(metavar="FILE", help="Weights (safetensors), or the whole network (.pt2, .onnx) with its gates."),
+        Path, out_option("FILE", "Weights (.safetensors); or the whole network, gates and all (.pt2, .onnx).")
     ],
     weights: Weights = None,
     any_base: AnyBase = False,
     as_json: Json = False,
 ) -> None:
-    """Write the edited model: its weights, or the whole network as a program."""
+    """Write the edited model: its weights, or the whole network."""
     from rulepatch.core.edit import Edit
-    from rulepatch.files import check_writable
-    from rulepatch.models.export import FORMATS, export
-    from rulepatch.models.registry import save_weights
+    from rulepatch.experiments.apply import check_format, write_edited
 
-    check_writable(out)
-    classifier = load_classifier(model, weights, "cpu")
     found = Edit.load(file)
-    if out.suffix in FORMATS:
-        export(found.apply(classifier, any_base=any_base), out)
-    else:
-        save_weights(found.merged(classifier, any_base=any_base).module, out)
+    check_format(found, out)
+    write_edited(load_classifier(model, weights, "cpu"), found, out, any_base=any_base)
     result = {"weights": str(out), "edit": str(file), "sites": list(found.sites)}
     print_result(lambda: result, lambda: f"{out}: {model}, edited at {', '.join(found.sites)}", as_json)
 
 
-@app.command()
-def evaluate(
-    file: EditFile,
-    model: ModelName,
-    tests: Annotated[Path | None, typer.Option(metavar="DIR", help="Pictures that the edit should repair.")] = None,
-    reference: Reference = None,
-    weights: Weights = None,
-    leave_out: LeaveOut = None,
-    report: Annotated[Path | None, typer.Option(metavar="FILE", help="Write an HTML report with pictures.")] = None,
-    exemplar: Annotated[list[Path] | None, typer.Option(metavar="DIR", help="To be shown in the report.")] = None,
-    any_base: AnyBase = False,
-    device: Device = "cpu",
-    seed: Seed = 0,
-    as_json: Json = False,
-) -> None:
-    """What does an edit repair, and what does it cost?"""
-    from rulepatch.core.edit import Edit
-    from rulepatch.evaluation.evaluate import evaluate as measure
-    from rulepatch.files import check_writable
-
-    if report is not None:
-        check_writable(report)
-    found = Edit.load(file)
-    exemplars = _read_exemplars(exemplar, None, None, None) if exemplar else ()
-    evaluation = measure(
-        load_classifier(model, weights, device),
-        found,
-        tests=tests,
-        reference=reference,
-        leave_out=leave_out or (),
-        exemplars=exemplars,
-        any_base=any_base,
+@app.command(
+    epilog=example(
+        "compare -m playground --exemplar rulepatch-demo/exemplar --tests rulepatch-demo/tests",
+        "--reference rulepatch-demo/reference --site blocks.4.conv -o compared",
     )
-    if report is not None:
-        evaluation.to_html(report)
-    print_result(evaluation.to_json, evaluation.to_text, as_json)
-
-
-@app.command()
-def match(
-    file: EditFile,
-    model: ModelName,
-    images: Annotated[Path, typer.Option(metavar="DIR", help="Pictures to look in.")],
-    reference: Annotated[Path, typer.Option(metavar="DIR", help="Pictures that say what is usual.")],
-    site: Annotated[str | None, typer.Option(metavar="PATH", help="One of the edit's sites. [the last]")] = None,
-    level: Annotated[
-        float, typer.Option(help="Quantile of the reference set's positions above which the key fires.")
-    ] = 0.99,
-    report: Annotated[Path | None, typer.Option(metavar="FILE", help="Write an HTML wall of the best matches.")] = None,
-    weights: Weights = None,
-    device: Device = "cpu",
-    as_json: Json = False,
-) -> None:
-    """Where does an edit's key fire? Ranks pictures by how much they look like the concept."""
-    from rulepatch.concepts.match import key_of_edit
-    from rulepatch.concepts.match import match as run
-    from rulepatch.core.edit import Edit
-    from rulepatch.evaluation.match_report import write_match_report
-    from rulepatch.files import check_writable
-
-    if report is not None:
-        check_writable(report)
-    found, classifier = Edit.load(file), load_classifier(model, weights, device)
-    matches = run(classifier, key_of_edit(found, site), images, reference=reference, level=level)
-    if report is not None:
-        write_match_report(classifier, matches, report)
-    print_result(matches.to_json, matches.to_text, as_json)
-
-
-@app.command()
+)
 def compare(
     model: ModelName,
     exemplar: Exemplars,
     tests: Annotated[Path, typer.Option(metavar="DIR", help="Pictures that an edit should repair.")],
     reference: Annotated[Path, typer.Option(metavar="DIR", help="Pictures whose treatment should stay.")],
     site: Annotated[list[str], typer.Option(metavar="PATH", help="Where to edit; repeatable.")],
-    out: Annotated[
-        Path, typer.Option(metavar="DIR", help="Folder for the table (JSON, CSV, Markdown) and the figure.")
-    ],
+    out: Annotated[Path, out_option("DIR", "Folder for the table (JSON, CSV, Markdown) and the figure.")],
     method: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="What to compare; repeatable. [all methods and ablations]")
     ] = None,
@@ -298,21 +256,21 @@ def compare(
     max_drop: MaxDrop = "0.25%",
     mask: Masks = None,
     replacement: Replacement = None,
-    label: Annotated[str | None, typer.Option(metavar="CLASS", help="What the exemplars' pictures show.")] = None,
+    label: Label = None,
     weights: Weights = None,
     leave_out: LeaveOut = None,
     device: Device = "cpu",
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """What else would have worked? Several methods, the same exemplars, tests and budget."""
+    """Compare methods on the same exemplars, tests and budget."""
     from rulepatch.experiments.compare import compare as run
     from rulepatch.experiments.methods import METHODS
     from rulepatch.text import read_pairs, read_share
 
     comparison = run(
         load_classifier(model, weights, device),
-        _read_exemplars(exemplar, mask, replacement, label),
+        read_exemplars_of(exemplar, mask, replacement, label),
         site=site,
         tests=tests,
         reference=reference,
@@ -327,24 +285,22 @@ def compare(
     print_result(comparison.to_json, comparison.to_text, as_json)
 
 
-@app.command()
+@app.command(epilog=example("compose one.safetensors other.safetensors -o both.safetensors"))
 def compose(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Edit files, at least two.")],
-    out: Annotated[Path, typer.Option(metavar="FILE", help="The edit file to write.")],
-    model: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="That the edits were computed on, to measure where they fight.")
-    ] = None,
+    out: Annotated[Path, out_option("FILE", "The edit file to write.")],
+    model: Annotated[str | None, model_option("That the edits were computed on, to measure where they fight.")] = None,
     reference: Reference = None,
-    exemplar: Annotated[
-        list[Path] | None,
-        typer.Option(metavar="DIR", help="Exemplars of the edits, to solve them together; repeatable."),
-    ] = None,
+    exemplar: OptionalExemplars = None,
+    mask: Masks = None,
+    replacement: Replacement = None,
+    label: Label = None,
     weights: Weights = None,
     leave_out: LeaveOut = None,
     device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
-    """Make one edit of several, and say where their rules fight."""
+    """Make one edit of several, and say where their rules fight. With their exemplars they are solved together."""
     from rulepatch.experiments.compose import compose_files
 
     composition = compose_files(
@@ -353,7 +309,7 @@ def compose(
         model=None if model is None else load_classifier(model, weights, device),
         reference=reference,
         leave_out=leave_out or (),
-        exemplars=_read_exemplars(exemplar, None, None, None) if exemplar else (),
+        exemplars=read_exemplars_of(exemplar, mask, replacement, label),
     )
     print_result(composition.to_json, composition.to_text, as_json)
 
@@ -369,17 +325,22 @@ def load_classifier(model: str, weights: Path | None, device: str) -> "Classifie
     return load_model(model, weights=weights, device=device)
 
 
-def _read_exemplars(
-    paths: Sequence[Path],
+def read_exemplars_of(
+    paths: Sequence[Path] | None,
     masks: Sequence[Path] | None,
     replacement: Path | None,
     label: str | None,
     *,
     unedited: bool = False,
 ) -> "Sequence[Exemplar]":
+    """The exemplars that the command line names.
+
+    Returns:
+        The exemplars; none if none are named.
+    """
     from rulepatch.data.exemplar_folders import read_exemplars
 
-    return read_exemplars(paths, masks=masks or (), replacement=replacement, label=label, unedited=unedited)
+    return read_exemplars(paths or (), masks=masks or (), replacement=replacement, label=label, unedited=unedited)
 
 
 def print_result(to_json: Callable[[], Any], to_text: Callable[[], str], as_json: bool) -> None:

@@ -7,7 +7,18 @@ from typing import Annotated
 import typer
 
 from rulepatch.cli.commands import app, load_classifier, print_result
-from rulepatch.cli.options import Device, Exemplars, Json, Masks, ModelName, Replacement, Seed, Weights
+from rulepatch.cli.options import (
+    Device,
+    Exemplars,
+    Json,
+    Masks,
+    ModelName,
+    Replacement,
+    Seed,
+    Weights,
+    example,
+    out_option,
+)
 
 __all__ = ["app"]
 
@@ -34,12 +45,12 @@ class Optimiser(StrEnum):
     adam = "adam"
 
 
-@app.command()
+@app.command(epilog=example("invert -m playground --exemplar rulepatch-demo/exemplar --site blocks.4.conv -o inverted"))
 def invert(
     model: ModelName,
     exemplar: Exemplars,
     site: Annotated[str, typer.Option(metavar="PATH", help="The layer whose output is the target.")],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the report, the figures and the numbers.")],
+    out: Annotated[Path, out_option("DIR", "Folder for the report, the figures and the numbers.")],
     edit: Annotated[
         Path | None, typer.Option(metavar="FILE", help="An edit of that layer, to compare before and after.")
     ] = None,
@@ -60,7 +71,7 @@ def invert(
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Rebuild keys, feature maps and pictures from a layer's output, before and after an edit."""
+    """Rebuild keys, maps and pictures from a layer's output. Before and after an edit."""
     from rulepatch.core.edit import Edit
     from rulepatch.data.exemplar_folders import read_exemplars
     from rulepatch.experiments.inversion import LEVELS

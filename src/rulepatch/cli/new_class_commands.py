@@ -6,12 +6,18 @@ from typing import Annotated
 import typer
 
 from rulepatch.cli.commands import app, load_classifier, print_result
-from rulepatch.cli.options import Device, Json, MaxDrop, ModelName, Seed, Weights
+from rulepatch.cli.options import Device, Json, MaxDrop, ModelName, Seed, Weights, example, out_option
 
 __all__ = ["app"]
 
 
-@app.command("new-class")
+@app.command(
+    "new-class",
+    epilog=example(
+        "new-class -m playground --image tram.jpg --mask tram.png --name tram",
+        "--reference rulepatch-demo/reference -o tram.safetensors",
+    ),
+)
 def new_class(
     model: ModelName,
     image: Annotated[list[Path], typer.Option(metavar="FILE", help="A picture of the class; repeatable.")],
@@ -21,7 +27,7 @@ def new_class(
         Path,
         typer.Option(metavar="DIR", help="Pictures of the old classes, in a folder for each."),
     ],
-    out: Annotated[Path, typer.Option(metavar="FILE", help="The edit file to write.")],
+    out: Annotated[Path, out_option("FILE", "The edit file to write.")],
     site: Annotated[
         str | None,
         typer.Option(metavar="PATH", help="What the filter reads the keys of. [the last layer with positions]"),
@@ -52,7 +58,7 @@ def new_class(
     """Add a class from one picture with a painted silhouette."""
     from rulepatch.data.exemplar_folders import read_exemplars
     from rulepatch.experiments.add_class import add_class
-    from rulepatch.text import read_share
+    from rulepatch.text import command_line, read_share
 
     settings = {
         "site": site,
@@ -74,4 +80,5 @@ def new_class(
         settings=settings,
         tests=tests,
     )
-    print_result(added.to_json, added.to_text, as_json)
+    then = command_line("evaluate", {"model": model, "weights": weights, "tests": tests, "reference": reference}, out)
+    print_result(added.to_json, lambda: f"{added.to_text()}\nnext: {then}", as_json)

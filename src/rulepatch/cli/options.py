@@ -2,9 +2,11 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+from rulepatch.errors import SettingError
 
 __all__ = [
     "AnyBase",
@@ -15,15 +17,24 @@ __all__ = [
     "Exemplars",
     "GateKind",
     "Json",
+    "Label",
     "LeaveOut",
     "Masks",
     "Match",
     "MaxDrop",
+    "ModelArgument",
     "ModelName",
+    "OptionalEditFile",
+    "OptionalExemplars",
+    "OptionalModelName",
     "Reference",
     "Replacement",
     "Seed",
     "Weights",
+    "example",
+    "model_option",
+    "one_model",
+    "out_option",
 ]
 
 
@@ -49,15 +60,31 @@ class Error(StrEnum):
     absolute = "absolute"
 
 
-ModelName = Annotated[
-    str,
-    typer.Option(
-        "--model",
-        metavar="MODEL",
-        help="torchvision/NAME, timm/NAME, hf/NAME, open_clip/NAME, places365/NAME, playground, FILE.py:FUNCTION or "
-        "FILE.toml",
-    ),
-]
+def model_option(text: str) -> Any:
+    """The option that names a model.
+
+    Returns:
+        What typer takes.
+    """
+    return typer.Option("--model", "-m", metavar="MODEL", help=text)
+
+
+def out_option(metavar: str, text: str) -> Any:
+    """The option that names what is written.
+
+    Returns:
+        What typer takes.
+    """
+    return typer.Option("--out", "-o", metavar=metavar, help=text)
+
+
+MODELS = (
+    "torchvision/NAME, timm/NAME, hf/NAME, open_clip/NAME, places365/NAME, playground, FILE.py:FUNCTION or FILE.toml"
+)
+
+ModelName = Annotated[str, model_option(MODELS)]
+OptionalModelName = Annotated[str | None, model_option("The same as MODEL.")]
+ModelArgument = Annotated[str | None, typer.Argument(metavar="MODEL", help=MODELS, show_default=False)]
 Weights = Annotated[
     Path | None,
     typer.Option(
@@ -73,6 +100,7 @@ Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object on standard output.")]
 Seed = Annotated[int, typer.Option(help="Of everything that is random.", min=0, max=2**32 - 1)]
 EditFile = Annotated[Path, typer.Argument(metavar="FILE", help="An edit file.")]
+OptionalEditFile = Annotated[Path | None, typer.Argument(metavar="FILE", help="An edit file.", show_default=False)]
 Reference = Annotated[
     Path | None, typer.Option("--reference", metavar="DIR", help="Pictures whose treatment should stay.")
 ]
@@ -85,13 +113,39 @@ MaxDrop = Annotated[
     typer.Option(metavar="SHARE", help="Most accuracy that an edit may lose on the reference set, such as 0.25%."),
 ]
 AnyBase = Annotated[bool, typer.Option("--any-base", help="Accept another model than the edit was computed on.")]
-Exemplars = Annotated[
-    list[Path],
-    typer.Option("--exemplar", metavar="DIR|FILE", help="An exemplar folder, or a picture with --mask; repeatable."),
-]
+EXEMPLAR = typer.Option(
+    "--exemplar", metavar="DIR|FILE", help="An exemplar folder, or a picture with --mask; repeatable."
+)
+Exemplars = Annotated[list[Path], EXEMPLAR]
+OptionalExemplars = Annotated[list[Path] | None, EXEMPLAR]
+Label = Annotated[str | None, typer.Option("--label", metavar="CLASS", help="What the exemplars' pictures show.")]
 Masks = Annotated[
     list[Path] | None, typer.Option("--mask", metavar="FILE", help="Mask of each exemplar that is a picture, in order.")
 ]
 Replacement = Annotated[
     Path | None, typer.Option("--replacement", metavar="FILE", help="A texture to paint over the concept.")
 ]
+
+
+def one_model(argument: str | None, option: str | None) -> str:
+    """The model that is named as MODEL or by --model.
+
+    Returns:
+        Its name.
+
+    Raises:
+        SettingError: it is named in neither way, or in both.
+    """
+    if (argument is None) == (option is None):
+        got = "none" if argument is None else f"both {argument} and --model {option}"
+        raise SettingError(f"expected one MODEL, such as playground or torchvision/resnet50, but got {got}; name one")
+    return argument or option or ""
+
+
+def example(*lines: str) -> str:
+    """What stands at the end of a command's help: an example of it, on the files of `rulepatch demo` where they do.
+
+    Returns:
+        Text that is not wrapped, so that it can be pasted.
+    """
+    return "\b\nExample:\n  rulepatch " + " \\\n      ".join(lines)

@@ -6,18 +6,30 @@ from typing import Annotated
 import typer
 
 from rulepatch.cli.commands import app, print_result
-from rulepatch.cli.options import Dask, Device, Json, LeaveOut, Seed, Weights
+from rulepatch.cli.options import (
+    Dask,
+    Device,
+    Json,
+    LeaveOut,
+    ModelArgument,
+    OptionalModelName,
+    Seed,
+    Weights,
+    example,
+    one_model,
+)
 
 __all__ = ["app"]
 
 
-@app.command()
+@app.command(epilog=example("statistics torchvision/resnet50 --reference photos --site layer4.2.conv3 --workers 4"))
 def statistics(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="As for --model of the other commands.")],
     reference: Annotated[Path, typer.Option(metavar="DIR", help="Pictures whose treatment should stay.")],
     site: Annotated[
         list[str], typer.Option(metavar="PATH", help="Where the edit will be; repeatable, name all sites.")
     ],
+    model: ModelArgument = None,
+    named: OptionalModelName = None,
     leave_out: LeaveOut = None,
     architecture: Annotated[int, typer.Option(help="Of the edit. 1: keys are channels; 2: keys are patches.")] = 1,
     weights: Weights = None,
@@ -27,11 +39,11 @@ def statistics(
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Look at a large reference set ahead of time, with many processes (torchrun) or workers; edits find it done."""
+    """Look at a large reference set ahead of time. With many processes (torchrun) or workers; edits find it done."""
     from rulepatch.experiments.gather import gather_statistics
 
     gathered = gather_statistics(
-        model,
+        one_model(model, named),
         reference,
         site,
         weights=weights,

@@ -7,7 +7,7 @@ import typer
 from typer.core import TyperGroup
 
 from rulepatch.cli.commands import app, print_result
-from rulepatch.cli.options import Dask, Device, Json
+from rulepatch.cli.options import Dask, Device, Json, example, out_option
 
 __all__ = ["app"]
 
@@ -26,17 +26,17 @@ class _RunByDefault(TyperGroup):
 
 sweep_app = typer.Typer(
     cls=_RunByDefault,
-    help="Many edits: run a plan, and report what came of it; `sweep PLAN` is `sweep run PLAN`.",
+    help="Run many edits by a plan, and report what came of it. `sweep PLAN` is `sweep run PLAN`.",
     rich_markup_mode=None,
 )
 app.add_typer(sweep_app, name="sweep")
 
 
-@sweep_app.command()
+@sweep_app.command(epilog=example("sweep plan.yaml --workers 4"))
 def run(
     plan: Annotated[Path, typer.Argument(metavar="PLAN", help="A plan in YAML.")],
     out: Annotated[
-        Path | None, typer.Option(metavar="STORE", help="The file of results; a sweep goes on in it. [beside the plan]")
+        Path | None, out_option("STORE", "The file of results; a sweep goes on in it. [beside the plan]")
     ] = None,
     workers: Annotated[int | None, typer.Option(metavar="N", help="Processes. [one for each core, or GPU]")] = None,
     dask: Dask = None,
@@ -57,10 +57,10 @@ def run(
         print_result(found.to_json, found.to_text, as_json)
 
 
-@sweep_app.command()
+@sweep_app.command(epilog=example("sweep report plan.sqlite -o report"))
 def report(
     store: StoreFile,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the page, figures (SVG) and tables.")],
+    out: Annotated[Path, out_option("DIR", "Folder for the page, figures (SVG) and tables.")],
     least: Annotated[int, typer.Option(help="Errors from which on a case counts in a cell.")] = 5,
     site: Annotated[
         list[str] | None,
@@ -80,10 +80,10 @@ def report(
     )
 
 
-@sweep_app.command()
+@sweep_app.command(epilog=example("sweep export plan.sqlite -o results.csv"))
 def export(
     store: StoreFile,
-    out: Annotated[Path, typer.Option(metavar="FILE", help="The table: .parquet (extra `tables`) or .csv.")],
+    out: Annotated[Path, out_option("FILE", "The table: .parquet (extra `tables`) or .csv.")],
     as_json: Json = False,
 ) -> None:
     """Every result as a flat table, for other programs."""
@@ -94,7 +94,7 @@ def export(
     print_result(lambda: {"table": str(out), "records": count}, lambda: f"{out}: {plural(count, 'record')}", as_json)
 
 
-@sweep_app.command()
+@sweep_app.command(epilog=example("sweep failures plan.sqlite"))
 def failures(store: StoreFile, as_json: Json = False) -> None:
     """Which jobs failed, and why?"""
     from rulepatch.experiments.sweeps.failures import Failures

@@ -8,16 +8,16 @@ from typing import Annotated
 import typer
 
 from rulepatch.cli.commands import app
-from rulepatch.cli.options import Device
+from rulepatch.cli.options import Device, example, model_option
 
 __all__ = ["app"]
 
 
-@app.command()
+@app.command(epilog=example("web"))
 def web(
     model: Annotated[
         list[str] | None,
-        typer.Option(metavar="MODEL", help="A model to offer beside the playground, repeatable; named as elsewhere."),
+        model_option("A model to offer beside the playground, repeatable; named as elsewhere."),
     ] = None,
     reference: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Pictures whose treatment should stay; needed for --model.")

@@ -149,10 +149,10 @@ class CaseSet:
         root = Path(root)
         manifest = read_manifest(root)
         if manifest is None:
-            raise FolderError(f"expected a case set at {root} but it has no {MANIFEST}; make one with rulepatch cases")
+            raise FolderError(f"expected a case set at {root} but it has no {MANIFEST}; make it by the command `cases`")
         if not (root / ROWS).is_file():
             raise FolderError(
-                f"expected a finished case set at {root} but it was interrupted; run the same rulepatch cases again"
+                f"expected a finished case set at {root} but it was interrupted; run the same command `cases` again"
             )
         try:
             rows = json.loads((root / ROWS).read_text("utf-8"))

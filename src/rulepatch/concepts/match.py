@@ -85,7 +85,7 @@ def key_of_concept(
     model: Classifier,
     exemplars: Sequence[Exemplar],
     *,
-    site: str,
+    site: str | None = None,
     reference: Reference,
     which: Literal["concept", "replacement"] = "concept",
     cache: Cache | Literal["user"] | None = "user",
@@ -96,7 +96,7 @@ def key_of_concept(
     Args:
         model: the classifier.
         exemplars: pictures, their edited counterparts and masks.
-        site: dotted path of the layer.
+        site: dotted path of the layer; the last whose positions lie in the picture if None.
         reference: pictures, or statistics of every site.
         which: the concept that the mask marks in the original pictures, or what replaces it in the edited ones.
         cache: where statistics are kept; the user's own cache by default, None for nowhere.
@@ -109,6 +109,9 @@ def key_of_concept(
         ExemplarError: no exemplars, or one that does not fit the model.
         SiteError: a site that the model does not have.
     """
+    if site is None:
+        survey = find_sites(model.module, model.example())
+        site = [each.path for each in survey.sites if each.is_spatial][-1]
     problem = pose(model, exemplars, Settings(site), reference=reference, cache=cache, progress=progress)
     return key_at(problem, problem.observations[0], which)
 

@@ -103,6 +103,22 @@ class Edit:
         """Names of the classes that it adds, in the order of their logits, which come after all others."""
         return tuple(change.name for change in self.changes if isinstance(change, NewClass))
 
+    @property
+    def beside_weights(self) -> str:
+        """What it puts beside the weights, in words, such as "is gated at layer4.2"; empty if it changes them alone."""
+        gated = list(dict.fromkeys(change.site for change in self.changes if change.gate is not None))
+        found = [f"adds the class {', '.join(self.new_classes)}"] if self.new_classes else []
+        return " and ".join([*found, *([f"is gated at {', '.join(gated)}"] if gated else [])])
+
+    @property
+    def note(self) -> str:
+        """What a person must know to use it, for the end of a text; empty if it is a plain change of weights."""
+        gates = {change.gate.level for change in self.changes if change.gate is not None}
+        where = f"its key fires beyond the {', '.join(map(str, sorted(gates)))} quantile of the reference set"
+        told = [f"gated: acts only where {where}"] if gates else []
+        told += [f"adds the class {', '.join(self.new_classes)}"] if self.new_classes else []
+        return f"{'; '.join(told)}; `apply` needs .pt2 or .onnx" if told else ""
+
     def with_strength(self, strength: float) -> "Edit":
         """The same edit at another strength; 1 is the solve.
 
@@ -196,15 +212,10 @@ class Edit:
         Raises:
             SettingError: the edit is gated or adds a class, which is no change of weights.
         """
-        if self.new_classes:
+        if self.beside_weights:
             raise SettingError(
-                f"expected an edit that is a change of weights but it adds the class {', '.join(self.new_classes)}, "
-                "one more output; use Edit.apply, or write the whole network (rulepatch apply --out FILE.pt2)"
-            )
-        if behind_gates := [change.site for change in self.changes if change.gate is not None]:
-            raise SettingError(
-                f"expected an edit that is a change of weights but it is gated at {', '.join(behind_gates)}; "
-                "use Edit.apply, which puts the gate beside the layer, or make the edit without a gate"
+                f"expected an edit that is a change of weights but it {self.beside_weights}; use Edit.apply, which "
+                "puts that beside the layers, write the whole network (.pt2 or .onnx), or make the edit without"
             )
         return self.apply(model, any_base=any_base)
 
@@ -275,6 +286,7 @@ class Edit:
             Lines of text.
         """
         found = table(COLUMNS, rows_of(self.changes))
+        found += f"\n{self.note}" if self.note else ""
         return f"{found}\n\nbase {self.base}\n{json.dumps(dict(self.provenance), indent=2, ensure_ascii=False)}"
 
     @classmethod

@@ -198,7 +198,7 @@ class Survey:
                 if refusal.path == path:
                     raise SiteError(
                         f"expected a site that can be edited but got {path} ({refusal.reason}); "
-                        "`rulepatch sites` lists the others"
+                        "the command `sites` lists the others"
                     )
             if not found and not self.refused:
                 raise SiteError(

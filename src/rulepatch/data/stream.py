@@ -44,14 +44,15 @@ class Skipped:
 
     Args:
         images: the set.
+        most: share of them that may be, 0..1.
 
     Attributes:
         pictures: those skipped so far.
     """
 
-    def __init__(self, images: ImageSet) -> None:
+    def __init__(self, images: ImageSet, most: float = LARGEST_UNREADABLE_SHARE) -> None:
         self.pictures: list[Picture] = []
-        self._images = images
+        self._images, self._most = images, most
 
     def add(self, picture: Picture, error: ImageError) -> None:
         """Skip a picture.
@@ -61,10 +62,10 @@ class Skipped:
             error: why.
 
         Raises:
-            FolderError: it is one too many, more than 1 % of the set.
+            FolderError: it is one too many.
         """
         self.pictures.append(picture)
-        allowed = math.floor(LARGEST_UNREADABLE_SHARE * len(self._images))
+        allowed = math.floor(self._most * len(self._images))
         if len(self.pictures) > allowed:
             raise FolderError(
                 f"expected at most {allowed} unreadable pictures among the {len(self._images)} of {self._images.name} "
@@ -84,6 +85,7 @@ class ImageStream:
         preprocess: frames the pictures.
         batch_size: pictures in a batch; the last may be smaller.
         progress: what the progress bar on standard error says; none if None, or if that is no terminal.
+        unreadable: share of the pictures that may be unreadable, 0..1.
 
     Raises:
         FolderError: (while iterating) more than 1 % of the pictures cannot be read.
@@ -96,13 +98,20 @@ class ImageStream:
     """
 
     def __init__(
-        self, images: ImageSet, preprocess: Preprocess, *, batch_size: int = 32, progress: str | None = None
+        self,
+        images: ImageSet,
+        preprocess: Preprocess,
+        *,
+        batch_size: int = 32,
+        progress: str | None = None,
+        unreadable: float = LARGEST_UNREADABLE_SHARE,
     ) -> None:
         self.images = images
         self.preprocess = preprocess
         self.batch_size = batch_size
         self.progress = progress
-        self._skipped = Skipped(images)
+        self.unreadable = unreadable
+        self._skipped = Skipped(images, unreadable)
 
     @property
     def skipped(self) -> list[Picture]:
@@ -110,7 +119,7 @@ class ImageStream:
         return self._skipped.pictures
 
     def __iter__(self) -> Iterator[Batch]:
-        self._skipped = Skipped(self.images)
+        self._skipped = Skipped(self.images, self.unreadable)
         waiting: list[tuple[Picture, Tensor]] = []
         with Bar(len(self.images), self.progress or "pictures", unit="image", shown=bool(self.progress)) as bar:
             for picture, pixels in zip(

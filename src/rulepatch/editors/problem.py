@@ -90,7 +90,7 @@ class Settings:
         paths = self.paths
         if len(set(paths)) != len(paths) or not paths:
             raise SettingError(
-                f"expected different sites but got {', '.join(paths) or 'none'}; `rulepatch sites` lists them"
+                f"expected different sites but got {', '.join(paths) or 'none'}; the command `sites` lists them"
             )
         if self.value_point is not None and len(paths) > 1:
             raise SettingError(

@@ -1,4 +1,4 @@
-"""Predictions before and after an edit, on test pictures and on a reference set."""
+"""Predictions before and after an edit, or of a model alone, on test pictures and on a reference set."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from rulepatch.core import capture
-from rulepatch.core.edit import Edit
+from rulepatch.core.edit import Edit, base_digest
 from rulepatch.core.exemplars import Exemplar
 from rulepatch.core.installation import Installation
 from rulepatch.data.folders import ImageSet, Picture
@@ -26,9 +26,13 @@ KEPT_BYTES = 1 << 30
 """Memory for the changed weights of edits that are evaluated together; those beyond are computed for each batch."""
 
 
+MOST_CLASSES = 20
+"""Classes that are listed of each set where there is no edit."""
+
+
 @dataclass(frozen=True)
 class Evaluation:
-    """What an edit did.
+    """What an edit did; of an edit of nothing, how good the model is by itself.
 
     Attributes:
         edit: the edit.
@@ -61,9 +65,12 @@ class Evaluation:
         """The numbers, as JSON.
 
         Returns:
-            A dictionary with `tests` and `reference`, as far as they were measured, and `predicted_damage`.
+            A dictionary with `tests` and `reference`, as far as they were measured, and `predicted_damage`; without an
+            edit with what is said of before alone.
         """
         sets = {"tests": self.tests, "reference": self.reference}
+        if not self.edit.changes:
+            return {name: found.to_json_before(self.classes) for name, found in sets.items() if found is not None}
         measured = {name: found.to_json(self.classes) for name, found in sets.items() if found is not None}
         return {**measured, "predicted_damage": self.predicted_damage}
 
@@ -73,6 +80,8 @@ class Evaluation:
         Returns:
             Lines of text.
         """
+        if not self.edit.changes:
+            return "\n".join(self._model_alone())
         rows: list[list[object]] = []
         for name, found in {"tests": self.tests, "reference": self.reference}.items():
             if found is None:
@@ -82,6 +91,24 @@ class Evaluation:
             rows += [[title, *_cells(own)] for title, own in named]
         told = table(["", "pictures", "before", "after", "repaired", "broken", "flips"], rows)
         return "\n".join([told, *self._surprises()])
+
+    def _model_alone(self) -> Iterator[str]:
+        """How often the model is right by itself, the classes that it knows worst first, and what it confuses most."""
+        rows: list[list[object]] = []
+        confused = []
+        for name, found in {"tests": self.tests, "reference": self.reference}.items():
+            if found is None:
+                continue
+            rows.append([name, len(found), percent(found.before)])
+            worst = sorted(found.by_class().items(), key=lambda each: each[1].before or 0)
+            rows += [[f"  {self.classes[label]}", len(own), percent(own.before)] for label, own in worst[:MOST_CLASSES]]
+            if len(worst) > MOST_CLASSES:
+                rows.append([f"  … {len(worst) - MOST_CLASSES} classes more", "", ""])
+            most = [f"{self.classes[a]} as {self.classes[b]} ({count})" for a, b, count in found.confusions()[:8]]
+            if most:
+                confused.append(f"most often confused in the {name}: {', '.join(most)}")
+        yield table(["", "pictures", "right"], rows)
+        yield from confused
 
     def _surprises(self) -> Iterator[str]:
         """What a person must see at once: the classes that lost most on the reference set."""
@@ -118,7 +145,7 @@ def _cells(found: Outcomes) -> list[object]:
 
 def evaluate(
     model: Classifier,
-    edit: Edit,
+    edit: Edit | None = None,
     *,
     tests: Any = None,
     reference: Any = None,
@@ -128,13 +155,13 @@ def evaluate(
     batch_size: int | None = None,
     progress: bool = True,
 ) -> Evaluation:
-    """Measure what an edit repairs and what it costs.
+    """Measure what an edit repairs and what it costs; without one, how good the model is.
 
     The network runs once; from the first edited site on it runs twice, before and after.
 
     Args:
         model: the classifier; it is edited for a while and then as it was.
-        edit: the edit.
+        edit: the edit; none if None.
         tests: pictures that the edit should repair: a folder with a folder for each class, or (picture, label) pairs.
         reference: pictures whose treatment should stay; labels are welcome but not needed.
         leave_out: classes to leave out of the reference set, such as those of the exemplars.
@@ -152,17 +179,15 @@ def evaluate(
         SettingError: there is nothing to evaluate on, or a class to leave out is unknown.
 
     Examples:
-        >>> from rulepatch.core.edit import Edit, base_digest
         >>> from rulepatch.models.registry import load_model
         >>> from rulepatch.playground.pictures import training_images
-        >>> model = load_model("playground")
-        >>> nothing = Edit((), base_digest(model.module))
-        >>> evaluate(model, nothing, reference=training_images(8, seed=3)).to_json()["reference"]["flips"]
-        0.0
+        >>> found = evaluate(load_model("playground"), tests=training_images(8, seed=3), progress=False)
+        >>> found.to_json()["tests"]["before"]
+        1.0
     """
     (found,) = evaluate_all(
         model,
-        [edit],
+        [Edit((), base_digest(model.module)) if edit is None else edit],
         tests=tests,
         reference=reference,
         leave_out=leave_out,
@@ -314,9 +339,13 @@ def _every_way(model: Classifier, edits: Sequence[Edit]) -> Callable[[Tensor], I
 
     def run(inputs: Tensor) -> Iterator[Tensor]:
         output, starts = capture.checkpoint(model.module, list(plans.values()), inputs)
-        yield model.logits_of(output)
+        logits = model.logits_of(output)
+        yield logits
         start_at = dict(zip(plans, starts, strict=True))
         for site, edit, kept, told in zip(firsts, edits, installations, knowing, strict=True):
+            if not edit.changes:
+                yield logits
+                continue
             with kept or Installation(model.module, edit.changes):
                 edited = capture.resume(model.module, plans[site], start_at[site])
             yield told.logits_of(edited)

@@ -341,12 +341,10 @@ class Outcomes:
         Returns:
             A dictionary.
         """
-        exposures = self.exposures()
-        often = Counter(classes[exposure.label] for exposure in exposures)  # some classes share their first name
         by_class = {}
-        for exposure in sorted(exposures, key=lambda e: e.label):
-            name = classes[exposure.label]
-            by_class[name if often[name] == 1 else f"{name} ({exposure.label})"] = {
+        names = self._names(classes)
+        for exposure in sorted(self.exposures(), key=lambda e: e.label):
+            by_class[names[exposure.label]] = {
                 "n": exposure.n,
                 "before": exposure.right[0] / exposure.n,
                 "after": exposure.right[1] / exposure.n,
@@ -362,6 +360,51 @@ class Outcomes:
             "classes": by_class,
             "flip_list": [self._flip(int(index), classes) for index in self.flips],
             "skipped": list(self.skipped),
+        }
+
+    def to_json_before(self, classes: Classes) -> dict[str, Any]:
+        """The same of the model without the edit: what `to_json` says of before, and what is taken for what.
+
+        Args:
+            classes: their names.
+
+        Returns:
+            A dictionary.
+        """
+        told, names = self.numbers(), self._names(classes)
+        halves = {key: told[key] and {"before": told[key]["before"]} for key in ("intervals", "calibration_error")}
+        by_class = {
+            names[label]: {
+                "n": len(own),
+                "before": own.before,
+                "confidence": [float(own.first.of_label.mean())],
+                "drawn": [int((self.first.predicted == label).sum())],
+            }
+            for label, own in self.by_class().items()
+        }
+        confusions = [
+            {"label": names[label], "predicted": classes[predicted], "n": count}
+            for label, predicted, count in self.confusions()
+        ]
+        whole = {"n": len(self), "before": self.before, **halves}
+        return {**whole, "classes": by_class, "confusions": confusions, "skipped": list(self.skipped)}
+
+    def confusions(self) -> list[tuple[int, int, int]]:
+        """Which class the model takes for which before the edit.
+
+        Returns:
+            (label, prediction, pictures), the most frequent first; empty without labels.
+        """
+        wrong = (self.labels != NO_LABEL) & ~self.right_before
+        counts = Counter(zip(self.labels[wrong].tolist(), self.first.predicted[wrong].tolist(), strict=True))
+        return [(label, predicted, count) for (label, predicted), count in counts.most_common()]
+
+    def _names(self, classes: Classes) -> dict[int, str]:
+        """A name for each label, with its index where several classes share their first name."""
+        labels = self.by_class()
+        often = Counter(classes[label] for label in labels)
+        return {
+            label: classes[label] if often[classes[label]] == 1 else f"{classes[label]} ({label})" for label in labels
         }
 
     def _flip(self, index: int, classes: Classes) -> dict[str, Any]:

@@ -92,7 +92,7 @@ def _title(evaluation: Evaluation) -> str:
     }
     named = [f"treat {new} as {old}" for new, old in sorted(rules, key=str) if new and old]
     added = [f"a new class: {name}" for name in evaluation.edit.new_classes]
-    return "; ".join([*named, *added]) or "a rewritten rule"
+    return "; ".join([*named, *added]) or ("a rewritten rule" if evaluation.edit.changes else "the model as it is")
 
 
 def _exemplar(exemplar: Exemplar) -> dict[str, Any]:

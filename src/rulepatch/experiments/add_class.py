@@ -69,7 +69,7 @@ class Added:
         ]
         if self.evaluation is not None:
             lines.append(self.evaluation.to_text())
-        return "\n".join([*lines, f"next: rulepatch evaluate {self.path} --model … --tests … --reference …"])
+        return "\n".join([*lines, self.edit.note])
 
 
 def add_class(

@@ -16,7 +16,7 @@ from rulepatch.models.classes import Classes
 from rulepatch.models.registry import load_model
 from rulepatch.playground.pictures import exemplar, image_set, training_images
 from rulepatch.playground.scenes import CLASSES, TRAIN_STYLES, Scene, default_style, render
-from rulepatch.text import percent, table
+from rulepatch.text import command_line, percent, table
 from rulepatch.timing import collected, stretch
 
 __all__ = ["Story", "run_demo", "write_pictures"]
@@ -63,6 +63,23 @@ class Story:
             ("  of these, what belongs on snow", clean.where(on_snow)),
         ]
 
+    def commands(self) -> list[str]:
+        """What to try next, on the same pictures.
+
+        Returns:
+            Lines for a shell.
+        """
+        exemplar, reference, tests, clean = (self.folder / name for name in ("exemplar", "reference", "tests", "clean"))
+        made, model = "mine.safetensors", {"model": "playground"}
+        settings = {"site": "blocks.4.conv", "rank": 2, "out": made}
+        return [
+            command_line("predict", {"edit": self.edit_path}, "playground", tests),
+            command_line("show", {}, self.edit_path),
+            command_line("sites", {}, "playground"),
+            command_line("edit", {**model, "exemplar": exemplar, "reference": reference, **settings}),
+            command_line("evaluate", {**model, "tests": tests, "reference": clean, "report": "mine.html"}, made),
+        ]
+
     def to_json(self) -> dict[str, Any]:
         """The story as JSON.
 
@@ -104,12 +121,7 @@ class Story:
                 f"pictures  {self.folder}/{{exemplar,reference,tests,clean}}",
                 "",
                 "Try next, on the same pictures:",
-                f"  rulepatch show {self.edit_path}",
-                "  rulepatch sites playground",
-                f"  rulepatch edit --model playground --exemplar {self.folder}/exemplar \\",
-                f"      --reference {self.folder}/reference --site blocks.4.conv --rank 2 --out mine.safetensors",
-                f"  rulepatch evaluate mine.safetensors --model playground --tests {self.folder}/tests \\",
-                f"      --reference {self.folder}/clean --report mine.html",
+                *(f"  {command}" for command in self.commands()),
                 "On your own model: rulepatch sites torchvision/resnet50",
             ]
         )

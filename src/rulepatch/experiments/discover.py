@@ -1,7 +1,6 @@
 """Discover rules: which concepts does each class of a model rely on? (paper 5)."""
 
 import json
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,7 +18,7 @@ from rulepatch.evaluation.evaluate import predictions_of
 from rulepatch.evaluation.outcomes import Predictions
 from rulepatch.files import atomic_path
 from rulepatch.models.classifier import Classifier
-from rulepatch.text import percent, points, table
+from rulepatch.text import command_line, percent, points, table
 
 __all__ = ["Discovery", "Finding", "discover"]
 
@@ -158,15 +157,18 @@ class Discovery:
 
         write_discovery_report(self, Path(path))
 
-    def write(self, out: Path, *, models: Sequence[str] | None = None) -> list[str]:
+    def write(
+        self, out: Path, *, models: Sequence[str] | None = None, options: Mapping[str, Any] | None = None
+    ) -> list[str]:
         """Write `discovery.json`, `report.html`, and exemplars of the first rules as `rulepatch edit` takes them.
 
         Args:
             out: a folder; made if there is none.
             models: how a command line names the models; as they call themselves if None.
+            options: of the commands, such as the reference set; that is the case set's own pictures if none is named.
 
         Returns:
-            For each rule about which exemplars can be written, the start of the command that edits it.
+            For each rule about which exemplars can be written, the command that edits it.
         """
         out.mkdir(parents=True, exist_ok=True)
         with atomic_path(out / "discovery.json") as unfinished:
@@ -182,8 +184,9 @@ class Discovery:
                 name = plain_name(" ".join([finding.model, rule.label, rule.concept, rule.style or "any style"]))
                 for number, each in enumerate(exemplars):
                     write_exemplar(each.exemplar(), out / "rules" / name / f"exemplar_{number}")
-                words = ["rulepatch", "edit", "--model", model, "--exemplar", str(out / "rules" / name)]
-                commands.append(shlex.join(words))
+                rule_file = out / "rules" / f"{name}.safetensors"
+                given = {"reference": self.cases.root / "images", **(options or {}), "site": "auto", "out": rule_file}
+                commands.append(command_line("edit", {"model": model, "exemplar": out / "rules" / name, **given}))
         return commands
 
     def exemplars(self, finding: Finding, rule: Dependence) -> list[Counterfactual]:

@@ -95,9 +95,7 @@ class Made:
             found += f"\nmeasured damage: {lost:.2f} points lost, {flips} of {len(self.damage)} predictions flipped"
         if self.search is not None:
             found = f"{self.search.to_text()}\n\n{found}"
-        return (
-            f"{self.path}\n{found}\n{seconds}\nnext: rulepatch evaluate {self.path} --model … --tests … --reference …"
-        )
+        return "\n".join([str(self.path), found, *filter(None, [self.edit.note]), seconds])
 
 
 def gate_level(text: str) -> GateLevel:

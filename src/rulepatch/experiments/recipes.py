@@ -1,9 +1,8 @@
 """What was done at a workbench, and how to do it again: by the command line, from Python, elsewhere."""
 
-import shlex
 import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from rulepatch.core.edit import Edit
 from rulepatch.core.exemplars import Exemplar
 from rulepatch.data.exemplar_folders import write_exemplar
 from rulepatch.files import atomic_path
+from rulepatch.text import command_line, option_value
 
 __all__ = ["Draft", "Rule", "Sources", "State", "commands", "program", "title_of", "write_bundle"]
 
@@ -140,13 +140,13 @@ def commands(state: State, sources: Sources) -> str:
         if step.draft is not None:
             given = {"model": sources.model, "exemplar": step.stem, "reference": sources.reference}
             options = _options(step.draft, sources)
-            lines.append(_line("edit", {**given, **options, "out": f"{step.stem}.safetensors"}))
+            lines.append(command_line("edit", {**given, **options, "out": f"{step.stem}.safetensors"}))
     edit = f"{steps[0].stem}.safetensors"
     if len(steps) > 1:
         edit = "edit.safetensors"
-        lines.append(_line("compose", {"out": edit}, *(f"{step.stem}.safetensors" for step in steps)))
+        lines.append(command_line("compose", {"out": edit}, *(f"{step.stem}.safetensors" for step in steps)))
     measured = {"model": sources.model, "tests": sources.tests, "reference": sources.clean or sources.reference}
-    lines.append(_line("evaluate", {**measured, "report": "report.html"}, edit))
+    lines.append(command_line("evaluate", {**measured, "report": "report.html"}, edit))
     return "\n".join(lines)
 
 
@@ -217,21 +217,5 @@ def _options(draft: Draft, sources: Sources) -> dict[str, Any]:
     options = {name: value for name, value in draft.settings.items() if name in OWN_OPTIONS}
     if "gate" in options and options["gate"] is None:
         options["gate"] = "none"
-    further = [f"{name}={_word(value)}" for name, value in draft.settings.items() if name not in OWN_OPTIONS]
+    further = [f"{name}={option_value(value)}" for name, value in draft.settings.items() if name not in OWN_OPTIONS]
     return {**options, "set": further}
-
-
-def _line(command: str, options: Mapping[str, Any], *arguments: str) -> str:
-    return shlex.join(["rulepatch", command, *arguments, *_words(options)])
-
-
-def _words(options: Mapping[str, Any]) -> Iterator[str]:
-    for name, value in options.items():
-        for each in value if isinstance(value, list | tuple) else [value]:
-            if each is not None:
-                yield from (f"--{name}", _word(each))
-
-
-def _word(value: Any) -> str:
-    """A setting as people write it, a number in as few digits as tell it from all others."""
-    return str(value).removesuffix(".0") if isinstance(value, float) else str(value)

@@ -1,18 +1,22 @@
 """A classifier: a network, how pictures are prepared for it, and what its classes are called."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from pathlib import Path
+from typing import Any, overload
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
-from rulepatch.errors import ModelError
-from rulepatch.forward import run
+from rulepatch.errors import ImageError, ModelError
+from rulepatch.forward import inference, run
+from rulepatch.images import read_image
 from rulepatch.models.classes import Classes
 from rulepatch.models.first_pass import FirstPass, first_pass
 from rulepatch.models.outputs import as_logits, unboxed
+from rulepatch.models.prediction import TOP, Prediction
 from rulepatch.models.preprocess import Preprocess
 from rulepatch.text import brief, plural, quoted
 from rulepatch.wrappers import unwrapped
@@ -57,6 +61,51 @@ class Classifier:
         count = sum(parameter.numel() for parameter in self.module.parameters())
         counts = plural(len(self.classes), "class", "classes"), plural(count, "parameter")
         return brief("Classifier", quoted(self.name), f"{size} pixels", *counts, str(self.device))
+
+    @overload
+    def __call__(  # type: ignore[overload-overlap]  # a str is a file, though it could be iterated over
+        self, pictures: Image.Image | Path | str, *, top: int = TOP
+    ) -> Prediction: ...
+
+    @overload
+    def __call__(self, pictures: Iterable[Image.Image | Path | str], *, top: int = TOP) -> list[Prediction]: ...
+
+    def __call__(
+        self, pictures: Image.Image | Path | str | Iterable[Image.Image | Path | str], *, top: int = TOP
+    ) -> Prediction | list[Prediction]:
+        """What the model says of pictures, in evaluation mode; `logits` takes tensors that are prepared already.
+
+        Args:
+            pictures: a picture (PIL) or its file; or several of them.
+            top: how many of the likeliest classes to tell.
+
+        Returns:
+            A prediction, or a list of them if several pictures were given.
+
+        Raises:
+            ImageError: a file that is no picture, or something else than pictures.
+            SettingError: `top` is below 1.
+
+        Examples:
+            >>> net = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+            >>> model = Classifier(net, Preprocess((8, 8)), ["red", "green", "blue"])
+            >>> model(Image.new("RGB", (9, 9), "lime")).name
+            'green'
+        """
+        if isinstance(pictures, Image.Image | Path | str):
+            return self([pictures], top=top)[0]
+        if not isinstance(pictures, Iterable) or hasattr(pictures, "shape"):
+            raise ImageError(
+                f"expected a picture (PIL), a file, or a list of them but got {type(pictures).__name__}; "
+                "make pictures of arrays with PIL.Image.fromarray, and give tensors that are prepared to `logits`"
+            )
+        given = list(pictures)
+        found: list[Prediction] = []
+        for start in range(0, len(given), self.batch_size):
+            pixels = [self.preprocess.pixels(_opened(each)) for each in given[start : start + self.batch_size]]
+            with inference(self.module):
+                found += Prediction.of(self.logits(self.inputs(torch.stack(pixels))), self.classes, top=top)
+        return found
 
     def with_module(self, module: nn.Module, new_classes: Sequence[str] = ()) -> "Classifier":
         """The same classifier around another network, whose further logits are those of new classes.
@@ -177,3 +226,11 @@ def _network(module: Any) -> nn.Module:
         else type(module).__name__
     )
     raise ModelError(f"expected a network, a torch.nn.Module, but got {what}; build the network and load its weights")
+
+
+def _opened(picture: Any) -> Image.Image:
+    if isinstance(picture, Image.Image):
+        return picture
+    if isinstance(picture, Path | str):
+        return read_image(picture, alpha=True)
+    raise ImageError(f"expected a picture (PIL) or a file but got {type(picture).__name__} in a list; leave it out")

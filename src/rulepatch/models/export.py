@@ -1,27 +1,41 @@
 """Whole networks as files that run elsewhere: gates beside layers go with them."""
 
 import io
+import json
 import logging
 import warnings
-from contextlib import redirect_stdout
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+from torch.export.graph_signature import TensorArgument
 
 from rulepatch.errors import MissingExtraError, ModelError, RulepatchError
 from rulepatch.files import atomic_path
+from rulepatch.forward import inference
 from rulepatch.models.classifier import Classifier
 
-__all__ = ["FORMATS", "export"]
+__all__ = ["ABOUT", "FORMATS", "about", "check_libraries", "export"]
 
 FORMATS = (".pt2", ".onnx")
 """Endings: a program of `torch.export`, an ONNX model."""
+
+ABOUT = "rulepatch.json"
+"""The file within a .pt2 that says what `about` does."""
+
+INPUT, OUTPUT, BATCH = "input", "logits", "batch"
+"""What the program's input, its output and their first axis are called."""
 
 
 def export(model: Classifier, path: Path) -> None:
     """Write a network as a program that needs none of its code, for any number of pictures at a time.
 
-    It maps normalised pictures, (n, channels, height, width), to logits, (n, classes).
+    It maps `input`, normalised pictures, (batch, channels, height, width), to `logits`, (batch, classes), and carries what
+    `about` says: an ONNX model as its metadata, each entry in JSON; a .pt2 as the extra file `rulepatch.json`.
 
     Args:
         model: the classifier, with an edit applied or not.
@@ -31,23 +45,21 @@ def export(model: Classifier, path: Path) -> None:
         MissingExtraError: ONNX is not installed.
         ModelError: the network cannot be exported.
     """
+    check_libraries(path)
     example = (model.example().expand(2, -1, -1, -1).contiguous(),)
-    shapes = ({0: torch.export.Dim.AUTO},)
-    silenced = logging.root.manager.disable
-    flags = [(module, module.training) for module in model.module.modules() if hasattr(module, "training")]
     try:
-        logging.disable(logging.ERROR)  # torch tells of its failures at length, and prints graphs; a sentence does
-        quiet = redirect_stdout(io.StringIO())
-        with warnings.catch_warnings(), quiet, atomic_path(path) as unfinished, torch.no_grad():
-            warnings.simplefilter("ignore")
-            model.module.eval()
+        with _program_of(model) as program, atomic_path(path) as unfinished:
             if path.suffix == ".pt2":
-                torch.export.save(torch.export.export(model.module, example, dynamic_shapes=shapes), str(unfinished))
+                exported = torch.export.export(program, example, dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
+                _name_output(exported)
+                torch.export.save(exported, str(unfinished), extra_files={ABOUT: json.dumps(about(model))})
             else:
-                _check_onnx()
-                program = torch.onnx.export(model.module, example, dynamic_shapes=shapes, dynamo=True, verbose=False)
-                assert program is not None
-                program.save(str(unfinished))
+                named: dict[str, Any] = {"input_names": [INPUT], "output_names": [OUTPUT]}
+                shapes = ({0: BATCH},)
+                made = torch.onnx.export(program, example, dynamic_shapes=shapes, dynamo=True, verbose=False, **named)
+                assert made is not None
+                made.model.metadata_props.update({key: json.dumps(value) for key, value in about(model).items()})
+                made.save(str(unfinished))
     except Exception as error:  # of the network's own code, of torch
         if isinstance(error, RulepatchError):
             raise
@@ -56,13 +68,36 @@ def export(model: Classifier, path: Path) -> None:
             f"expected a network that torch can export but {model.name} is none ({reason}); "
             "write a weights file (.safetensors) or use it from Python"
         ) from error
-    finally:
-        logging.disable(silenced)
-        for module, training in flags:
-            module.training = training
 
 
-def _check_onnx() -> None:
+def about(model: Classifier) -> dict[str, Any]:
+    """What a program must be told with, so that others can feed it and read its output.
+
+    Args:
+        model: the classifier.
+
+    Returns:
+        Its name, how pictures are prepared (`input_size` as height and width, `mean`, `std`, …) and its `classes`, in
+        the order of the logits, with their WordNet ids if they are known; JSON.
+
+    Examples:
+        >>> from rulepatch.models.registry import load_model
+        >>> found = about(load_model("playground"))
+        >>> found["input_size"], len(found["mean"]), len(found["classes"])
+        ((64, 64), 3, 23)
+    """
+    classes = model.classes
+    return {"name": model.name, **model.preprocess.describe(), "classes": classes.names, "wordnet": classes.wordnet}
+
+
+def check_libraries(path: Path) -> None:
+    """Make sure that the libraries that a file's format needs are there.
+
+    Raises:
+        MissingExtraError: ONNX is wanted and not installed.
+    """
+    if path.suffix != ".onnx":
+        return
     try:
         import onnxscript  # noqa: F401
     except ImportError:
@@ -70,3 +105,35 @@ def _check_onnx() -> None:
             "expected the libraries onnx and onnxscript to write ONNX but they are not installed; "
             "pip install 'rulepatch[onnx]'"
         ) from None
+
+
+class _Program(nn.Module):
+    """What is exported: the network, and the logits in what it returns."""
+
+    def __init__(self, model: Classifier) -> None:
+        super().__init__()
+        self.network = model.module
+        self._logits_of = model.logits_of
+
+    def forward(self, input: Tensor) -> Tensor:  # the program's input takes its name
+        return self._logits_of(self.network(input))
+
+
+@contextmanager
+def _program_of(model: Classifier) -> Iterator[nn.Module]:
+    silenced = logging.root.manager.disable
+    try:
+        logging.disable(logging.ERROR)  # torch tells of its failures at length, and prints graphs; a sentence does
+        with inference(model.module), warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield _Program(model).eval()
+    finally:
+        logging.disable(silenced)
+
+
+def _name_output(program: ExportedProgram) -> None:
+    """Call what a program returns by a name; torch calls it after the last operation."""
+    (returned,) = (node for node in program.graph.nodes if node.op == "output")
+    result = returned.args[0][-1]
+    result._rename(OUTPUT)
+    program.graph_signature.output_specs[-1].arg = TensorArgument(name=result.name)

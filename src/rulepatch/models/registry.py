@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from rulepatch.errors import ModelError, RulepatchWarning, SettingError, nearest, warn
+from rulepatch.errors import ModelError, RulepatchWarning, SettingError, warn
 from rulepatch.forward import run
 from rulepatch.models.checkpoints import read_state
 from rulepatch.models.classes import Classes
 from rulepatch.models.classifier import Classifier
+from rulepatch.models.names import advice
 from rulepatch.models.preprocess import Preprocess
 from rulepatch.models.weights import Translate, load_weights, refuse_unsound, save_weights
 
@@ -202,8 +203,7 @@ def build(
     if prefix not in _SOURCES:
         raise ModelError(
             "expected torchvision/NAME, timm/NAME, hf/NAME, open_clip/NAME, places365/NAME, playground, "
-            f"FILE.py:FUNCTION or FILE.toml but got {name!r}; "
-            f"the nearest source is {nearest(prefix, sources(), count=1)}"
+            f"FILE.py:FUNCTION or FILE.toml but got {name!r}; {advice(name, sources())}"
         )
     return _SOURCES[prefix](Request(request_name, kwargs or {}, pretrained, classes))
 

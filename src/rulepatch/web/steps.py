@@ -47,9 +47,7 @@ def begin(session: Session, model: str) -> Shown:
     """Show what there is for a model."""
     place, bench = session.place, session.bench
     vocabulary = [] if place.segmenter is None else list(place.segmenter.vocabulary or ())
-    told = (
-        "" if place.segmenter else "No segmenter was named: start `rulepatch web` with `--segmenter NAME` to use this."
-    )
+    told = "" if place.segmenter else "No segmenter was named: start the app with `--segmenter NAME` to use this."
     return {
         "about": f"{len(bench.classes)} classes; {len(bench.reference)} reference pictures",
         "folder": Part(choices=list(place.folders), value="reference"),
@@ -128,7 +126,7 @@ def mark_by_name(session: Session, concept: str | None) -> Shown:
     """Have the segmenter mark a concept."""
     painting, segmenter = _painting(session), session.place.segmenter
     if segmenter is None:
-        raise SettingError("expected a segmenter but none was named; start rulepatch web with --segmenter")
+        raise SettingError("expected a segmenter but none was named; start the app with --segmenter NAME")
     name = (concept or "").strip()
     session.painting = painting.marked(mask_by_name(segmenter, painting, name), name)
     return {**_picture(session), "name": name}

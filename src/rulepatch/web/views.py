@@ -125,7 +125,7 @@ def wall(found: Outcomes | None, classes: Classes, thumbnails: Thumbnails) -> st
         )
         for each in outcomes[:MOST_TILES]
     ]
-    nothing = "There are no test pictures: start rulepatch web with --tests DIR to see what is repaired."
+    nothing = "There are no test pictures: start the app with --tests DIR to see what is repaired."
     return _piece("wall", tiles=tiles, left_out=len(outcomes) - len(tiles), nothing=nothing)
 
 

@@ -31,7 +31,7 @@ from rulepatch.experiments.sweeps.results import (
 from rulepatch.experiments.sweeps.store import Record, read_records
 from rulepatch.experiments.sweeps.words import told_exemplars, told_points, told_share
 from rulepatch.files import atomic_path
-from rulepatch.text import csv_of, table
+from rulepatch.text import command_line, csv_of, table
 
 __all__ = ["SweepReport"]
 
@@ -77,7 +77,7 @@ class SweepReport:
         if not report.best:
             raise SettingError(
                 f"expected a job in {store} that was done but all {len(report.records)} failed; "
-                "see why: rulepatch sweep failures"
+                f"see why: {command_line('sweep failures', {}, store)}"
             )
         return report
 

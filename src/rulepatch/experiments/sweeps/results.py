@@ -179,7 +179,7 @@ def names_of(records: Iterable[Record]) -> dict[str, str]:
         if not each.job.keys() >= NEEDED or (result is not None and not result.keys() >= {"cells", "chosen"}):
             raise SettingError(
                 f"expected results of a sweep but got a record of {', '.join(sorted(each.job)) or 'nothing'}; "
-                "name the file that rulepatch sweep wrote"
+                "name the file that the command `sweep` wrote"
             )
         if result is not None:
             found.setdefault(each.job["model"], result["model"])

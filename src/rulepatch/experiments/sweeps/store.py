@@ -192,7 +192,7 @@ def read_records(path: Path) -> list[Record]:
         OutputError: the file is none of ours, of another version, or cannot be opened.
     """
     if not path.exists():  # SQLite's own words for it would not say so
-        raise SettingError(f"expected a file of results at {path} but there is none; make it with rulepatch sweep")
+        raise SettingError(f"expected a file of results at {path} but there is none; make it with the command `sweep`")
     with Store(path, read_only=True) as store:
         records = list(store)
     if not records:

@@ -21,7 +21,7 @@ from rulepatch.experiments.sweeps.store import Record, Store
 from rulepatch.experiments.sweeps.trials import release, run_jobs
 from rulepatch.experiments.workers import Lost, Workers
 from rulepatch.progress import Bar, steps
-from rulepatch.text import duration, plural, table
+from rulepatch.text import command_line, duration, plural, table
 
 __all__ = ["Estimate", "Swept", "estimate", "sweep"]
 
@@ -69,8 +69,9 @@ class Swept:
             f"{plural(self.jobs, 'job')}: {self.found:,} were done before, {self.done:,} now in "
             f"{duration(self.seconds)}, {self.failed:,} failed"
         )
-        why = f"\nwhy: rulepatch sweep failures {self.store}" if self.failed else ""
-        return f"{told}{why}\nnext: rulepatch sweep report {self.store} --out DIR"
+        why = [f"why: {command_line('sweep failures', {}, self.store)}"] if self.failed else []
+        report = command_line("sweep report", {"out": self.store.with_name(f"{self.store.stem}-report")}, self.store)
+        return "\n".join([told, *why, f"next: {report}"])
 
 
 @dataclass(frozen=True)

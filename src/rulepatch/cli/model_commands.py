@@ -1,0 +1,184 @@
+"""The commands that look: at a model's layers, at what it says of pictures, alone and with an edit."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rulepatch.cli.commands import app, load_classifier, print_result, read_exemplars_of
+from rulepatch.cli.options import (
+    AnyBase,
+    Device,
+    Json,
+    Label,
+    LeaveOut,
+    Masks,
+    ModelArgument,
+    ModelName,
+    OptionalEditFile,
+    OptionalExemplars,
+    OptionalModelName,
+    Reference,
+    Replacement,
+    Seed,
+    Weights,
+    example,
+    one_model,
+)
+
+__all__ = ["app"]
+
+
+@app.command(epilog=example("sites torchvision/resnet50"))
+def sites(
+    model: ModelArgument = None,
+    named: OptionalModelName = None,
+    weights: Weights = None,
+    as_json: Json = False,
+) -> None:
+    """Where can a model be edited? Needs no weights."""
+    from rulepatch.core.sites import find_sites
+    from rulepatch.models.registry import load_skeleton
+
+    name = one_model(model, named)
+    classifier = load_skeleton(name) if weights is None else load_classifier(name, weights, "cpu")
+    survey = find_sites(classifier.module, classifier.example())
+    classifier.logits_of(survey.trace.calls[0].result)  # says so now if it returns none
+    print_result(survey.to_json, survey.to_text, as_json)
+
+
+@app.command(epilog=example("predict playground rulepatch-demo/tests --edit rulepatch-demo/snow-to-road.safetensors"))
+def predict(
+    words: Annotated[
+        list[str],
+        typer.Argument(metavar="MODEL PICTURES", help="A model, then files and folders (of classes, or flat)."),
+    ],
+    model: OptionalModelName = None,
+    edit: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="An edit of the model: what is said before and after it.")
+    ] = None,
+    top: Annotated[int, typer.Option(help="How many of the likeliest classes to tell.")] = 5,
+    csv: Annotated[
+        str | None, typer.Option("--csv", metavar="FILE|-", help="Write all predictions as a table; - prints it.")
+    ] = None,
+    weights: Weights = None,
+    any_base: AnyBase = False,
+    device: Device = "cpu",
+    as_json: Json = False,
+) -> None:
+    """Tell what a model says of pictures. Of many: the wrong ones first, then the least sure."""
+    from rulepatch.core.edit import Edit
+    from rulepatch.errors import SettingError
+    from rulepatch.evaluation.predict import predict as run
+    from rulepatch.files import check_writable
+
+    name, *pictures = [*([] if model is None else [model]), *words]
+    if not pictures:
+        raise SettingError(f"expected pictures, or folders of them, after the model {name} but got none; name some")
+    if csv == "-" and as_json:
+        raise SettingError("expected --json or --csv - but got both for standard output; name a file for the table")
+    table = None if csv in {None, "-"} else Path(str(csv))
+    if table is not None:
+        check_writable(table)
+    found = None if edit is None else Edit.load(edit)
+    answers = run(load_classifier(name, weights, device), pictures, edit=found, top=top, any_base=any_base)
+    if table is not None:
+        answers.write_csv(table)
+    if csv == "-":
+        typer.echo(answers.to_csv(), nl=False)
+    else:
+        print_result(answers.to_json, answers.to_text, as_json)
+
+
+@app.command(
+    epilog=example(
+        "evaluate rulepatch-demo/snow-to-road.safetensors -m playground --tests rulepatch-demo/tests",
+        "--reference rulepatch-demo/clean",
+    )
+)
+def evaluate(
+    model: ModelName,
+    file: OptionalEditFile = None,
+    tests: Annotated[Path | None, typer.Option(metavar="DIR", help="Pictures that the edit should repair.")] = None,
+    reference: Reference = None,
+    exemplar: OptionalExemplars = None,
+    mask: Masks = None,
+    replacement: Replacement = None,
+    label: Label = None,
+    weights: Weights = None,
+    leave_out: LeaveOut = None,
+    report: Annotated[Path | None, typer.Option(metavar="FILE", help="Write an HTML report with pictures.")] = None,
+    any_base: AnyBase = False,
+    device: Device = "cpu",
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Measure what an edit repairs and costs. Without FILE: how good the model is by itself."""
+    from rulepatch.core.edit import Edit
+    from rulepatch.evaluation.evaluate import evaluate as measure
+    from rulepatch.files import check_writable
+
+    if report is not None:
+        check_writable(report)
+    found = None if file is None else Edit.load(file)
+    exemplars = read_exemplars_of(exemplar, mask, replacement, label)
+    evaluation = measure(
+        load_classifier(model, weights, device),
+        found,
+        tests=tests,
+        reference=reference,
+        leave_out=leave_out or (),
+        exemplars=exemplars,
+        any_base=any_base,
+    )
+    if report is not None:
+        evaluation.to_html(report)
+    print_result(evaluation.to_json, evaluation.to_text, as_json)
+
+
+@app.command(
+    epilog=example(
+        "match rulepatch-demo/snow-to-road.safetensors -m playground --images rulepatch-demo/clean",
+        "--reference rulepatch-demo/reference",
+    )
+)
+def match(
+    model: ModelName,
+    images: Annotated[Path, typer.Option(metavar="DIR", help="Pictures to look in.")],
+    reference: Annotated[Path, typer.Option(metavar="DIR", help="Pictures that say what is usual.")],
+    file: OptionalEditFile = None,
+    exemplar: OptionalExemplars = None,
+    mask: Masks = None,
+    replacement: Replacement = None,
+    label: Label = None,
+    site: Annotated[
+        str | None, typer.Option(metavar="PATH", help="Where to look: one of the edit's sites. [the last]")
+    ] = None,
+    level: Annotated[
+        float, typer.Option(help="Quantile of the reference set's positions above which the key fires.")
+    ] = 0.99,
+    report: Annotated[Path | None, typer.Option(metavar="FILE", help="Write an HTML wall of the best matches.")] = None,
+    weights: Weights = None,
+    device: Device = "cpu",
+    as_json: Json = False,
+) -> None:
+    """Rank pictures by where a key fires. That of an edit, or without FILE that of exemplars."""
+    from rulepatch.concepts.match import key_of_concept, key_of_edit
+    from rulepatch.concepts.match import match as run
+    from rulepatch.core.edit import Edit
+    from rulepatch.evaluation.match_report import write_match_report
+    from rulepatch.files import check_writable
+
+    if report is not None:
+        check_writable(report)
+    found = None if file is None else Edit.load(file)
+    exemplars = read_exemplars_of(exemplar, mask, replacement, label)
+    classifier = load_classifier(model, weights, device)
+    if found is not None:
+        key = key_of_edit(found, site)
+    else:
+        key = key_of_concept(classifier, exemplars, site=site, reference=reference, which="replacement")
+    matches = run(classifier, key, images, reference=reference, level=level)
+    if report is not None:
+        write_match_report(classifier, matches, report)
+    print_result(matches.to_json, matches.to_text, as_json)

@@ -1,0 +1,243 @@
+"""Making an exemplar's folder from a picture, and looking at what a model says of it."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rulepatch.concepts.typographic import Box, note
+from rulepatch.core.exemplars import Exemplar
+from rulepatch.data.exemplar_folders import read_exemplars, write_exemplar
+from rulepatch.errors import ExemplarError, OutputError
+from rulepatch.images import read_image
+from rulepatch.models.classifier import Classifier
+from rulepatch.models.prediction import Prediction
+from rulepatch.text import percent
+
+__all__ = ["Look", "MadeExemplar", "look", "make_exemplar", "read_box"]
+
+FILES = {"image.png", "mask.png", "edited.png", "exemplar.json"}
+"""What an exemplar's folder holds."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a model says of an exemplar.
+
+    Attributes:
+        original: of the picture.
+        edited: of the edited picture.
+        target: the class that the edited picture should be: the exemplar's label, or what is said of the picture.
+        target_name: name of that class.
+    """
+
+    original: Prediction
+    edited: Prediction
+    target: int
+    target_name: str
+
+    @property
+    def shows_failure(self) -> bool:
+        """Whether the model gets the edited picture wrong."""
+        return self.edited.index != self.target
+
+    def to_json(self) -> dict[str, Any]:
+        """What is said, as JSON.
+
+        Returns:
+            A dictionary.
+        """
+        return {
+            "original": self.original.to_json(),
+            "edited": self.edited.to_json(),
+            "target": self.target_name,
+            "shows_failure": self.shows_failure,
+        }
+
+    def to_text(self) -> str:
+        """What is said and what that means, for people.
+
+        Returns:
+            Lines of text.
+        """
+        original, edited = (f"{each.name} {percent(each.probability)}" for each in (self.original, self.edited))
+        lines = [f"original  {original}", f"edited    {edited}"]
+        if self.original.index != self.target:
+            lines.append(f"the model does not see {self.target_name} in the original either: check the label")
+        elif self.shows_failure:
+            lines.append(f"shows a failure: what is {self.target_name} is called {self.edited.name}")
+        else:
+            lines.append(
+                f"shows no failure: the model says {self.target_name} of both, so there is nothing to repair; mark a "
+                "larger area, or take another replacement or picture"
+            )
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class MadeExemplar:
+    """An exemplar and its folder.
+
+    Attributes:
+        exemplar: the exemplar.
+        folder: where it was written.
+        look: what a model says of it; None if none was asked.
+    """
+
+    exemplar: Exemplar = field(repr=False)
+    folder: Path
+    look: Look | None = None
+
+    @property
+    def share(self) -> float:
+        """Share of the picture that the mask covers, 0..1."""
+        return float(self.exemplar.mask.mean())
+
+    def to_json(self) -> dict[str, Any]:
+        """What was made, as JSON.
+
+        Returns:
+            A dictionary.
+        """
+        names = ("label", "concept", "replacement")
+        about = {name: getattr(self.exemplar, name) for name in names}
+        looked = None if self.look is None else self.look.to_json()
+        return {"exemplar": str(self.folder), **about, "share": self.share, "look": looked}
+
+    def to_text(self) -> str:
+        """What was made, for people.
+
+        Returns:
+            Lines of text.
+        """
+        exemplar = self.exemplar
+        rule = f"{exemplar.replacement or 'the replacement'} for {exemplar.concept or 'what the mask marks'}"
+        label = f", label {exemplar.label}" if exemplar.label is not None else ""
+        told = f"{self.folder}: {rule}, {percent(self.share)} of the picture{label}"
+        return told if self.look is None else f"{told}\n{self.look.to_text()}"
+
+
+def look(model: Classifier, exemplar: Exemplar) -> Look:
+    """Ask a model about both pictures of an exemplar.
+
+    Args:
+        model: the classifier.
+        exemplar: the exemplar.
+
+    Returns:
+        What it says.
+
+    Raises:
+        SettingError: the exemplar's label is none of the model's classes.
+    """
+    original, edited = model([exemplar.image, exemplar.edited])
+    target = original.index if exemplar.label is None else model.classes.index(exemplar.label)
+    return Look(original, edited, target, model.classes[target])
+
+
+def make_exemplar(
+    picture: Path | str,
+    out: Path | str,
+    *,
+    mask: Path | None = None,
+    replacement: Path | None = None,
+    edited: Path | None = None,
+    word: str | None = None,
+    box: Box | None = None,
+    label: int | str | None = None,
+    concept: str | None = None,
+    seed: int = 0,
+    model: Classifier | None = None,
+) -> MadeExemplar:
+    """Make an exemplar and write its folder, as `read_exemplars` and every command takes it.
+
+    The concept is replaced in one of three ways: a texture is painted over what the mask marks, the edited picture is
+    given, or a note with a word is pasted, whose blank twin is then the original.
+
+    Args:
+        picture: the picture.
+        out: the folder; a new or empty one, or that of an exemplar, which is replaced.
+        mask: white where the concept is; needed but for a note.
+        replacement: a texture.
+        edited: the picture with the concept already replaced.
+        word: on a note.
+        box: where the note lies; drawn by the seed if None.
+        label: what the picture shows.
+        concept: name of what the mask marks.
+        seed: of the note.
+        model: to be asked about both pictures.
+
+    Returns:
+        The exemplar, its folder, and what the model says.
+
+    Raises:
+        ExemplarError: not one of the three ways, or a mask too few or too many.
+        ImageError: a file that is no picture.
+        OutputError: the folder holds other files, or cannot be made.
+        SettingError: a word that cannot be written, or a label that is none of the model's classes.
+    """
+    picture, out = Path(picture), Path(out)
+    _check_ways({"a replacement": replacement, "an edited picture": edited, "a note": word}, mask)
+    _check_folder(out)
+    if word is not None:
+        exemplar = note(read_image(picture), word, box=box, seed=seed).exemplar(label=label)
+    elif edited is not None:
+        exemplar = Exemplar.from_files(picture, mask=mask or "", edited=edited, label=label)
+    else:
+        (exemplar,) = read_exemplars([picture], masks=[mask] if mask else [], replacement=replacement, label=label)
+    exemplar = dataclasses.replace(exemplar, concept=concept or exemplar.concept, name=out.name)
+    looked = None if model is None else look(model, exemplar)
+    try:
+        write_exemplar(exemplar, out)
+    except OSError as error:
+        raise OutputError(f"expected a folder to write but {out} cannot be made ({error}); name another") from None
+    return MadeExemplar(exemplar, out, looked)
+
+
+def read_box(text: str) -> Box:
+    """Read a box as people write it.
+
+    Args:
+        text: left, top, right and bottom edge in pixels.
+
+    Returns:
+        The four numbers.
+
+    Raises:
+        ExemplarError: anything else.
+
+    Examples:
+        >>> read_box("10,20,90,60")
+        (10, 20, 90, 60)
+    """
+    parts: Sequence[str] = text.split(",")
+    if len(parts) != 4 or not all(part.strip().isdecimal() for part in parts):
+        raise ExemplarError(f"expected a box as LEFT,TOP,RIGHT,BOTTOM in pixels but got {text!r}; such as 10,20,90,60")
+    left, top, right, bottom = map(int, parts)
+    return left, top, right, bottom
+
+
+def _check_ways(ways: dict[str, Any], mask: Path | None) -> None:
+    given = [name for name, value in ways.items() if value is not None]
+    if len(given) != 1:
+        raise ExemplarError(
+            f"expected {' or '.join(ways)} but got {' and '.join(given) or 'none of them'}; give one of "
+            "--replacement, --edited and --note"
+        )
+    if given != ["a note"] and mask is None:
+        raise ExemplarError(f"expected a mask for {given[0]} but got none; mark the concept in white")
+    if given == ["a note"] and mask is not None:
+        raise ExemplarError(f"expected no mask for a note, which has its own, but got {mask}; leave it out")
+
+
+def _check_folder(out: Path) -> None:
+    if out.exists() and not out.is_dir():
+        raise OutputError(f"expected a folder to write but {out} is a file; name another")
+    if not out.exists() and not out.parent.is_dir():
+        raise OutputError(f"expected a folder at {out.parent} to make {out.name} in but there is none; make it")
+    others = sorted(path.name for path in out.iterdir() if path.name not in FILES) if out.is_dir() else []
+    if others:
+        raise OutputError(
+            f"expected a new or empty folder but {out} holds {others[0]}, which an exemplar does not; name another"
+        )
