@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from rulepatch.core.adapters import write_adapter
 from rulepatch.core.changes import KINDS, Change, NewClass
+from rulepatch.core.exemplar_outcomes import ExemplarOutcomes
 from rulepatch.core.installation import Installation
 from rulepatch.digests import digest_of_json, digest_of_tensors
 from rulepatch.errors import BaseMismatchError, EditFileError, SettingError
@@ -84,8 +85,13 @@ class Edit:
         """Names of the classes that it adds, in the order of their logits, which come after all others."""
         return tuple(change.name for change in self.changes if isinstance(change, NewClass))
 
+    @property
+    def on_exemplars(self) -> ExemplarOutcomes:
+        """What the model says of the exemplars that it was made from, before the edit and after it."""
+        return ExemplarOutcomes.from_provenance(self.provenance)
+
     def with_strength(self, strength: float) -> "Edit":
-        """The same edit at another strength; 1 is the solve.
+        """The same edit at another strength, at which it was not tried on its exemplars; 1 is the solve.
 
         Returns:
             A new edit.
@@ -93,7 +99,9 @@ class Edit:
         Raises:
             SettingError: the strength is not finite.
         """
-        return replace(self, changes=tuple(replace(change, strength=strength) for change in self.changes))
+        changes = tuple(replace(change, strength=strength) for change in self.changes)
+        untested = ExemplarOutcomes().within(self.provenance) if self.on_exemplars.outcomes else self.provenance
+        return replace(self, changes=changes, provenance=untested)
 
     @classmethod
     def compose(cls, *edits: "Edit") -> "Edit":
@@ -267,6 +275,8 @@ class Edit:
             for described in [change.describe()]
         ]
         found = table(["where", "matched at", "weight", "rank", "strength", "gate"], rows)
+        if self.on_exemplars.outcomes:
+            found += f"\n\n{self.on_exemplars.to_text()}"
         return f"{found}\n\nbase {self.base}\n{json.dumps(dict(self.provenance), indent=2, ensure_ascii=False)}"
 
     @classmethod
