@@ -253,8 +253,8 @@ class ExemplarOutcomes:
         if not wrong:
             return (
                 "the edit changes nothing of what the model says of its exemplars, which show no failure "
-                f"({one.exemplar}: {one.edited} before and after); take exemplars that the model gets wrong, more strength, a lower "
-                "gate or none, or another site"
+                f"({one.exemplar}: {one.edited} before and after); take exemplars that the model gets wrong, more "
+                "strength, a lower gate or none, or another site"
             )
         misread = [each for each in wrong if each.is_misread]
         advice = "take another site, more strength or rank, or a lower gate"

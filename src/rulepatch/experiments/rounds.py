@@ -111,7 +111,7 @@ def by_score(run: Run) -> tuple[Candidate | None, str]:
 
 
 def _rule(run: Run) -> Candidate | None:
-    """The rule's edit: the last site, rank 3, gated, as strong as the budget allows; else weaker ones; no useless one."""
+    """The rule's edit: the last site, rank 3, gated, as strong as the budget allows; else weaker, never useless."""
     last = tuple(run.maker.sites)[-1:]
     for rank, gate in ((3, GATE), (1, GATE), (3, HIGHER_GATE), (1, HIGHER_GATE)):
         ladder = [Proposal(last, run.rank_of(last, rank), strength, gate) for strength in STRENGTHS[:3]]
