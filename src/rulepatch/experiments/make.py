@@ -52,14 +52,14 @@ class Made:
             A dictionary.
         """
         measured = self.edit.provenance["sites"]
-        change = self.edit.changes[0].describe()
+        change = self.edit.changes[0].describe() if self.edit.changes else {}
         gate = change.get("gate")
         return {
             "edit": str(self.path),
             "site": "+".join(self.edit.sites),
             "sites": measured,
             "rank": change.get("rank"),
-            "strength": change["strength"],
+            "strength": change.get("strength"),
             "gate": None if gate is None else gate["level"],
             "method": self.edit.provenance["method"],
             "loss": {when: sum(site["loss"][when] for site in measured) for when in ("before", "after")},
