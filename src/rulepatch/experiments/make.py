@@ -252,11 +252,7 @@ def _make_by_search(
             progress=progress,
         )
     if found.edit is None:
-        kept = any(map(found.is_within, found.candidates))
-        raise (UselessEditError if kept else DamageError)(
-            f"expected an edit that helps and loses at most {100 * found.max_drop:.2f} points but {found.why}; "
-            "give other exemplars, labelled validation pictures, or a larger budget"
-        )
+        raise found.refusal("give other exemplars, labelled validation pictures, or a larger budget")
     found.edit.save(out)
     return Made(found.edit, out, seconds, search=found)
 

@@ -20,7 +20,7 @@ from rulepatch.data.folders import ImageSet
 from rulepatch.data.statistics import key_statistics
 from rulepatch.editors.judging import judged, warn_of
 from rulepatch.editors.problem import Problem, Settings, pose
-from rulepatch.errors import FolderError, SettingError, SiteError
+from rulepatch.errors import DamageError, FolderError, RulepatchError, SettingError, SiteError, UselessEditError
 from rulepatch.evaluation.evaluate import outcomes_of
 from rulepatch.experiments.candidates import Candidate, Maker, Proposal, Scorer
 from rulepatch.experiments.choice import is_within, or_zero
@@ -76,6 +76,19 @@ class Search:
             Whether it does.
         """
         return is_within(candidate.drop, candidate.flips, self.reference_size, self.max_drop)
+
+    def refusal(self, advice: str) -> RulepatchError:
+        """The error of a search that found nothing.
+
+        Args:
+            advice: what to do.
+
+        Returns:
+            A `DamageError` if nothing keeps to the budget, a `UselessEditError` if nothing within it helps.
+        """
+        error = UselessEditError if any(map(self.is_within, self.candidates)) else DamageError
+        points = f"{100 * self.max_drop:.2f} points"
+        return error(f"expected an edit that helps and loses at most {points} but {self.why}; {advice}")
 
     def to_json(self) -> dict[str, Any]:
         """The search, as JSON.
