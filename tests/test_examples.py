@@ -85,6 +85,7 @@ def test_bad_input_ends_it_with_a_sentence(attack, folder, capsys, bad):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:the edit repairs 0 of 1 failing exemplar")
 def test_a_typographic_attack_on_clip(attack, folder, capsys):
     """With weights at random: no reader, but every step of the way."""
     if "open_clip" not in sources():

@@ -8,6 +8,7 @@ from functools import partial
 
 import pytest
 import torch
+from PIL import Image
 
 import rulepatch as rp
 from rulepatch.evaluation.evaluate import evaluate
@@ -155,7 +156,7 @@ def test_every_option_is_taken_and_recorded(options, run, editing, tmp_path):
     command = editing(tmp_path / "edit.safetensors")
     if "dense" in options:
         del command[command.index("--rank") : command.index("--rank") + 2]
-    found = run(*command, *options, "--json").json()
+    found = run(*command, *options, "--allow-useless", "--json").json()
     edit = rp.Edit.load(tmp_path / "edit.safetensors")
     settings = edit.provenance["settings"] | {"method": edit.provenance["method"], "device": "cpu", "leave_out": None}
     given = dict(zip(options[::2], options[1::2], strict=True))
@@ -378,19 +379,94 @@ def test_a_gate_can_choose_itself(run, editing, tmp_path):
     assert 0.9 <= found["gate"] <= 0.98
 
 
-def test_site_auto_chooses_and_tells_what_it_tried(run, editing, world, tmp_path):
-    out = tmp_path / "edit.safetensors"
+def choosing(editing, out):
     words = [str(word) for word in editing(out)]
     for option in ("--site", "--rank", "--strength", "--gate"):
         del words[words.index(option) : words.index(option) + 2]
-    found = run(*words, "--site", "auto", "--max-drop", "100%", "--validation", world / "tests", "--json")
-    if found.code == 2:
-        assert "nothing helps" in found.err and not out.exists()
-        return
+    return [*words, "--site", "auto"]
+
+
+def test_site_auto_chooses_and_tells_what_it_tried(run, editing, world, tmp_path):
+    out = tmp_path / "edit.safetensors"
+    found = run(*choosing(editing, out), "--max-drop", "100%", "--validation", world / "failures", "--json")
     told = found.json()
+    assert (found.err, told["verdict"]) == ("", "repairs") and "repairs 1 of 1 failing exemplar" in told["why"]
+    assert {each["failing"] for each in told["candidates"]} == {4}
     assert len(told["candidates"]) > 10 and "chosen" in told["why"]
     assert {"site", "rank", "strength", "gate", "score", "drop", "flips"} <= set(told["candidates"][0])
     assert rp.Edit.load(out).sites == tuple(told["site"].split("+"))
+
+
+@pytest.mark.parametrize("options", [[], ["--allow-useless"]])
+def test_site_auto_never_chooses_a_gain_of_nothing(run, editing, world, tmp_path, options):
+    """The validation pictures are right already, and no edit brings them further."""
+    out = tmp_path / "edit.safetensors"
+    found = run(*choosing(editing, out), "--max-drop", "100%", "--validation", world / "tests", *options)
+    assert (found.code, found.out, len(found.err.splitlines())) == (3, "", 1) and "nothing helps" in found.err
+    assert not list(tmp_path.iterdir())
+
+
+# What the model says of the exemplars
+
+
+def test_an_edit_tells_what_the_model_says_of_its_exemplars(run, editing, tmp_path):
+    out = tmp_path / "edit.safetensors"
+    found = run(*editing(out), "--json").json()
+    (said,) = found["exemplars"]
+    assert found["verdict"] == "repairs" and said["verdict"] == "repaired"
+    assert [said[when]["class"] for when in ("original", "edited", "after")] == ["red", "green", "red"]
+    assert all(0 < said[when]["confidence"] <= 1 for when in ("original", "edited", "after"))
+    assert rp.Edit.load(out).on_exemplars.to_json() == found["exemplars"]
+    for told in (run(*editing(out)), run("show", out)):
+        assert told.err == "" and "repairs 1 of 1 failing exemplar" in told.out
+        assert any(line.split()[:2] == ["exemplar", "red"] and "repaired" in line for line in told.out.splitlines())
+
+
+USELESS = {
+    "no strength": ["--strength", "0"],
+    "one wrong answer for another": ["--strength", "-1"],
+    "another site": ["--site", "0", "--strength", "0.1"],
+    "a gate that does not open": ["--gate", "0.999999", "--strength", "0.01"],
+    "no change asked for": ["--method", "nothing"],
+}
+
+
+@pytest.mark.parametrize("name", USELESS)
+def test_an_edit_that_does_nothing_for_its_exemplars_is_no_success(run, editing, tmp_path, name):
+    out, words = tmp_path / "edit.safetensors", [str(word) for word in editing(tmp_path / "edit.safetensors")]
+    if name == "no change asked for":
+        for option in ("--rank", "--gate"):
+            del words[words.index(option) : words.index(option) + 2]
+    refused = run(*words, *USELESS[name])
+    assert (refused.code, refused.out, len(refused.err.splitlines())) == (3, "", 1)
+    assert "repairs 0 of 1 failing exemplar" in refused.err and "--allow-useless" in refused.err
+    assert not list(tmp_path.iterdir())
+    written = run(*words, *USELESS[name], "--allow-useless", "--json")
+    assert written.json()["verdict"] == rp.Edit.load(out).on_exemplars.verdict == "useless"
+    assert len(written.err.splitlines()) == (name != "no change asked for")
+
+
+def test_an_exemplar_that_shows_no_failure_is_said_to_show_none(run, editing, world, tmp_path):
+    """Without a label the edited picture should be what the original is, and so it is where little was edited."""
+    picture = Image.open(world / "exemplar" / "image.png")
+    mask = Image.open(world / "exemplar" / "mask.png")
+    (tmp_path / "bland").mkdir()
+    picture.save(tmp_path / "bland" / "image.png")
+    mask.save(tmp_path / "bland" / "mask.png")
+    green = Image.new("RGB", picture.size, (0, 250, 0))
+    Image.composite(Image.blend(picture, green, 0.3), picture, mask).save(tmp_path / "bland" / "edited.png")
+    out = tmp_path / "edit.safetensors"
+    words = [tmp_path / "bland" if word == world / "exemplar" else word for word in editing(out)]
+    found = run(*words, "--strength", "1", "--json")
+    assert found.json()["verdict"] == "unproven" and found.json()["exemplars"][0]["verdict"] == "right"
+    (sentence,) = found.err.splitlines()
+    assert "show no failure" in sentence and [sentence.removeprefix("rulepatch: warning: ")] == found.json()["warnings"]
+    assert out.is_file()
+
+
+def test_a_rule_from_features_is_said_to_be_untested(run, editing, world, tmp_path):
+    found = run(*editing(tmp_path / "edit.safetensors"), "--from-features", world / "sand.png", "--strength", "1")
+    assert (found.code, found.err) == (0, "") and "not tried on exemplars" in found.out
 
 
 def test_compose_writes_one_edit_of_several(run, world, net, tmp_path):

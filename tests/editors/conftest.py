@@ -9,6 +9,15 @@ from rulepatch.data.folders import ImageSet, Picture
 from rulepatch.models.classifier import Classifier
 from rulepatch.models.preprocess import Preprocess
 
+SAYS_WHAT_IT_IS_WORTH = pytest.mark.filterwarnings("ignore:the (edit|exemplars) (repairs|breaks|changes|show) ")
+
+
+def pytest_itemcollected(item):
+    """Noise and random networks show no failure that is repaired; test_judging.py is about what is said of that."""
+    if item.path.name != "test_judging.py":
+        item.add_marker(SAYS_WHAT_IT_IS_WORTH)
+
+
 PREPROCESS = Preprocess((16, 16), mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
 CLASSES = ["ant", "bee", "cat", "dog", "eel"]
 

@@ -149,6 +149,9 @@ def edit(
     ] = None,
     max_drop: MaxDrop = None,
     allow_damage: Annotated[bool, typer.Option(help="Write the edit even if it loses more than --max-drop.")] = False,
+    allow_useless: Annotated[
+        bool, typer.Option(help="Write the edit even if it does nothing for its own exemplars (else exit code 3).")
+    ] = False,
     device: Device = "cpu",
     seed: Seed = 0,
     as_json: Json = False,
@@ -191,6 +194,7 @@ def edit(
         validation=validation,
         max_drop=None if max_drop is None else read_share(max_drop),
         allow_damage=allow_damage,
+        allow_useless=allow_useless,
     )
     measured = {"model": model, "weights": weights, "reference": reference, "leave_out": leave_out}
     then = command_line("evaluate", measured, out)

@@ -15,6 +15,7 @@ from torch.nn.parameter import is_lazy
 
 from rulepatch.core.adapters import write_adapter
 from rulepatch.core.changes import KINDS, Change, NewClass
+from rulepatch.core.exemplar_outcomes import ExemplarOutcomes
 from rulepatch.core.installation import Installation
 from rulepatch.core.summary import COLUMNS, line_of, panel_of, rows_of
 from rulepatch.digests import digest_of_json, digest_of_state, digest_of_tensors
@@ -119,8 +120,13 @@ class Edit:
         told += [f"adds the class {', '.join(self.new_classes)}"] if self.new_classes else []
         return f"{'; '.join(told)}; `apply` needs .pt2 or .onnx" if told else ""
 
+    @property
+    def on_exemplars(self) -> ExemplarOutcomes:
+        """What the model says of the exemplars that it was made from, before the edit and after it."""
+        return ExemplarOutcomes.from_provenance(self.provenance)
+
     def with_strength(self, strength: float) -> "Edit":
-        """The same edit at another strength; 1 is the solve.
+        """The same edit at another strength, at which it was not tried on its exemplars; 1 is the solve.
 
         Returns:
             A new edit.
@@ -128,7 +134,9 @@ class Edit:
         Raises:
             SettingError: the strength is not finite.
         """
-        return replace(self, changes=tuple(replace(change, strength=strength) for change in self.changes))
+        changes = tuple(replace(change, strength=strength) for change in self.changes)
+        untested = ExemplarOutcomes().within(self.provenance) if self.on_exemplars.outcomes else self.provenance
+        return replace(self, changes=changes, provenance=untested)
 
     @classmethod
     def compose(cls, *edits: "Edit") -> "Edit":
@@ -287,6 +295,8 @@ class Edit:
         """
         found = table(COLUMNS, rows_of(self.changes))
         found += f"\n{self.note}" if self.note else ""
+        if self.on_exemplars.outcomes:
+            found += f"\n\n{self.on_exemplars.to_text()}"
         return f"{found}\n\nbase {self.base}\n{json.dumps(dict(self.provenance), indent=2, ensure_ascii=False)}"
 
     @classmethod

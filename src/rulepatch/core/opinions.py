@@ -2,38 +2,41 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor, nn
 
-from rulepatch.core import capture
 from rulepatch.notebook import Html, panel, pictures, remark
 from rulepatch.text import brief, percent, quoted
 from rulepatch.thumbnails import marked
 
-__all__ = ["Opinion", "Opinions", "likeliest", "opinions_of", "panel_of"]
-
-Opinion = Sequence[tuple[str, float]]
-"""What a model says of a picture: classes and their probabilities, 0..1, the likeliest first."""
+__all__ = ["Opinions", "opinions_of", "panel_of"]
 
 
-class Predictor(Protocol):
-    """What a classifier is, as far as it is asked for its opinion."""
+class Guess(Protocol):
+    """A class and its probability, 0..1."""
 
     @property
     def name(self) -> str: ...
     @property
-    def module(self) -> nn.Module: ...
+    def probability(self) -> float: ...
+
+
+class Prediction(Protocol):
+    """What a model says of a picture: classes, the likeliest first."""
+
     @property
-    def preprocess(self) -> Any: ...
+    def top(self) -> Sequence[Guess]: ...
+
+
+class Predictor(Protocol):
+    """What a classifier is, as far as it is asked what it says of pictures."""
+
     @property
-    def classes(self) -> Any: ...
-    def inputs(self, pixels: Tensor) -> Tensor: ...
-    def logits(self, inputs: Tensor) -> Tensor: ...
+    def name(self) -> str: ...
+    def __call__(self, pictures: Sequence[Image.Image], *, top: int) -> Sequence[Prediction]: ...
 
 
 class Pictured(Protocol):
@@ -68,8 +71,8 @@ class Opinions:
 
     exemplar: Pictured
     model_name: str
-    original: Opinion
-    edited: Opinion
+    original: Prediction
+    edited: Prediction
 
     def __repr__(self) -> str:
         (first, *_), (then, *_) = _said(self.original), _said(self.edited)
@@ -78,27 +81,6 @@ class Opinions:
     def _repr_html_(self) -> str:
         """The pictures, and the likeliest classes of each."""
         return panel_of(self.exemplar, self.original, self.edited, by=self.model_name)
-
-
-def likeliest(model: Predictor, images: Sequence[Image.Image], *, most: int = 3) -> list[Opinion]:
-    """What a model says of some pictures.
-
-    Args:
-        model: the classifier.
-        images: RGB, at least one.
-        most: classes to name.
-
-    Returns:
-        For each picture the likeliest classes.
-    """
-    pixels = torch.stack([model.preprocess.pixels(image) for image in images])
-    with capture.inference(model.module):
-        shares = model.logits(model.inputs(pixels)).softmax(dim=1).float().cpu()
-    best = shares.topk(min(most, shares.shape[1]), dim=1)
-    return [
-        [(model.classes[index], share) for share, index in zip(values, places, strict=True)]
-        for values, places in zip(best.values.tolist(), best.indices.tolist(), strict=True)
-    ]
 
 
 def opinions_of(model: Predictor, exemplar: Pictured) -> Opinions:
@@ -111,11 +93,13 @@ def opinions_of(model: Predictor, exemplar: Pictured) -> Opinions:
     Returns:
         Its opinions.
     """
-    original, edited = likeliest(model, [exemplar.image, exemplar.edited])
+    original, edited = model([exemplar.image, exemplar.edited], top=3)
     return Opinions(exemplar, model.name, original, edited)
 
 
-def panel_of(exemplar: Pictured, original: Opinion = (), edited: Opinion = (), *, by: str = "") -> str:
+def panel_of(
+    exemplar: Pictured, original: Prediction | None = None, edited: Prediction | None = None, *, by: str = ""
+) -> str:
     """What a notebook shows of an exemplar: the picture, the concept marked in it, its counterpart.
 
     Args:
@@ -140,5 +124,5 @@ def panel_of(exemplar: Pictured, original: Opinion = (), edited: Opinion = (), *
     return panel(f"Exemplar: {exemplar.name}, {size}{label}", pictures(shown), *about)
 
 
-def _said(opinion: Opinion) -> list[str]:
-    return [f"{name} {percent(share)}" for name, share in opinion]
+def _said(prediction: Prediction | None) -> list[str]:
+    return [] if prediction is None else [f"{guess.name} {percent(guess.probability)}" for guess in prediction.top]

@@ -1,18 +1,20 @@
 """The registry of editors: by the names that the command line knows them by."""
 
+import functools
 import importlib
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeVar
+from typing import Any, ParamSpec
 
 from rulepatch.core.edit import Edit
+from rulepatch.editors.judging import judged, warn_of
 from rulepatch.errors import SettingError, nearest
 from rulepatch.text import read_pairs
 
-__all__ = ["Editor", "editor", "editor_named", "editors", "fitting", "read_settings"]
+__all__ = ["Editor", "editor", "editor_named", "editors", "fitting", "read_settings", "unjudged"]
 
 Editor = Callable[..., Edit]
-Registered = TypeVar("Registered", bound=Editor)
+Parameters = ParamSpec("Parameters")
 
 _SWITCHES = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": False}
 _EDITORS: dict[str, Editor] = {}
@@ -30,16 +32,28 @@ _FILES = {
 }
 
 
-def editor(name: str) -> Callable[[Registered], Registered]:
+def editor(name: str) -> Callable[[Callable[Parameters, Edit]], Callable[Parameters, Edit]]:
     """Register a way to make an edit under a name.
+
+    Whoever calls it is told what the model says of the exemplars: it stands in the edit, and a warning says if the edit
+    does nothing for them, or if they show no failure.
 
     Returns:
         A decorator.
     """
 
-    def register(function: Registered) -> Registered:
-        _EDITORS[name] = function
-        return function
+    def register(function: Callable[Parameters, Edit]) -> Callable[Parameters, Edit]:
+        signature = inspect.signature(function)
+
+        @functools.wraps(function)
+        def telling(*args: Parameters.args, **settings: Parameters.kwargs) -> Edit:
+            given = signature.bind(*args, **settings).arguments
+            edit = judged(given["model"], function(*args, **settings), given["exemplars"])
+            warn_of(edit)
+            return edit
+
+        _EDITORS[name] = telling
+        return telling
 
     return register
 
@@ -71,6 +85,18 @@ def editor_named(name: str) -> Editor:
     if name not in _EDITORS:
         raise SettingError(f"expected a method but got {name!r}; the methods are {', '.join(editors())}")
     return _EDITORS[name]
+
+
+def unjudged(name: str) -> Editor:
+    """The editor of a name by itself, for those who try many edits and measure them by other means.
+
+    Returns:
+        The function without a look at what the model says of the exemplars, and without warnings of it.
+
+    Raises:
+        SettingError: there is none of that name.
+    """
+    return inspect.unwrap(editor_named(name))
 
 
 def fitting(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from rulepatch.core.changes import GateKind, LowRank, WeightChange
 from rulepatch.core.edit import Edit
 from rulepatch.core.exemplars import Exemplar, Observation
 from rulepatch.data.cache import Cache
+from rulepatch.editors.judging import judged, warn_of
 from rulepatch.editors.problem import GateLevel, Problem, Reference, Settings, assemble, pose
 from rulepatch.editors.reading import change_of, read
 from rulepatch.editors.rewrite import features_of
@@ -89,7 +90,9 @@ def rewrite_rules(
     everything = [exemplar for rule in rules for exemplar in rule.exemplars]
     settings = Settings(site, floor=floor, seed=seed)
     problem = pose(model, everything, settings, reference=reference, cache=cache, progress=progress)
-    return solve_rules(problem, rules, ridge=ridge)
+    edit = judged(model, solve_rules(problem, rules, ridge=ridge), everything)
+    warn_of(edit)
+    return edit
 
 
 def solve_rules(problem: Problem, rules: Sequence[Rule], *, ridge: float = 1e-3) -> Edit:

@@ -154,6 +154,7 @@ class Candidate:
         broken: validation pictures that were right and are wrong.
         drop: accuracy lost on the reference set, −1..1; without labels the share of predictions that changed.
         flips: share of the reference set's predictions that changed, 0..1.
+        failing: validation pictures of which the untouched model is wrong.
     """
 
     proposal: Proposal
@@ -165,6 +166,7 @@ class Candidate:
     broken: int
     drop: float
     flips: float
+    failing: int = 0
 
     @property
     def score(self) -> float | None:
@@ -183,6 +185,7 @@ class Candidate:
             "score": self.score,
             "repaired": self.repaired,
             "broken": self.broken,
+            "failing": self.failing,
             "drop": self.drop,
             "flips": self.flips,
             "predicted_damage": self.predicted_damage,
@@ -223,7 +226,7 @@ class Scorer:
         self._cache = cache
         self._progress = progress
         self._kept: dict[str, Activations] = {}
-        self._identity = {"what": "search", "schema": 1, "sites": list(sites), **identity_of(problem.model)}
+        self._identity = {"what": "search", "schema": 2, "sites": list(sites), **identity_of(problem.model)}
         self._identity |= {
             name: [images.digest(progress=progress), _labels(images)] for name, images in self._sets.items()
         }
@@ -268,6 +271,7 @@ class Scorer:
             broken=int(found["counts"][1]),
             drop=float(found["damage"][0]),
             flips=float(found["damage"][1]),
+            failing=int(found["counts"][2]),
         )
 
     def _measure(self, edit: Edit) -> dict[str, torch.Tensor]:
@@ -278,9 +282,9 @@ class Scorer:
         reference = self._kept["reference"].outcomes(edit)
         damage = torch.tensor([reference.drop, len(reference.flips) / len(reference)], dtype=torch.float64)
         if "validation" not in self._sets:
-            return {"damage": damage, "gains": torch.empty(0), "counts": torch.zeros(2, dtype=torch.int64)}
+            return {"damage": damage, "gains": torch.empty(0), "counts": torch.zeros(3, dtype=torch.int64)}
         seen = self._kept["validation"].outcomes(edit)
-        counts = torch.tensor([len(seen.repaired), len(seen.broken)])
+        counts = torch.tensor([len(seen.repaired), len(seen.broken), int((~seen.right_before).sum())])
         of_group = np.bincount(self._groups, seen.gains) / np.bincount(self._groups)
         return {"damage": damage, "gains": torch.from_numpy(of_group), "counts": counts}
 

@@ -1,6 +1,6 @@
 """Choosing among candidates that were measured: by what they repair, if that is beyond doubt, else by rule."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -36,24 +36,49 @@ def is_within(drop: float, flips: float, pictures: int, max_drop: float) -> bool
     return drop <= max(max_drop, 1 / pictures) + 1e-12 and flips <= FLIPS * max_drop
 
 
-def choose(candidates: Sequence[Candidate], rule: Candidate | None) -> tuple[Candidate | None, str]:
+def choose(
+    candidates: Sequence[Candidate],
+    rule: Candidate | None,
+    is_useless: Callable[[Candidate], bool] = lambda candidate: False,
+) -> tuple[Candidate | None, str]:
     """Choose by score, but take the rule's edit unless another beats it beyond doubt.
+
+    Where the untouched model is wrong of some validation pictures, an edit must repair more of them than it breaks.
 
     Args:
         candidates: those within the budget, all measured on validation pictures.
         rule: the edit of the rule, if it is within the budget.
+        is_useless: whether an edit does nothing for its own exemplars; it is then passed over.
 
     Returns:
         The choice, and why; None if nothing helps.
     """
-    helping = [each for each in candidates if or_zero(each.score) > 0]
+    left = list(candidates)
+    while True:
+        chosen, why = _choose(left, rule)
+        if chosen is None and len(left) < len(candidates):
+            passed = plural(len(candidates) - len(left), "candidate")
+            return None, (
+                f"nothing helps: of {passed} within the budget that gain on the validation pictures none does anything "
+                "for the exemplars themselves"
+            )
+        if chosen is None or not is_useless(chosen):
+            return chosen, why
+        left.remove(chosen)
+
+
+def _choose(candidates: Sequence[Candidate], rule: Candidate | None) -> tuple[Candidate | None, str]:
+    helping = [each for each in candidates if _helps(each)]
     if not helping:
-        return None, (
-            f"nothing helps: of {plural(len(candidates), 'candidate')} within the budget none brings the validation "
-            "pictures nearer to what they should be"
+        failing = max((each.failing for each in candidates), default=0)
+        what = (
+            f"repairs more of the {plural(failing, 'failing validation picture')} than it breaks"
+            if failing
+            else "brings the validation pictures nearer to what they should be"
         )
+        return None, f"nothing helps: of {plural(len(candidates), 'candidate')} within the budget none {what}"
     best = max(helping, key=lambda each: or_zero(each.score))
-    if rule is not None and or_zero(rule.score) > 0 and _ahead(best, rule) <= DOUBT:
+    if rule is not None and rule in helping and _ahead(best, rule) <= DOUBT:
         return rule, (
             f"chosen: {_told_of(rule)}: the rule (the last site, rank 3, gated, as strong as the budget allows); the "
             f"best score ({or_zero(best.score):+.3f}, {name_of(best.proposal)}) is not beyond doubt better"
@@ -64,6 +89,11 @@ def choose(candidates: Sequence[Candidate], rule: Candidate | None) -> tuple[Can
         "the best score" if chosen is best else f"the fewest flips within a standard error of {name_of(best.proposal)}"
     )
     return chosen, f"chosen: {_told_of(chosen)}: {why}"
+
+
+def _helps(candidate: Candidate) -> bool:
+    gained = or_zero(candidate.score) > 0
+    return gained and (candidate.repaired > candidate.broken or not candidate.failing)
 
 
 def _ahead(best: Candidate, other: Candidate) -> float:

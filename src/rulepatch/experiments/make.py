@@ -10,9 +10,10 @@ from rulepatch.core.edit import Edit
 from rulepatch.core.exemplars import Exemplar
 from rulepatch.core.sites import find_sites
 from rulepatch.data.folders import ImageSet
+from rulepatch.editors.judging import judged, warn_of
 from rulepatch.editors.problem import GateLevel
-from rulepatch.editors.registry import editor_named, fitting
-from rulepatch.errors import DamageError, SettingError
+from rulepatch.editors.registry import fitting, unjudged
+from rulepatch.errors import DamageError, SettingError, UselessEditError
 from rulepatch.evaluation.evaluate import evaluate
 from rulepatch.evaluation.outcomes import Outcomes
 from rulepatch.experiments.search import MAX_DROP, Search, search
@@ -51,18 +52,20 @@ class Made:
             A dictionary.
         """
         measured = self.edit.provenance["sites"]
-        change = self.edit.changes[0].describe()
+        change = self.edit.changes[0].describe() if self.edit.changes else {}
         gate = change.get("gate")
         return {
             "edit": str(self.path),
             "site": "+".join(self.edit.sites),
             "sites": measured,
             "rank": change.get("rank"),
-            "strength": change["strength"],
+            "strength": change.get("strength"),
             "gate": None if gate is None else gate["level"],
             "method": self.edit.provenance["method"],
             "loss": {when: sum(site["loss"][when] for site in measured) for when in ("before", "after")},
             "predicted_damage": max(site["predicted_damage"] for site in measured),
+            "verdict": self.edit.on_exemplars.verdict,
+            "exemplars": self.edit.on_exemplars.to_json(),
             "damage": None if self.damage is None else self.damage.numbers() | {"drop": self.damage.drop},
             "base": self.edit.base,
             **({} if self.search is None else self._searched(self.search)),
@@ -93,6 +96,7 @@ class Made:
         if self.damage is not None:
             lost, flips = 100 * self.damage.drop, len(self.damage.flips)
             found += f"\nmeasured damage: {lost:.2f} points lost, {flips} of {len(self.damage)} predictions flipped"
+        found += f"\n\n{self.edit.on_exemplars.to_text()}\n"
         if self.search is not None:
             found = f"{self.search.to_text()}\n\n{found}"
         return "\n".join([str(self.path), found, *filter(None, [self.edit.note]), seconds])
@@ -139,9 +143,10 @@ def make(
     validation: Any = None,
     max_drop: float | None = None,
     allow_damage: bool = False,
+    allow_useless: bool = False,
     progress: bool = True,
 ) -> Made:
-    """Make an edit by the method of a name, and save it, unless it does more damage than is allowed.
+    """Make an edit by the method of a name, and save it, unless it is useless or does more damage than is allowed.
 
     Args:
         model: the classifier.
@@ -156,13 +161,16 @@ def make(
         max_drop: most accuracy that the edit may lose on the reference set, 0..1 (without labels: share of predictions
             that may flip); not measured if None.
         allow_damage: save it all the same, and say so.
+        allow_useless: save an edit that does nothing for its own exemplars all the same, and say so.
         progress: whether to show bars.
 
     Returns:
         The edit, where it was written, and the seconds it took.
 
     Raises:
-        DamageError: the edit loses more than is allowed, or nothing within the budget helps; nothing is written.
+        DamageError: the edit loses more than is allowed, or nothing keeps to the budget; nothing is written.
+        UselessEditError: the edit does nothing for its own exemplars, or a search found none that helps; nothing is
+            written.
         OutputError: the folder to write in does not exist.
         SettingError: a setting that the method does not take.
     """
@@ -187,7 +195,9 @@ def make(
     if protect_classes:
         given["protect"] = _of_classes(model, ImageSet.of(reference, model.classes), protect_classes)
     with collected() as seconds:
-        edit = editor_named(method)(model, exemplars, reference=images, progress=progress, **given)
+        edit = unjudged(method)(model, exemplars, reference=images, progress=progress, **given)
+        edit = judged(model, edit, exemplars)
+        _check_use(edit, allowed=allow_useless)
         measured = None
         if max_drop is not None:
             measured = evaluate(model, edit, reference=images, exemplars=exemplars, progress=progress).reference
@@ -240,12 +250,18 @@ def _make_by_search(
             progress=progress,
         )
     if found.edit is None:
-        raise DamageError(
-            f"expected an edit that helps and loses at most {100 * found.max_drop:.2f} points but {found.why}; "
-            "give other exemplars, labelled validation pictures, or a larger budget"
-        )
+        raise found.refusal("give other exemplars, labelled validation pictures, or a larger budget")
     found.edit.save(out)
     return Made(found.edit, out, seconds, search=found)
+
+
+def _check_use(edit: Edit, *, allowed: bool) -> None:
+    found = edit.on_exemplars
+    if found.verdict == "useless" and not allowed:
+        raise UselessEditError(
+            f"expected an edit that repairs what its exemplars show but {found.why}; or write it with --allow-useless"
+        )
+    warn_of(edit)
 
 
 def _refuse(measured: Outcomes, max_drop: float, *, allowed: bool) -> None:

@@ -9,7 +9,7 @@ from rulepatch.core.edit import Edit
 from rulepatch.core.exemplars import Exemplar
 from rulepatch.data.cache import Cache
 from rulepatch.data.folders import ImageSet
-from rulepatch.editors.registry import editor_named, fitting
+from rulepatch.editors.registry import editor_named, fitting, unjudged
 from rulepatch.errors import SettingError, nearest
 from rulepatch.models.classifier import Classifier
 
@@ -181,4 +181,4 @@ def edit_by(
     name, fixed = METHODS[method]
     where = {"site": sites[0] if name == "finetune-global" else list(sites)} if takes_site(method) else {}
     given = fitting(name, {**where, **settings, **fixed, "seed": seed})
-    return editor_named(name)(model, exemplars, reference=reference, cache=cache, progress=progress, **given)
+    return unjudged(name)(model, exemplars, reference=reference, cache=cache, progress=progress, **given)

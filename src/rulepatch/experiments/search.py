@@ -1,12 +1,10 @@
 """Choosing site, rank, strength and gate by trying them: an edit costs milliseconds, so try them all, honestly.
 
-Three rounds. *Screen*: every site by itself, gated and not. *Refine*: the best sites and sets of them, at other ranks
-and strengths. *Vary*: the best edit's neighbours. Each candidate is measured on validation pictures, for what it
-repairs, and on the reference set, for what it costs.
+What is tried, and which is taken, is in `rounds.py` and `choice.py`.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -20,14 +18,15 @@ from rulepatch.core.sites import find_sites
 from rulepatch.data.cache import Cache, default_cache
 from rulepatch.data.folders import ImageSet
 from rulepatch.data.statistics import key_statistics
+from rulepatch.editors.judging import judged, warn_of
 from rulepatch.editors.problem import Problem, Settings, pose
-from rulepatch.errors import FolderError, SettingError, SiteError
+from rulepatch.errors import DamageError, FolderError, RulepatchError, SettingError, SiteError, UselessEditError
 from rulepatch.evaluation.evaluate import outcomes_of
-from rulepatch.experiments.candidates import Candidate, Maker, Proposal, Scorer, predicted_damage
-from rulepatch.experiments.choice import FLIPS, choose, is_within, name_of, or_zero
+from rulepatch.experiments.candidates import Candidate, Maker, Proposal, Scorer
+from rulepatch.experiments.choice import is_within
+from rulepatch.experiments.rounds import Run, by_rule, by_score
 from rulepatch.experiments.search_report import figure_of, panel_of, text_of
 from rulepatch.models.classifier import Classifier
-from rulepatch.progress import Bar
 from rulepatch.text import brief, percent, plural, quoted
 from rulepatch.timing import stretch
 
@@ -36,15 +35,6 @@ if TYPE_CHECKING:
 
 __all__ = ["MAX_DROP", "Search", "search"]
 
-RANKS = (1, 3)
-STRENGTHS = (1.0, 2.0, 3.0, 4.0)
-GATE, HIGHER_GATE = 0.98, 0.99
-REFINED = 4
-"""How many of the screened sites are refined, beside the last one."""
-
-MOST_DAMAGE = 0.3
-"""Predicted damage beyond which an ungated edit is not measured: at 0.16 one prediction in five flipped (design 2)."""
-
 MOST_REFERENCE = 1000
 """Reference pictures on which damage is measured, at most; statistics come from others."""
 
@@ -52,8 +42,6 @@ FEWEST_COUNTERFACTUALS = 10
 
 MAX_DROP = 0.0025
 """The paper's budget: a quarter of a point of accuracy."""
-
-Turn = Literal["screen", "refine", "vary"]
 
 
 @dataclass(frozen=True)
@@ -89,6 +77,19 @@ class Search:
             Whether it does.
         """
         return is_within(candidate.drop, candidate.flips, self.reference_size, self.max_drop)
+
+    def refusal(self, advice: str) -> RulepatchError:
+        """The error of a search that found nothing.
+
+        Args:
+            advice: what to do.
+
+        Returns:
+            A `DamageError` if nothing keeps to the budget, a `UselessEditError` if nothing within it helps.
+        """
+        error = UselessEditError if any(map(self.is_within, self.candidates)) else DamageError
+        points = f"{100 * self.max_drop:.2f} points"
+        return error(f"expected an edit that helps and loses at most {points} but {self.why}; {advice}")
 
     def to_json(self) -> dict[str, Any]:
         """The search, as JSON.
@@ -150,7 +151,8 @@ def search(
     where its key fires and replaced as in the exemplars, and the model should say what it said before. The score is
     the mean gain in log-probability. The edit of a simple rule (the last site, rank 3, gated, as strong as the budget
     allows) is taken unless the best is ahead of it by two standard errors; then of candidates within one standard error
-    of the best the one of fewest flips. Where no counterfactuals can be made, the rule stands alone.
+    of the best the one of fewest flips. Where no counterfactuals can be made, the rule stands alone. Nothing is chosen
+    that repairs no more than it breaks where there is something to repair, or that does nothing for its own exemplars.
 
     What was measured is kept in the cache: a search that was interrupted goes on where it was.
 
@@ -198,15 +200,16 @@ def search(
         with Scorer(
             problem, list(maker.sites), sample, pictures, groups=groups, cache=kept, progress=progress
         ) as scorer:
-            run = _Run(maker, scorer, len(sample), max_drop, progress)
+            run = Run(maker, scorer, len(sample), max_drop, progress)
             if pictures is None:
-                chosen, why = _by_rule(run)
+                chosen, why = by_rule(run)
             else:
-                chosen, why = _by_score(run)
+                chosen, why = by_score(run)
         edit = None
         if chosen is not None:
             edit, told_of_edit = _made_final(maker, chosen, images, max_drop, cache=kept, progress=progress)
-            why = f"{why}; {told_of_edit}"
+            why = f"{why}; {told_of_edit}; {edit.on_exemplars.why}"
+            warn_of(edit)
     return Search(edit, chosen, tuple(run.found), why, told, max_drop, len(sample), model.name, maker.make)
 
 
@@ -224,14 +227,15 @@ def _made_final(
         cache=cache,
         progress=progress,
     )
-    edit = maker.finish(proposal, statistics)
+    edit = judged(problem.model, maker.finish(proposal, statistics), problem.exemplars)
     sample = images.sample(MOST_REFERENCE, seed=problem.settings.seed)
     (found,) = outcomes_of(problem.model, [edit], sample, progress="damage" if progress else None)
     flips = len(found.flips) / len(found)
     told = f"{100 * found.drop:+.2f} points lost and {percent(flips)} flips on {plural(len(found), 'picture')}"
-    if is_within(found.drop, flips, len(found), max_drop):
+    if is_within(found.drop, flips, len(found), max_drop) and edit.on_exemplars.verdict != "useless":
         return edit, f"made anew with statistics of the whole reference set: {told}"
-    return maker.finish(proposal), f"kept as it is, as with statistics of the whole reference set: {told}"
+    edit = judged(problem.model, maker.finish(proposal), problem.exemplars)
+    return edit, f"kept as it is, as with statistics of the whole reference set: {told}"
 
 
 def _pose(
@@ -290,119 +294,3 @@ def _told(made: Counterfactuals) -> str:
         f"{plural(len(made), 'counterfactual')} of {plural(int(made.groups.max()) + 1, 'picture')}, the concept found "
         f"at {place.key.site} (agreement with the exemplars' masks {place.agreement:.2f})"
     )
-
-
-class _Run:
-    """Measures proposals, each once, with a bar."""
-
-    def __init__(self, maker: Maker, scorer: Scorer, pictures: int, max_drop: float, progress: bool) -> None:
-        self.maker = maker
-        self.max_drop = max_drop
-        self.pictures = pictures
-        self.found: list[Candidate] = []
-        self._scorer = scorer
-        self._progress = progress
-
-    @property
-    def within(self) -> list[Candidate]:
-        """Candidates within the budget."""
-        return [each for each in self.found if is_within(each.drop, each.flips, self.pictures, self.max_drop)]
-
-    def try_all(self, turn: Turn, ladders: Sequence[Sequence[Proposal]]) -> None:
-        """Measure proposals. Each ladder rises in strength and is left where the damage is far beyond the budget."""
-        total = sum(map(len, ladders))
-        with Bar(total, turn, unit="edit", shown=self._progress) as bar:
-            for ladder in ladders:
-                for proposal in ladder:
-                    candidate = self._try(turn, proposal)
-                    if candidate is None or candidate.flips > 3 * FLIPS * self.max_drop + 0.01:
-                        break
-                bar.update(len(ladder))
-
-    def _try(self, turn: Turn, proposal: Proposal) -> Candidate | None:
-        for known in self.found:
-            if known.proposal == proposal:
-                return known
-        edit = self.maker.make(proposal)
-        if proposal.gate is None and predicted_damage(proposal, edit) > MOST_DAMAGE:
-            return None
-        self.found.append(self._scorer.score(proposal, edit, turn))
-        return self.found[-1]
-
-    def rank_of(self, sites: Sequence[str], rank: int) -> int:
-        """A rank, as far as the sites allow it."""
-        return min(rank, *(self.maker.most_rank(path) for path in sites))
-
-
-def _by_score(run: _Run) -> tuple[Candidate | None, str]:
-    paths = list(run.maker.sites)
-    rule = _rule(run)
-    run.try_all("screen", [ladder for path in paths for ladder in _screen(run, path)])
-    best_of = {
-        path: max((or_zero(c.score) for c in run.within if c.proposal.sites == (path,)), default=-np.inf)
-        for path in paths
-    }
-    ranked = sorted(paths, key=lambda path: -best_of[path])
-    run.try_all("refine", [ladder for sites in _sets(ranked, paths) for ladder in _refine(run, sites)])
-    best = max(run.within, key=lambda each: or_zero(each.score), default=None)
-    if best is not None:
-        run.try_all("vary", [[proposal] for proposal in _vary(run, best.proposal)])
-    return choose(run.within, rule)
-
-
-def _rule(run: _Run) -> Candidate | None:
-    """The edit of the rule: the last site, rank 3, gated, as strong as the budget allows; else weaker ones."""
-    last = tuple(run.maker.sites)[-1:]
-    for rank, gate in ((3, GATE), (1, GATE), (3, HIGHER_GATE), (1, HIGHER_GATE)):
-        ladder = [Proposal(last, run.rank_of(last, rank), strength, gate) for strength in STRENGTHS[:3]]
-        run.try_all("screen", [ladder])
-        able = [each for each in run.within if each.proposal in ladder]
-        if able:
-            return able[-1]
-    return None
-
-
-def _by_rule(run: _Run) -> tuple[Candidate | None, str]:
-    chosen = _rule(run)
-    if chosen is None or chosen.loss >= 1:
-        return None, "nothing helps: at the last site no rank, strength and gate keeps to the budget"
-    return chosen, (
-        f"chosen: {name_of(chosen.proposal)} by rule (the last site, rank 3, gated, as strong as the budget "
-        "allows), as there is nothing to measure repair on; give labelled validation pictures if you can"
-    )
-
-
-def _screen(run: _Run, path: str) -> Iterator[list[Proposal]]:
-    rank = run.rank_of([path], 3)
-    yield [Proposal((path,), rank, 2.0, GATE)]
-    yield [Proposal((path,), rank, 1.0, None)]
-
-
-def _sets(ranked: Sequence[str], paths: Sequence[str]) -> list[tuple[str, ...]]:
-    """The best sites alone, pairs and a triple of them, and the last two and three; in the order of the network."""
-    first, second, third = [*ranked, *[ranked[0]] * 2][:3]
-    wanted = [{path} for path in (*ranked[:REFINED], paths[-1])]
-    wanted += [{first, second}, {first, third}, {second, third}, {first, second, third}]
-    wanted += [set(paths[-2:]), set(paths[-3:])]
-    return list(dict.fromkeys(tuple(path for path in paths if path in each) for each in wanted))
-
-
-def _refine(run: _Run, sites: tuple[str, ...]) -> Iterator[list[Proposal]]:
-    strengths = STRENGTHS if len(sites) == 1 else STRENGTHS[:3]
-    for rank in sorted({run.rank_of(sites, rank) for rank in RANKS}):
-        for gate in (GATE, None):
-            yield [Proposal(sites, rank, strength, gate) for strength in strengths]
-
-
-def _vary(run: _Run, best: Proposal) -> Iterator[Proposal]:
-    """Neighbours of the best edit, one setting changed at a time."""
-    yield from (replace(best, rank=run.rank_of(best.sites, rank)) for rank in (2, 5))
-    yield from (replace(best, strength=best.strength + step) for step in (-0.5, 0.5))
-    yield from (replace(best, ridge=ridge) for ridge in (1e-4, 1e-2))
-    if best.gate is not None:
-        yield from (replace(best, gate=gate) for gate in (0.95, 0.99))
-        yield replace(best, gate_kind="soft")
-    if len(best.sites) > 1:
-        yield replace(best, coupling="sequence")
-    if any(max(run.maker.sites[path].shape[2:]) > 1 for path in best.sites):
-        yield replace(best, architecture=2)

@@ -17,19 +17,20 @@ from rulepatch.concepts.match import Match, Matcher, key_of_edit
 from rulepatch.core.edit import Edit, base_digest
 from rulepatch.core.exemplars import Exemplar
 from rulepatch.core.moments import KeyStatistics
-from rulepatch.core.opinions import Opinion, likeliest
 from rulepatch.core.sites import Survey, find_sites
 from rulepatch.data.cache import Cache, default_cache
 from rulepatch.data.folders import ImageSet, Picture
 from rulepatch.data.statistics import key_statistics
 from rulepatch.data.stream import ImageStream
+from rulepatch.editors.judging import judged
 from rulepatch.editors.problem import GateLevel
+from rulepatch.editors.registry import unjudged
 from rulepatch.editors.rewrite import rewrite
-from rulepatch.errors import DamageError, ExemplarError, SettingError
+from rulepatch.errors import ExemplarError, SettingError
 from rulepatch.evaluation.activations import Activations, first_site
 from rulepatch.evaluation.outcomes import Outcomes
 from rulepatch.experiments.recipes import Draft, Rule, State
-from rulepatch.experiments.search import MAX_DROP, search
+from rulepatch.experiments.search import search
 from rulepatch.models.classes import Classes
 from rulepatch.models.classifier import Classifier
 
@@ -40,6 +41,9 @@ MOST_CLEAN = 300
 
 KEPT_SITES = 2
 """Sites from which tests and clean pictures can be run again at once; beyond that the one of longest ago is dropped."""
+
+Opinion = list[tuple[str, float]]
+"""What a model says of a picture: classes and their probabilities, 0..1, the likeliest first."""
 
 Side = Literal["tests", "clean"]
 
@@ -220,7 +224,8 @@ class Workbench:
             The draft.
 
         Raises:
-            DamageError: nothing within the budget helps.
+            DamageError: nothing keeps to the budget.
+            UselessEditError: nothing within the budget helps.
             ExemplarError: no exemplars, or one that does not fit the model.
         """
         exemplars = self._exemplars()
@@ -229,10 +234,7 @@ class Workbench:
             progress=False,
         )  # fmt: skip
         if found.edit is None or found.chosen is None:
-            raise DamageError(
-                f"expected an edit that helps and loses at most {100 * MAX_DROP:.2f} points but {found.why}; mark the "
-                "concept more exactly, add an exemplar, or choose a site yourself"
-            )
+            raise found.refusal("mark the concept more exactly, add an exemplar, or choose a site yourself")
         draft = Draft(found.edit, exemplars, _plain(found.chosen.proposal.settings), found.why, found.to_text())
         self._go_on(draft=draft)
         return draft
@@ -331,7 +333,7 @@ class Workbench:
         """
         edit = self.edit if edited else Edit((), self._base)
         with edit.applied(self.model, any_base=True) as model:
-            return likeliest(model, images, most=most)
+            return [[(guess.name, guess.probability) for guess in each.top] for each in model(images, top=most)]
 
     def outcomes(self, side: Side) -> Outcomes | None:
         """What the rules and the draft do to the tests, or to the clean pictures.
@@ -383,7 +385,9 @@ class Workbench:
     def _draft(self, exemplars: tuple[Exemplar, ...], settings: Mapping[str, Any], *, remember: bool = True) -> Draft:
         site = settings["site"]
         known = self.statistics([site] if isinstance(site, str) else site, architecture=settings.get("architecture", 1))
-        edit = rewrite(self.model, exemplars, reference=known, cache=None, progress=False, **settings)
+        make = unjudged("rewrite")  # a face shows what is said of the exemplars; it needs no warning
+        edit = make(self.model, exemplars, reference=known, cache=None, progress=False, **settings)
+        edit = judged(self.model, edit, exemplars)
         draft = Draft(edit, exemplars, settings)
         if remember:
             self._go_on(draft=draft)

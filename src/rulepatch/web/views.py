@@ -143,7 +143,7 @@ def numbers(bench: Workbench, *, tests: Outcomes | None, clean: Outcomes | None,
     """
     images, draft = bench.pictures("clean"), bench.state.draft
     where = "" if images is None else Path(images.name).name
-    why = "" if draft is None else draft.why
+    why = "" if draft is None else draft.why or draft.edit.on_exemplars.why
     return _piece("numbers", tests=tests, clean=clean, where=where, waiting=waiting, why=why)
 
 

@@ -1,0 +1,137 @@
+"""Trying an edit on its own exemplars: what the model says of them, before the edit and after it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from rulepatch.core import capture
+from rulepatch.core.changes import Change
+from rulepatch.core.edit import Edit
+from rulepatch.core.exemplar_outcomes import ExemplarOutcome, ExemplarOutcomes, ExemplarPrediction
+from rulepatch.core.exemplars import Exemplar
+from rulepatch.core.installation import Installation
+from rulepatch.errors import ModelError, UselessEditError, warn
+from rulepatch.models.classifier import Classifier
+
+__all__ = ["Judge", "judged", "warn_of"]
+
+
+@dataclass(frozen=True, eq=False)
+class Judge:
+    """What the untouched model says of some exemplars, so that any number of edits can be tried on them.
+
+    Attributes:
+        model: the classifier.
+        exemplars: at least one.
+        original: probabilities for the original pictures, (n, classes), float64.
+        edited: probabilities for the edited pictures, (n, classes), float64.
+        targets: the classes that the edited pictures should be, n indices.
+    """
+
+    model: Classifier
+    exemplars: Sequence[Exemplar]
+    original: Tensor
+    edited: Tensor
+    targets: Sequence[int]
+
+    @classmethod
+    def of(cls, model: Classifier, exemplars: Sequence[Exemplar]) -> "Judge":
+        """Look at some exemplars.
+
+        Returns:
+            A judge.
+
+        Raises:
+            ModelError: what the model says is not a number.
+        """
+        original, edited = (
+            _probabilities(model, pictures)
+            for pictures in ([each.image for each in exemplars], [each.edited for each in exemplars])
+        )
+        if not (original.isfinite().all() and edited.isfinite().all()):
+            raise ModelError(
+                f"expected {model.name} to say something of the exemplars but its logits are not finite; check its "
+                "weights and preprocessing, or take a wider type of numbers"
+            )
+        targets = [
+            said if exemplar.label is None else model.classes.index(exemplar.label)
+            for exemplar, said in zip(exemplars, original.argmax(dim=1).tolist(), strict=True)
+        ]
+        return cls(model, exemplars, original, edited, targets)
+
+    def outcomes(self, changes: Sequence[Change]) -> ExemplarOutcomes:
+        """What the model says of the exemplars with an edit in place.
+
+        Args:
+            changes: of the edit; all of them fit the model.
+
+        Returns:
+            An outcome for each exemplar.
+
+        Raises:
+            UselessEditError: what the edited model says is not a number.
+        """
+        with Installation(self.model.module, changes):
+            after = _probabilities(self.model, [each.edited for each in self.exemplars])
+        if not after.isfinite().all():
+            raise UselessEditError(
+                f"expected {self.model.name} to say something of the exemplars after the edit but its logits are not "
+                "finite; take less strength, or a wider type of numbers"
+            )
+        return ExemplarOutcomes(tuple(self._outcome(i, after[i]) for i in range(len(self.exemplars))))
+
+    def _outcome(self, index: int, after: Tensor) -> ExemplarOutcome:
+        original, edited, target = self.original[index], self.edited[index], self.targets[index]
+        return ExemplarOutcome(
+            exemplar=self.exemplars[index].name,
+            target=target,
+            target_name=self.model.classes[target],
+            original=self._prediction(original, target),
+            edited=self._prediction(edited, target),
+            after=self._prediction(after, target),
+            change=float((after - edited).abs().sum() / 2),
+        )
+
+    def _prediction(self, probabilities: Tensor, target: int) -> ExemplarPrediction:
+        index = int(probabilities.argmax())
+        confidence, of_target = float(probabilities[index]), float(probabilities[target])
+        return ExemplarPrediction(index, self.model.classes[index], confidence, of_target)
+
+
+def judged(model: Classifier, edit: Edit, exemplars: Sequence[Exemplar]) -> Edit:
+    """An edit that knows what the model says of its own exemplars; see `Edit.on_exemplars`.
+
+    Args:
+        model: the classifier that it was made for; it is changed for a while and then as it was.
+        edit: the edit.
+        exemplars: that it was made from.
+
+    Returns:
+        The edit, with what is said in its provenance; as it is if it was made from features, without edited pictures.
+    """
+    if edit.provenance.get("style") is not None:
+        return edit
+    outcomes = Judge.of(model, exemplars).outcomes(edit.changes)
+    return replace(edit, provenance=outcomes.within(edit.provenance))
+
+
+def warn_of(edit: Edit) -> None:
+    """Warn of an edit that is useless for its own exemplars, or of exemplars that show no failure.
+
+    Args:
+        edit: as `judged` returns it; one without changes was asked for.
+    """
+    found = edit.on_exemplars
+    if edit.changes and found.verdict in {"useless", "unproven"}:
+        warn(found.why)
+
+
+def _probabilities(model: Classifier, pictures: Sequence[Image.Image]) -> Tensor:
+    """Of each class for each picture, (n, classes), float64 on the CPU."""
+    inputs = model.inputs(torch.stack([model.preprocess.pixels(picture) for picture in pictures]))
+    with capture.inference(model.module):
+        logits = torch.cat([model.logits(part) for part in inputs.split(model.batch_size)])
+    return logits.cpu().double().softmax(dim=1)
