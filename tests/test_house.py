@@ -16,7 +16,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 
 # From the ground up. Rooms of one floor do not import each other.
 FLOORS = [
-    {"errors", "digests", "files", "images", "masks", "memory", "progress", "text", "timing", "wrappers"},
+    {"errors", "digests", "files", "images", "masks", "memory", "pixels", "progress", "text", "timing", "wrappers"},
     {"core", "models"},
     {"data"},
     {"editors", "playground"},

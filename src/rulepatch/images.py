@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,11 +18,19 @@ from PIL import ExifTags, Image, ImageFilter, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
 from rulepatch.errors import ImageError
+from rulepatch.pixels import eight_bits, image_of_array
 
-__all__ = ["NOTE", "SUFFIXES", "blurred", "composite", "cover", "read_image", "write_image"]
+__all__ = ["FORMATS", "NOTE", "SUFFIXES", "as_image", "blurred", "composite", "cover", "read_image", "write_image"]
 
-SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
-"""Endings of the files that count as pictures in a folder."""
+FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "HEIF", "GIF", "BMP", "DIB", "TIFF", "JPEG2000", "PPM", "SGI", "PCX", "TGA")
+"""What is read, by Pillow's names: pictures alone, none that starts another program, as EPS does."""
+
+SUFFIXES = frozenset(
+    suffix
+    for suffix, kind in Image.registered_extensions().items()
+    if (kind in FORMATS and kind in Image.OPEN) or kind == "MPO"
+)
+"""Endings of the files that count as pictures in a folder: those of the formats that this Pillow reads."""
 
 NOTE = "rulepatch:"
 """What the names of texts begin with that a picture carries for us in its `info`, and takes along into a PNG file."""
@@ -37,6 +46,9 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 """How to turn a picture of each EXIF orientation."""
+
+_ORIENTING = {"exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp", "transparency"}
+"""What a picture carries that no longer holds once it stands upright in RGB."""
 
 _FILTERS = threading.Lock()
 
@@ -58,23 +70,42 @@ def read_image(source: Path | str | bytes, *, under: str = "white") -> Image.Ima
         ImageError: the file is missing, is no picture, is cut short, or is dangerously large.
     """
     name = "the picture" if isinstance(source, bytes) else str(source)
-    try:
+    with _in_sentences(name):
         content = source if isinstance(source, bytes) else Path(source).read_bytes()
         with _strict_of_size_alone():
-            image = Image.open(io.BytesIO(content))
-        image.load()
-        with _strict_of_size_alone():
-            turn = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-        return _to_rgb(image if turn is None else image.transpose(turn), under)
-    except FileNotFoundError:
-        raise ImageError(f"expected a picture at {name} but there is no such file; check the path") from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise ImageError(
-            f"expected a picture of at most {Image.MAX_IMAGE_PIXELS} pixels but {name} has more; make it smaller"
-        ) from None
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, EOFError, Warning) as error:
-        reason = "it is no picture" if isinstance(error, UnidentifiedImageError) else str(error).rstrip(".")
-        raise ImageError(f"expected a readable picture but got {name} ({reason}); replace the file") from None
+            image = Image.open(io.BytesIO(content), formats=[kind for kind in FORMATS if kind in Image.OPEN])
+        return _as_seen(image, under)
+
+
+def as_image(source: Any, *, under: str = "white", name: str = "the picture") -> Image.Image:
+    """A picture in memory as a person sees it, in RGB, as `read_image` reads the file that it came from.
+
+    Args:
+        source: a PIL image of any mode, an array (h, w), (h, w, c) or (c, h, w), or a tensor (c, h, w); bool, integers,
+            or floats in 0..1 or 0..255.
+        under: colour that shows through where the picture is transparent.
+        name: of the picture, for messages.
+
+    Returns:
+        The picture.
+
+    Raises:
+        ImageError: it is no picture, or its file turns out to be damaged.
+
+    Examples:
+        >>> as_image(np.full((4, 6), 1.0)).getpixel((0, 0))
+        (255, 255, 255)
+    """
+    with _in_sentences(name):
+        if isinstance(source, Image.Image):
+            return _as_seen(source, under)
+        is_tensor = hasattr(source, "detach") and hasattr(source, "cpu")
+        if is_tensor:
+            source = source.detach().cpu()
+            source = np.asarray(source.float() if source.is_floating_point() else source)
+        if not isinstance(source, np.ndarray):
+            raise ImageError(f"expected a picture but got {type(source).__name__}; give a PIL image or an array")
+        return _to_rgb(image_of_array(source, channels_first=is_tensor), under)
 
 
 def write_image(image: Image.Image, path: Path) -> None:
@@ -158,6 +189,24 @@ def blurred(mask: NDArray[np.float32], radius: float) -> NDArray[np.float32]:
 
 
 @contextmanager
+def _in_sentences(name: str) -> Iterator[None]:
+    """Say in a sentence why a picture cannot be read."""
+    try:
+        yield
+    except ImageError as error:
+        raise ImageError(f"{error} ({name})") from None
+    except FileNotFoundError:
+        raise ImageError(f"expected a picture at {name} but there is no such file; check the path") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise ImageError(
+            f"expected a picture of at most {Image.MAX_IMAGE_PIXELS} pixels but {name} has more; make it smaller"
+        ) from None
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, EOFError, Warning) as error:
+        reason = "it is no picture" if isinstance(error, UnidentifiedImageError) else str(error).rstrip(".")
+        raise ImageError(f"expected a readable picture but got {name} ({reason}); replace the file") from None
+
+
+@contextmanager
 def _strict_of_size_alone() -> Iterator[None]:
     """Make an error of the warning of too many pixels, silence others; one thread at a time, as they share filters."""
     with _FILTERS, warnings.catch_warnings():
@@ -166,12 +215,30 @@ def _strict_of_size_alone() -> Iterator[None]:
         yield
 
 
+def _as_seen(image: Image.Image, under: str) -> Image.Image:
+    """Upright and in RGB; what turned it upright is not kept, so that nobody turns it again."""
+    halved = any(";16" in str(tile) for tile in getattr(image, "tile", ()))  # Pillow reads half the bits of a colour
+    image.load()
+    with _strict_of_size_alone():
+        turn = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    seen = _to_rgb(image if turn is None else image.transpose(turn), under)
+    seen.info = {key: value for key, value in seen.info.items() if key not in _ORIENTING}
+    if halved and image.mode.startswith("RGB") and 0 < np.asarray(image)[..., :3].max() < 16:
+        raise ImageError("expected colours of 16 bits but got 12 at most, too dark to be read; save it with 8 bits")
+    return seen
+
+
+def _white(image: Image.Image) -> float | None:
+    """White as the header says it, where that can be believed; None to find it from the data."""
+    if image.format == "PPM" and image.mode.startswith("I"):  # Pillow has scaled it by what the header says
+        return 65535
+    bits = getattr(image, "tag_v2", {}).get(258, (16,))
+    return 4095 if bits == (12,) else None
+
+
 def _to_rgb(image: Image.Image, under: str) -> Image.Image:
     if image.mode.startswith(("I", "F")):  # 16-bit and wider grey: PIL's own conversion would clip, not scale
-        grey = np.asarray(image, dtype=np.float64)
-        grey = np.nan_to_num(grey, posinf=np.max(grey, where=np.isfinite(grey), initial=0))
-        white = 65535 if image.mode.startswith("I") else 1 if grey.max() <= 1 else 255
-        return Image.fromarray((np.clip(grey / white, 0, 1) * 255).round().astype(np.uint8)).convert("RGB")
+        return Image.fromarray(eight_bits(np.asarray(image), _white(image))).convert("RGB")
     if image.mode in {"RGBA", "LA", "PA", "RGBa", "La"} or "transparency" in image.info:
         layer = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", layer.size, under), layer).convert("RGB")

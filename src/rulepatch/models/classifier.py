@@ -43,7 +43,7 @@ class Classifier:
     ) -> None:
         object.__setattr__(self, "module", unwrapped(module))
         object.__setattr__(self, "preprocess", Preprocess.of(preprocess))
-        object.__setattr__(self, "classes", classes if isinstance(classes, Classes) else Classes(tuple(classes)))
+        object.__setattr__(self, "classes", Classes.of(classes))
         object.__setattr__(self, "name", name)
 
     def with_module(self, module: nn.Module, new_classes: Sequence[str] = ()) -> "Classifier":
