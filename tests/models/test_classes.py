@@ -14,7 +14,7 @@ from rulepatch.models.classes import Classes
 
 AWKWARD = [
     "van", "Van", " van", "van ", "VAN", "police van", "police_van", "police-van", "van, minivan", "minivan", "a/b",
-    "a\\b", "..", ".", "", " ", ",", "-", "0", "1", "2", "01", "10", "(1)", "van (1)", "café", "cafe\u0301", "Straße",
+    "a\\b", "..", ".", "", " ", ",", "-", "0", "1", "2", "01", "10", "van (1)", "café", "cafe\u0301", "Straße",
     "strasse", "🚐", "שלום", "1,000 m", "con", "C++", "C#", "C", "50%", "a:b", "a*b?", "n01440764", "salt, pepper",
     "salt", "\u0661", "x" * 300, "a\nb", "LABEL_0",
 ]  # fmt: skip

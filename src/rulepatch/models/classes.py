@@ -157,9 +157,9 @@ class Classes:
     @cached_property
     def _shown(self) -> tuple[str, ...]:
         def shown(index: int, name: str) -> str:
-            with_index = f"{name} ({index})".strip()
-            known = (each for each in (synonyms(name)[0], name) if each.strip() and self._named(each) == [index])
-            return next(known, with_index)
+            candidates = (synonyms(name)[0], name, f"{name} ({index})".strip())
+            known = (each for each in candidates if each.strip() and self._matches(each) == [index])
+            return next(known, f"({index})")
 
         return tuple(shown(index, name) for index, name in enumerate(self.names))
 
