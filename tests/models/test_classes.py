@@ -133,7 +133,13 @@ def test_names_come_in_several_forms(given, names):
 
 @pytest.mark.parametrize(
     ("names", "are_numbers"),
-    [(("0", "1"), True), (("class 0", "class 1"), True), (("LABEL_0", "LABEL_1"), True), (("1", "0"), False), (("a",), False)],
-)  # fmt: skip
+    [
+        (("0", "1"), True),
+        (("class 0", "class 1"), True),
+        (("LABEL_0", "LABEL_1"), True),
+        (("1", "0"), False),
+        (("a",), False),
+    ],
+)
 def test_names_that_say_nothing_are_known(names, are_numbers):
     assert Classes(names).are_numbers == are_numbers

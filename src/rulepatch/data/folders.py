@@ -127,6 +127,14 @@ class ImageSet:
             )
         return ImageSet(kept, self.name)
 
+    def without_labels(self) -> "ImageSet":
+        """The same pictures with nothing said of what they show.
+
+        Returns:
+            A new set.
+        """
+        return ImageSet(tuple(Picture(picture.source) for picture in self.pictures), self.name)
+
     def sample(self, count: int, *, seed: int) -> "ImageSet":
         """A random part of the set, in the same order; all of it if it is no larger.
 

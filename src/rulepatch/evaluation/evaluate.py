@@ -23,10 +23,13 @@ from rulepatch.models.classes import Classes
 from rulepatch.models.classifier import Classifier
 from rulepatch.text import percent, table
 
-__all__ = ["Evaluation", "believed", "evaluate", "evaluate_all", "outcomes_of", "predictions_of"]
+__all__ = ["Evaluation", "believed", "check_tests", "evaluate", "evaluate_all", "outcomes_of", "predictions_of"]
 
 KEPT_BYTES = 1 << 30
 """Memory for the changed weights of edits that are evaluated together; those beyond are computed for each batch."""
+
+SEVERAL = 10
+"""Pictures of a reference set that should not all be of one class."""
 
 
 @dataclass(frozen=True)
@@ -223,7 +226,9 @@ def evaluate_all(
     if "reference" in found:
         found["reference"] = believed(found["reference"], classes)
     if "tests" in found:
-        _check_tests(model, found, classes, exemplars)
+        check_tests(
+            "tests", found["tests"][0], found["reference"][0] if "reference" in found else None, exemplars, model
+        )
     shown = tuple(exemplars)
     nothing = [None] * len(edits)
     each = zip(edits, found.get("tests", nothing), found.get("reference", nothing), strict=True)
@@ -256,6 +261,12 @@ def believed(found: list[Outcomes], classes: Classes) -> list[Outcomes]:
         The same, with what is to be doubted.
     """
     first = found[0]
+    if first.is_labelled and len(first) >= SEVERAL and len(classes) > 1 and len(set(first.labels.tolist())) == 1:
+        only = classes[int(first.labels[0])]
+        warn(
+            f"all {len(first)} pictures of {first.name} are of one class, {only}, so that damage to others does not "
+            "show; add pictures of others"
+        )
     doubt = doubt_of(first.labels, first.first.predicted, classes) if first.is_labelled else None
     if doubt is None:
         return found
@@ -266,18 +277,25 @@ def believed(found: list[Outcomes], classes: Classes) -> list[Outcomes]:
     return [replace(each, doubt=doubt) for each in found]
 
 
-def _check_tests(
-    model: Classifier, found: dict[str, list[Outcomes]], classes: Classes, exemplars: Sequence[Exemplar]
+def check_tests(
+    name: str, tests: Outcomes, reference: Outcomes | None, exemplars: Sequence[Exemplar], model: Classifier
 ) -> None:
-    """Warn of tests whose labels seem to be in another order, or that were used to make the edit."""
-    tests = found["tests"][0]
-    doubt = doubt_of(tests.labels, tests.first.predicted, classes, failures=True)
+    """Warn of tests whose labels seem to be in another order, or that were used to make the edit.
+
+    Args:
+        name: of the set, in messages.
+        tests: outcomes of the pictures that are tested on.
+        reference: outcomes of the reference set, if there is one.
+        exemplars: what the edit was made from.
+        model: the classifier.
+    """
+    doubt = doubt_of(tests.labels, tests.first.predicted, model.classes, failures=True)
     if doubt is not None:
         warn(f"the labels of {tests.name} are not believed: {doubt}; check them before you trust what is repaired")
     tested = list(zip(tests.inputs, (picture.name for picture in tests.pictures), strict=True))
-    if "reference" in found:
-        warn_of_overlap("tests", tested, set(found["reference"][0].inputs), "in the reference set")
-    warn_of_overlap("tests", tested, inputs_of(exemplars, model.preprocess), "in the exemplars")
+    if reference is not None:
+        warn_of_overlap(name, tested, set(reference.inputs), "in the reference set")
+    warn_of_overlap(name, tested, inputs_of(exemplars, model.preprocess), "in the exemplars")
 
 
 def outcomes_of(

@@ -17,7 +17,7 @@ from rulepatch.text import percent, plural
 
 __all__ = ["doubt_of", "readings"]
 
-FAR = 3
+FAR = 2
 """A reading is far better if it makes this many times as many pictures right, and a fifth of all more."""
 
 RARE = 1e-3
@@ -77,7 +77,7 @@ def doubt_of(labels: ArrayLike, predicted: ArrayLike, classes: Classes, *, failu
     Examples:
         >>> classes = Classes(tuple("abcdefgh"))
         >>> print(doubt_of([1, 2, 3, 4] * 5, [0, 1, 2, 3] * 5, classes))
-        the untouched model is right on 0.0 % of 20 pictures, but on 100.0 % if its labels are read so: they count from 1
+        the untouched model is right on 0.0 % of 20 pictures, but on 100.0 % if its labels are so: they count from 1
     """
     labels, predicted = np.asarray(labels), np.asarray(predicted)
     if not len(labels):
@@ -89,13 +89,14 @@ def doubt_of(labels: ArrayLike, predicted: ArrayLike, classes: Classes, *, failu
         read = meant[np.clip(labels, 0, len(classes) - 1)]
         if _is_far_better(right, read == predicted) and _moved(labels, predicted, read) >= MOVED[failures]:
             found.append((float((read == predicted).mean()), words))
+    accuracy, words = max(found, key=lambda each: each[0], default=(0.0, ""))
+    order = None if failures else _other_order(labels, predicted, right, classes)
+    if order is not None and order[0] > accuracy + 0.1:
+        return f"{told}, but it seems to have its classes in another order than the labels: {order[1]}"
     if found:
-        accuracy, words = max(found, key=lambda each: each[0])
-        return f"{told}, but on {percent(accuracy)} if its labels are read so: {words}"
+        return f"{told}, but on {percent(accuracy)} if its labels are so: {words}"
     if failures:
         return None
-    if (order := _other_order(labels, predicted, right, classes)) is not None:
-        return f"{told}, but it seems to have its classes in another order than the labels: {order}"
     chance = 1 / len(classes)
     worth = chance + SOME * (1 - chance)
     several, count = len(np.unique(labels)) > 1, int(right.sum())
@@ -120,8 +121,8 @@ def _moved(labels: NDArray[np.int64], predicted: NDArray[np.int64], read: NDArra
 
 def _other_order(
     labels: NDArray[np.int64], predicted: NDArray[np.int64], right: NDArray[np.bool_], classes: Classes
-) -> str | None:
-    """Which classes stand for which labels, if most labels have one of their own that they are mostly predicted as."""
+) -> tuple[float, str] | None:
+    """Accuracy and words of the order in which most labels are mostly predicted as one class of their own."""
     explained = np.zeros(len(labels), np.bool_)
     meant: dict[int, int] = {}
     for label in np.unique(labels).tolist():
@@ -134,10 +135,10 @@ def _other_order(
             explained[here] = predicted[here] == values[most]
     moved = {label: predicted for label, predicted in meant.items() if label != predicted}
     distinct = len(set(meant.values())) >= 0.75 * len(meant)
-    if len(moved) <= MOVED[False] - (len(classes) == 2) or not distinct or not _is_far_better(right, explained):
+    if len(moved) < min(3, max(2, len(classes) - 1)) or not distinct or not _is_far_better(right, explained):
         return None
     told = [f"{classes[a]} is mostly taken for {classes[b]}" for a, b in list(moved.items())[:3]]
-    return ", ".join(told)
+    return float(explained.mean()), ", ".join(told)
 
 
 def _below(count: int, total: int, share: float) -> float:

@@ -23,6 +23,7 @@ from rulepatch.data.statistics import key_statistics
 from rulepatch.editors.problem import Problem, Settings, pose
 from rulepatch.errors import FolderError, SettingError, SiteError
 from rulepatch.evaluation.evaluate import outcomes_of
+from rulepatch.evaluation.set_checks import check_validation, trusted
 from rulepatch.experiments.candidates import Candidate, Maker, Proposal, Scorer, predicted_damage
 from rulepatch.experiments.choice import FLIPS, choose, is_within, name_of, or_zero
 from rulepatch.models.classifier import Classifier
@@ -226,6 +227,7 @@ def search(
     left_out = {model.classes.index(label) for label in leave_out}
     images = ImageSet.of(reference, model.classes).without(left_out)
     with stretch("search"):
+        images = trusted(model, images, seed=seed, progress=progress)
         known, unseen = images.split(0.5, seed=seed)  # an edit spares the very pictures that its statistics come from
         problem = _pose(model, exemplars, sites, known, seed=seed, cache=kept, progress=progress)
         pictures, groups, told = _validation(problem, validation, images, progress=progress)
@@ -316,6 +318,7 @@ def _validation(
             f"expected validation pictures in a folder for each class but {pictures.name} has some without; "
             "name the folders by class"
         )
+    check_validation(problem.model, pictures, images, problem.exemplars, progress=progress)
     return pictures, None, f"repair measured on {plural(len(pictures), 'labelled validation picture')}"
 
 
