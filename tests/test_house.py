@@ -16,24 +16,10 @@ FILES = sorted(SOURCE.rglob("*.py"))
 
 # From the ground up. Rooms of one floor do not import each other.
 FLOORS = [
-    set(
-        [
-            "errors",
-            "digests",
-            "files",
-            "forward",
-            "images",
-            "mask_values",
-            "masks",
-            "memory",
-            "notebook",
-            "progress",
-            "text",
-            "thumbnails",
-            "timing",
-            "wrappers",
-        ]
-    ),
+    {
+        *("errors", "digests", "files", "forward", "images", "mask_values", "masks", "memory", "notebook", "pixels"),
+        *("progress", "text", "thumbnails", "timing", "wrappers"),
+    },
     {"core", "models"},
     {"data"},
     {"editors", "playground"},

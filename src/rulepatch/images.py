@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,11 +19,13 @@ from PIL import ExifTags, Image, ImageFilter, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
 from rulepatch.errors import ImageError
+from rulepatch.pixels import eight_bits, image_of_array
 
 __all__ = [
+    "FORMATS",
     "NOTE",
     "SUFFIXES",
-    "as_read",
+    "as_image",
     "blurred",
     "composite",
     "cover",
@@ -36,8 +38,15 @@ __all__ = [
 
 Decoded = TypeVar("Decoded")
 
-SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
-"""Endings of the files that count as pictures in a folder."""
+FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "HEIF", "GIF", "BMP", "DIB", "TIFF", "JPEG2000", "PPM", "SGI", "PCX", "TGA")
+"""What is read, by Pillow's names: pictures alone, none that starts another program, as EPS does."""
+
+SUFFIXES = frozenset(
+    suffix
+    for suffix, kind in Image.registered_extensions().items()
+    if (kind in FORMATS and kind in Image.OPEN) or kind == "MPO"
+)
+"""Endings of the files that count as pictures in a folder: those of the formats that this Pillow reads."""
 
 NOTE = "rulepatch:"
 """What the names of texts begin with that a picture carries for us in its `info`, and takes along into a PNG file."""
@@ -52,6 +61,9 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 """How to turn a picture of each EXIF orientation."""
+
+_ORIENTING = {"exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"}
+"""What a picture carries that no longer holds once it stands upright."""
 
 _FILTERS = threading.Lock()
 
@@ -75,7 +87,39 @@ def read_image(source: Path | str | bytes, *, under: str = "white", alpha: bool 
     """
     name = "the picture" if isinstance(source, bytes) else str(source)
     with _in_sentences(name):
-        return as_read(_upright(_opened(source)), under=under, alpha=alpha)
+        return _in_kept_mode(_upright(_opened(source)), under, alpha)
+
+
+def as_image(source: Any, *, under: str = "white", alpha: bool = False, name: str = "the picture") -> Image.Image:
+    """A picture in memory as a person sees it, as `read_image` reads the file that it came from.
+
+    Args:
+        source: a PIL image of any mode, an array (h, w), (h, w, c) or (c, h, w), or a tensor (c, h, w); bool, integers,
+            or floats in 0..1 or 0..255.
+        under: colour that shows through where the picture is transparent.
+        alpha: keep the transparency of a picture that has any, as a fourth channel: RGBA.
+        name: of the picture, for messages.
+
+    Returns:
+        The picture; the same object if there is nothing to do.
+
+    Raises:
+        ImageError: it is no picture, or its file turns out to be damaged.
+
+    Examples:
+        >>> as_image(np.full((4, 6), 1.0)).getpixel((0, 0))
+        (255, 255, 255)
+    """
+    with _in_sentences(name):
+        if isinstance(source, Image.Image):
+            return _in_kept_mode(_upright(source), under, alpha)
+        is_tensor = hasattr(source, "detach") and hasattr(source, "cpu")
+        if is_tensor:
+            source = source.detach().cpu()
+            source = np.asarray(source.float() if source.is_floating_point() else source)
+        if not isinstance(source, np.ndarray):
+            raise ImageError(f"expected a picture but got {type(source).__name__}; give a PIL image or an array")
+        return _in_kept_mode(image_of_array(source, channels_first=is_tensor), under, alpha)
 
 
 def decoded(source: Path | str | bytes | Image.Image, convert: Callable[[Image.Image], Decoded]) -> Decoded:
@@ -93,23 +137,7 @@ def decoded(source: Path | str | bytes | Image.Image, convert: Callable[[Image.I
     """
     with _in_sentences(str(source) if isinstance(source, Path | str) else "the picture"):
         image = source if isinstance(source, Image.Image) else _opened(source)
-        upright = _upright(image)
-        upright.format = image.format
-        return convert(upright)
-
-
-def as_read(image: Image.Image, *, under: str = "white", alpha: bool = False) -> Image.Image:
-    """A picture in memory in the mode in which `read_image` gives one: RGB, or RGBA if its transparency is kept.
-
-    Args:
-        image: in any mode.
-        under: colour that shows through where the picture is transparent.
-        alpha: keep the transparency of a picture that has any.
-
-    Returns:
-        The picture itself if it has that mode.
-    """
-    return in_mode(image, "RGBA" if alpha and has_alpha(image) else "RGB", under=under)
+        return convert(_upright(image))
 
 
 def has_alpha(image: Image.Image) -> bool:
@@ -197,7 +225,7 @@ def composite(image: Image.Image, replacement: Image.Image, mask: NDArray[np.flo
     Returns:
         A picture in RGB, or RGBA if `image` is transparent, equal to it where the mask is 0.
     """
-    image, share = as_read(image, alpha=True), mask[..., None]
+    image, share = as_image(image, alpha=True), mask[..., None]
     texture = cover(in_mode(replacement, image.mode), image.size)
     mixed = np.asarray(image) * (1 - share) + np.asarray(texture) * share
     return Image.fromarray(mixed.round().astype(np.uint8))
@@ -227,8 +255,8 @@ def _in_sentences(name: str) -> Iterator[None]:
     """Say in a sentence why a picture cannot be read."""
     try:
         yield
-    except ImageError:
-        raise
+    except ImageError as error:
+        raise ImageError(f"{error} ({name})") from None
     except FileNotFoundError:
         raise ImageError(f"expected a picture at {name} but there is no such file; check the path") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -252,22 +280,40 @@ def _strict_of_size_alone() -> Iterator[None]:
 def _opened(source: Path | str | bytes) -> Image.Image:
     content = source if isinstance(source, bytes) else Path(source).read_bytes()
     with _strict_of_size_alone():
-        return Image.open(io.BytesIO(content))
+        return Image.open(io.BytesIO(content), formats=[kind for kind in FORMATS if kind in Image.OPEN])
 
 
 def _upright(image: Image.Image) -> Image.Image:
+    """Turned as the camera says; that is not kept in the turned picture, so that nobody turns it again."""
+    halved = any(";16" in str(tile) for tile in getattr(image, "tile", ()))  # Pillow reads half the bits of a colour
     image.load()
+    if halved and image.mode.startswith("RGB") and 0 < np.asarray(image)[..., :3].max() < 16:
+        raise ImageError("expected colours of 16 bits but got 12 at most, too dark to be read; save it with 8 bits")
     with _strict_of_size_alone():
         turn = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    return image if turn is None else image.transpose(turn)
+    if turn is None:
+        return image
+    turned = image.transpose(turn)
+    turned.format = image.format
+    turned.info = {key: value for key, value in image.info.items() if key not in _ORIENTING}
+    return turned
+
+
+def _in_kept_mode(image: Image.Image, under: str, alpha: bool) -> Image.Image:
+    return in_mode(image, "RGBA" if alpha and has_alpha(image) else "RGB", under=under)
+
+
+def _white(image: Image.Image) -> float | None:
+    """White as the header says it, where that can be believed; None to find it from the data."""
+    if image.format == "PPM" and image.mode.startswith("I"):  # Pillow has scaled it by what the header says
+        return 65535
+    bits = getattr(image, "tag_v2", {}).get(258, (16,))
+    return 4095 if bits == (12,) else None
 
 
 def _to_rgb(image: Image.Image, under: str) -> Image.Image:
     if image.mode.startswith(("I", "F")):  # 16-bit and wider grey: PIL's own conversion would clip, not scale
-        grey = np.asarray(image, dtype=np.float64)
-        grey = np.nan_to_num(grey, posinf=np.max(grey, where=np.isfinite(grey), initial=0))
-        white = 65535 if image.mode.startswith("I") else 1 if grey.max() <= 1 else 255
-        return Image.fromarray((np.clip(grey / white, 0, 1) * 255).round().astype(np.uint8)).convert("RGB")
+        return Image.fromarray(eight_bits(np.asarray(image), _white(image))).convert("RGB")
     if has_alpha(image):
         layer = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", layer.size, under), layer).convert("RGB")

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from rulepatch.images import as_read, composite
+from rulepatch.images import as_image, composite
 
 __all__ = ["THUMBNAIL", "inline", "marked"]
 
@@ -28,7 +28,7 @@ def marked(image: Image.Image, mask: NDArray[np.float32]) -> Image.Image:
     Returns:
         An RGB picture.
     """
-    return composite(as_read(image), Image.new("RGB", image.size, MARK), np.float32(0.65) * mask)
+    return composite(as_image(image), Image.new("RGB", image.size, MARK), np.float32(0.65) * mask)
 
 
 def inline(picture: Image.Image, side: int = THUMBNAIL) -> str:
@@ -37,7 +37,7 @@ def inline(picture: Image.Image, side: int = THUMBNAIL) -> str:
     Returns:
         A `data:` address.
     """
-    small = as_read(picture).copy()
+    small = as_image(picture).copy()
     if max(small.size) < side:
         factor = side // max(small.size)
         small = small.resize((small.width * factor, small.height * factor), Image.Resampling.NEAREST)

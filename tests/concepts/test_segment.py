@@ -521,6 +521,23 @@ def test_masks_that_do_not_fit_are_refused(painted):
         load_segmenter(f"files/{painted / 'pictures' / 'van'}")
 
 
+@pytest.mark.parametrize("flat", [True, False])
+def test_a_mask_that_could_be_of_two_pictures_is_refused(flat, painted):
+    Image.new("RGB", (30, 20), "red").save(painted / "pictures" / "cart" / "1.photo.jpg")
+    for name in ("van", "cart"):
+        folder = painted / "masks" / "sign" / ("" if flat else name)
+        folder.mkdir(exist_ok=True)
+        paint(folder / "1.photo.png")
+    masks = MaskFiles(painted / "masks")
+    for _ in range(2):  # a picture may be asked for again
+        assert len(ask(masks, painted / "pictures" / "van" / "1.photo.jpg", "sign")["sign"]) == 1
+    if flat:
+        with pytest.raises(ImageError, match=r"one picture for the mask .*1.photo.png but got two, .*van.* and .*cart"):
+            ask(masks, painted / "pictures" / "cart" / "1.photo.jpg", "sign")
+    else:
+        assert len(ask(masks, painted / "pictures" / "cart" / "1.photo.jpg", "sign")["sign"]) == 1
+
+
 # The playground
 
 

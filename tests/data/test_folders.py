@@ -10,7 +10,7 @@ from PIL import Image
 from rulepatch.core.exemplars import Exemplar
 from rulepatch.data.exemplar_folders import read_exemplars, write_exemplar
 from rulepatch.data.folders import ImageSet, Picture
-from rulepatch.errors import ExemplarError, FolderError, ImageError, RulepatchError, SettingError
+from rulepatch.errors import ExemplarError, FolderError, ImageError, RulepatchError, RulepatchWarning, SettingError
 from rulepatch.models.classes import Classes
 
 CLASSES = Classes(("tench, Tinca tinca", "police van, police wagon", "crane"), ("n01440764", "n03977966", "n02012849"))
@@ -79,8 +79,18 @@ def test_a_flat_folder_has_no_labels(tmp_path, paint):
 def test_a_mixed_folder_is_read_whole_and_counts_as_unlabelled(tmp_path, paint):
     paint(tmp_path / "loose.png")
     paint(tmp_path / "0" / "a.png")
-    assert labels(tmp_path) == [None, 0]
-    assert not ImageSet.of(tmp_path, CLASSES).is_labelled
+    with pytest.warns(RulepatchWarning, match="counts as a set without labels, as 1 of its pictures lie beside"):
+        images = ImageSet.of(tmp_path, CLASSES)
+    assert [picture.label for picture in images.pictures] == [None, 0]
+    assert not images.is_labelled
+
+
+def test_a_few_pictures_beside_the_class_folders_are_left_out_and_named(tmp_path, paint):
+    for name in ("preview.png", "sheet.JPG", "0/a.png", "1/b.png", "1/c.png"):
+        paint(tmp_path / name)
+    with pytest.warns(RulepatchWarning, match=r"2 pictures beside the class folders \(preview.png, sheet.JPG\)"):
+        images = ImageSet.of(tmp_path, CLASSES)
+    assert images.is_labelled and [picture.label for picture in images.pictures] == [0, 1, 1]
 
 
 def test_pictures_are_found_at_any_depth_below_a_class(tmp_path, paint):
@@ -91,7 +101,9 @@ def test_pictures_are_found_at_any_depth_below_a_class(tmp_path, paint):
 
 def test_hidden_files_and_folders_and_other_files_are_passed_over(tmp_path, paint):
     paint(tmp_path / "0" / "a.png")
-    paint(tmp_path / "0" / ".hidden.png")
+    (tmp_path / "0" / "._a.png").write_bytes(b"\0\x05\x16\x07 what a Mac writes beside a file")
+    (tmp_path / "0" / "Thumbs.db").write_bytes(b"\xd0\xcf\x11\xe0 what Windows does")
+    (tmp_path / ".DS_Store").write_bytes(b"\0\0\0\1Bud1")
     paint(tmp_path / "0" / ".ipynb_checkpoints" / "a-checkpoint.png")
     paint(tmp_path / ".cache" / "a.png")
     paint(tmp_path / "0" / "deep" / ".thumbnails" / "small" / "a.png")
@@ -166,8 +178,8 @@ def test_paths_a_set_and_pictures_of_a_set_are_understood(tmp_path, paint):
 def test_sequences_that_hold_no_pictures_are_refused():
     with pytest.raises(FolderError, match="empty"):
         ImageSet.of([], CLASSES)
-    with pytest.raises(FolderError, match=r"Tensor.*leave out the transform"):
-        ImageSet.of([(torch.zeros(3, 4, 4), 0)], CLASSES)
+    with pytest.raises(FolderError, match=r"number 0.*leave out the normalisation"):
+        ImageSet.of([(torch.zeros(3, 4, 4) - 2, 0)], CLASSES)
     with pytest.raises(SettingError):
         ImageSet.of([(Image.new("RGB", (4, 4)), 7)], CLASSES)
 

@@ -11,13 +11,17 @@ from rulepatch.core.changes import Gate, LowRank
 from rulepatch.core.edit import Edit, base_digest
 from rulepatch.core.exemplars import Exemplar
 from rulepatch.data.folders import ImageSet, Picture
-from rulepatch.errors import BaseMismatchError, FolderError, ModelError, SettingError, SiteError
+from rulepatch.errors import BaseMismatchError, FolderError, ModelError, RulepatchWarning, SettingError, SiteError
 from rulepatch.evaluation.evaluate import evaluate
 from rulepatch.models.classes import Classes
 from rulepatch.models.classifier import Classifier
 from rulepatch.models.preprocess import Preprocess
 
 NAMES = ["a", "b", "c", "d", "e"]
+
+
+same_pictures = pytest.mark.filterwarnings("ignore:.*in the reference set as well")
+"""Of tests in which the pictures that are tested on and the reference set are the same, for brevity."""
 
 
 @pytest.fixture
@@ -71,6 +75,7 @@ def same_as_naive(outcomes, expected):
         assert outcome.confidence == pytest.approx((sure, surer), abs=1e-5)
 
 
+@same_pictures
 @pytest.mark.parametrize("sites", SITES, ids="+".join)
 def test_predictions_are_those_of_two_whole_passes(sites, model):
     edit, labelled = edit_at(model, sites), pictures()
@@ -95,6 +100,7 @@ def test_the_size_of_batches_does_not_matter(model):
     assert [o.after for o in one.tests] == [o.after for o in other.tests]
 
 
+@same_pictures
 def test_counts_are_those_counted_by_hand(dominant, red_as_green, paint, tmp_path):
     # red is taken for green as soon as there is any more of twice it than of green and blue
     for name, colour in {
@@ -186,7 +192,10 @@ def test_classes_of_the_same_name_are_told_apart(dominant, red_as_green, paint, 
 def test_tests_need_labels(dominant, red_as_green, paint, tmp_path):
     paint(tmp_path / "red" / "a.png")
     paint(tmp_path / "loose.png")
-    with pytest.raises(FolderError, match="a folder for each class"):
+    with (
+        pytest.warns(RulepatchWarning, match="counts as a set without labels"),
+        pytest.raises(FolderError, match="a folder for each class"),
+    ):
         evaluate(dominant, red_as_green, tests=tmp_path, progress=False)
 
 
@@ -195,6 +204,7 @@ def test_there_must_be_something_to_look_at(dominant, red_as_green):
         evaluate(dominant, red_as_green, progress=False)
 
 
+@same_pictures
 def test_classes_are_left_out_of_the_reference_set_alone(dominant, red_as_green):
     both = [(Image.new("RGB", (16, 16)), name) for name in ("red", "green", "blue")]
     found = evaluate(dominant, red_as_green, tests=both, reference=both, leave_out=["green", 2], progress=False)

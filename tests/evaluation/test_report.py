@@ -18,6 +18,9 @@ from rulepatch.evaluation.evaluate import Evaluation, evaluate
 from rulepatch.evaluation.report import MOST_THUMBNAILS, render_report, write_report
 from rulepatch.models.classifier import Classifier
 
+same_pictures = pytest.mark.filterwarnings("ignore:.*in the reference set as well")
+"""Of tests in which the pictures that are tested on and the reference set are the same, for brevity."""
+
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 HOSTILE = "<script>alert('x')</script>\"><img src=http://evil.example/x onerror=alert(1)>&amp;{{ 7 * 7 }}"
 
@@ -81,6 +84,7 @@ def exemplar():
     return Exemplar(picture, edited, mask, label="red", concept="road", replacement="snow", name="one")
 
 
+@same_pictures
 def test_a_report_shows_the_numbers_the_exemplar_and_the_pictures(dominant, red_as_green, exemplar, tmp_path):
     tests = coloured(((200, 9, 9), "green"), ((9, 200, 9), "green"), ((200, 9, 9), "red"))
     found = evaluate(dominant, red_as_green, tests=tests, reference=tests[1:], exemplars=[exemplar], progress=False)
@@ -97,6 +101,7 @@ def test_a_report_shows_the_numbers_the_exemplar_and_the_pictures(dominant, red_
     assert [file.name for file in tmp_path.iterdir()] == ["report.html"]
 
 
+@same_pictures
 @pytest.mark.parametrize("tests", [True, False])
 @pytest.mark.parametrize("reference", ["labelled", "unlabelled", None])
 def test_a_report_needs_neither_tests_nor_a_reference_set_nor_labels(tests, reference, dominant, red_as_green):
@@ -140,6 +145,7 @@ def test_nothing_changed_is_said(dominant):
     assert "no site" in words
 
 
+@same_pictures
 def test_hostile_names_are_shown_and_not_run(dominant, red_as_green, exemplar, paint, tmp_path):
     folder = tmp_path / HOSTILE.replace("/", "∕")
     paint(folder / "0" / "<img src=x onerror=alert(1)>.png", colour=(200, 9, 9))
@@ -167,6 +173,8 @@ def test_file_names_that_are_no_text_can_be_reported(dominant, red_as_green, pai
     assert_self_contained((tmp_path / "report.html").read_text("utf-8"))
 
 
+@same_pictures
+@pytest.mark.filterwarnings("ignore:the labels of 500 pictures in memory are not believed")  # nine in ten are wrong
 def test_five_hundred_pictures_make_a_small_page_with_the_broken_first(dominant, red_as_green):
     rng = np.random.default_rng(0)
     noisy = [Image.fromarray(rng.integers(0, 120, (90, 120, 3), dtype=np.uint8) + np.uint8([90, 0, 0]))] * 450

@@ -37,6 +37,7 @@ def test_some_method_repairs_the_rule_within_the_budget(comparison):
     assert rewritten["within_budget"] > 0 and rewritten["seconds"] > 0
 
 
+@pytest.mark.filterwarnings("ignore:.*in the reference set as well")  # as other tests will do
 def test_the_choice_is_made_without_the_tests(model, world):
     """With other tests the same settings are chosen, if the validation pictures are the same."""
     reference, tests, exemplars = world

@@ -19,7 +19,7 @@ from rulepatch.core.sites import Layer, Site, key_axis, patches, rows, with_weig
 from rulepatch.core.trace import Route, kind_of
 from rulepatch.digests import digest_of_bytes, digest_of_json
 from rulepatch.errors import ExemplarError, SiteError
-from rulepatch.images import composite, has_alpha, in_mode, read_image
+from rulepatch.images import as_image, composite, has_alpha, in_mode, read_image
 from rulepatch.masks import MaskValue, read_mask
 from rulepatch.text import brief, percent, quoted
 
@@ -86,9 +86,10 @@ class Exemplar:
         return opinions_of(model, self)
 
     def __post_init__(self) -> None:
-        mode = "RGBA" if has_alpha(self.image) or has_alpha(self.edited) else "RGB"
-        for part in ("image", "edited"):
-            object.__setattr__(self, part, in_mode(getattr(self, part), mode))
+        both = [as_image(part, alpha=True, name=f"a picture of {self.name}") for part in (self.image, self.edited)]
+        mode = "RGBA" if any(map(has_alpha, both)) else "RGB"
+        for part, picture in zip(("image", "edited"), both, strict=True):
+            object.__setattr__(self, part, in_mode(picture, mode))
         if self.edited.size != self.image.size:
             raise ExemplarError(
                 f"expected the edited picture of {self.name} to have the picture's size {_by(self.image.size)} but got "

@@ -1,67 +1,26 @@
 """Sets of pictures: folders with a class folder each, flat folders without labels, or pictures in memory."""
 
-from collections.abc import Collection
+import unicodedata
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-from PIL import Image
 
 from rulepatch.data.exemplar_folders import read_exemplars, write_exemplar
-from rulepatch.data.picture_files import pictures_in
-from rulepatch.digests import digest_of_bytes, digest_of_json
-from rulepatch.errors import FolderError, SettingError
-from rulepatch.images import as_read, read_image, write_image
+from rulepatch.data.picture_files import pictures_under
+from rulepatch.data.pictures import UNREADABLE, Picture
+from rulepatch.data.sources import pictures_of
+from rulepatch.digests import digest_of_json
+from rulepatch.errors import FolderError, SettingError, warn
+from rulepatch.images import write_image
 from rulepatch.models.classes import Classes
 from rulepatch.progress import steps
 from rulepatch.text import brief, plural, quoted
 
-__all__ = ["ImageSet", "Picture", "Snapshot", "name_of_class", "read_exemplars", "write_exemplar"]
-
-UNREADABLE = "unreadable"
-"""In place of the digest of a file that cannot be read."""
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A picture with its label.
-
-    Attributes:
-        source: a file, or a picture in memory.
-        label: index of its class; None if it is not known.
-        framed: whether it is the part that a network sees, at its input size, which is not to be cut out again.
-    """
-
-    source: Path | Image.Image
-    label: int | None = None
-    framed: bool = False
-
-    @property
-    def name(self) -> str:
-        """For messages and reports."""
-        return str(self.source) if isinstance(self.source, Path) else "a picture in memory"
-
-    def read(self, *, alpha: bool = False) -> Image.Image:
-        """The picture itself, RGB, or RGBA if its transparency is kept; an `ImageError` if its file cannot be read."""
-        if isinstance(self.source, Path):
-            return read_image(self.source, alpha=alpha)
-        return as_read(self.source, alpha=alpha)
-
-    def digest(self) -> str:
-        """Digest of the file's bytes, or of the pixels in memory.
-
-        Returns:
-            Hexadecimal; "unreadable" for a file that cannot be read.
-        """
-        if isinstance(self.source, Path):
-            try:
-                return digest_of_bytes(self.source.read_bytes())
-            except OSError:
-                return UNREADABLE
-        kind = repr(self.source.size) + (" framed" if self.framed else "")
-        return digest_of_bytes(np.asarray(self.source).tobytes() + kind.encode())
+__all__ = ["UNREADABLE", "ImageSet", "Picture", "Snapshot", "name_of_class", "read_exemplars", "write_exemplar"]
 
 
 @dataclass(frozen=True)
@@ -108,7 +67,7 @@ class ImageSet:
             return source
         if isinstance(source, str | Path):
             return cls.from_folder(Path(source), classes)
-        pictures = tuple(_picture(entry, classes) for entry in source)
+        pictures = tuple(pictures_of(source, classes))
         if not pictures:
             raise FolderError("expected pictures but got an empty sequence; give at least one")
         return cls(pictures, f"{len(pictures)} pictures in memory")
@@ -129,21 +88,31 @@ class ImageSet:
         """
         if not root.is_dir():
             raise FolderError(f"expected a folder of pictures at {root} but there is none; check the path")
-        pictures = [Picture(path) for path in pictures_in(root, "*")]
-        for folder in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")):
-            inside = pictures_in(folder, "**/*")
-            if not inside:
-                continue
-            try:
-                label = classes.index(folder.name)
-            except SettingError as error:
-                raise FolderError(f"expected a class folder at {folder} but no class matches it: {error}") from None
-            pictures += [Picture(path, label) for path in inside]
-        if not pictures:
+        tree = pictures_under(root)
+        loose = [path for path in tree.pictures if path.parent == root]
+        inside: dict[str, list[Path]] = {}
+        for path in tree.pictures:
+            if path.parent != root:
+                inside.setdefault(path.relative_to(root).parts[0], []).append(path)
+        if not tree.pictures:
+            told = f" (left out: {tree.left_out.told(root)})" if tree.left_out else ""
             raise FolderError(
-                f"expected pictures in {root} but found none; put them there, or in a folder for each class"
+                f"expected pictures in {root} but found none{told}; put them there, or in a folder for each class"
             )
-        return cls(tuple(pictures), str(root))
+        labels = _labels(root, list(inside), classes)
+        labelled = [Picture(path, labels[name]) for name, paths in inside.items() for path in paths]
+        if len(loose) < len(labelled):
+            for path in loose:
+                tree.left_out.add(path, "picture", "beside the class folders")
+            loose = []
+        elif labelled:
+            warn(
+                f"{root} counts as a set without labels, as {len(loose)} of its pictures lie beside the class folders "
+                f"and {len(labelled)} in them; put all of them in class folders"
+            )
+        if tree.left_out:
+            warn(f"left out of {root}: {tree.left_out.told(root)}; convert, move or rename what should count")
+        return cls((*(Picture(path) for path in loose), *labelled), str(root))
 
     def without(self, labels: Collection[int]) -> "ImageSet":
         """The pictures of all other classes.
@@ -165,6 +134,14 @@ class ImageSet:
                 f"expected pictures of other classes in {self.name} but all are left out; leave out fewer"
             )
         return ImageSet(kept, self.name)
+
+    def without_labels(self) -> "ImageSet":
+        """The same pictures with nothing said of what they show.
+
+        Returns:
+            A new set.
+        """
+        return ImageSet(tuple(Picture(picture.source) for picture in self.pictures), self.name)
 
     def sample(self, count: int, *, seed: int) -> "ImageSet":
         """A random part of the set, in the same order; all of it if it is no larger.
@@ -277,25 +254,48 @@ class Snapshot(ImageSet):
         return list(self.taken)
 
 
+LONGEST = 200
+"""Bytes of the name of a class folder, well within what every file system allows."""
+
+
 def name_of_class(label: int, classes: Classes) -> str:
-    """A class's name as a folder may be called, or its index where the name would not do or names several classes.
+    """A class's name as a folder may be called on any system, or its index where the name would not do.
 
     Returns:
         What `Classes.index` understands.
     """
-    name = classes[label]
-    is_plain = name.replace(" ", "").replace("-", "").isalnum() and not name.isdecimal()
+    name = _composed(classes[label])
+    all_numbers = all(each.isdecimal() for each in classes.names)
+    is_plain = name.replace(" ", "").replace("-", "").isalnum() and (all_numbers or not name.isdecimal())
+    is_plain = is_plain and name == name.strip() and len(name.encode()) < LONGEST and name.casefold() not in _RESERVED
+    same = [i for i in range(len(classes)) if _composed(classes[i]).casefold() == name.casefold()]  # on some systems
+    candidates = [*([name] if is_plain and same == [label] else []), *([] if all_numbers else [str(label)])]
+    return next((each for each in candidates if _means(classes, each, label)), f"({label})")
+
+
+_RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{i}" for port in ("com", "lpt") for i in range(10))}
+"""What no folder can be called on Windows."""
+
+
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
+
+
+def _means(classes: Classes, name: str, label: int) -> bool:
     try:
-        return name if is_plain and classes.index(name) == label else str(label)
+        return classes.index(name) == label
     except SettingError:  # several classes share it
-        return str(label)
+        return False
 
 
-def _picture(entry: Any, classes: Classes) -> Picture:
-    if isinstance(entry, Picture):
-        return entry
-    source, label = entry if isinstance(entry, tuple) else (entry, None)
-    if not isinstance(source, Image.Image | Path | str):
-        raise FolderError(f"expected pictures (PIL) or paths but got {type(source).__name__}; leave out the transform")
-    source = as_read(source, alpha=True) if isinstance(source, Image.Image) else Path(source)
-    return Picture(source, None if label is None else classes.index(label))
+def _labels(root: Path, names: Sequence[str], classes: Classes) -> dict[str, int]:
+    """The classes that folders are called after."""
+    labels = {}
+    for name, found in classes.indices(names).items():
+        if isinstance(found, SettingError):
+            folders = [path.name for path in (root / name).iterdir() if path.is_dir()]
+            deeper = any(isinstance(each, int) for each in classes.indices(folders).values())
+            advice = f"; the classes may be in {root / name}: give that folder" if deeper else ""
+            raise FolderError(f"expected a class folder at {root / name} but no class matches it: {found}{advice}")
+        labels[name] = found
+    return labels

@@ -1,7 +1,7 @@
 """Predictions before and after an edit, or of a model alone, on test pictures and on a reference set."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +13,23 @@ from rulepatch.core.exemplars import Exemplar
 from rulepatch.core.installation import Installation
 from rulepatch.data.folders import ImageSet, Picture
 from rulepatch.data.stream import ImageStream
-from rulepatch.errors import FolderError, SettingError
+from rulepatch.digests import digest_of_tensors
+from rulepatch.errors import FolderError, SettingError, warn
 from rulepatch.evaluation.activations import first_site
+from rulepatch.evaluation.label_check import doubt_of
 from rulepatch.evaluation.outcomes import Outcomes, Predictions
+from rulepatch.evaluation.overlaps import inputs_of, warn_of_overlap
 from rulepatch.models.classes import Classes
 from rulepatch.models.classifier import Classifier
 from rulepatch.text import brief, percent, quoted, table
 
-__all__ = ["Evaluation", "evaluate", "evaluate_all", "outcomes_of", "predictions_of"]
+__all__ = ["Evaluation", "believed", "check_tests", "evaluate", "evaluate_all", "outcomes_of", "predictions_of"]
 
 KEPT_BYTES = 1 << 30
 """Memory for the changed weights of edits that are evaluated together; those beyond are computed for each batch."""
+
+SEVERAL = 10
+"""Pictures of a reference set that should not all be of one class."""
 
 
 MOST_CLASSES = 20
@@ -247,6 +253,12 @@ def evaluate_all(
         name: outcomes_of(model, edits, images, batch_size=size, progress=name if progress else None)
         for name, images in sets.items()
     }
+    if "reference" in found:
+        found["reference"] = believed(found["reference"], classes)
+    if "tests" in found:
+        check_tests(
+            "tests", found["tests"][0], found["reference"][0] if "reference" in found else None, exemplars, model
+        )
     shown = tuple(exemplars)
     nothing = [None] * len(edits)
     each = zip(edits, found.get("tests", nothing), found.get("reference", nothing), strict=True)
@@ -266,6 +278,54 @@ def _sets(classes: Classes, *, tests: Any, reference: Any, leave_out: Sequence[i
         left_out = {classes.index(label) for label in leave_out}
         sets["reference"] = ImageSet.of(reference, classes).without(left_out)
     return sets
+
+
+def believed(found: list[Outcomes], classes: Classes) -> list[Outcomes]:
+    """Outcomes of a set whose treatment should stay, judged by flips, and with a warning, if its labels seem wrong.
+
+    Args:
+        found: outcomes of the same pictures before and after some edits.
+        classes: of the model.
+
+    Returns:
+        The same, with what is to be doubted.
+    """
+    first = found[0]
+    if first.is_labelled and len(first) >= SEVERAL and len(classes) > 1 and len(set(first.labels.tolist())) == 1:
+        only = classes[int(first.labels[0])]
+        warn(
+            f"all {len(first)} pictures of {first.name} are of one class, {only}, so that damage to others does not "
+            "show; add pictures of others"
+        )
+    doubt = doubt_of(first.labels, first.first.predicted, classes) if first.is_labelled else None
+    if doubt is None:
+        return found
+    warn(
+        f"the labels of {first.name} are not believed: {doubt}; check them and the preprocessing: until then damage is "
+        "judged by the predictions that flip"
+    )
+    return [replace(each, doubt=doubt) for each in found]
+
+
+def check_tests(
+    name: str, tests: Outcomes, reference: Outcomes | None, exemplars: Sequence[Exemplar], model: Classifier
+) -> None:
+    """Warn of tests whose labels seem to be in another order, or that were used to make the edit.
+
+    Args:
+        name: of the set, in messages.
+        tests: outcomes of the pictures that are tested on.
+        reference: outcomes of the reference set, if there is one.
+        exemplars: what the edit was made from.
+        model: the classifier.
+    """
+    doubt = doubt_of(tests.labels, tests.first.predicted, model.classes, failures=True)
+    if doubt is not None:
+        warn(f"the labels of {tests.name} are not believed: {doubt}; check them before you trust what is repaired")
+    tested = list(zip(tests.inputs, (picture.name for picture in tests.pictures), strict=True))
+    if reference is not None:
+        warn_of_overlap(name, tested, set(reference.inputs), "in the reference set")
+    warn_of_overlap(name, tested, inputs_of(exemplars, model.preprocess), "in the exemplars")
 
 
 def outcomes_of(
@@ -293,15 +353,17 @@ def outcomes_of(
     stream = ImageStream(images, model.preprocess, batch_size=batch_size or model.batch_size, progress=progress)
     every_way = _every_way(model, edits)
     pictures: list[Picture] = []
+    inputs: list[str] = []
     pieces: list[list[Predictions]] = [[] for _ in range(1 + len(edits))]
     for batch in stream:
         pictures += batch.pictures
+        inputs += [digest_of_tensors({"": pixels}) for pixels in batch.pixels]
         labels = [picture.label for picture in batch.pictures]
         for found, logits in zip(pieces, every_way(model.inputs(batch.pixels)), strict=True):
             found.append(Predictions.of(logits, labels, watched))
     before, *afters = (Predictions.join(found) for found in pieces)
     skipped = tuple(picture.name for picture in stream.skipped)
-    return [Outcomes(images.name, tuple(pictures), before, after, skipped) for after in afters]
+    return [Outcomes(images.name, tuple(pictures), before, after, skipped, tuple(inputs)) for after in afters]
 
 
 def predictions_of(model: Classifier, images: ImageSet, *, progress: str | None = None) -> Predictions:

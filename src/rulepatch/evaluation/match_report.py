@@ -11,7 +11,7 @@ from rulepatch.concepts.match import Match, Matches
 from rulepatch.concepts.test_sets import seen_of
 from rulepatch.evaluation.page import MOST_THUMBNAILS, THUMBNAIL, inline, render, write_page
 from rulepatch.files import check_writable
-from rulepatch.images import as_read
+from rulepatch.images import as_image
 from rulepatch.models.classifier import Classifier
 
 __all__ = ["outlined", "write_match_report"]
@@ -68,7 +68,7 @@ def outlined(model: Classifier, match: Match, threshold: float, side: int = THUM
     Returns:
         A picture.
     """
-    seen = as_read(seen_of(model, match.picture))
+    seen = as_image(seen_of(model, match.picture))
     shown = seen.resize((side, side * seen.height // seen.width), Image.Resampling.LANCZOS)
     inside = Image.fromarray((match.mask(threshold, (shown.height, shown.width)) * 255).astype(np.uint8))
     edge = np.asarray(inside.filter(ImageFilter.MaxFilter(3))) != np.asarray(inside.filter(ImageFilter.MinFilter(3)))

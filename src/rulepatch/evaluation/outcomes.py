@@ -165,6 +165,8 @@ class Outcomes:
         first: predictions before.
         second: predictions after.
         skipped: names of the pictures that could not be read.
+        inputs: digest of what the network sees of each picture; empty where nobody took them.
+        doubt: why the labels are not believed to be the model's; None if they are.
     """
 
     name: str
@@ -172,6 +174,8 @@ class Outcomes:
     first: Predictions
     second: Predictions
     skipped: tuple[str, ...] = ()
+    inputs: tuple[str, ...] = field(default=(), repr=False)
+    doubt: str | None = None
 
     def __repr__(self) -> str:
         return brief("Outcomes", self.told(), quoted(self.name, most=60))
@@ -244,9 +248,14 @@ class Outcomes:
         return np.flatnonzero(self.first.predicted != self.second.predicted)
 
     @property
+    def is_judged_by_flips(self) -> bool:
+        """Whether damage is the share of predictions that changed, as there are no labels or none to be believed."""
+        return not self.is_labelled or self.doubt is not None
+
+    @property
     def drop(self) -> float:
         """Accuracy lost, −1..1; without labels the share of predictions that changed, which it cannot exceed."""
-        if self.is_labelled:
+        if not self.is_judged_by_flips:
             return (len(self.broken) - len(self.repaired)) / len(self)
         return len(self.flips) / len(self)
 

@@ -291,7 +291,7 @@ def compare(
         model, exemplars, sites, methods, known, grids or {}, seed=seed, cache=cache, progress=progress
     )
     edits = [candidate.edit for candidate in candidates]
-    measured = evaluate_all(model, edits, tests=chosen_on, reference=known, progress=progress)
+    measured = evaluate_all(model, edits, tests=chosen_on, reference=known, exemplars=exemplars, progress=progress)
     chosen = {method: _choose(method, candidates, measured, max_drop) for method in methods}
     nothing = Edit((), base_digest(model.module), {"method": "nothing", "sites": []})
     final = [nothing if (pick := chosen[method]) is None else pick.edit for method in methods]

@@ -8,7 +8,7 @@ from PIL import Image
 
 from rulepatch.evaluation.page import THUMBNAIL, inline, render, svg_element, svg_of, write_page
 from rulepatch.files import atomic_path
-from rulepatch.images import as_read
+from rulepatch.images import as_image
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -98,7 +98,7 @@ def draw_similarity(inversion: "Inversion") -> "Figure | None":
     image = None
     for row, exemplar in enumerate(shown):
         sides = {"original": exemplar.image, "edited": exemplar.edited}
-        axes[row, 0].imshow(np.asarray(as_read(exemplar.edited)))
+        axes[row, 0].imshow(np.asarray(as_image(exemplar.edited)))
         for column, (each, side) in enumerate(columns, start=1):
             grey = np.asarray(sides[side].convert("L").resize((THUMBNAIL, THUMBNAIL)))
             extent = (0, THUMBNAIL, THUMBNAIL, 0)

@@ -265,7 +265,7 @@ def _check_use(edit: Edit, *, allowed: bool) -> None:
 
 
 def _refuse(measured: Outcomes, max_drop: float, *, allowed: bool) -> None:
-    what = "accuracy" if measured.is_labelled else "predictions flipped"
+    what = "predictions flipped" if measured.is_judged_by_flips else "accuracy"
     found = (
         f"expected to lose at most {100 * max_drop:.2f} points of {what} on {measured.name} but the edit loses "
         f"{100 * measured.drop:.2f} ({len(measured.flips)} of {len(measured)} predictions flip)"

@@ -22,8 +22,9 @@ from rulepatch.editors.judging import judged, warn_of
 from rulepatch.editors.problem import Problem, Settings, pose
 from rulepatch.errors import DamageError, FolderError, RulepatchError, SettingError, SiteError, UselessEditError
 from rulepatch.evaluation.evaluate import outcomes_of
+from rulepatch.evaluation.set_checks import check_validation, trusted
 from rulepatch.experiments.candidates import Candidate, Maker, Proposal, Scorer
-from rulepatch.experiments.choice import is_within
+from rulepatch.experiments.choice import is_within, name_of
 from rulepatch.experiments.rounds import Run, by_rule, by_score
 from rulepatch.experiments.search_report import figure_of, panel_of, text_of
 from rulepatch.models.classifier import Classifier
@@ -192,6 +193,7 @@ def search(
     left_out = {model.classes.index(label) for label in leave_out}
     images = ImageSet.of(reference, model.classes).without(left_out)
     with stretch("search"):
+        images = trusted(model, images, seed=seed, progress=progress)
         known, unseen = images.split(0.5, seed=seed)  # an edit spares the very pictures that its statistics come from
         problem = _pose(model, exemplars, sites, known, seed=seed, cache=kept, progress=progress)
         pictures, groups, told = _validation(problem, validation, images, progress=progress)
@@ -284,6 +286,7 @@ def _validation(
             f"expected validation pictures in a folder for each class but {pictures.name} has some without; "
             "name the folders by class"
         )
+    check_validation(problem.model, pictures, images, problem.exemplars, progress=progress)
     return pictures, None, f"repair measured on {plural(len(pictures), 'labelled validation picture')}"
 
 

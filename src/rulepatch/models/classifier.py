@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from rulepatch.errors import ImageError, ModelError
 from rulepatch.forward import inference, run
-from rulepatch.images import read_image
+from rulepatch.images import as_image, read_image
 from rulepatch.models.classes import Classes
 from rulepatch.models.first_pass import FirstPass, first_pass
 from rulepatch.models.outputs import as_logits, unboxed
@@ -53,7 +53,7 @@ class Classifier:
     ) -> None:
         object.__setattr__(self, "module", _network(module))
         object.__setattr__(self, "preprocess", Preprocess.of(preprocess, channels=_channels(self.module)))
-        object.__setattr__(self, "classes", classes if isinstance(classes, Classes) else Classes(tuple(classes)))
+        object.__setattr__(self, "classes", Classes.of(classes))
         object.__setattr__(self, "name", name)
 
     def __repr__(self) -> str:
@@ -230,7 +230,7 @@ def _network(module: Any) -> nn.Module:
 
 def _opened(picture: Any) -> Image.Image:
     if isinstance(picture, Image.Image):
-        return picture
+        return as_image(picture, alpha=True)
     if isinstance(picture, Path | str):
         return read_image(picture, alpha=True)
     raise ImageError(f"expected a picture (PIL) or a file but got {type(picture).__name__} in a list; leave it out")

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,8 @@ class MaskFiles:
     """A segmenter that reads masks from files.
 
     The mask of a picture `val/van/003.jpg` is `CONCEPT/val/van/003.png`, `CONCEPT/van/003.png` or `CONCEPT/003.png` in
-    its folder, the first of them that is there. A picture without a file does not hold the concept.
+    its folder, the first of them that is there. A picture without a file does not hold the concept. A mask that would
+    be that of two pictures, as `CONCEPT/003.png` of `van/003.jpg` and `bus/003.jpg`, is refused.
 
     Attributes:
         folder: has a folder for each concept.
@@ -31,6 +32,8 @@ class MaskFiles:
 
     folder: Path
     threshold: float = 0.5
+    _owners: dict[Path, Picture] = field(default_factory=dict, repr=False)
+    """Which picture each mask was read for, so that no other takes it for its own."""
 
     @property
     def vocabulary(self) -> tuple[str, ...]:
@@ -62,7 +65,7 @@ class MaskFiles:
             A region for each concept that has a mask of the picture.
 
         Raises:
-            ImageError: the picture is no file, or a mask cannot be read or is of another size.
+            ImageError: the picture is no file, or a mask cannot be read, is of another size or another picture's.
             SettingError: a concept that has no folder.
         """
         if not isinstance(picture.source, Path):
@@ -74,9 +77,18 @@ class MaskFiles:
         for concept, entries in entries_of(concepts, vocabulary).items():
             found[concept] = []
             for path in filter(None, (self._path(vocabulary[entry], picture.source) for entry in entries)):
+                self._claim(path, picture)
                 mask = read_mask(path, size=image.size)
                 found[concept] += regions_of(mask[None], self.threshold, [1.0])
         return found
+
+    def _claim(self, path: Path, picture: Picture) -> None:
+        owner = self._owners.setdefault(path, picture)
+        if owner.source != picture.source and owner.digest() != picture.digest():
+            raise ImageError(
+                f"expected one picture for the mask {path} but got two, {owner.name} and {picture.name}; "
+                "put the masks into folders as the pictures are"
+            )
 
     def _path(self, concept: str, source: Path) -> Path | None:
         parts = source.with_suffix(".png").parts[1 if source.is_absolute() else 0 :]

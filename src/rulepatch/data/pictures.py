@@ -1,0 +1,55 @@
+"""A picture of a set, with its label."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from rulepatch.digests import digest_of_bytes
+from rulepatch.images import as_image, read_image
+
+__all__ = ["UNREADABLE", "Picture"]
+
+UNREADABLE = "unreadable"
+"""In place of the digest of a file that cannot be read."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture with its label.
+
+    Attributes:
+        source: a file, or a picture in memory.
+        label: index of its class; None if it is not known.
+        framed: whether it is the part that a network sees, at its input size, which is not to be cut out again.
+    """
+
+    source: Path | Image.Image
+    label: int | None = None
+    framed: bool = False
+
+    @property
+    def name(self) -> str:
+        """For messages and reports."""
+        return str(self.source) if isinstance(self.source, Path) else "a picture in memory"
+
+    def read(self, *, alpha: bool = False) -> Image.Image:
+        """The picture itself, RGB, or RGBA if its transparency is kept; an `ImageError` if its file cannot be read."""
+        if isinstance(self.source, Path):
+            return read_image(self.source, alpha=alpha)
+        return as_image(self.source, alpha=alpha)
+
+    def digest(self) -> str:
+        """Digest of the file's bytes, or of the pixels in memory.
+
+        Returns:
+            Hexadecimal; "unreadable" for a file that cannot be read.
+        """
+        if isinstance(self.source, Path):
+            try:
+                return digest_of_bytes(self.source.read_bytes())
+            except OSError:
+                return UNREADABLE
+        kind = repr(self.source.size) + (" framed" if self.framed else "")
+        return digest_of_bytes(np.asarray(self.source).tobytes() + kind.encode())

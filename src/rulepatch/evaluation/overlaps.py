@@ -1,0 +1,44 @@
+"""Whether pictures that an edit is tested on were used to make it."""
+
+from collections.abc import Collection, Iterable, Sequence
+
+from rulepatch.core.exemplars import Exemplar
+from rulepatch.digests import digest_of_tensors
+from rulepatch.errors import warn
+from rulepatch.models.preprocess import Preprocess
+from rulepatch.text import plural
+
+__all__ = ["inputs_of", "warn_of_overlap"]
+
+
+def inputs_of(exemplars: Iterable[Exemplar], preprocess: Preprocess) -> set[str]:
+    """What a network sees of some exemplars, the originals and their edited counterparts.
+
+    Args:
+        exemplars: the exemplars.
+        preprocess: of the network.
+
+    Returns:
+        Digests of its inputs.
+    """
+    pictures = (picture for exemplar in exemplars for picture in (exemplar.image, exemplar.edited))
+    return {digest_of_tensors({"": preprocess.pixels(picture)}) for picture in pictures}
+
+
+def warn_of_overlap(name: str, tested: Sequence[tuple[str, str]], used: Collection[str], what: str) -> None:
+    """Warn of pictures that are tested on and were used by the edit as well.
+
+    Args:
+        name: of the set that is tested on.
+        tested: the digest of each of its pictures, and its name.
+        used: digests of the pictures that were used.
+        what: these were, in words.
+    """
+    both = [picture for digest, picture in tested if digest in used]
+    if both:
+        names = list(dict.fromkeys(both))
+        told = ", ".join([*names[:3], *(["…"] if len(names) > 3 else [])])
+        warn(
+            f"{len(both)} of the {plural(len(tested), 'picture')} of the {name} {'is' if len(both) == 1 else 'are'} "
+            f"{what} as well ({told}), so that repair and damage look better than they are; test on others"
+        )
