@@ -146,7 +146,8 @@ MADE = {
     "Classifier": (classifier, "32×24 pixels, 3 classes, 127 parameters, cpu"),
     "Classes": (lambda name: Classes((name, *"abcdefg")), "8 names: "),
     "Classes of ImageNet": (lambda name: Classes((name,) * 1000), "1,000 names: "),
-    "Preprocess": (lambda name: Preprocess((224, 200), 256, "bicubic"), "224×200, resize 256, bicubic, mean 0.485 "),
+    "Preprocess": (lambda name: Preprocess((224, 200), 256, "bicubic"), "RGB 224×200, resize 256, bicubic, mean "),
+    "Preprocess of grey": (lambda name: Preprocess(28, mean=[0.1307], std=[0.3081]), "(L 28×28, bilinear, "),
     "Exemplar": (exemplar, "256×192"),
     "Opinions": (lambda name: exemplar(name).opinions(classifier(name)), " %"),
     "ImageSet": (lambda name: in_memory(name, (0, 1, 1)), "3 pictures, labelled, 2 classes, "),
@@ -312,8 +313,8 @@ def test_opinions_are_the_models_own():
             logits = model.module(model.inputs(model.preprocess.pixels(picture)[None]))[0].double().tolist()
         shares = [math.exp(each) / sum(map(math.exp, logits)) for each in logits]
         naive = sorted(zip(model.classes.names, shares, strict=True), key=lambda pair: -pair[1])
-        assert [name for name, _ in opinion] == [name for name, _ in naive]
-        assert [share for _, share in opinion] == pytest.approx([share for _, share in naive], rel=1e-4)
+        assert [guess.name for guess in opinion.top] == [name for name, _ in naive]
+        assert [guess.probability for guess in opinion.top] == pytest.approx([share for _, share in naive], rel=1e-4)
         assert f"{naive[0][0]} {100 * naive[0][1]:.1f} %" in checked(found._repr_html_()).text
     assert "predictions of" not in one._repr_html_()
 

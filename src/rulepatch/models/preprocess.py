@@ -75,7 +75,7 @@ class Preprocess:
     def __repr__(self) -> str:
         return brief(
             "Preprocess",
-            "×".join(map(str, self.input_size)),
+            f"{self.mode} {'×'.join(map(str, self.input_size))}",
             "" if self.resize is None else f"resize {self.resize}",
             self.interpolation,
             "squash" if self.squash else "",
