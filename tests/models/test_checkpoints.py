@@ -11,6 +11,7 @@ import random
 import tarfile
 import warnings
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -255,6 +256,7 @@ SEVERAL = {
         "state_dict.module.encoder_k",
     ),
     "BYOL": (lambda a, b: {**prefixed("target.", b), **prefixed("online.", a)}, "online", "target"),
+    "names without bars": (lambda a, b: {"modelEMA": b, "model": a}, "model", "modelEMA"),
     "the best beside the last": (lambda a, b: {"best_state": b, "state": a}, "state", "best_state"),
     "at the top": (lambda a, b: {**a, "ema": b}, "", "ema"),
 }
@@ -653,6 +655,17 @@ def test_no_other_reader_of_torch_is_made_more_trusting(tmp_path):
     assert list(read_state(tmp_path / "w.pt")) == ["w"]
     with pytest.raises(pickle.UnpicklingError):
         torch.load(tmp_path / "w.pt", weights_only=True)
+    with torch.serialization.safe_globals([np.dtype]):
+        before = set(torch.serialization.get_safe_globals())
+        read_state(tmp_path / "w.pt")
+        assert set(torch.serialization.get_safe_globals()) == before and np.dtype in before  # nor less
+
+
+def test_threads_read_at_the_same_time(tmp_path):
+    torch.save({"w": torch.ones(1), "args": argparse.Namespace(a=np.float64(1))}, tmp_path / "w.pt")
+    with ThreadPoolExecutor(8) as threads:
+        found = list(threads.map(read_state, [tmp_path / "w.pt"] * 64))
+    assert all(torch.equal(state["w"], torch.ones(1)) for state in found)
 
 
 def as_script(net, path):

@@ -2,6 +2,7 @@
 
 import json
 import re
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,6 +32,9 @@ _INERT = (
     "torch.torch_version.TorchVersion",
 )  # fmt: skip
 """Classes of what training scripts save beside weights. Something empty stands in for their objects."""
+
+_ALONE = threading.Lock()
+"""What may be unpickled is a setting of the whole process: one thread at a time changes it."""
 
 _GLOBAL = re.compile(r"GLOBAL (?:__builtin__\.)?([\w.]+)")
 """Where the restricted unpickler's message names what it refuses."""
@@ -165,9 +169,11 @@ def _load(path: Path) -> Any:
             begins_like_safetensors = file.read(9).endswith(b"{")
         if begins_like_safetensors or path.suffix == ".safetensors":
             return load_file(path)
-        with torch.serialization.safe_globals(_harmless()), warnings.catch_warnings():
+        with _ALONE, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of kinds of tensors, and of pickles that another version wrote
-            return torch.load(path, map_location="cpu", weights_only=True)
+            allowed = torch.serialization.get_safe_globals()  # by the program that we are part of, and they stay so
+            with torch.serialization.safe_globals([each for each in _harmless() if each not in allowed]):
+                return torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, KeyError, AttributeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise WeightsError(
