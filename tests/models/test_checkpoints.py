@@ -150,6 +150,10 @@ WAYS = {
     "parts by name": lambda s: parts_of(s),
     "a pair with an optimiser": lambda s: (s, adam(s)),
     "a list of one": lambda s: [3, {"net": s}],
+    "collections beside them": lambda s: {
+        "net": s, "a": collections.defaultdict(list, a=[1]), "b": collections.deque([1, 2], maxlen=3),
+        "c": collections.Counter("aab"), "d": {1, 2}, "e": collections.defaultdict(float),
+    },
     "in paths": lambda s: {"net": s, "root": pathlib.PurePosixPath("/a"), "time": np.array([1.0, 2.0])},
     "distributed": lambda s: prefixed("module.", s),
     "compiled blocks": lambda s: inside("_orig_mod", s),

@@ -29,6 +29,7 @@ _INERT = (
     "argparse.Namespace",
     *(f"{module}.{name}" for module in ("pathlib", "pathlib._local") for name in
       ("Path", "PosixPath", "WindowsPath", "PurePath", "PurePosixPath", "PureWindowsPath")),
+    *(f"builtins.{name}" for name in ("list", "dict", "int", "float")),  # what a defaultdict begins with
     "torch.torch_version.TorchVersion",
 )  # fmt: skip
 """Classes of what training scripts save beside weights. Something empty stands in for their objects."""
@@ -175,7 +176,7 @@ def _load(path: Path) -> Any:
             with torch.serialization.safe_globals([each for each in _harmless() if each not in allowed]):
                 return torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, KeyError, AttributeError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise WeightsError(
             f"expected a readable weights file but {path} is damaged ({reason}); get a sound copy"
         ) from None
@@ -236,6 +237,7 @@ def _harmless() -> list[Any]:
         return lambda *args: function(*args)
 
     inert = [named(path, type("Inert", (), {"__init__": lambda self, *args: None})) for path in _INERT]
+    collections = [named("collections.defaultdict", lambda *args: {}), named("collections.deque", lambda *args: [])]
     makers: dict[str, Any] = {"scalar": np.float64(0).__reduce__()[0], "_reconstruct": np.zeros(0).__reduce__()[0]}
     numpy = [
         named(f"numpy.{core}.multiarray.{name}", calling(maker))
@@ -243,7 +245,7 @@ def _harmless() -> list[Any]:
         for name, maker in makers.items()
     ]
     codes = np.typecodes["AllInteger"] + np.typecodes["AllFloat"] + "?SU"  # neither objects nor records
-    return [*inert, *numpy, np.ndarray, np.dtype, *{type(np.dtype(code)) for code in codes}]
+    return [*inert, *collections, *numpy, np.ndarray, np.dtype, *{type(np.dtype(code)) for code in codes}]
 
 
 def _entries(value: Any, place: str, depth: int) -> Iterator[Entry]:
@@ -259,7 +261,8 @@ def _entries(value: Any, place: str, depth: int) -> Iterator[Entry]:
 
 
 def _has_names(value: Any) -> TypeGuard[Mapping[Any, Any] | Sequence[Any]]:
-    return isinstance(value, Mapping) or (isinstance(value, list | tuple) and any(_has_names(item) for item in value))
+    in_list = isinstance(value, list | tuple) and any(isinstance(item, Mapping) for item in value)
+    return in_list or isinstance(value, Mapping)
 
 
 def _tensor(value: Any) -> Any:
