@@ -11,6 +11,7 @@ import random
 import tarfile
 import warnings
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -149,6 +150,10 @@ WAYS = {
     "parts by name": lambda s: parts_of(s),
     "a pair with an optimiser": lambda s: (s, adam(s)),
     "a list of one": lambda s: [3, {"net": s}],
+    "collections beside them": lambda s: {
+        "net": s, "a": collections.defaultdict(list, a=[1]), "b": collections.deque([1, 2], maxlen=3),
+        "c": collections.Counter("aab"), "d": {1, 2}, "e": collections.defaultdict(float),
+    },
     "in paths": lambda s: {"net": s, "root": pathlib.PurePosixPath("/a"), "time": np.array([1.0, 2.0])},
     "distributed": lambda s: prefixed("module.", s),
     "compiled blocks": lambda s: inside("_orig_mod", s),
@@ -255,6 +260,7 @@ SEVERAL = {
         "state_dict.module.encoder_k",
     ),
     "BYOL": (lambda a, b: {**prefixed("target.", b), **prefixed("online.", a)}, "online", "target"),
+    "names without bars": (lambda a, b: {"modelEMA": b, "model": a}, "model", "modelEMA"),
     "the best beside the last": (lambda a, b: {"best_state": b, "state": a}, "state", "best_state"),
     "at the top": (lambda a, b: {**a, "ema": b}, "", "ema"),
 }
@@ -653,6 +659,17 @@ def test_no_other_reader_of_torch_is_made_more_trusting(tmp_path):
     assert list(read_state(tmp_path / "w.pt")) == ["w"]
     with pytest.raises(pickle.UnpicklingError):
         torch.load(tmp_path / "w.pt", weights_only=True)
+    with torch.serialization.safe_globals([np.dtype]):
+        before = set(torch.serialization.get_safe_globals())
+        read_state(tmp_path / "w.pt")
+        assert set(torch.serialization.get_safe_globals()) == before and np.dtype in before  # nor less
+
+
+def test_threads_read_at_the_same_time(tmp_path):
+    torch.save({"w": torch.ones(1), "args": argparse.Namespace(a=np.float64(1))}, tmp_path / "w.pt")
+    with ThreadPoolExecutor(8) as threads:
+        found = list(threads.map(read_state, [tmp_path / "w.pt"] * 64))
+    assert all(torch.equal(state["w"], torch.ones(1)) for state in found)
 
 
 def as_script(net, path):

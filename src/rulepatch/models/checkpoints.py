@@ -2,6 +2,7 @@
 
 import json
 import re
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,9 +29,13 @@ _INERT = (
     "argparse.Namespace",
     *(f"{module}.{name}" for module in ("pathlib", "pathlib._local") for name in
       ("Path", "PosixPath", "WindowsPath", "PurePath", "PurePosixPath", "PureWindowsPath")),
+    *(f"builtins.{name}" for name in ("list", "dict", "int", "float")),  # what a defaultdict begins with
     "torch.torch_version.TorchVersion",
 )  # fmt: skip
 """Classes of what training scripts save beside weights. Something empty stands in for their objects."""
+
+_ALONE = threading.Lock()
+"""What may be unpickled is a setting of the whole process: one thread at a time changes it."""
 
 _GLOBAL = re.compile(r"GLOBAL (?:__builtin__\.)?([\w.]+)")
 """Where the restricted unpickler's message names what it refuses."""
@@ -165,11 +170,13 @@ def _load(path: Path) -> Any:
             begins_like_safetensors = file.read(9).endswith(b"{")
         if begins_like_safetensors or path.suffix == ".safetensors":
             return load_file(path)
-        with torch.serialization.safe_globals(_harmless()), warnings.catch_warnings():
+        with _ALONE, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of kinds of tensors, and of pickles that another version wrote
-            return torch.load(path, map_location="cpu", weights_only=True)
+            allowed = torch.serialization.get_safe_globals()  # by the program that we are part of, and they stay so
+            with torch.serialization.safe_globals([each for each in _harmless() if each not in allowed]):
+                return torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, KeyError, AttributeError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise WeightsError(
             f"expected a readable weights file but {path} is damaged ({reason}); get a sound copy"
         ) from None
@@ -230,6 +237,7 @@ def _harmless() -> list[Any]:
         return lambda *args: function(*args)
 
     inert = [named(path, type("Inert", (), {"__init__": lambda self, *args: None})) for path in _INERT]
+    collections = [named("collections.defaultdict", lambda *args: {}), named("collections.deque", lambda *args: [])]
     makers: dict[str, Any] = {"scalar": np.float64(0).__reduce__()[0], "_reconstruct": np.zeros(0).__reduce__()[0]}
     numpy = [
         named(f"numpy.{core}.multiarray.{name}", calling(maker))
@@ -237,7 +245,7 @@ def _harmless() -> list[Any]:
         for name, maker in makers.items()
     ]
     codes = np.typecodes["AllInteger"] + np.typecodes["AllFloat"] + "?SU"  # neither objects nor records
-    return [*inert, *numpy, np.ndarray, np.dtype, *{type(np.dtype(code)) for code in codes}]
+    return [*inert, *collections, *numpy, np.ndarray, np.dtype, *{type(np.dtype(code)) for code in codes}]
 
 
 def _entries(value: Any, place: str, depth: int) -> Iterator[Entry]:
@@ -253,7 +261,8 @@ def _entries(value: Any, place: str, depth: int) -> Iterator[Entry]:
 
 
 def _has_names(value: Any) -> TypeGuard[Mapping[Any, Any] | Sequence[Any]]:
-    return isinstance(value, Mapping) or (isinstance(value, list | tuple) and any(_has_names(item) for item in value))
+    in_list = isinstance(value, list | tuple) and any(isinstance(item, Mapping) for item in value)
+    return in_list or isinstance(value, Mapping)
 
 
 def _tensor(value: Any) -> Any:

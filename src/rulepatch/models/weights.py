@@ -28,6 +28,8 @@ _SECOND = {
 }
 """Words in names of weights that are an average, a copy or another state of those that were trained."""
 
+_WORD = re.compile("[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
+
 _COUNTERS = {
     *("num_batches_tracked", "total_ops", "total_params"),
     *("n_averaged", "num_updates", "decay", "ema_decay", "initted"),
@@ -35,9 +37,7 @@ _COUNTERS = {
 }
 """Names of single numbers that training, averaging or a profiler leaves among weights; no output depends on them."""
 
-_TRAINING = re.compile(
-    rf"loss|criterion|metric|accuracy|optim|teacher|momentum|queue|\bema|ema\b|{'|'.join(_COUNTERS)}"
-)
+_TRAINING = re.compile(r"loss|criterion|metric|accuracy|optim|teacher|momentum|queue|(?<![a-z])(ema|swa)(?![a-z])")
 """Names of what stands beside a network for its training alone."""
 
 _COMPUTED = re.compile(r"(^|\.)(relative_position_index|relative_coords_table|attn_mask|position_ids)$")
@@ -115,7 +115,9 @@ def refuse_unsound(module: nn.Module, name: str) -> None:
         if not isinstance(tensor, Tensor) or is_lazy(tensor):
             continue
         if tensor.is_meta:
-            raise WeightsError(f"expected weights but {key} of {name} is on the meta device, without any; load them")
+            raise WeightsError(
+                f"expected weights but {key} of {name} has none, on the meta device; give a file of them"
+            )
         if (tensor.is_floating_point() or tensor.is_complex()) and not tensor.isfinite().all():
             raise WeightsError(f"expected finite weights but {key} of {name} holds NaN or infinity; get a sound copy")
 
@@ -248,7 +250,7 @@ def _mappings(checkpoint: Checkpoint, at_least: int) -> Iterator[tuple[str, Iter
 
 def _chosen(fitting: Sequence[Fit], checkpoint: Checkpoint, name: str) -> Fit:
     """The weights that were trained, of several sets of them."""
-    words = {fit.place: set(re.split(r"[._]", fit.place.lower())) for fit in fitting}
+    words = {fit.place: {word.lower() for word in _WORD.findall(fit.place)} for fit in fitting}
     shared = set.intersection(*words.values()) if len(words) > 1 else set()
     second = {place: bool((found - shared) & _SECOND) for place, found in words.items()}
     different: list[Fit] = []
@@ -293,11 +295,8 @@ def _say_what_is_left(fit: Fit, fitting: Sequence[Fit], checkpoint: Checkpoint, 
             f"{_examples(counters)}; no output depends on them, and they were left out"
         )
     others = {entry.name for other in fitting for entry in (*other.pairs.values(), *other.extra)}
-    beside = [
-        entry.name
-        for entry in fit.beside
-        if isinstance(entry.value, Tensor) and entry.name not in others and not _TRAINING.search(entry.name.lower())
-    ]
+    beside = [entry.name for entry in fit.beside if isinstance(entry.value, Tensor) and entry.name not in others]
+    beside = [key for key in beside if not _is_counter(key) and not _TRAINING.search(key.lower())]
     if beside:
         warn(
             f"expected nothing beside {name} but {checkpoint.path} has {plural(len(beside), 'more tensor')} there"
@@ -343,11 +342,12 @@ def _sound(entry: Entry, path: Path) -> Tensor:
 
 
 def _misshapen(found: Sequence[tuple[str, tuple[int, ...], tuple[int, ...]]], path: Path) -> str:
+    """What to say of shapes that differ; perhaps only in the rows of a head, one for each class."""
     key, wanted, got = found[0]
     more = f" (and {len(found) - 1} more, such as {found[1][0]})" if len(found) > 1 else ""
     rows = {(own[:1], other[:1]) for _, own, other in found}
     advice = "name the right architecture or file"
-    if len(rows) == 1 and all(own and own[1:] == other[1:] for _, own, other in found):  # rows of a head, one a class
+    if len(rows) == 1 and all(own and own[1:] == other[1:] and set(own[2:]) <= {1} for _, own, other in found):
         advice = (
             f"if it was trained for {got[0]} classes, not {wanted[0]}, make the network so in a model file (kwargs, "
             f"such as num_classes = {got[0]}) and name its classes there, or {advice}"
