@@ -301,11 +301,14 @@ OWN, OWN_HEAD, OWN_LAYERS = (
     for kwargs in ("", "num_classes = 2", "num_classes = 2, output_stride = 16")
 )
 CONTRADICTIONS = {
-    "means": (OTHER_MEANS, r"mean \(0\.1.* and std \(0\.25.* but timm/test_resnet comes with mean \(0\.\d+.* and std"),
+    "means": (
+        OTHER_MEANS,
+        r"mean \(0\.1.* and std \(0\.25.* but timm's own configuration of timm/test_resnet has mean \(0\.\d+.* and std",
+    ),
     "means alone": ("mean = [0.1, 0.2, 0.3]\n", "gives mean"),
-    "interpolation": ('interpolation = "nearest"\n', "gives interpolation nearest but .* comes with interpolation bi"),
+    "interpolation": ('interpolation = "nearest"\n', "gives interpolation nearest but .* has interpolation bi"),
     "size": ("input_size = 96\n", r"gives input_size \(96, 96\) but"),
-    "crop": ("input_size = 160\n", "gives resize 160 but .* comes with resize"),
+    "crop": ("input_size = 160\n", "gives resize 160 but .* has resize"),
     "means, own weights": (OWN + OTHER_MEANS, "gives mean"),
     "means, own head": (OWN_HEAD + OTHER_MEANS, "gives mean"),
     "means, own layers": (OWN_LAYERS + OTHER_MEANS, None),
@@ -316,7 +319,7 @@ CONTRADICTIONS = {
 
 
 @pytest.mark.parametrize("case", CONTRADICTIONS)
-def test_a_file_that_contradicts_the_library_is_told_so(case, write, monkeypatch):
+def test_a_file_that_contradicts_timm_is_told_so(case, write, monkeypatch):
     text, said = CONTRADICTIONS[case]
     monkeypatch.setattr(model_file, "load_weights", lambda *_: None)
     own = model_file.build("timm/test_resnet", pretrained=False)  # its weights are not here
@@ -333,7 +336,7 @@ def test_a_file_that_contradicts_the_library_is_told_so(case, write, monkeypatch
 
 
 def test_a_list_of_sites_tells_of_a_contradiction_once(write):
-    with pytest.warns(RulepatchWarning, match="comes with mean") as found:
+    with pytest.warns(RulepatchWarning, match="has mean") as found:
         load_skeleton(write('architecture = "timm/test_resnet"\n' + OTHER_MEANS))
     assert len(found) == 1
 

@@ -25,9 +25,8 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "std": (list,),
     "keep_exact_size": (bool,),
 }
-_LIBRARIES = ("timm/", "torchvision/", "hf/", "open_clip/")
-_OF_THE_HEAD = {"num_classes", "num_labels", "in_chans", "num_channels"}
-"""Arguments that leave a library's network what it is but for its first and last layers."""
+_OF_THE_HEAD = {"num_classes", "in_chans"}
+"""Arguments that leave a network of timm what it is but for its first and last layers."""
 
 
 @source("toml")
@@ -58,7 +57,7 @@ def load(request: Request) -> Sourced:
     if request.pretrained and "weights" in entries:
         load_weights(given.module, path.parent / entries["weights"], given.translate)
     preprocess = _preprocess(path, entries, given.preprocess)
-    if given.preprocess is not None and preprocess is not None and architecture.startswith(_LIBRARIES):
+    if architecture.startswith("timm/") and given.preprocess is not None and preprocess is not None:
         own_weights = "weights" in entries or not request.pretrained
         if not own_weights or kwargs.keys() <= _OF_THE_HEAD:
             _warn_of_contradiction(path, architecture, given.preprocess, preprocess, own_weights=own_weights)
@@ -108,22 +107,22 @@ def _preprocess(path: Path, entries: Mapping[str, Any], base: Preprocess | None)
 
 
 def _warn_of_contradiction(
-    path: Path, architecture: str, library: Preprocess, file: Preprocess, *, own_weights: bool
+    path: Path, architecture: str, timm: Preprocess, file: Preprocess, *, own_weights: bool
 ) -> None:
-    """Say where a file prepares pictures in another way than the library whose network it names.
+    """Say where a file prepares pictures in another way than timm does for the network that it names.
 
     Weights of the file's own may well have been trained at another size: of these the normalisation alone counts.
     """
     keys = [] if own_weights else ["input_size", "interpolation"]
-    keys += ["resize"] if library.input_size == file.input_size and not own_weights else []
-    keys += ["mean", "std"] if library.channels == file.channels == 3 else []  # those of others are our own guess
-    pairs = {key: (_setting(file, key), _setting(library, key)) for key in keys}
+    keys += ["resize"] if timm.input_size == file.input_size and not own_weights else []
+    keys += ["mean", "std"] if timm.channels == file.channels == 3 else []  # those of others are our own guess
+    pairs = {key: (_setting(file, key), _setting(timm, key)) for key in keys}
     others = {key: pair for key, pair in pairs.items() if _differ(*pair)}
     if others:
-        said, own = (" and ".join(f"{key} {pair[side]}" for key, pair in others.items()) for side in (0, 1))
+        said, known = (" and ".join(f"{key} {pair[side]}" for key, pair in others.items()) for side in (0, 1))
         warn(
-            f"{path} gives {said} but {architecture} comes with {own}; leave that out, unless the weights were trained "
-            "with what the file gives"
+            f"{path} gives {said} but timm's own configuration of {architecture} has {known}; leave that out, unless "
+            "the weights were trained with what the file gives"
         )
 
 
