@@ -34,11 +34,17 @@ def test_a_texture_is_painted_over_what_the_mask_marks(run, world, parts, tmp_pa
     assert (made.label, made.concept, made.replacement, made.name) == ("red", "road", "sand", "sandy")
     top, below = np.asarray(made.edited)[:8], np.asarray(made.edited)[8:]
     assert (top == np.asarray(made.image)[:8]).all() and (below == np.asarray(Image.open(world / "sand.png"))[8:]).all()
-    assert "sand for road, 50.0 % of the picture, label red" in run(*command, "--label", "red", "--concept", "road", "-o", out).out
+    assert (
+        "sand for road, 50.0 % of the picture, label red"
+        in run(*command, "--label", "red", "--concept", "road", "-o", out).out
+    )
 
 
 def test_three_files_are_packed_as_they_are(run, parts, tmp_path):
-    assert run("exemplar", parts["image"], "--mask", parts["mask"], "--edited", parts["edited"], "-o", tmp_path / "a").code == 0
+    assert (
+        run("exemplar", parts["image"], "--mask", parts["mask"], "--edited", parts["edited"], "-o", tmp_path / "a").code
+        == 0
+    )
     (made,) = rp.read_exemplars([tmp_path / "a"])
     for name in ("image", "edited"):
         assert (np.asarray(getattr(made, name)) == np.asarray(Image.open(parts[name]))).all()
@@ -69,10 +75,22 @@ def test_the_model_is_asked_about_both_pictures(run, tmp_path):
     shown.image.save(tmp_path / "van.png")
     shown.edited.save(tmp_path / "snow.png")
     Image.fromarray((shown.mask * 255).round().astype(np.uint8)).save(tmp_path / "mask.png")
-    command = ("exemplar", tmp_path / "van.png", "--mask", tmp_path / "mask.png", "-m", "playground", "-o", tmp_path / "a")
+    command = (
+        "exemplar",
+        tmp_path / "van.png",
+        "--mask",
+        tmp_path / "mask.png",
+        "-m",
+        "playground",
+        "-o",
+        tmp_path / "a",
+    )
     model = load_model("playground")
     found = run(*command, "--edited", tmp_path / "snow.png", "--label", "van", "--json").json()["look"]
-    assert (found["original"]["predicted"], found["edited"]["predicted"]) == (model(shown.image).name, model(shown.edited).name)
+    assert (found["original"]["predicted"], found["edited"]["predicted"]) == (
+        model(shown.image).name,
+        model(shown.edited).name,
+    )
     assert found["shows_failure"] and found["target"] == "van"
     assert "shows a failure: what is van is called" in run(*command, "--edited", tmp_path / "snow.png").out
     nothing = run(*command, "--edited", tmp_path / "van.png", "--json").json()["look"]
@@ -90,8 +108,12 @@ def test_every_command_takes_what_was_made_and_the_same_three_files(run, world, 
     told = []
     for given in (("--exemplar", folder), ("--exemplar", parts["image"], "--mask", parts["mask"], *texture)):
         out = tmp_path / f"{len(told)}"
-        edit = run("edit", *model, *given, *reference, "--site", "3", "--gate", "none", "-o", f"{out}.safetensors", "--json")
-        evaluated = run("evaluate", f"{out}.safetensors", *model, *given, *reference, "--report", f"{out}.html", "--json")
+        edit = run(
+            "edit", *model, *given, *reference, "--site", "3", "--gate", "none", "-o", f"{out}.safetensors", "--json"
+        )
+        evaluated = run(
+            "evaluate", f"{out}.safetensors", *model, *given, *reference, "--report", f"{out}.html", "--json"
+        )
         matches = [
             run("match", *file, *model, *given, "--images", world / "tests", *reference, "--site", "3", "--json").json()
             for file in ((), (f"{out}.safetensors",))

@@ -110,7 +110,9 @@ def test_of_a_folder_of_classes_the_wrong_ones_come_first_the_surest_of_them_fir
     right = [each["right"] for each in found["pictures"]]
     assert right == sorted(right) and found["n"] == found["labelled"] == 18
     assert (found["right"], found["wrong"], found["accuracy"]) == (sum(right), 18 - sum(right), sum(right) / 18)
-    wrong, others = ([each["probability"] for each in found["pictures"] if each["right"] is kind] for kind in (False, True))
+    wrong, others = (
+        [each["probability"] for each in found["pictures"] if each["right"] is kind] for kind in (False, True)
+    )
     assert wrong == sorted(wrong, reverse=True) and others == sorted(others)
     for each in found["pictures"]:
         said = model(each["picture"])
@@ -165,7 +167,9 @@ def test_the_table_of_all_pictures_is_one_that_programs_read(run, net, world, tm
     told = run("predict", net, world / "tests", "--json").json()["pictures"]
     assert [row["picture"] for row in rows] == [each["picture"] for each in told]
     assert [row["right"] for row in rows] == [str(each["right"]) for each in told]
-    assert [float(row["probability"]) for row in rows] == pytest.approx([each["probability"] for each in told], abs=1e-6)
+    assert [float(row["probability"]) for row in rows] == pytest.approx(
+        [each["probability"] for each in told], abs=1e-6
+    )
     assert [row["predicted_2"] for row in rows] == [each["top"][1]["class"] for each in told]
     both = run("predict", net, world / "flat", "--json", "--csv", tmp_path / "flat.csv").json()
     assert both["n"] == len((tmp_path / "flat.csv").read_text().splitlines()) - 1
@@ -180,7 +184,10 @@ def test_the_edited_model_is_asked_too(run, net, model, world):
         assert (each["predicted"], each["before"]["predicted"]) == (after.name, before.name)
         assert each["before"]["probability"] == pytest.approx(before.probability, abs=1e-5)
     changed = sum(each["predicted"] != each["before"]["predicted"] for each in found["pictures"])
-    assert changed and f"changes what is said of {changed} picture" in run("predict", net, world / "tests", "--edit", file).out
+    assert (
+        changed
+        and f"changes what is said of {changed} picture" in run("predict", net, world / "tests", "--edit", file).out
+    )
     told = run("predict", net, world / "sand.png", "--edit", file).out
     assert told.splitlines()[1].split() == ["before", "after"]
 

@@ -31,7 +31,9 @@ def parsed(words, group=PROGRAM, parent=None):
 def printed(text):
     """The commands in a text, as a person would copy them: what follows the program's name to the end of the line."""
     lines = text.replace("\\\n", " ").splitlines()
-    return [found[1] for line in lines if (found := re.match(r"^(?:[\w ]*: |\s*|.*\$ )(rulepatch [a-z][\w -].*)$", line))]
+    return [
+        found[1] for line in lines if (found := re.match(r"^(?:[\w ]*: |\s*|.*\$ )(rulepatch [a-z][\w -].*)$", line))
+    ]
 
 
 def whole(line):
@@ -130,7 +132,14 @@ def test_what_the_demo_and_a_sweep_print_is_whole(tmp_path):
 
 
 def test_settings_are_written_as_the_parser_reads_them():
-    options = {"model": "net.py:build", "site": ["a b", "c"], "rank": 2.0, "gate": "none", "any_base": True, "seed": None}
+    options = {
+        "model": "net.py:build",
+        "site": ["a b", "c"],
+        "rank": 2.0,
+        "gate": "none",
+        "any_base": True,
+        "seed": None,
+    }
     line = command_line("edit", {**options, "any_base": False, "exemplar": "x", "reference": "y", "out": "it's"})
     found = whole(line).params
     assert (found["site"], found["rank"], found["gate"], found["out"]) == (["a b", "c"], 2, "none", Path("it's"))
@@ -164,7 +173,9 @@ def test_no_message_holds_a_command_with_gaps(path):
                 whole(found[0].strip())
 
 
-@pytest.mark.parametrize("page", sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")]), ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page", sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")]), ids=lambda page: page.name
+)
 def test_the_commands_of_the_docs_are_whole(page):
     text = page.read_text("utf-8")
     for block in re.findall(r"^```(?:bash|sh|console|text)?\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE):

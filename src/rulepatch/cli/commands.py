@@ -194,7 +194,9 @@ def edit(
     )
     measured = {"model": model, "weights": weights, "reference": reference, "leave_out": leave_out}
     then = command_line("evaluate", measured, out)
-    print_result(made.to_json, lambda: f"{made.to_text()}\nnext: {then}\n(and --tests DIR, to see what it repairs)", as_json)
+    print_result(
+        made.to_json, lambda: f"{made.to_text()}\nnext: {then}\n(and --tests DIR, to see what it repairs)", as_json
+    )
 
 
 @app.command(epilog=example("show rulepatch-demo/snow-to-road.safetensors"))
