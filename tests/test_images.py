@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from rulepatch.errors import ImageError
-from rulepatch.images import SUFFIXES, as_read, composite, cover, has_alpha, in_mode, read_image
+from rulepatch.images import SUFFIXES, as_image, composite, cover, has_alpha, in_mode, read_image
 from rulepatch.masks import read_mask
 
 ORIENTATION = 274
@@ -332,7 +332,7 @@ def test_what_is_transparent_in_a_mask_is_not_the_concept(tmp_path):
 def test_transparency_is_kept_only_if_asked_for_and_there(mode, alpha, tmp_path):
     picture = Image.new(mode, (4, 4))
     picture.save(tmp_path / "p.png")
-    in_file, in_memory = read_image(tmp_path / "p.png", alpha=alpha), as_read(picture, alpha=alpha)
+    in_file, in_memory = read_image(tmp_path / "p.png", alpha=alpha), as_image(picture, alpha=alpha)
     transparent = mode.endswith("A")
     assert has_alpha(picture) == transparent
     assert in_file.mode == in_memory.mode == ("RGBA" if alpha and transparent else "RGB")

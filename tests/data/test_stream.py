@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from rulepatch.data import folders
+from rulepatch.data import pictures as picture_module
 from rulepatch.data import stream as streams
 from rulepatch.data.folders import ImageSet, Picture
 from rulepatch.data.stream import ImageStream
@@ -65,7 +65,7 @@ def test_order_does_not_depend_on_which_picture_is_read_first(folder_of, monkeyp
         time.sleep(0.01 if int(path.stem) % 3 == 0 else 0)
         return read_image(path, **options)
 
-    monkeypatch.setattr(folders, "read_image", slowly)
+    monkeypatch.setattr(picture_module, "read_image", slowly)
     images = folder_of(20)
     seen = [picture for batch in ImageStream(images, PREPROCESS, batch_size=4) for picture in batch.pictures]
     assert seen == list(images.pictures)
@@ -125,7 +125,7 @@ def test_on_few_cores_the_same_pictures_are_read_in_between(folder_of, monkeypat
         readers.add(threading.current_thread())
         return read_image(path, **options)
 
-    monkeypatch.setattr(folders, "read_image", reading)
+    monkeypatch.setattr(picture_module, "read_image", reading)
     between = list(ImageStream(images, PREPROCESS, batch_size=4))
     assert [batch.pictures for batch in between] == [batch.pictures for batch in beside]
     assert all(torch.equal(a.pixels, b.pixels) for a, b in zip(beside, between, strict=True))
@@ -142,7 +142,7 @@ def test_only_so_many_pictures_are_read_ahead(folder_of, monkeypatch):
             most = max(most, begun - used)
         return read_image(path, **options)
 
-    monkeypatch.setattr(folders, "read_image", counted)
+    monkeypatch.setattr(picture_module, "read_image", counted)
     for batch in ImageStream(folder_of(300), PREPROCESS, batch_size=4):
         time.sleep(0.002)  # a slow consumer: nothing but the bound holds the readers back
         used += len(batch.pictures)
@@ -159,7 +159,7 @@ def test_pictures_are_read_by_other_threads_while_the_consumer_works(folder_of, 
             ahead.set()
         return read_image(path, **options)
 
-    monkeypatch.setattr(folders, "read_image", reading)
+    monkeypatch.setattr(picture_module, "read_image", reading)
     stream = iter(ImageStream(folder_of(6), PREPROCESS, batch_size=2))
     next(stream)
     assert ahead.wait(timeout=10)
@@ -176,7 +176,7 @@ def begun(monkeypatch):
         time.sleep(0.005)
         return read_image(path, **options)
 
-    monkeypatch.setattr(folders, "read_image", read)
+    monkeypatch.setattr(picture_module, "read_image", read)
     return found
 
 
@@ -203,7 +203,7 @@ def test_a_defect_of_our_own_is_no_unreadable_picture(folder_of, monkeypatch):
     def defect(path, **options):
         raise ZeroDivisionError
 
-    monkeypatch.setattr(folders, "read_image", defect)
+    monkeypatch.setattr(picture_module, "read_image", defect)
     with pytest.raises(ZeroDivisionError):
         list(ImageStream(folder_of(300), PREPROCESS))
 
@@ -214,7 +214,7 @@ def test_an_unreadable_picture_that_waits_is_not_raised_before_its_turn(folder_o
             raise ImageError("number five")
         return read_image(path, **options)
 
-    monkeypatch.setattr(folders, "read_image", failing)
+    monkeypatch.setattr(picture_module, "read_image", failing)
     stream = iter(ImageStream(folder_of(8), PREPROCESS, batch_size=2))
     assert [len(next(stream).pictures), len(next(stream).pictures)] == [2, 2]
     with pytest.raises(FolderError):
