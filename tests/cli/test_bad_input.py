@@ -244,7 +244,8 @@ EDITS = {
             "nan.safetensors": "3.weight .* NaN",
             "shapes.safetensors": r"3\.weight of shape \(8, 8, 3, 3\)",
             "architecture.safetensors": "lacks",
-            "code.pth": "other objects",
+            "code.pth": r"other objects \(print",
+            "shapes.safetensors::model": r"expected model in .*but it holds \d+ tensors",
             "empty": "no such file",
         }.items()
     },

@@ -227,7 +227,7 @@ def test_a_network_in_a_wrapper_takes_the_weights_of_the_network(wrap, tmp_path)
     assert all(torch.equal(a, b) for a, b in zip(wrapped.state_dict().values(), state.values(), strict=True))
 
 
-def test_the_command_line_and_model_files_read_them_too(tmp_path):
+def test_models_by_name_and_model_files_read_them_too(tmp_path):
     state = trained(load_model("playground").module, 4)
     torch.save({"state_dict": prefixed("module._orig_mod.", state)}, tmp_path / "w.pth")
     assert same(load_model("playground", weights=tmp_path / "w.pth").module, state)
@@ -417,7 +417,7 @@ def test_files_that_an_index_names_are_one_set(ending, net, tmp_path):
     assert same(net, state)
     with pytest.raises(WeightsError, match=r"lacks .* one of several files, name their \.index\.json"):
         load_weights(net, tmp_path / f"w-00001-of-00002{ending}")
-    with pytest.raises(WeightsError, match=r"is a folder; check the path, name a file in it \(w.*index\.json"):
+    with pytest.raises(WeightsError, match=r"is a folder; check the path, or name a file in it \(w.*index\.json"):
         load_weights(net, tmp_path)
     (tmp_path / f"w-00002-of-00002{ending}").unlink()
     with pytest.raises(WeightsError, match=rf"w-00002-of-00002{ending} is not beside it"):

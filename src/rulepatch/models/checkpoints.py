@@ -144,7 +144,10 @@ def _file_and_key(source: Path) -> tuple[Path, str]:
     file, separator, key = str(source).rpartition("::")
     path, key = (Path(file), key) if separator and not source.exists() else (source, "")
     if path.is_dir():
-        raise WeightsError(f"expected a file of weights but {path} is a folder; check the path, name {_files_of(path)}")
+        raise WeightsError(
+            f"expected weights at {path} but there is no such file, it is a folder; check the path, or name "
+            f"{_files_of(path)}"
+        )
     if not path.is_file():
         raise WeightsError(f"expected weights at {path} but there is no such file; check the path")
     return path, key
@@ -192,14 +195,14 @@ def _refusal(path: Path, error: Exception) -> str:
             f"expected a file in torch.save's own protocol but {path} was pickled with another; save it again without "
             "pickle_protocol"
         )
-    what = f"other objects ({type(error).__name__})"
+    what = "a whole model, or something beside its weights"
     if refused := _GLOBAL.search(text):
-        what = f"an object of {refused[1]} (a whole model, or something beside its weights)"
+        what = f"{refused[1]}: {what}"
     elif "DTensor" in text:
-        what = "shards of tensors that lie on several devices (DTensor)"
+        what = "DTensor: shards of tensors that lie on several devices"
     return (
-        f"expected a state dict of tensors but {path} holds {what}, and objects are never loaded, as they can run "
-        "code; open it where it was made, if you trust it, and save model.state_dict() alone"
+        f"expected a state dict of tensors but {path} holds other objects ({what}), which are never loaded, as they "
+        "can run code; open it where it was made, if you trust it, and save model.state_dict() alone"
     )
 
 
