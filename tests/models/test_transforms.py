@@ -162,6 +162,11 @@ def test_also_read(name):
     assert held(Preprocess.of(transform), result) < 0.8
 
 
+def test_weights_are_read_by_their_preset():
+    weights = models.EfficientNet_B1_Weights.IMAGENET1K_V2
+    assert Preprocess.of(weights) == Preprocess.of(weights.transforms())
+
+
 def test_a_function_is_read_too():
     assert Preprocess.of(preset_as_function) == Preprocess((224, 224), 256, keep_exact_size=False)
 

@@ -262,7 +262,7 @@ class Preprocess:
         What is read is held to what the transform does to pictures of many sizes, the input size among them.
 
         Args:
-            transform: a `Preprocess`; a preset as `weights.transforms()` gives it; transforms of torchvision (either
+            transform: a `Preprocess`; weights of torchvision or their preset; transforms of torchvision (either
                 version), timm or open_clip; an image processor of transformers; or timm's configuration of data.
             input_size: (height, width) of the pictures, for a transform without Resize; pictures of other sizes are
                 resized to it.
@@ -277,7 +277,7 @@ class Preprocess:
         Examples:
             >>> from torchvision import transforms
             >>> from torchvision.models import ResNet18_Weights
-            >>> Preprocess.of(ResNet18_Weights.DEFAULT.transforms()).resize
+            >>> Preprocess.of(ResNet18_Weights.DEFAULT).resize
             256
             >>> mnist = transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.13,), (0.31,))])
             >>> Preprocess.of(mnist, input_size=28).mode

@@ -48,7 +48,7 @@ class Tried:
     def __call__(self, picture: Image.Image) -> Tensor:
         """What the transform makes of a picture, (channels, height, width), float32."""
         first: Exception | None = None
-        for given in (lambda: picture, lambda: TF.pil_to_tensor(picture), lambda: np.array(picture)):
+        for given in (picture.copy, lambda: TF.pil_to_tensor(picture), lambda: np.array(picture)):
             try:
                 with torch.device("cpu"), torch.no_grad(), warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # of its library
@@ -86,6 +86,8 @@ def read(transform: Any, *, input_size: int | tuple[int, int] | None = None, cha
     """
     if isinstance(transform, Preprocess):
         return transform
+    if callable(getattr(transform, "transforms", None)):  # weights of torchvision
+        transform = transform.transforms()
     if isinstance(transform, Mapping) or hasattr(transform, "to_dict"):
         return _of_library(transform)
     if not callable(transform):
@@ -254,7 +256,7 @@ def probe(tried: Tried, side: int, known: Iterable[Affine]) -> tuple[tuple[int, 
     if (last - first).abs().min() < 1e-9:
         _refuse("one that makes the same of black and white", "check it")
     fitted = -first / (last - first), 1 / (last - first)
-    measured = [tuple(float(f"{value:.7g}") for value in values.tolist()) for values in fitted]
+    measured = [tuple(float(f"{value:.7g}") + 0.0 for value in values.tolist()) for values in fitted]
     found: Affine = (measured[0], measured[1])
     for written in (*known, ((0.0,), (1.0,))):
         pair = [first.new_tensor(values) for values in written]
