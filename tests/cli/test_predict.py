@@ -280,3 +280,10 @@ def test_the_library_does_the_same(model, net, run, world):
 def test_a_report_of_the_model_alone_can_be_written(run, net, world, tmp_path):
     assert run("evaluate", "--model", net, "--tests", world / "tests", "--report", tmp_path / "report.html").code == 0
     assert "The model as it is" in (tmp_path / "report.html").read_text("utf-8")
+
+
+def test_answers_are_told_in_one_line(model, world):
+    from rulepatch.evaluation.predict import predict
+
+    told = repr(predict(model, world / "tests", progress=False))
+    assert told.startswith("Answers(18 pictures: ") and "\n" not in told

@@ -73,6 +73,9 @@ class Answers:
     def __len__(self) -> int:
         return len(self.answers)
 
+    def __repr__(self) -> str:
+        return f"Answers({self._summary()}, {self.model_name!r})"
+
     def __getitem__(self, index: int) -> Answer:
         return self.answers[index]
 
@@ -198,15 +201,18 @@ class Answers:
             told.append(f"… and {len(self) - MOST_ROWS:,} more; --csv - prints them all")
         return told
 
+    def _summary(self) -> str:
+        known = self.labelled
+        right = sum(bool(answer.is_right) for answer in known)
+        counts = [f"{right:,} right, {len(known) - right:,} wrong ({percent(right / len(known))})"] if known else []
+        if 0 < len(known) < len(self):
+            counts.append(f"{len(self) - len(known):,} without a label")
+        return plural(len(self), "picture") + (f": {', '.join(counts)}" if counts else "")
+
     def _counts(self) -> list[str]:
         told = []
         if len(self) > 1:
-            known = self.labelled
-            right = sum(bool(answer.is_right) for answer in known)
-            counts = [f"{right:,} right, {len(known) - right:,} wrong ({percent(right / len(known))})"] if known else []
-            if 0 < len(known) < len(self):
-                counts.append(f"{len(self) - len(known):,} without a label")
-            told.append(plural(len(self), "picture") + (f": {', '.join(counts)}" if counts else ""))
+            told.append(self._summary())
         changes = [answer.after.index != answer.before.index for answer in self.answers if answer.after is not None]
         if len(changes) > 1:
             told.append(f"the edit changes what is said of {plural(sum(changes), 'picture')}")
