@@ -3,7 +3,7 @@
 import io
 import logging
 import warnings
-from contextlib import redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import torch
@@ -37,8 +37,8 @@ def export(model: Classifier, path: Path) -> None:
     flags = [(module, module.training) for module in model.module.modules() if hasattr(module, "training")]
     try:
         logging.disable(logging.ERROR)  # torch tells of its failures at length, and prints graphs; a sentence does
-        quiet = redirect_stdout(io.StringIO())
-        with warnings.catch_warnings(), quiet, atomic_path(path) as unfinished, torch.no_grad():
+        silent = redirect_stderr(io.StringIO()), redirect_stdout(io.StringIO())
+        with warnings.catch_warnings(), silent[0], silent[1], atomic_path(path) as unfinished, torch.no_grad():
             warnings.simplefilter("ignore")
             model.module.eval()
             if path.suffix == ".pt2":
