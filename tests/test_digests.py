@@ -1,9 +1,12 @@
+import copy
 import hashlib
 
 import pytest
 import torch
 
-from rulepatch.digests import digest_of_bytes, digest_of_json, digest_of_tensors
+from rulepatch.core.edit import base_digest
+from rulepatch.digests import digest_of_bytes, digest_of_json, digest_of_state, digest_of_tensors
+from rulepatch.models.registry import load_model
 
 BASE = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.ones(4)}
 
@@ -75,3 +78,34 @@ def test_every_change_of_a_json_value_changes_its_digest(one, other):
 
 def test_order_of_keys_does_not_count_at_any_depth():
     assert digest_of_json({"x": {"a": 1, "b": 2}, "y": 3}) == digest_of_json({"y": 3, "x": {"b": 2, "a": 1}})
+
+
+def test_the_digest_of_the_playground_is_what_it_was():
+    """Edits of earlier versions fit."""
+    digest = base_digest(load_model("playground").module)
+    assert digest == "b1043d2452d472fa6a1ef981a19f214e97ab979951ce9a8ea536270666cd145f"
+
+
+OTHER_THINGS = {
+    "numbers": ({"a": 1, "b": [2.5, None, True]}, {"a": 1, "b": [2.5, None, False]}),
+    "bytes": (b"12", b"13"),
+    "keys": ({"a": 1}, {"b": 1}),
+    "tensors in tuples": ((torch.zeros(2), None), (torch.ones(2), None)),
+    "lengths": ([torch.zeros(0)], []),
+    "types of numbers": (1, 1.0),
+    "sparse tensors": (torch.eye(2).to_sparse(), (2 * torch.eye(2)).to_sparse()),
+    "types": (torch.float32, torch.float16),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_THINGS)
+def test_states_of_other_things_than_tensors_have_digests_that_tell_them_apart(name):
+    one, other = OTHER_THINGS[name]
+    weight = torch.ones(3)
+    assert digest_of_state({"w": weight, "x": one}) == digest_of_state({"x": copy.deepcopy(one), "w": weight})
+    assert digest_of_state({"w": weight, "x": one}) != digest_of_state({"w": weight, "x": other})
+
+
+def test_objects_count_by_their_type_alone():
+    assert digest_of_state({"x": object()}) == digest_of_state({"x": object()})
+    assert digest_of_state({"x": object()}) != digest_of_state({"x": Exception()})

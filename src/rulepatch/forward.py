@@ -174,7 +174,7 @@ def _advice(model: nn.Module, inputs: Tensor, error: Exception) -> str:
     first = next((layer for layer in model.modules() if isinstance(layer, nn.Conv2d)), None)
     if first is not None and inputs.ndim == 4 and "channels" in str(error) and first.in_channels != inputs.shape[1]:
         return f"its first convolution takes {first.in_channels} channels: give a preprocessing of as many"
-    if isinstance(error, TypeError | KeyError | AttributeError):
+    if isinstance(error, TypeError | KeyError | AttributeError) or "too many indices" in str(error):
         return "wrap it in a module whose forward takes a batch of pictures and nothing else"
     if any(word in str(error).lower() for word in ("size", "shape", "match", "dimension")):
         return "check the input size of its preprocessing"

@@ -139,3 +139,116 @@ def test_scores_are_laid_over_the_picture():
     windows = find_sites(swin(), torch.zeros(1, 3, 64, 64)).site("layers.0.blocks.1.attn.qkv").key_places
     cells = torch.tensor(windows.cells, dtype=torch.float32)[None]
     assert torch.equal(windows.lay_out(cells)[0].flatten(), torch.arange(256.0))
+
+
+# Networks that turn or crop what they are given before their first layer sees it
+
+
+def cropped(x):
+    return x[..., 8:24, 8:]
+
+
+TURNS = {
+    "transposed": lambda x: x.transpose(-1, -2),
+    "flipped": lambda x: x.flip(-1),
+    "turned by a quarter": lambda x: torch.rot90(x, 1, (-2, -1)),
+    "rolled": lambda x: x.roll((5, 9), (-2, -1)),
+    "cropped": cropped,
+    "cropped, then turned": lambda x: cropped(x).transpose(-1, -2),
+    "padded far": lambda x: nn.functional.pad(x, (16, 0, 8, 8)),
+    "halves swapped": lambda x: torch.cat([x[..., 16:], x[..., :16]], dim=-1),
+    "quarters shuffled": lambda x: torch.stack([x[..., i * 8 : i * 8 + 8, :] for i in (2, 0, 3, 1)], -3).flatten(
+        -3, -2
+    ),
+}
+"""What moves the places of a picture; applied to a mask as it is to a picture."""
+
+BESIDE = {
+    "nothing": lambda x: x,
+    "normalised": lambda x: (x - x.new_tensor([0.4, 0.5, 0.6])[:, None, None]) / 0.2,
+    "of its own mean": lambda x: (x - x.mean((2, 3), keepdim=True)) / x.std((2, 3), keepdim=True),
+    "BGR": lambda x: x[:, [2, 1, 0]],
+    "BGR by flip": lambda x: x.flip(1),
+    "grey": lambda x: x.mean(1, keepdim=True).expand(-1, 3, -1, -1),
+    "in other colours": lambda x: torch.einsum("dc,nchw->ndhw", torch.eye(3).roll(1, 0), x),
+    "padded as a convolution pads": lambda x: nn.functional.pad(x, (1, 1, 1, 1))[..., 1:-1, 1:-1],
+    "written into": lambda x: x.clone().sub_(0.5).clamp_(-0.4, 0.4),
+}
+"""What leaves the places where they are."""
+
+
+class Before(nn.Module):
+    def __init__(self, *steps):
+        super().__init__()
+        torch.manual_seed(0)
+        self.steps = steps
+        self.embed, self.deep = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1, stride=2)
+        self.tokens, self.head = nn.Linear(8, 8), nn.Linear(8, 5)
+
+    def forward(self, x):
+        for step in self.steps:
+            x = step(x)
+        x = torch.relu(self.deep(torch.relu(self.embed(x))))
+        return self.head(self.tokens(x.flatten(2).transpose(1, 2)).mean(1))
+
+
+@pytest.mark.parametrize("beside", BESIDE)
+@pytest.mark.parametrize("turn", TURNS)
+def test_masks_go_where_the_network_puts_the_picture(turn, beside):
+    """The twin is the network inside, given the picture and the mask already turned."""
+    picture, mask = torch.rand(1, 3, 32, 32), torch.zeros(1, 32, 32)
+    mask[:, 9:19, 10:22] = 1
+    net = Before(BESIDE[beside], TURNS[turn]).eval()
+    survey = find_sites(net, picture)
+    net.steps = (BESIDE[beside],)
+    twin = find_sites(net, TURNS[turn](picture))
+    assert survey.lost is None
+    for site, other in zip(survey.sites[1:], twin.sites[1:], strict=True):
+        for places, wanted in ((site.key_places, other.key_places), (site.output_places, other.output_places)):
+            if wanted is not None:
+                found = places.weights(mask, smallest=0)
+                torch.testing.assert_close(found, wanted.weights(TURNS[turn](mask), smallest=0))
+
+
+@pytest.mark.parametrize("turn", TURNS)
+def test_scores_are_laid_back_over_the_picture(turn):
+    mask = torch.zeros(1, 32, 32)
+    mask[:, 9:19, 10:22] = 1
+    net = Before(TURNS[turn]).eval()
+    site = find_sites(net, torch.rand(1, 3, 32, 32)).sites[0]  # its output has a position for every pixel that is left
+    left = TURNS[turn](torch.arange(1.0, 1025).reshape(1, 32, 32)).unique().long()
+    wanted = torch.zeros(1025)
+    wanted[left] = 1
+    expected = mask * wanted[1:].reshape(1, 32, 32)  # what lies outside of a crop is lost
+    laid_out = site.output_places.lay_out(site.output_places.weights(mask, smallest=0))
+    torch.testing.assert_close(laid_out, expected.double())
+
+
+@pytest.mark.parametrize("beside", BESIDE)
+def test_what_leaves_places_alone_makes_no_frame(beside):
+    survey = find_sites(Before(BESIDE[beside]).eval(), torch.rand(1, 3, 32, 32))
+    assert all(site.key_places.frame is None for site in survey.sites if site.key_places is not None)
+
+
+def test_a_resize_of_a_crop_lies_over_the_crop():
+    net = Before(cropped, lambda x: nn.functional.interpolate(x, (48, 96), mode="bilinear")).eval()
+    places = find_sites(net, torch.rand(1, 3, 32, 32)).sites[0].output_places
+    mask = torch.zeros(1, 32, 32)
+    mask[:, 8:16, 8:20] = 1  # the upper left quarter of the crop
+    found = places.weights(mask, smallest=0).reshape(48, 96)
+    assert found[:24, :48].min() == 1 and found[24:].max() == 0 and found[:, 48:].max() == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "step"),
+    [
+        ("grid_sampler_2d", lambda x: nn.functional.grid_sample(
+            x, nn.functional.affine_grid(torch.tensor([[[0.0, 1, 0], [1, 0, 0]]]), x.shape, align_corners=False),
+            align_corners=False)),
+        ("index", lambda x: x[:, :, torch.arange(31, -1, -1)]),
+        ("sort", lambda x: x.sort(dim=3).values),
+        ("index_select", lambda x: x.index_select(3, torch.arange(31, -1, -1))),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_followed_is_told(name, step):
+    assert find_sites(Before(step).eval(), torch.rand(1, 3, 32, 32)).lost == name

@@ -285,7 +285,9 @@ KINDS: dict[str, Kind] = {
     "another input size": Kind(lambda: Flat(32), fails=r"its head \(Linear\) raised .*check the input size"),
     "one channel": Kind(lambda: Small(channels=1), fails="takes 1 channels"),
     "writes into its input": Kind(lambda: Small(before=lambda x: x.sub_(0.5).div_(0.5))),
-    "as_strided": Kind(lambda: Small(before=lambda x: x.as_strided(x.shape, torch.empty(x.shape).stride()))),
+    "as_strided": Kind(
+        lambda: Small(before=lambda x: x.as_strided(x.shape, torch.empty(x.shape).stride())), warns="as_strided"
+    ),
     # what it returns
     "returns nothing": Kind(lambda: Small(after=lambda z: None), fails="return the logits"),
     "returns a word": Kind(lambda: Small(after=lambda z: "red"), fails="return the logits"),
@@ -320,7 +322,7 @@ KINDS: dict[str, Kind] = {
     "autocast": Kind(within(lambda: torch.autocast("cpu", dtype=torch.bfloat16))),
     "no_grad inside": Kind(within(torch.no_grad), may_fail=("finetune",)),
     "inference_mode inside": Kind(within(torch.inference_mode), may_fail=("finetune",)),
-    "checkpointing": Kind(around(lambda net, x: checkpoint(net, x, use_reentrant=False))),
+    "checkpointing": Kind(around(lambda net, x: checkpoint(net, x, use_reentrant=False)), may_fail=("finetune",)),
     "hooks of its own": Kind(hooked),
     "double precision": Kind(lambda: Small().double()),
     "bfloat16": Kind(lambda: Small().bfloat16()),
@@ -331,7 +333,7 @@ KINDS: dict[str, Kind] = {
     # weights
     "on meta": Kind(lambda: Small().to("meta"), fails="load its weights first"),
     "half on meta": Kind(half_of_it(lambda layer: layer.to("meta")), fails="load its weights first"),
-    "lazy": Kind(lazy, fails="get theirs in a first pass"),
+    "lazy": Kind(lazy, fails="in a first pass"),
     "parametrised": Kind(half_of_it(parametrizations.weight_norm), fails="computed from other parameters"),
     "pruned": Kind(half_of_it(lambda layer: prune.l1_unstructured(layer, "weight", 0.5)), fails="computed from other"),
     "spectral norm of old": Kind(half_of_it(nn.utils.spectral_norm), fails="computed from other"),
@@ -489,6 +491,7 @@ def test_an_edit_under_autocast_is_that_of_the_network_itself_up_to_rounding(pla
 @pytest.mark.parametrize(
     "name", ["plain", "raises", "returns a dataclass", "quantised head", "branches on data", "exported", "one channel"]
 )
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")  # of torch's quantisation
 def test_an_export_is_written_or_ends_in_a_sentence(name, tmp_path, capfd):
     model = model_of(KINDS[name])
     try:
@@ -524,7 +527,6 @@ def test_an_exported_program_is_refused():
 
 ORDINARY: dict[str, Callable[[], nn.Module]] = {
     "resnet": lambda: torchvision.models.resnet18(num_classes=3),
-    "vgg": lambda: torchvision.models.vgg11(num_classes=3),
     "mobilenet": lambda: torchvision.models.mobilenet_v3_small(num_classes=3),
     "squeezenet": lambda: torchvision.models.squeezenet1_1(num_classes=3),
     "shufflenet": lambda: torchvision.models.shufflenet_v2_x0_5(num_classes=3),
@@ -536,7 +538,7 @@ ORDINARY: dict[str, Callable[[], nn.Module]] = {
     "convnext": lambda: timm.create_model("test_convnext", num_classes=3),
     "tf padding": lambda: timm.create_model("mobilenetv2_035", pad_type="same", num_classes=3),
     "nasnet padding": lambda: timm.create_model("mnasnet_small", num_classes=3),
-    "a mixer": lambda: timm.create_model("mixer_s32_224", img_size=64, num_blocks=2, num_classes=3),
+    "a mixer": lambda: timm.models.MlpMixer(3, 64, patch_size=16, num_blocks=2, embed_dim=32),
 }
 
 

@@ -26,13 +26,15 @@ _NOWHERE = -1
 
 # What moves numbers without changing them, apart from pads and copies, whose new numbers have no place.
 _MOVES = {
-    "_unsafe_view", "alias", "cat", "clone", "contiguous", "detach", "expand", "flip", "narrow",
-    "permute", "reshape", "roll", "select", "slice", "split", "split_with_sizes", "squeeze", "stack", "t", "transpose",
-    "unbind", "unsqueeze", "view", "view_as",
+    "_unsafe_view", "alias", "cat", "clone", "contiguous", "detach", "expand", "flip", "narrow", "permute",
+    "pixel_shuffle", "pixel_unshuffle", "repeat", "reshape", "roll", "rot90", "select", "slice", "split",
+    "split_with_sizes", "squeeze", "stack", "t", "transpose", "unbind", "unsqueeze", "view", "view_as",
 }  # fmt: skip
 _PADS = {"constant_pad_nd", "pad", "reflection_pad2d", "replication_pad2d"}
-_SCATTERS = {"cudnn_grid_sampler", "gather", "grid_sampler_2d", "index", "index_select", "take", "take_along_dim"}
-"""What moves numbers to places that lie in another tensor, whose contents a trace does not keep."""
+_SELECTS = {"index", "index_select"}
+"""What takes numbers from places that lie in another tensor, whose contents a trace does not keep."""
+_REDUCTIONS = {"amax", "amin", "linalg_vector_norm", "max", "mean", "min", "std", "sum", "var"}
+"""What may be done over the channels of a picture, as to make it grey."""
 _ATTENTION = {
     "_scaled_dot_product_attention_math", "_scaled_dot_product_cudnn_attention",
     "_scaled_dot_product_efficient_attention", "_scaled_dot_product_flash_attention",
@@ -192,7 +194,8 @@ class PlaceFinder:
         self._makers: dict[int, tuple[Step, int]] = {}
         for step in traced.steps:
             for index, number in enumerate([*step.writes, *(new for _, new in step.mutates)]):
-                self._makers.setdefault(number, (step, index))
+                if number not in step.reads:  # some operations return what they were given
+                    self._makers.setdefault(number, (step, index))
         self._known: dict[int, _Numbered | None] = {}
         self._weights = set(traced.parameters.values())
         self.lost: str | None = None
@@ -267,13 +270,21 @@ class PlaceFinder:
         if not known:
             return None
         name = name_of(step)
-        if name in _SCATTERS:
-            return self._scattered(step, known)
+        if name in _SELECTS:
+            return self._selected(step, known)
         if name in _MOVES or name in _PADS:
             return self._replayed(step, index, known)
         if name in MATRIX_PRODUCTS:
-            first = step.reads[1] if name in {"addmm", "baddbmm"} else step.reads[0]
-            return _spread(_collapsed(known.get(first)), shape)
+            first, second = step.reads[-2:] if name != "linear" else step.reads[:2]
+            found = _spread(_collapsed(known.get(first)), shape)
+            if found is None and second in known and known[second].untouched:  # a matrix of colours
+                columns = replace(known[second], cells=known[second].cells.mT)
+                turned = _spread(_collapsed(columns), (*shape[:-2], shape[-1], shape[-2]))
+                found = None if turned is None else replace(turned, cells=turned.cells.mT)
+            still = any(each.untouched for each in known.values()) and self._weights.isdisjoint(step.reads)
+            return None if found is None else replace(found, untouched=still)
+        if name in _REDUCTIONS:
+            return self._reduced(step, known)
         if name in _ATTENTION:
             return _spread(_collapsed(known.get(step.reads[0])), shape) if index == 0 else None
         if kind_of(step) in {"affine", "elementwise"} or name in _IN_PLACE:
@@ -305,7 +316,7 @@ class PlaceFinder:
         found = moved if isinstance(moved, Tensor) else moved[index]
         return replace(like, cells=found)
 
-    def _scattered(self, step: Step, known: Mapping[int, _Numbered]) -> _Numbered | None:
+    def _selected(self, step: Step, known: Mapping[int, _Numbered]) -> _Numbered | None:
         """Channels in another order, as of BGR; None where positions are moved to nobody knows where."""
         found, shape = known.get(step.reads[0]), self._trace.shapes[step.writes[0]]
         _, where = step.arguments[0][:2] if len(step.arguments[0]) > 1 else (None, None)
@@ -315,6 +326,13 @@ class PlaceFinder:
         if found is not None and channels_alone and len(shape) == 4 and found.cells.stride(1) == 0:
             return replace(found, cells=found.cells[:, :1].expand(shape))
         return None
+
+    def _reduced(self, step: Step, known: Mapping[int, _Numbered]) -> _Numbered | None:
+        """A picture made grey; None for a reduction over anything but channels."""
+        found, args, shape = known.get(step.reads[0]), step.arguments[0], self._trace.shapes[step.writes[0]]
+        if found is None or found.cells.ndim != 4 or found.cells.stride(1) != 0 or [1] not in args:
+            return None
+        return replace(found, cells=found.cells[:, :1].reshape(shape))
 
     def _frame(self, step: Step) -> Frame | None:
         """What a map lies over, from what the step that made it was given."""
@@ -337,7 +355,9 @@ class PlaceFinder:
             step, _ = self._makers[number]
             source = self._known.get(step.reads[0]) if step.reads else None
             if source is not None:
-                return name_of(step) if source.untouched and name_of(step) in _SCATTERS else None
+                return (
+                    name_of(step) if source.untouched and name_of(step) not in _REDUCTIONS | MATRIX_PRODUCTS else None
+                )
             number = step.reads[0] if step.reads else -1
         return None
 

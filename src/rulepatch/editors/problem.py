@@ -263,8 +263,8 @@ def _follow_the_picture(
     spatial = [site for site in sites if site.is_spatial]
     if survey.lost is not None and spatial:
         warn(
-            f"expected layers of {model.name} to see the picture as it lies but before the first of them its places "
-            f"are moved ({survey.lost}), where no mask can follow; do that in the preprocessing instead"
+            f"expected layers of {model.name} to see the picture as it lies but before the first of them {survey.lost} "
+            "may move its places, where no mask can follow; do that in the preprocessing instead"
         )
     frames = dict.fromkeys(site.key_places.frame for site in spatial if site.key_places is not None)
     for frame in frames:

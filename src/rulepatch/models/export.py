@@ -5,7 +5,7 @@ import json
 import logging
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +34,8 @@ INPUT, OUTPUT, BATCH = "input", "logits", "batch"
 def export(model: Classifier, path: Path) -> None:
     """Write a network as a program that needs none of its code, for any number of pictures at a time.
 
-    It maps `input`, normalised pictures, (batch, channels, height, width), to `logits`, (batch, classes), and carries what
-    `about` says: an ONNX model as its metadata, each entry in JSON; a .pt2 as the extra file `rulepatch.json`.
+    It maps `input`, normalised pictures, (batch, channels, height, width), to `logits`, (batch, classes), and carries
+    what `about` says: an ONNX model as its metadata, each entry in JSON; a .pt2 as the extra file `rulepatch.json`.
 
     Args:
         model: the classifier, with an edit applied or not.
@@ -124,7 +124,8 @@ def _program_of(model: Classifier) -> Iterator[nn.Module]:
     silenced = logging.root.manager.disable
     try:
         logging.disable(logging.ERROR)  # torch tells of its failures at length, and prints graphs; a sentence does
-        with inference(model.module), warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+        silent = redirect_stderr(io.StringIO()), redirect_stdout(io.StringIO())
+        with inference(model.module), warnings.catch_warnings(), silent[0], silent[1]:
             warnings.simplefilter("ignore")
             yield _Program(model).eval()
     finally:
