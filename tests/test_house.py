@@ -31,7 +31,7 @@ LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 # Within `core`, too, there is an up and a down.
 CORE = [
     "linalg", "inverse", "fourier", "new_logit", "collectives", "moments", "trace", "capture", "places", "value_points",
-    "sites", "exemplars", "changes", "installation", "adapters", "edit",
+    "sites", "exemplars", "exemplar_outcomes", "changes", "installation", "adapters", "edit",
 ]  # fmt: skip
 
 
