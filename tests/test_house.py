@@ -34,7 +34,8 @@ LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 # Within `core`, too, there is an up and a down.
 CORE = [
     "linalg", "inverse", "fourier", "new_logit", "collectives", "moments", "trace", "capture", "places", "value_points",
-    "sites", "opinions", "exemplars", "changes", "installation", "adapters", "summary", "edit",
+    "sites", "opinions", "agreement", "exemplars", "exemplar_outcomes", "changes", "installation", "adapters", "summary",
+    "edit",
 ]  # fmt: skip
 
 

@@ -393,12 +393,16 @@ def test_site_auto_chooses_and_tells_what_it_tried(run, editing, world, tmp_path
 
 
 @pytest.mark.parametrize("options", [[], ["--allow-useless"]])
-def test_site_auto_never_chooses_a_gain_of_nothing(run, editing, world, tmp_path, options):
-    """The validation pictures are right already, and no edit brings them further."""
+@pytest.mark.parametrize("validation", ["right already", "never right"])
+def test_site_auto_never_chooses_a_gain_of_nothing(run, editing, world, tmp_path, options, validation):
+    """What is right already cannot be repaired; of green that should be blue, treating green as red repairs none."""
+    (tmp_path / "never right").mkdir()
+    (tmp_path / "never right" / "blue").symlink_to(world / "failures" / "red")
+    pictures = world / "tests" if validation == "right already" else tmp_path / validation
     out = tmp_path / "edit.safetensors"
-    found = run(*choosing(editing, out), "--max-drop", "100%", "--validation", world / "tests", *options)
+    found = run(*choosing(editing, out), "--max-drop", "100%", "--validation", pictures, *options)
     assert (found.code, found.out, len(found.err.splitlines())) == (3, "", 1) and "nothing helps" in found.err
-    assert not list(tmp_path.iterdir())
+    assert not out.exists()
 
 
 # What the model says of the exemplars

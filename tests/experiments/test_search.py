@@ -1,5 +1,7 @@
 """The search on the playground, where the repair of other classes and textures is known."""
 
+import dataclasses
+import itertools
 import json
 
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 
 import rulepatch
 from rulepatch.data.cache import Cache
-from rulepatch.errors import DamageError, FolderError, SettingError, SiteError
+from rulepatch.errors import DamageError, FolderError, SettingError, SiteError, UselessEditError
 from rulepatch.evaluation.evaluate import evaluate
 from rulepatch.experiments import candidates
 from rulepatch.experiments.candidates import Candidate, Proposal
@@ -145,9 +147,9 @@ def test_without_anything_to_measure_repair_on_a_rule_stands_in(model, exemplars
     assert all(each.score is None for each in found.candidates) and "n/a" in found.to_text()
 
 
-def candidate(sites, gains, *, drop=0.0, flips=0.0, turn="refine"):
+def candidate(sites, gains, *, drop=0.0, flips=0.0, turn="refine", repaired=0, broken=0, failing=0):
     given = None if gains is None else np.array(gains, float)
-    return Candidate(Proposal(sites), turn, 0.0, 0.5, given, 0, 0, drop, flips)
+    return Candidate(Proposal(sites), turn, 0.0, 0.5, given, repaired, broken, drop, flips, failing)
 
 
 def test_nothing_is_chosen_that_does_not_help():
@@ -155,6 +157,45 @@ def test_nothing_is_chosen_that_does_not_help():
     chosen, why = choose(worse, worse[0])
     assert chosen is None and "nothing helps" in why
     assert choose([], None)[0] is None
+
+
+@pytest.mark.parametrize("failing", [0, 4])
+@pytest.mark.parametrize("repaired", [0, 1, 3])
+@pytest.mark.parametrize("broken", [0, 1, 2])
+@pytest.mark.parametrize("is_rule", [True, False])
+def test_where_there_is_something_to_repair_a_gain_must_repair(failing, repaired, broken, is_rule):
+    gain = candidate(("a",), [0.5, 0.7], repaired=repaired, broken=broken, failing=failing)
+    chosen, why = choose([gain], gain if is_rule else None)
+    assert (chosen is gain) == (not failing or repaired > broken)
+    assert chosen is gain or f"more of the {failing} failing validation pictures than it breaks" in why
+
+
+def test_what_does_nothing_for_its_own_exemplars_is_passed_over():
+    rule, best, next_best = (candidate((name,), [gain] * 3) for name, gain in [("a", 0.1), ("b", 0.9), ("c", 0.5)])
+    worse = candidate(("d",), [-0.1] * 3)
+    every = [rule, best, next_best, worse]
+    for useless in itertools.chain.from_iterable(itertools.combinations(every, k) for k in range(5)):
+        chosen, why = choose(every, rule, lambda each, useless=useless: each in useless)
+        able = [each for each in every[:3] if each not in useless]
+        assert chosen not in useless and (chosen is None) == (not able)
+        if chosen is None:
+            assert "nothing helps: of 3 candidates" in why and "for the exemplars themselves" in why
+    assert choose(every, rule, lambda each: False)[0] is choose(every, rule)[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("validated", [True, False])
+def test_a_search_takes_nothing_that_is_useless(model, exemplars, reference, monkeypatch, validated):
+    """The exemplars' label is none that treating snow as road can bring: repairs elsewhere do not make up for it."""
+    other = [dataclasses.replace(each, label="mower") for each in exemplars]
+    if not validated:
+        monkeypatch.setattr("rulepatch.experiments.search.make_counterfactuals", lambda *_, **__: None)
+    given = {"reference": reference, "sites": SITES[-1:], "cache": None, "progress": False}
+    validation = scenes(8, 900) if validated else None
+    found = search(model, other, validation=validation, **given)
+    assert found.edit is found.chosen is None and "exemplars themselves" in found.why
+    assert isinstance(found.refusal("try"), UselessEditError)
+    assert search(model, exemplars, validation=validation, **given).edit.on_exemplars.verdict == "repairs"
 
 
 def test_the_rule_stays_unless_another_is_beyond_doubt_better():

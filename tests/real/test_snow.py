@@ -61,7 +61,7 @@ def test_one_exemplar(repair):
 
 
 def test_an_edit_of_no_strength_changes_nothing(repair):
-    _, tests, reference = repair("mobilenet_v2.toml", "--strength", 0, sites=["conv_head"])
+    _, tests, reference = repair("mobilenet_v2.toml", "--strength", 0, "--allow-useless", sites=["conv_head"])
     assert tests["flips"] == reference["flips"] == 0
 
 
@@ -71,3 +71,29 @@ def test_squeezenet(repair):
     assert tests["before"] == pytest.approx(0.413, abs=0.001)
     assert tests["after"] >= 0.5 and tests["broken"] <= 1
     assert lost(reference) <= 1.2
+
+
+VERDICTS = {
+    "a gate at the last convolution": ("conv_head", 3, 0.98, "unproven", (0.01, 0.5)),
+    "a gate that never opens": ("conv_stem", 3, 0.98, "useless", (0, 1e-4)),
+    "the first convolution, everywhere": ("conv_stem", 2, "none", "useless", (0.9, 1)),
+}
+
+
+@pytest.mark.parametrize("name", VERDICTS)
+def test_what_the_exemplars_say_of_an_edit(run, data, tmp_path, name):
+    """None of the three shows a failure, and yet the first edit repairs 19 photographs; the others are no success."""
+    site, strength, gate, verdict, (least, most) = VERDICTS[name]
+    command = [
+        *("edit", "--model", data / "models" / "mobilenet_v2.toml", "--reference", data / "imagenet_sample" / "val"),
+        *(*LEFT_OUT, "--exemplar", data / "snow" / "exemplar", "--site", site, "--rank", 3, "--strength", strength),
+        *("--gate", gate, "--out", tmp_path / "edit.safetensors", "--json"),
+    ]
+    found = run(*command)
+    assert (found.code, len(found.err.splitlines())) == (0 if verdict == "unproven" else 3, 1)
+    assert ("show no failure" in found.err) == (most < 0.9)
+    assert len(list(tmp_path.iterdir())) == (verdict == "unproven")
+    told = run(*command, "--allow-useless").json()
+    assert told["verdict"] == verdict
+    assert all(each["edited"]["class"] == each["target"]["class"] for each in told["exemplars"])
+    assert least <= max(each["change"] for each in told["exemplars"]) <= most
