@@ -13,14 +13,15 @@ from rulepatch.core.exemplar_outcomes import (
     usefulness,
 )
 
-RIGHT, WRONG, OTHER = 0, 1, 2
-NAMES = ["van", "snowplow", "sled"]
+RIGHT, WRONG, OTHER, NEARER = 0, 1, 2, 3  # the last two are one class, with another share for the right one
+NAMES = ["van", "snowplow", "sled", "sled"]
 # What is said of the original, of the edited picture, and after the edit.
-FATES = list(itertools.product((RIGHT, WRONG), (RIGHT, WRONG), (RIGHT, WRONG, OTHER)))
+FATES = list(itertools.product((RIGHT, WRONG), (RIGHT, WRONG), (RIGHT, WRONG, OTHER, NEARER)))
 
 
 def said(index, target=RIGHT):
-    return ExemplarPrediction(index, NAMES[index], 0.9, 0.9 if index == target else 0.05)
+    of_target = 0.9 if index == target else 0.3 if index == NEARER else 0.05
+    return ExemplarPrediction(min(index, OTHER), NAMES[index], 0.9, of_target)
 
 
 def outcome(original, edited, after, *, name="it", change=None):
@@ -36,7 +37,7 @@ def expected(fates):
     if failing and repaired > broken:
         return "repairs"
     if failing and repaired == 0:
-        return "useless"
+        return "changes" if not broken and NEARER in {fate[2] for fate in failing} else "useless"
     if broken and broken >= repaired:
         return "useless"
     return "unproven"
@@ -51,10 +52,11 @@ def test_the_verdict_of_every_combination(count):
         met.add(found.verdict)
         assert len(found.why) > 20 and ". " not in found.why and "\n" not in found.why
         assert (found.verdict == "repairs") == ("repairs" in found.why and ";" not in found.why)
+        assert (found.verdict == "changes") == ("nearer" in found.why)
         if found.verdict == "useless" and "breaks" not in found.why:
             misread = any(fate[0] != RIGHT and fate[1] != RIGHT != fate[2] for fate in fates)
             assert misread == ("of the original picture" in found.why)
-    assert met == {"repairs", "useless", "unproven"}
+    assert met == {"repairs", "changes", "useless", "unproven"}
 
 
 @pytest.mark.parametrize(

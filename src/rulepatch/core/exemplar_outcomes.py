@@ -8,7 +8,7 @@ from rulepatch.text import plural, table
 
 __all__ = ["ExemplarOutcome", "ExemplarOutcomes", "ExemplarPrediction", "Usefulness", "usefulness"]
 
-Usefulness = Literal["repairs", "useless", "unproven", "untested"]
+Usefulness = Literal["repairs", "changes", "useless", "unproven", "untested"]
 """What an edit does for its own exemplars, in a word."""
 
 LEAST_CHANGE = 1e-3
@@ -16,7 +16,13 @@ LEAST_CHANGE = 1e-3
 
 MEASURE = "measure it on labelled failures (--tests of `rulepatch evaluate`)"
 
-WORDS = {"repaired": "repaired", "wrong": "still wrong", "broken": "broken", "right": "shows no failure"}
+WORDS = {
+    "repaired": "repaired",
+    "nearer": "still wrong, but nearer",
+    "wrong": "still wrong",
+    "broken": "broken",
+    "right": "shows no failure",
+}
 
 
 @dataclass(frozen=True)
@@ -90,11 +96,14 @@ class ExemplarOutcome:
         return self.original.index != self.target
 
     @property
-    def verdict(self) -> Literal["repaired", "wrong", "broken", "right"]:
-        """What became of the edited picture."""
+    def verdict(self) -> Literal["repaired", "nearer", "wrong", "broken", "right"]:
+        """What became of the edited picture; "nearer": it is no longer what it was called, and likelier what it is."""
         if self.after.index == self.target:
             return "repaired" if self.shows_failure else "right"
-        return "wrong" if self.shows_failure else "broken"
+        if not self.shows_failure:
+            return "broken"
+        is_nearer = self.after.index != self.edited.index and self.after.of_target > self.edited.of_target
+        return "nearer" if is_nearer else "wrong"
 
     def to_json(self) -> dict[str, Any]:
         """What is said of the exemplar, as JSON.
@@ -128,15 +137,16 @@ class ExemplarOutcome:
 def usefulness(outcomes: Sequence[ExemplarOutcome]) -> Usefulness:
     """What an edit does for its own exemplars.
 
-    It repairs if more of them are repaired than broken. It is useless if they show failures of which none is repaired,
-    if it breaks as many as it repairs, or if it does not change what the model says. Where no exemplar shows a failure
-    and something changed, they cannot tell.
+    It repairs if more of them are repaired than broken. It changes something if one that fails is no longer called what
+    it was, and likelier what it is. It is useless if they show failures and it does neither, if it breaks as many as it
+    repairs, or if it does not change what the model says. Where no exemplar shows a failure and something changed, they
+    cannot tell.
 
     Args:
         outcomes: one for each exemplar.
 
     Returns:
-        "repairs", "useless" or "unproven"; "untested" of no outcomes.
+        "repairs", "changes", "useless" or "unproven"; "untested" of no outcomes.
 
     Examples:
         >>> van, plow = ExemplarPrediction(0, "van", 0.9, 0.9), ExemplarPrediction(1, "snowplow", 0.8, 0.1)
@@ -149,6 +159,8 @@ def usefulness(outcomes: Sequence[ExemplarOutcome]) -> Usefulness:
     repaired, broken = verdicts.count("repaired"), verdicts.count("broken")
     if repaired > broken:
         return "repairs"
+    if not broken and "nearer" in verdicts:
+        return "changes"
     if broken or "wrong" in verdicts or max(each.change for each in outcomes) < LEAST_CHANGE:
         return "useless"
     return "unproven"
@@ -175,6 +187,8 @@ class ExemplarOutcomes:
         match self.verdict:
             case "repairs":
                 return self._told_of_repair()
+            case "changes":
+                return self._told_of_change()
             case "useless":
                 return self._told_of_uselessness()
             case "unproven":
@@ -233,6 +247,13 @@ class ExemplarOutcomes:
         failing, broken = sum(each.shows_failure for each in self.outcomes), len(self._of("broken"))
         also = f" and breaks {broken}" if broken else ""
         return f"the edit repairs {len(self._of('repaired'))} of {plural(failing, 'failing exemplar')}{also}"
+
+    def _told_of_change(self) -> str:
+        failing, (one, *_) = sum(each.shows_failure for each in self.outcomes), self._of("nearer")
+        return (
+            f"the edit repairs 0 of {plural(failing, 'failing exemplar')} but brings it nearer ({one.exemplar} is "
+            f"{one.target_name}, called {one.edited} before and {one.after} after); {MEASURE}"
+        )
 
     def _told_of_no_failure(self) -> str:
         least = min(self.outcomes, key=lambda each: each.edited.confidence)
