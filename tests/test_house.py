@@ -30,8 +30,8 @@ FLOORS = [
 LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 # Within `core`, too, there is an up and a down.
 CORE = [
-    "linalg", "inverse", "fourier", "new_logit", "collectives", "moments", "trace", "capture", "places", "value_points",
-    "sites", "exemplars", "changes", "installation", "adapters", "edit",
+    "linalg", "inverse", "fourier", "new_logit", "collectives", "moments", "operators", "trace", "capture", "places",
+    "value_points", "sites", "exemplars", "changes", "installation", "adapters", "edit",
 ]  # fmt: skip
 
 
