@@ -33,9 +33,9 @@ FLOORS = [
 LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 # Within `core`, too, there is an up and a down.
 CORE = [
-    "linalg", "inverse", "fourier", "new_logit", "collectives", "moments", "trace", "capture", "places", "value_points",
-    "sites", "opinions", "agreement", "exemplars", "exemplar_outcomes", "changes", "installation", "adapters", "summary",
-    "edit",
+    "linalg", "inverse", "fourier", "new_logit", "collectives", "moments", "operators", "trace", "capture", "places",
+    "value_points", "sites", "opinions", "agreement", "exemplars", "exemplar_outcomes", "changes", "installation",
+    "adapters", "summary", "edit",
 ]  # fmt: skip
 
 

@@ -390,7 +390,7 @@ class Outcome:
         with warnings.catch_warnings(record=True) as found:
             warnings.simplefilter("always")
             self.try_all(model_of(kind))
-        self.said = [str(each.message) for each in found if each.category is RulepatchWarning]
+        self.said = sorted({str(each.message) for each in found if each.category is RulepatchWarning})
 
     def try_all(self, model: Classifier) -> None:
         reference, quiet = pictures(12), {"cache": None, "progress": False}
