@@ -218,7 +218,8 @@ def _options(draft: Draft, sources: Sources) -> dict[str, Any]:
     if "gate" in options and options["gate"] is None:
         options["gate"] = "none"
     further = [f"{name}={_word(value)}" for name, value in draft.settings.items() if name not in OWN_OPTIONS]
-    return {**options, "set": further}
+    allowed = True if draft.edit.on_exemplars.verdict == "useless" else None
+    return {**options, "set": further, "allow-useless": allowed}
 
 
 def _line(command: str, options: Mapping[str, Any], *arguments: str) -> str:
@@ -229,7 +230,7 @@ def _words(options: Mapping[str, Any]) -> Iterator[str]:
     for name, value in options.items():
         for each in value if isinstance(value, list | tuple) else [value]:
             if each is not None:
-                yield from (f"--{name}", _word(each))
+                yield from (f"--{name}",) if each is True else (f"--{name}", _word(each))
 
 
 def _word(value: Any) -> str:
