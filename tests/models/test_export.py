@@ -27,8 +27,10 @@ def model():
 @pytest.fixture(scope="module", params=[None, "hard", "soft"])
 def edited(model, request):
     gate = {} if request.param is None else {"gate": 0.9, "gate_kind": request.param}
-    exemplars, reference = [exemplar("van", ground="snow", seed=1)], training_images(80, seed=2)
-    edit = rewrite(model, exemplars, reference=reference, site="blocks.3.conv", cache=None, progress=False, **gate)
+    exemplars, reference = [exemplar("van", ground="snow", seed=3)], training_images(80, seed=2)
+    edit = rewrite(
+        model, exemplars, reference=reference, site="blocks.3.conv", strength=2, cache=None, progress=False, **gate
+    )
     return edit.apply(model)
 
 
