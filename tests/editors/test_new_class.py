@@ -21,6 +21,7 @@ from rulepatch.evaluation.new_class import evaluate_new_class
 from rulepatch.models.classifier import Classifier
 
 every_method = pytest.mark.parametrize("method", METHODS)
+pytestmark = pytest.mark.filterwarnings("ignore:all .* of labelled are of one class")  # that of the random network
 
 
 def make(model, exemplars, reference, method="filter", **settings):
