@@ -16,7 +16,20 @@ FILES = sorted(SOURCE.rglob("*.py"))
 
 # From the ground up. Rooms of one floor do not import each other.
 FLOORS = [
-    {"errors", "digests", "files", "images", "masks", "memory", "progress", "text", "timing", "wrappers"},
+    {
+        "errors",
+        "colours",
+        "digests",
+        "files",
+        "images",
+        "mask_values",
+        "masks",
+        "memory",
+        "progress",
+        "text",
+        "timing",
+        "wrappers",
+    },  # fmt: skip
     {"core", "models"},
     {"data"},
     {"editors", "playground"},
@@ -31,7 +44,7 @@ LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 # Within `core`, too, there is an up and a down.
 CORE = [
     "linalg", "inverse", "fourier", "new_logit", "collectives", "moments", "trace", "capture", "places", "value_points",
-    "sites", "exemplars", "changes", "installation", "adapters", "edit",
+    "sites", "exemplars", "agreement", "changes", "installation", "adapters", "edit",
 ]  # fmt: skip
 
 

@@ -23,7 +23,14 @@ def module():
             nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(),
             nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3),
         )
-        net[8].weight.data *= 20
+        labels = torch.arange(60) % 3
+        pictures = 0.6 * torch.rand(60, 3, 16, 16) + 0.4 * torch.eye(3)[labels, :, None, None]
+        with torch.no_grad():  # the head tells what tint a picture has
+            features = net.eval()[:8](rp.Preprocess((16, 16)).normalise(pictures))
+            wanted = 12 * torch.eye(3)[labels] - 4
+            found = torch.linalg.lstsq(torch.cat([features, torch.ones(60, 1)], dim=1), wanted).solution
+            net[8].weight.copy_(found[:-1].T)
+            net[8].bias.copy_(found[-1])
         return net
 
 

@@ -18,6 +18,7 @@ from rulepatch.cli.options import (
     Json,
     LeaveOut,
     Masks,
+    MaskValue,
     Match,
     MaxDrop,
     ModelName,
@@ -82,6 +83,7 @@ def edit(
         Path | None, typer.Option(metavar="DIR", help="Labelled pictures that --site auto chooses on, never the tests.")
     ] = None,
     mask: Masks = None,
+    mask_value: MaskValue = None,
     replacement: Replacement = None,
     label: Annotated[str | None, typer.Option(metavar="CLASS", help="What the exemplars' pictures show.")] = None,
     weights: Weights = None,
@@ -153,7 +155,7 @@ def edit(
     }
     made = make(
         classifier,
-        _read_exemplars(exemplar, mask, replacement, label, unedited=from_features is not None),
+        _read_exemplars(exemplar, mask, replacement, label, mask_value, unedited=from_features is not None),
         out=out,
         reference=reference,
         method=method,
@@ -296,6 +298,7 @@ def compare(
     ] = None,
     max_drop: MaxDrop = "0.25%",
     mask: Masks = None,
+    mask_value: MaskValue = None,
     replacement: Replacement = None,
     label: Annotated[str | None, typer.Option(metavar="CLASS", help="What the exemplars' pictures show.")] = None,
     weights: Weights = None,
@@ -311,7 +314,7 @@ def compare(
 
     comparison = run(
         load_classifier(model, weights, device),
-        _read_exemplars(exemplar, mask, replacement, label),
+        _read_exemplars(exemplar, mask, replacement, label, mask_value),
         site=site,
         tests=tests,
         reference=reference,
@@ -373,12 +376,15 @@ def _read_exemplars(
     masks: Sequence[Path] | None,
     replacement: Path | None,
     label: str | None,
+    mask_value: str | None = None,
     *,
     unedited: bool = False,
 ) -> "Sequence[Exemplar]":
     from rulepatch.data.exemplar_folders import read_exemplars
 
-    return read_exemplars(paths, masks=masks or (), replacement=replacement, label=label, unedited=unedited)
+    return read_exemplars(
+        paths, masks=masks or (), replacement=replacement, label=label, unedited=unedited, mask_value=mask_value
+    )
 
 
 def print_result(to_json: Callable[[], Any], to_text: Callable[[], str], as_json: bool) -> None:

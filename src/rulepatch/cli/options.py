@@ -16,6 +16,7 @@ __all__ = [
     "GateKind",
     "Json",
     "LeaveOut",
+    "MaskValue",
     "Masks",
     "Match",
     "MaxDrop",
@@ -85,6 +86,10 @@ Exemplars = Annotated[
 ]
 Masks = Annotated[
     list[Path] | None, typer.Option("--mask", metavar="FILE", help="Mask of each exemplar that is a picture, in order.")
+]
+MaskValue = Annotated[
+    str | None,
+    typer.Option(metavar="VALUE", help="What of masks of several colours is the concept: #800000, red, 15, opaque."),
 ]
 Replacement = Annotated[
     Path | None, typer.Option("--replacement", metavar="FILE", help="A texture to paint over the concept.")
