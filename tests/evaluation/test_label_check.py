@@ -218,7 +218,7 @@ def test_a_budget_on_wrong_labels_is_said_to_be_judged_by_flips_and_is(run, tmp_
     done = run(
         "edit", "--model", "playground", "--exemplar", tmp_path / "exemplar", "--reference", tmp_path / "set",
         "--site", "blocks.3.conv", "--max-drop", "0.25%", "--out", tmp_path / "e.safetensors", "--strength", "9",
-        "--gate", "none",
+        "--gate", "none", "--allow-useless",
     )  # fmt: skip
     assert done.code == 2 and not (tmp_path / "e.safetensors").exists()
     assert "they count from 1" in done.err and "points of predictions flipped" in done.err
