@@ -3,7 +3,7 @@
 import unicodedata
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -141,7 +141,7 @@ class ImageSet:
         Returns:
             A new set.
         """
-        return ImageSet(tuple(Picture(picture.source) for picture in self.pictures), self.name)
+        return ImageSet(tuple(replace(picture, label=None) for picture in self.pictures), self.name)
 
     def sample(self, count: int, *, seed: int) -> "ImageSet":
         """A random part of the set, in the same order; all of it if it is no larger.

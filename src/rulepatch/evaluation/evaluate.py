@@ -255,6 +255,7 @@ def evaluate_all(
     }
     if "reference" in found:
         found["reference"] = believed(found["reference"], classes)
+        _check_variety(found["reference"][0], classes)
     if "tests" in found:
         check_tests(
             "tests", found["tests"][0], found["reference"][0] if "reference" in found else None, exemplars, model
@@ -291,12 +292,6 @@ def believed(found: list[Outcomes], classes: Classes) -> list[Outcomes]:
         The same, with what is to be doubted.
     """
     first = found[0]
-    if first.is_labelled and len(first) >= SEVERAL and len(classes) > 1 and len(set(first.labels.tolist())) == 1:
-        only = classes[int(first.labels[0])]
-        warn(
-            f"all {len(first)} pictures of {first.name} are of one class, {only}, so that damage to others does not "
-            "show; add pictures of others"
-        )
     doubt = doubt_of(first.labels, first.first.predicted, classes) if first.is_labelled else None
     if doubt is None:
         return found
@@ -305,6 +300,16 @@ def believed(found: list[Outcomes], classes: Classes) -> list[Outcomes]:
         "judged by the predictions that flip"
     )
     return [replace(each, doubt=doubt) for each in found]
+
+
+def _check_variety(reference: Outcomes, classes: Classes) -> None:
+    """Warn of a reference set of one class."""
+    labels = set(reference.labels.tolist())
+    if reference.is_labelled and len(reference) >= SEVERAL and len(classes) > 1 and len(labels) == 1:
+        warn(
+            f"all {len(reference)} pictures of {reference.name} are of one class, {classes[labels.pop()]}, so that "
+            "damage to others does not show; add pictures of others"
+        )
 
 
 def check_tests(

@@ -16,6 +16,7 @@ from rulepatch.editors.registry import fitting, unjudged
 from rulepatch.errors import DamageError, SettingError, UselessEditError
 from rulepatch.evaluation.evaluate import evaluate
 from rulepatch.evaluation.outcomes import Outcomes
+from rulepatch.evaluation.set_checks import trusted
 from rulepatch.experiments.search import MAX_DROP, Search, search
 from rulepatch.files import check_writable
 from rulepatch.models.classifier import Classifier
@@ -195,6 +196,8 @@ def make(
     if protect_classes:
         given["protect"] = _of_classes(model, ImageSet.of(reference, model.classes), protect_classes)
     with collected() as seconds:
+        if max_drop is not None:
+            images = trusted(model, images, progress=progress)
         edit = unjudged(method)(model, exemplars, reference=images, progress=progress, **given)
         edit = judged(model, edit, exemplars)
         _check_use(edit, allowed=allow_useless)
