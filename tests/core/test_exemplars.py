@@ -184,13 +184,14 @@ def test_from_files_wants_a_replacement_or_an_edited_picture(tmp_path):
 @pytest.mark.parametrize("image", ["L", "RGB", "RGBA"])
 @pytest.mark.parametrize("edited", ["RGB", "RGBA", "P"])
 def test_both_pictures_of_an_exemplar_have_one_mode(image, edited, tmp_path):
-    mask = Image.new("L", (4, 4), "white")
+    mask = Image.new("L", (4, 4))
+    mask.paste(255, (0, 0, 4, 2))
     Image.new(image, (4, 4)).save(tmp_path / "i.png")
     Image.new(edited, (4, 4)).save(tmp_path / "e.png")
     mask.save(tmp_path / "m.png")
     mode = "RGBA" if "RGBA" in {image, edited} else "RGB"
     read = Exemplar.from_files(tmp_path / "i.png", mask=tmp_path / "m.png", edited=tmp_path / "e.png")
-    made = Exemplar(Image.new(image, (4, 4)), Image.new(edited, (4, 4)), np.ones((4, 4), np.float32))
+    made = Exemplar(Image.new(image, (4, 4)), Image.new(edited, (4, 4)), mask)
     painted = Exemplar.painted(Image.new(image, (4, 4)), made.mask, Image.new(edited, (9, 9)))
     assert {read.image.mode, read.edited.mode, made.image.mode, made.edited.mode} == {mode}
     assert painted.image.mode == painted.edited.mode == ("RGBA" if image == "RGBA" else "RGB")
