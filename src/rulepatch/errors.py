@@ -120,8 +120,8 @@ def warn(message: str) -> None:
     Args:
         message: one sentence: what was found, what it means, what to do.
     """
-    level, frame = 1, sys._getframe()
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "rulepatch":
+    level, frame, passed_over = 1, sys._getframe(), {"rulepatch", "functools", "contextlib"}
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in passed_over:
         level, frame = level + 1, frame.f_back
     warnings.warn(message, RulepatchWarning, stacklevel=level)
 

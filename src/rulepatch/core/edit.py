@@ -256,7 +256,7 @@ class Edit:
         if not any_base and (digest := base_digest(module)) != self.base:
             raise BaseMismatchError(
                 f"expected the base {self.base[:12]} that the edit was computed on but got a model with digest "
-                f"{digest[:12]}; load that model, or allow any base (any_base, --any-base)"
+                f"{digest[:12]}; load that model, without other edits in it, or allow any base (any_base, --any-base)"
             )
 
     def save(self, path: Path | str) -> None:

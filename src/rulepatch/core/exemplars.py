@@ -128,7 +128,7 @@ class Exemplar:
         Raises:
             ExemplarError: the mask has another size than the picture, or is empty.
         """
-        return cls(image, image, mask, label=label)._painted_over(replacement)
+        return cls(image, image, mask, label=label)._painted_over(as_image(replacement))
 
     @classmethod
     def from_files(

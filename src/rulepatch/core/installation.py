@@ -108,6 +108,9 @@ class EditedLayer(nn.Module):
         changes: all of that layer.
     """
 
+    carries_edit = True
+    """How it is told from the layer that it stands for."""
+
     def __init__(self, layer: Layer, changes: Sequence[LowRank]) -> None:
         super().__init__()
         self.layer = layer

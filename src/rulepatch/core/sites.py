@@ -234,7 +234,7 @@ def find_sites(model: nn.Module, inputs: Tensor) -> Survey:
         (Refusal(path='3', reason='depthwise'),)
     """
     model = unwrapped(model)
-    traced = capture.trace(model, inputs)
+    traced = capture.trace(model, inputs[:1])
     owners, finder = _owners(model), PlaceFinder(traced)
     sites, refused = [], []
     for path, layer in model.named_modules():
@@ -358,6 +358,8 @@ def _foreign(module: nn.Module) -> str | None:
     """Why a module that was once a convolution or linear layer is none that can be edited; None for any other."""
     if isinstance(module, torch.jit.ScriptModule):
         return "scripted" if getattr(module, "original_name", None) in {"Conv2d", "Linear"} else None
+    if getattr(module, "carries_edit", False):
+        return "an edit is in it already; edit the untouched network and compose the edits"
     was_layer = type(module).__name__.endswith(("Conv2d", "Linear", "ReLU2d", "LinearReLU"))
     quantised = hasattr(module, "_packed_params") or type(module).__module__.startswith("torch.ao.nn.quantized")
     return "quantised" if was_layer and quantised else None

@@ -127,6 +127,11 @@ def warn_of(edit: Edit) -> None:
     found = edit.on_exemplars
     if edit.changes and found.verdict in {"useless", "unproven"}:
         warn(found.why)
+    elif edit.changes and (misread := [each for each in found.outcomes if each.is_misread]):
+        warn(
+            f"the model is wrong of the original picture of {misread[0].exemplar} already ({misread[0].original}, not "
+            f"{misread[0].target_name}); check its label, or take a picture that the model gets right"
+        )
 
 
 def _probabilities(model: Classifier, pictures: Sequence[Image.Image]) -> Tensor:

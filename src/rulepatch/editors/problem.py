@@ -92,6 +92,8 @@ class Settings:
             raise SettingError(
                 f"expected different sites but got {', '.join(paths) or 'none'}; the command `sites` lists them"
             )
+        if "auto" in paths:
+            raise SettingError("expected the dotted path of a site but got 'auto'; rulepatch.search chooses by itself")
         if self.value_point is not None and len(paths) > 1:
             raise SettingError(
                 f"expected one site with a value point of your own but got {len(paths)}; edit them one by one"

@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ParamSpec
 
 from rulepatch.core.edit import Edit
+from rulepatch.core.exemplars import Exemplar
 from rulepatch.editors.judging import judged, warn_of
-from rulepatch.errors import SettingError, nearest
+from rulepatch.errors import ModelError, SettingError, nearest
+from rulepatch.models.classifier import Classifier
 from rulepatch.text import read_pairs
 
 __all__ = ["Editor", "editor", "editor_named", "editors", "fitting", "read_settings", "unjudged"]
@@ -47,8 +49,9 @@ def editor(name: str) -> Callable[[Callable[Parameters, Edit]], Callable[Paramet
 
         @functools.wraps(function)
         def telling(*args: Parameters.args, **settings: Parameters.kwargs) -> Edit:
-            given = signature.bind(*args, **settings).arguments
-            edit = judged(given["model"], function(*args, **settings), given["exemplars"])
+            given = signature.bind(*args, **settings)
+            _check_kinds(given.arguments)
+            edit = judged(given.arguments["model"], function(*given.args, **given.kwargs), given.arguments["exemplars"])
             warn_of(edit)
             return edit
 
@@ -56,6 +59,18 @@ def editor(name: str) -> Callable[[Callable[Parameters, Edit]], Callable[Paramet
         return telling
 
     return register
+
+
+def _check_kinds(given: dict[str, Any]) -> None:
+    """Refuse what is no classifier, and take one exemplar for a list of one."""
+    model = given["model"]
+    if not isinstance(model, Classifier):
+        raise ModelError(
+            f"expected a rulepatch.Classifier but got {type(model).__name__}; make one: "
+            "rulepatch.Classifier(network, preprocess, classes)"
+        )
+    if isinstance(given["exemplars"], Exemplar):
+        given["exemplars"] = [given["exemplars"]]
 
 
 def editors() -> list[str]:
