@@ -16,20 +16,8 @@ FILES = sorted(SOURCE.rglob("*.py"))
 
 # From the ground up. Rooms of one floor do not import each other.
 FLOORS = [
-    {
-        "errors",
-        "colours",
-        "digests",
-        "files",
-        "images",
-        "mask_values",
-        "masks",
-        "memory",
-        "progress",
-        "text",
-        "timing",
-        "wrappers",
-    },  # fmt: skip
+    {"errors", "digests", "files", "images", "masks", "memory", "progress", "text", "timing", "wrappers"}
+    | {"colours", "mask_values"},
     {"core", "models"},
     {"data"},
     {"editors", "playground"},
