@@ -26,7 +26,7 @@ WHITES = (1, 255, 1023, 4095, 16383, 65535)
 """Levels that are white, by the number of bits."""
 
 BUSY = 1.0
-"""Of grey pictures, how often rows and columns go from black to white, times the share of greys: photographs, more."""
+"""How often the rows and columns of a photograph go from black to white, times its share of greys, at least."""
 
 VOID = np.array([224, 224, 192])
 """Colour of the borders in Pascal VOC's masks, which belong to no class."""

