@@ -195,14 +195,6 @@ def tested(
     return [measured(model, r.label, [setting.edit(model, r.exemplars, known)], pictures)[0] for r in rules]
 
 
-def moved(rules: Sequence[Rule]) -> list[Rule]:
-    """The same exemplars with the mask half a picture beside the sign."""
-    return [
-        Rule(r.label, [replace(each, mask=np.roll(each.mask, each.mask.shape[1] // 2, axis=1)) for each in r.exemplars])
-        for r in rules
-    ]  # fmt: skip
-
-
 def searched(
     model: Classifier, rules: Sequence[Rule], known: ImageSet, failures: ImageSet | None, pictures: Pictures
 ) -> list[dict[str, float]]:
@@ -234,7 +226,6 @@ def playground(model: Classifier) -> list[dict[str, Any]]:
             rows.append(line({**what, "edit": name, "budget": BUDGETS[0]}, cases))
         if original is None:
             controls = {
-                "control: the mask beside the sign": moved(rules),
                 "control: another sign": [rule(model, *pair, original, number, sign="ring") for pair in pairs],
             }
             for name, control in controls.items():

@@ -17,8 +17,8 @@ FILES = sorted(SOURCE.rglob("*.py"))
 # From the ground up. Rooms of one floor do not import each other.
 FLOORS = [
     {
-        *("errors", "digests", "files", "forward", "images", "mask_values", "masks", "memory", "notebook", "pixels"),
-        *("progress", "text", "thumbnails", "timing", "wrappers"),
+        *("errors", "colours", "digests", "files", "forward", "images", "mask_values", "masks", "memory", "notebook"),
+        *("pixels", "progress", "text", "thumbnails", "timing", "wrappers"),
     },
     {"core", "models"},
     {"data"},
@@ -33,9 +33,9 @@ FLOORS = [
 LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 # Within `core`, too, there is an up and a down.
 CORE = [
-    "linalg", "inverse", "fourier", "new_logit", "collectives", "moments", "trace", "capture", "places", "value_points",
-    "sites", "opinions", "agreement", "exemplars", "exemplar_outcomes", "changes", "installation", "adapters", "summary",
-    "edit",
+    "linalg", "inverse", "fourier", "new_logit", "collectives", "moments", "operators", "trace", "capture", "places",
+    "value_points", "sites", "opinions", "exemplars", "agreement", "exemplar_outcomes", "changes", "installation",
+    "adapters", "summary", "edit",
 ]  # fmt: skip
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ImageColor
 
+from rulepatch.colours import ALIKE, BESIDE, FEW, Colours, distances, grid, nearest, ring
 from rulepatch.errors import MaskError
 
 __all__ = ["Drawing", "MaskValue", "weights_of"]
@@ -24,26 +25,8 @@ Weights = NDArray[np.float32]
 WHITES = (1, 255, 1023, 4095, 16383, 65535)
 """Levels that are white, by the number of bits."""
 
-GRID = 128
-"""Which colours a mask has is found out on a grid of at most so many pixels a side: there soft edges are thin."""
-
-FEW = 32
-"""With at most so many colours each was drawn as it is; with more, edges are soft or compression made some of them."""
-
-ALIKE = 24
-"""Colours whose channels differ by no more, of 255, are one where compression blurs them."""
-
-BESIDE = 48
-"""A colour this near to the line between two others, of 255, is a mixture of them."""
-
-SOLID = 0.003
-"""Share of the pixels that a colour covers at least to count as one, where edges are soft."""
-
-SOFT = 0.3
-"""Share of the pixels that may be neither of a mask's two colours."""
-
-BUSY = 1.2
-"""How often a photograph goes from black to white along a row or column, at least; a soft mask does so once at most."""
+BUSY = 1.0
+"""Of grey pictures, how often rows and columns go from black to white, times the share of greys: photographs, more."""
 
 VOID = np.array([224, 224, 192])
 """Colour of the borders in Pascal VOC's masks, which belong to no class."""
@@ -131,32 +114,32 @@ def _of_levels(drawing: Drawing) -> Weights:
         return levels.astype(np.float32)
     found = np.unique(levels)
     low, high = float(found[0]), float(found[-1])
-    if not (np.isfinite(low) and np.isfinite(high)) or low < 0 or (high > WHITES[-1] and len(found) > 2):
+    if levels.dtype.kind == "f" and low >= 0 and high <= 1:
+        if not _are_scaled_labels(found):
+            return levels.astype(np.float32, copy=False)
+        return _of_levels(replace(drawing, pixels=(levels * 255).round().astype(np.uint8)))
+    if len(found) == 2 and low == 0 and np.isfinite(high):
+        return (levels == high).astype(np.float32)
+    if not 0 <= low <= high <= WHITES[-1]:
         raise MaskError(
             f"expected {drawing.name} to lie in 0..1 or 0..255, with 0 outside of the concept, but it has values from "
             f"{low:g} to {high:g}; scale it"
         )
-    if levels.dtype.kind == "f" and high <= 1:
-        if not _are_scaled_labels(found):
-            return levels.astype(np.float32, copy=False)
-        return _of_levels(replace(drawing, pixels=(levels * 255).round().astype(np.uint8)))
-    if len(found) == 2 and low == 0:
-        return (levels == high).astype(np.float32)
+    white = next(white for white in WHITES if white >= high)
     if len(found) == 1:
-        if high not in ({0} if levels.dtype.kind == "f" else {0, *WHITES}):
+        if levels.dtype.kind == "f" or white / 2 <= high < white:
             raise MaskError(
                 f"expected {drawing.name} to lie in 0..1 or 0..255, with 0 outside of the concept, but it is {high:g} "
                 "all over; paint the concept alone"
             )
-        return np.full(levels.shape, high > 0, np.float32)
-    white = next(white for white in WHITES if white >= high)
+        return np.full(levels.shape, high / white, np.float32)
     if not drawing.lossy and _are_labels(found, white, white / 2 if high < white else FEW):
         _ask(drawing, found[found > 0, None], found[:1, None] if low == 0 else None)
     return _of_greys(drawing, white)
 
 
 def _are_labels(found: NDArray[Any], white: float, highest: float) -> bool:
-    """Whether levels are the numbers of a few classes, beside which there may be white for void: the others are dark."""
+    """Whether levels are the numbers of a few classes, which are dark, beside which there may be white for void."""
     dark = found[found < white]
     return bool(1 < len(found) <= FEW and 0 < dark[-1] < highest)
 
@@ -169,10 +152,10 @@ def _are_scaled_labels(found: NDArray[Any]) -> bool:
 
 def _of_greys(drawing: Drawing, white: float) -> Weights:
     levels = drawing.pixels.astype(np.float32)
-    small = _grid(levels) * np.float32(255 / white)
-    seen = _Colours.of(small[..., None], lossy=drawing.lossy)
+    small = grid(levels) * np.float32(255 / white)
+    seen = Colours.of(small[..., None], lossy=drawing.lossy)
     changes = (np.abs(np.diff(small, axis=axis)).sum() / small.shape[1 - axis] / 255 for axis in (0, 1))
-    if seen.mixed > SOFT and sum(changes) / 2 > BUSY:
+    if seen.mixed * float(sum(changes)) / 2 > BUSY:
         _refuse_photograph(drawing)
     solid = np.sort(seen.values[:, 0])
     solid = np.append(solid[solid < 255 - ALIKE / 2], solid[solid >= 255 - ALIKE / 2][-1:])  # one white
@@ -191,80 +174,13 @@ def _of_greys(drawing: Drawing, white: float) -> Weights:
 # Colours
 
 
-@dataclass(frozen=True, eq=False)
-class _Colours:
-    """The colours of a mask.
-
-    Attributes:
-        values: one for each colour, (k, c), those that cover most first.
-        mixed: share of the pixels that are near none of them.
-        strange: share of the pixels that are no mixture of two of them either.
-    """
-
-    values: NDArray[np.float64]
-    mixed: float
-    strange: float
-
-    @classmethod
-    def of(cls, small: NDArray[Any], *, lossy: bool, where: NDArray[np.bool_] | None = None) -> "_Colours":
-        """Find them.
-
-        Args:
-            small: grid of pixels, (h, w, c), 0..255.
-            lossy: whether compression may have changed colours.
-            where: which pixels count, (h, w).
-        """
-        chosen = np.ones(small.shape[:2], bool) if where is None else where
-        found, codes = np.unique(small.reshape(-1, small.shape[2]), axis=0, return_inverse=True)
-        codes = codes.reshape(small.shape[:2])
-        counts = np.bincount(codes[chosen], minlength=len(found))
-        few = np.count_nonzero(counts) <= FEW and not lossy
-        kept = found[_drawn(found, codes, counts, chosen) if few else _standing_alone(found, codes, counts, chosen)]
-        shares = counts / max(1, chosen.sum())
-        near = _distances(found, kept).min(axis=1, initial=np.inf) <= ALIKE
-        strange = _from_lines(found, kept) > BESIDE
-        return cls(kept.astype(np.float64), float(shares[~near].sum()), float(shares[strange].sum()))
-
-    @property
-    def is_photograph(self) -> bool:
-        """Whether these are no colours of a mask but of a photograph."""
-        return self.mixed > SOFT or self.strange > 0.02
-
-
-def _drawn(found: NDArray[Any], codes: NDArray[Any], counts: NDArray[Any], chosen: NDArray[Any]) -> list[int]:
-    """Which of a few colours are no mixtures: these lie on a line between two others and stand between others."""
-    there = np.flatnonzero(counts)
-    between = np.bincount(codes[_touches_two(codes) & chosen], minlength=len(found)) >= counts / 4
-    rare = counts < SOLID / 3 * chosen.sum()
-    kept = []
-    for i in there:
-        others = found[there[there != i]]
-        if not ((between[i] or rare[i]) and _from_lines(found[[i]], others, ends=False)[0] <= BESIDE):
-            kept.append(int(i))
-    return sorted(kept, key=lambda i: -counts[i])
-
-
-def _standing_alone(found: NDArray[Any], codes: NDArray[Any], counts: NDArray[Any], chosen: NDArray[Any]) -> list[int]:
-    """Which of many colours have none but themselves around somewhere, and if that is one, the farthest from it."""
-    flat = np.bincount(codes[_is_flat(codes) & chosen], minlength=len(found))
-    kept: list[int] = []
-    for i in np.argsort(-flat):
-        alone = not kept or _distances(found[[i]], found[kept]).min() > ALIKE
-        if flat[i] >= max(1, SOLID * chosen.sum()) and alone and len(kept) < FEW:
-            kept.append(int(i))
-    if len(kept) == 1:
-        far = _distances(found, found[kept])[:, 0] * (counts > 0)
-        kept += [int(far.argmax())] if far.max() > BESIDE else []
-    return kept
-
-
 def _of_colours(drawing: Drawing) -> Weights:
     """The reading of two colours: one is the background."""
     rgb = drawing.rgb
-    small = _grid(rgb).astype(np.float64)
+    small = grid(rgb).astype(np.float64)
     is_void = (rgb == VOID).all(axis=2)
-    where = ~_grid(is_void)
-    seen = _Colours.of(small, lossy=drawing.lossy, where=where if len(np.unique(small[where], axis=0)) > 1 else None)
+    where = ~grid(is_void)
+    seen = Colours.of(small, lossy=drawing.lossy, where=where if len(np.unique(small[where], axis=0)) > 1 else None)
     if seen.is_photograph:
         _refuse_photograph(drawing)
     colours = seen.values
@@ -285,8 +201,7 @@ def _background(colours: NDArray[np.float64], small: NDArray[np.float64]) -> int
     darkest, lightest = int(colours.max(axis=1).argmin()), int(colours.min(axis=1).argmax())
     if colours[darkest].max() <= ALIKE:
         return darkest
-    nearest = _nearest(_ring(small)[None], colours)[0]
-    of_border = np.bincount(nearest, minlength=len(colours)) / len(nearest)
+    of_border = np.bincount(nearest(ring(small)[None], colours)[0], minlength=len(colours)) / len(ring(small))
     if colours[lightest].min() >= 255 - ALIKE and of_border[lightest] >= 0.25:
         return lightest
     return int(of_border.argmax()) if of_border.max() >= 0.75 and len(colours) > 1 else None
@@ -299,15 +214,15 @@ def _of_layer(drawing: Drawing, opacity: NDArray[Any]) -> Weights:
     """The reading of a layer that is transparent in part: what is opaque, unless that has a background of its own."""
     if opacity.max() == 0:
         return np.zeros(opacity.shape, np.float32)
-    inside = _grid(opacity) >= opacity.max() / 2
-    small = _grid(drawing.rgb).astype(np.float64)
+    inside = grid(opacity) >= opacity.max() / 2
+    small = grid(drawing.rgb).astype(np.float64)
     alone = replace(drawing, pixels=opacity, index=None)
     if np.ptp(np.quantile(small[inside], (0.02, 0.98), axis=0), axis=0).max() <= ALIKE:
         return _of_levels(alone)  # one colour on nothing
-    if not _Colours.of(small, lossy=drawing.lossy, where=inside).is_photograph:
+    if not Colours.of(small, lossy=drawing.lossy, where=inside).is_photograph:
         shown = (drawing.rgb * (opacity[..., None] / 255)).round().astype(np.uint8)
         return _of_opaque(replace(drawing, pixels=shown))
-    of_border = float((_ring(_grid(opacity)) >= opacity.max() / 2).mean())
+    of_border = float((ring(grid(opacity)) >= opacity.max() / 2).mean())
     if of_border <= 0.25:
         return _of_levels(alone)  # a thing cut out
     if of_border >= 0.75:
@@ -326,7 +241,7 @@ def _picked(drawing: Drawing, value: MaskValue) -> Weights:
     found = [_one_picked(drawing, each.strip() if isinstance(each, str) else each) for each in wanted]
     for each, weights in zip(wanted, found, strict=True):
         if not weights.any():
-            colours = _Colours.of(_colour_grid(drawing), lossy=drawing.lossy).values
+            colours = Colours.of(_colour_grid(drawing), lossy=drawing.lossy).values
             raise MaskError(
                 f"expected {each} in {drawing.name} but it has none of it; it has "
                 f"{_listed(drawing, colours)}: choose among them"
@@ -354,84 +269,21 @@ def _one_picked(drawing: Drawing, value: int | str) -> Weights:
         raise MaskError(
             f'expected a number, a colour such as #800000, "opaque" or "transparent" as mask_value but got {value!r}'
         ) from None
-    others = _Colours.of(_colour_grid(drawing), lossy=drawing.lossy).values
+    others = Colours.of(_colour_grid(drawing), lossy=drawing.lossy).values
     exact = len(others) <= FEW and not drawing.lossy
-    others = others[_distances(others, colour[None])[:, 0] > (0 if exact else ALIKE)]
+    others = others[distances(others, colour[None])[:, 0] > (0 if exact else ALIKE)]
     known = np.concatenate([colour[None], others])
     rgb = drawing.rgb
-    near = (_nearest(rgb, known) == 0) & (np.abs(rgb - colour).max(axis=2) <= BESIDE)
+    near = (nearest(rgb, known) == 0) & (np.abs(rgb - colour).max(axis=2) <= BESIDE)
     present = (np.abs(rgb - colour).max(axis=2) <= (ALIKE if drawing.lossy else 0)).any()
     return (near & present & (True if opacity is None else opacity >= 128)).astype(np.float32)
 
 
-# Helpers
-
-
-def _grid(pixels: NDArray[Any]) -> NDArray[Any]:
-    step = -(-max(pixels.shape[:2]) // GRID)
-    return pixels[::step, ::step]
+# What is said
 
 
 def _colour_grid(drawing: Drawing) -> NDArray[np.float64]:
-    return _grid(drawing.pixels[..., None] if drawing.pixels.ndim == 2 else drawing.rgb).astype(np.float64)
-
-
-def _ring(pixels: NDArray[Any]) -> NDArray[Any]:
-    """The outermost pixels in a row."""
-    return np.concatenate([pixels[0], pixels[-1], pixels[1:-1, 0], pixels[1:-1, -1]])
-
-
-def _is_flat(codes: NDArray[Any]) -> NDArray[np.bool_]:
-    """Whether a pixel's four neighbours are as it is; beyond the border all are."""
-    padded = np.pad(codes, 1, mode="edge")
-    around = (padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:])
-    return np.logical_and.reduce([codes == each for each in around])
-
-
-def _touches_two(codes: NDArray[Any]) -> NDArray[np.bool_]:
-    """Whether there are two other colours within two pixels of a pixel."""
-    height, width = codes.shape
-    padded = np.pad(codes, 2, mode="edge")
-    lowest, highest = np.full(codes.shape, np.iinfo(np.int64).max), np.full(codes.shape, -1)
-    for i, j in np.ndindex(5, 5):
-        other = padded[i : i + height, j : j + width]
-        lowest = np.where(other == codes, lowest, np.minimum(lowest, other))
-        highest = np.where(other == codes, highest, np.maximum(highest, other))
-    return lowest < highest
-
-
-def _distances(points: NDArray[Any], colours: NDArray[Any]) -> NDArray[np.float64]:
-    """Largest difference of a channel between each of two lists of colours, (n, k)."""
-    return np.abs(points[:, None].astype(np.float64) - colours[None]).max(axis=2, initial=0)
-
-
-def _nearest(pixels: NDArray[Any], colours: NDArray[np.float64]) -> NDArray[np.intp]:
-    """Which colour each pixel is nearest to, (h, w)."""
-    best, least = np.zeros(pixels.shape[:2], np.intp), np.full(pixels.shape[:2], np.inf)
-    for i, colour in enumerate(colours):
-        distance = np.square(pixels - colour).sum(axis=-1)
-        best, least = np.where(distance < least, i, best), np.minimum(distance, least)
-    return best
-
-
-def _from_lines(points: NDArray[Any], colours: NDArray[Any], *, ends: bool = True) -> NDArray[np.float64]:
-    """Distance of each point from the nearest line between two of some colours, or from one of them, (n,).
-
-    Args:
-        points: (n, c).
-        colours: (k, c).
-        ends: whether being beyond the end of a line, or at it, counts as being near.
-    """
-    least = np.full(len(points), np.inf)
-    if ends and len(colours):
-        least = np.linalg.norm(points[:, None] - colours[None].astype(np.float64), axis=2).min(axis=1)
-    for i, start in enumerate(colours.astype(np.float64)):
-        for end in colours[:i].astype(np.float64):
-            along = end - start
-            share = (points - start) @ along / max(along @ along, 1e-9)
-            distance = np.linalg.norm(points - start - share.clip(0, 1)[:, None] * along, axis=1)
-            least = np.minimum(least, distance if ends else np.where((share > 0) & (share < 1), distance, np.inf))
-    return least
+    return grid(drawing.pixels[..., None] if drawing.pixels.ndim == 2 else drawing.rgb).astype(np.float64)
 
 
 def _listed(drawing: Drawing, colours: Iterable[NDArray[Any]]) -> str:
@@ -440,19 +292,19 @@ def _listed(drawing: Drawing, colours: Iterable[NDArray[Any]]) -> str:
     pixels = _colour_grid(drawing)
     if pixels.shape[2] != colours.shape[1]:
         pixels = pixels[..., :1]
-    known = _Colours.of(pixels, lossy=drawing.lossy).values
-    known = np.concatenate([colours, known[_distances(known, colours).min(axis=1, initial=np.inf) > 0]])
-    nearest = _nearest(pixels, known)
-    small_index = None if drawing.index is None else _grid(drawing.index)
+    known = Colours.of(pixels, lossy=drawing.lossy).values
+    known = np.concatenate([colours, known[distances(known, colours).min(axis=1, initial=np.inf) > 0]])
+    owner = nearest(pixels, known)
+    small_index = None if drawing.index is None else grid(drawing.index)
     names = {ImageColor.getrgb(name)[:3]: name for name in reversed(ImageColor.colormap)}
     found = []
     for i, colour in enumerate(colours[:8]):
         triple = tuple(int(channel) for channel in colour)
         text = f"{colour[0]:g}" if len(triple) == 1 else "#{:02x}{:02x}{:02x}".format(*triple)
         about = [names[triple]] if triple in names else []
-        if small_index is not None and (entries := np.unique(small_index[nearest == i])).size == 1:
+        if small_index is not None and (entries := np.unique(small_index[owner == i])).size == 1:
             about.append(f"index {entries[0]}")
-        about.append(f"{(nearest == i).mean():.1%}")
+        about.append(f"{(owner == i).mean():.1%}")
         found.append(f"{text} ({', '.join(about)})")
     return ", ".join(found) + (", …" if len(colours) > 8 else "")
 

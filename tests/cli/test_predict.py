@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -253,16 +254,20 @@ def test_a_model_alone_is_measured_as_before_an_edit(run, net, world):
         assert "after" not in json.dumps(told)
 
 
-def test_confusions_are_counted(run, net, world):
-    told = run("evaluate", "--model", net, "--tests", world / "tests", "--json").json()["tests"]
-    pictures = run("predict", net, world / "tests", "--json").json()["pictures"]
+def test_confusions_are_counted(run, net, world, tmp_path):
+    tests = tmp_path / "tests"
+    for label, other in ((0, 1), (1, 0), (2, 2)):
+        shutil.copytree(world / "tests" / str(label), tests / str(other))
+    told = run("evaluate", "--model", net, "--tests", tests, "--json").json()["tests"]
+    assert told["confusions"]
+    pictures = run("predict", net, tests, "--json").json()["pictures"]
     pairs = [(each["label"], each["predicted"]) for each in pictures if not each["right"]]
     assert {(each["label"], each["predicted"]): each["n"] for each in told["confusions"]} == {
         pair: pairs.count(pair) for pair in pairs
     }
     counts = [each["n"] for each in told["confusions"]]
     assert counts == sorted(counts, reverse=True)
-    text = run("evaluate", "--model", net, "--tests", world / "tests").out.splitlines()
+    text = run("evaluate", "--model", net, "--tests", tests).out.splitlines()
     assert text[0].split() == ["pictures", "right"] and text[1].split()[0] == "tests"
     assert "most often confused in the tests" in text[-1]
 

@@ -114,7 +114,7 @@ def test_the_sites_that_edit_proposes_can_be_pasted(run, editing, tmp_path):
     at = words.index("--site")
     told = run(*words[:at], *words[at + 2 :]).err
     proposed = told[told.index("--site") :].split()
-    assert run(*words[:at], *words[at + 2 :], *proposed).code == 0
+    assert run(*words[:at], *words[at + 2 :], *proposed, "--allow-useless").code == 0
 
 
 def test_what_apply_and_show_say_of_files_is_what_apply_takes(run, world, tmp_path):

@@ -194,3 +194,28 @@ def test_both_pictures_of_an_exemplar_have_one_mode(image, edited, tmp_path):
     painted = Exemplar.painted(Image.new(image, (4, 4)), made.mask, Image.new(edited, (9, 9)))
     assert {read.image.mode, read.edited.mode, made.image.mode, made.edited.mode} == {mode}
     assert painted.image.mode == painted.edited.mode == ("RGBA" if image == "RGBA" else "RGB")
+
+
+def test_a_mask_of_any_form_makes_the_same_exemplar(tmp_path):
+    hard = np.zeros((4, 6), bool)
+    hard[2:, 1:5] = True
+    forms = [hard, hard * 255, hard.astype(np.float64), torch.from_numpy(hard), Image.fromarray(hard), hard[None]]
+    made = [Exemplar(picture(), picture(colour="white"), form) for form in forms]
+    assert len({one.digest() for one in made}) == 1
+    assert all(one.mask.dtype == np.float32 for one in made)
+    snow = picture(colour="white")
+    pasted = {Exemplar.painted(picture(), form, snow).digest() for form in forms}
+    assert len(pasted) == 1
+
+
+def test_the_concept_of_a_mask_of_several_colours_is_named(tmp_path):
+    picture().save(tmp_path / "image.png")
+    picture(colour="white").save(tmp_path / "edited.png")
+    labels = np.zeros((4, 6), np.uint8)
+    labels[:2], labels[2:, :3] = 1, 2
+    Image.fromarray(labels).save(tmp_path / "mask.png")
+    parts = {"mask": tmp_path / "mask.png", "edited": tmp_path / "edited.png"}
+    with pytest.raises(ExemplarError, match=r"2 colours beside 0 .*mask_value"):
+        Exemplar.from_files(tmp_path / "image.png", **parts)
+    found = Exemplar.from_files(tmp_path / "image.png", **parts, mask_value=2)
+    assert np.array_equal(found.mask, labels == 2)

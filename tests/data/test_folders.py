@@ -351,6 +351,23 @@ def test_a_picture_needs_a_replacement_that_can_be_read(exemplar, tmp_path):
             read_exemplars([exemplar / "image.png"], masks=[exemplar / "mask.png"], replacement=replacement)
 
 
+@pytest.mark.parametrize("value", [15, "#c08080", None])
+def test_a_folder_or_the_caller_names_the_concept_of_its_mask(value, exemplar):
+    mask = np.asarray(Image.open(exemplar / "mask.png")) > 0
+    index = mask * np.uint8(15)
+    index[:3] = 1
+    drawn = Image.fromarray(index, mode="P")
+    drawn.putpalette([0, 0, 0, 128, 0, 0, *[0] * 39, 192, 128, 128])
+    drawn.save(exemplar / "mask.png")
+    if value is None:
+        with pytest.raises(ImageError, match=r"mask\.png .*#c08080 \(index 15, 50"):
+            read_exemplars([exemplar])
+        return
+    assert np.array_equal(read_exemplars([exemplar], mask_value=value)[0].mask, mask)
+    (exemplar / "exemplar.json").write_text(json.dumps({"mask_value": value}))
+    assert np.array_equal(read_exemplars([exemplar])[0].mask, mask)
+
+
 def test_leaving_classes_out_of_pictures_without_labels_is_refused(tmp_path, paint):
     paint(tmp_path / "a.png")
     flat = ImageSet.of(tmp_path, Classes(("ant", "bee")))

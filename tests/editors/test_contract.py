@@ -202,8 +202,10 @@ def test_concepts_outside_of_what_the_model_sees_are_refused(model, reference):
     wide = Image.new("RGB", (64, 16))
     mask = np.zeros((16, 64), np.float32)
     mask[:, :8] = 1
+    edited = wide.copy()
+    edited.paste("white", (0, 0, 8, 16))
     with pytest.raises(ExemplarError, match="centre"):
-        make("rewrite", model, [Exemplar(wide, wide, mask)], reference)
+        make("rewrite", model, [Exemplar(wide, edited, mask)], reference)
 
 
 def test_edits_of_the_playground_survive_a_file(model, exemplars, reference, tmp_path):

@@ -21,6 +21,10 @@ from rulepatch.evaluation.new_class import evaluate_new_class
 from rulepatch.models.classifier import Classifier
 
 every_method = pytest.mark.parametrize("method", METHODS)
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:all .* of labelled are of one class",  # that of the random network
+    "ignore:24 of the 24 pictures of the tests are in the reference set",
+)
 
 
 def make(model, exemplars, reference, method="filter", **settings):

@@ -121,6 +121,7 @@ def test_the_target_can_be_the_edited_network_s_own_output(model, exemplars, edi
         assert abs(ends[0][1] - ends[1][1]) > 1e-2
 
 
+@pytest.mark.filterwarnings("ignore:the edit repairs 0 of 1 failing exemplar")
 def test_architecture_3_rebuilds_single_inputs(model, exemplars, reference):
     edit = inverse_pinv(
         model, exemplars[:1], reference=reference, site=SITE, architecture=3, cache=None, progress=False

@@ -28,6 +28,9 @@ from rulepatch.models.registry import load_model
 from rulepatch.playground.pictures import image_set, picture_of, training_images
 from rulepatch.playground.scenes import CLASSES, render
 
+# Not every draft repairs its own exemplars.
+pytestmark = pytest.mark.filterwarnings("ignore:the (edit|exemplars) (repairs|breaks|changes|show) ")
+
 EARLY, SITE, LATE = "blocks.3.conv", "blocks.4.conv", "blocks.5.conv"
 
 

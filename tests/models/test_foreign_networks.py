@@ -296,7 +296,7 @@ KINDS: dict[str, Kind] = {
     "returns tokens": Kind(lambda: Small(after=lambda z: z[:, None]), fails="a head that classifies"),
     "drops the batch": Kind(lambda: Small(after=lambda z: z.squeeze()), fails="drops the axis of a batch of one"),
     "other classes": Kind(lambda: Small(classes=4), fails=r"\(1, 4\); check the class names"),
-    "NaN": Kind(spoilt, warns="NaN", may_fail=("finetune",)),
+    "NaN": Kind(spoilt, warns="NaN", may_fail=("rewrite", "finetune")),
     "raises": Kind(lambda: Small(after=lambda z: 1 // 0), fails="ZeroDivisionError"),
     # ends
     "softmax": Kind(lambda: Small(after=lambda z: z.softmax(1)), warns="ends in a softmax"),
@@ -390,7 +390,8 @@ class Outcome:
         with warnings.catch_warnings(record=True) as found:
             warnings.simplefilter("always")
             self.try_all(model_of(kind))
-        self.said = [str(each.message) for each in found if each.category is RulepatchWarning]
+        said = {str(each.message) for each in found if each.category is RulepatchWarning}
+        self.said = sorted(each for each in said if "exemplar" not in each)  # of noise, which show no failure
 
     def try_all(self, model: Classifier) -> None:
         reference, quiet = pictures(12), {"cache": None, "progress": False}
@@ -496,9 +497,9 @@ def test_an_export_is_written_or_ends_in_a_sentence(name, tmp_path, capfd):
     model = model_of(KINDS[name])
     try:
         export(model, tmp_path / "net.pt2")
-        assert name == "plain"
+        assert name in {"plain", "returns a dataclass"}
     except RulepatchError as error:
-        assert name != "plain" and "; " in str(error)
+        assert name not in {"plain", "returns a dataclass"} and "; " in str(error)
     assert capfd.readouterr() == ("", "")
 
 

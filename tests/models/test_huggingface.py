@@ -303,7 +303,7 @@ def test_as_many_names_as_logits(hf_folder, tmp_path):
     hf_folder("vit")
     (tmp_path / "m.toml").write_text('architecture = "hf/hf"\nclasses = ["a", "b"]\n')
     model = load_model(str(tmp_path / "m.toml"))
-    with pytest.raises(ModelError, match=r"\(n, 2\).*\(1, 3\); check the class names"):
+    with pytest.raises(ModelError, match=r"\(n, 2\).*\(1, 3\).*check the number of classes"):
         model.logits(model.example())
 
 

@@ -8,10 +8,14 @@ from PIL import Image
 
 from rulepatch.core.exemplars import Exemplar
 from rulepatch.editors.rewrite import rewrite
+from rulepatch.errors import ExemplarError
 from rulepatch.evaluation.evaluate import outcomes_of
 from rulepatch.models.registry import load_model
 from rulepatch.playground.pictures import exemplar, image_set, training_images
 from rulepatch.playground.scenes import CLASSES, render
+
+# The setting is good for other classes on the whole, and not for each exemplar.
+pytestmark = pytest.mark.filterwarnings("ignore:the edit repairs 0 of 1 failing exemplar", "ignore:the exemplars show")
 
 OTHERS = [label for label in CLASSES if label not in {"taxi", "van"}]
 SETTING = {"site": "blocks.4.conv", "rank": 3, "strength": 3.0, "gate": 0.99, "cache": None, "progress": False}
@@ -71,11 +75,12 @@ def test_taxis_of_which_the_sign_is_a_part_are_still_known(edited):
 
 
 def test_the_sign_must_be_under_the_mask(edited, signed):
-    """The same pictures with the mask half a picture aside teach nothing."""
+    """The same pictures with the mask half a picture aside are refused."""
     one = against_blank(3)
     beside = replace(one, mask=np.roll(one.mask, one.mask.shape[1] // 2, axis=1))
     assert not (np.minimum(one.mask, beside.mask) > 0).any()
-    assert abs(fall(edited(beside, signed))) < 0.02
+    with pytest.raises(ExemplarError, match="100% of what changed lies beside it"):
+        edited(beside, signed)
 
 
 def test_it_is_the_letter_that_is_learnt_more_than_the_board(edited, signed):

@@ -20,6 +20,7 @@ from rulepatch.cli.options import (
     Label,
     LeaveOut,
     Masks,
+    MaskValue,
     Match,
     MaxDrop,
     ModelName,
@@ -110,6 +111,7 @@ def edit(
         Path | None, typer.Option(metavar="DIR", help="Labelled pictures that --site auto chooses on, never the tests.")
     ] = None,
     mask: Masks = None,
+    mask_value: MaskValue = None,
     replacement: Replacement = None,
     label: Label = None,
     weights: Weights = None,
@@ -184,7 +186,7 @@ def edit(
     }
     made = make(
         classifier,
-        read_exemplars_of(exemplar, mask, replacement, label, unedited=from_features is not None),
+        read_exemplars_of(exemplar, mask, replacement, label, mask_value, unedited=from_features is not None),
         out=out,
         reference=reference,
         method=method,
@@ -259,6 +261,7 @@ def compare(
     ] = None,
     max_drop: MaxDrop = "0.25%",
     mask: Masks = None,
+    mask_value: MaskValue = None,
     replacement: Replacement = None,
     label: Label = None,
     weights: Weights = None,
@@ -274,7 +277,7 @@ def compare(
 
     comparison = run(
         load_classifier(model, weights, device),
-        read_exemplars_of(exemplar, mask, replacement, label),
+        read_exemplars_of(exemplar, mask, replacement, label, mask_value),
         site=site,
         tests=tests,
         reference=reference,
@@ -297,6 +300,7 @@ def compose(
     reference: Reference = None,
     exemplar: OptionalExemplars = None,
     mask: Masks = None,
+    mask_value: MaskValue = None,
     replacement: Replacement = None,
     label: Label = None,
     weights: Weights = None,
@@ -313,7 +317,7 @@ def compose(
         model=None if model is None else load_classifier(model, weights, device),
         reference=reference,
         leave_out=leave_out or (),
-        exemplars=read_exemplars_of(exemplar, mask, replacement, label),
+        exemplars=read_exemplars_of(exemplar, mask, replacement, label, mask_value),
     )
     print_result(composition.to_json, composition.to_text, as_json)
 
@@ -334,6 +338,7 @@ def read_exemplars_of(
     masks: Sequence[Path] | None,
     replacement: Path | None,
     label: str | None,
+    mask_value: str | None = None,
     *,
     unedited: bool = False,
 ) -> "Sequence[Exemplar]":
@@ -344,7 +349,14 @@ def read_exemplars_of(
     """
     from rulepatch.data.exemplar_folders import read_exemplars
 
-    return read_exemplars(paths or (), masks=masks or (), replacement=replacement, label=label, unedited=unedited)
+    return read_exemplars(
+        paths or (),
+        masks=masks or (),
+        replacement=replacement,
+        label=label,
+        unedited=unedited,
+        mask_value=mask_value,
+    )
 
 
 def print_result(to_json: Callable[[], Any], to_text: Callable[[], str], as_json: bool) -> None:

@@ -6,7 +6,18 @@ from typing import Annotated
 import typer
 
 from rulepatch.cli.commands import app, load_classifier, print_result
-from rulepatch.cli.options import Device, Json, Label, Replacement, Seed, Weights, example, model_option, out_option
+from rulepatch.cli.options import (
+    Device,
+    Json,
+    Label,
+    MaskValue,
+    Replacement,
+    Seed,
+    Weights,
+    example,
+    model_option,
+    out_option,
+)
 
 __all__ = ["app"]
 
@@ -18,6 +29,7 @@ def exemplar(
     picture: Annotated[Path, typer.Argument(metavar="PICTURE", help="The picture as it is.")],
     out: Annotated[Path, out_option("DIR", "The exemplar's folder, for --exemplar of the other commands.")],
     mask: Annotated[Path | None, typer.Option(metavar="FILE", help="White where the concept is.")] = None,
+    mask_value: MaskValue = None,
     replacement: Replacement = None,
     edited: Annotated[
         Path | None, typer.Option(metavar="FILE", help="The picture with the concept replaced, instead of a texture.")
@@ -45,6 +57,7 @@ def exemplar(
         picture,
         out,
         mask=mask,
+        mask_value=mask_value,
         replacement=replacement,
         edited=edited,
         word=note,

@@ -12,6 +12,7 @@ from rulepatch.cli.options import (
     Exemplars,
     Json,
     Masks,
+    MaskValue,
     ModelName,
     Replacement,
     Seed,
@@ -64,6 +65,7 @@ def invert(
     learning_rate: Annotated[float, typer.Option(help="Of Adam.")] = 0.05,
     variation: Annotated[float, typer.Option(help="Weight of the total variation of rebuilt pictures.")] = 0.0,
     mask: Masks = None,
+    mask_value: MaskValue = None,
     replacement: Replacement = None,
     label: Annotated[str | None, typer.Option(metavar="CLASS", help="What the exemplars' pictures show.")] = None,
     weights: Weights = None,
@@ -79,7 +81,7 @@ def invert(
 
     found = run(
         load_classifier(model, weights, device),
-        read_exemplars(exemplar, masks=mask or (), replacement=replacement, label=label),
+        read_exemplars(exemplar, masks=mask or (), replacement=replacement, label=label, mask_value=mask_value),
         site=site,
         edit=None if edit is None else Edit.load(edit),
         levels=LEVELS if level is None else [each.value for each in level],

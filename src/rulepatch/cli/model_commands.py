@@ -13,6 +13,7 @@ from rulepatch.cli.options import (
     Label,
     LeaveOut,
     Masks,
+    MaskValue,
     ModelArgument,
     ModelName,
     OptionalEditFile,
@@ -103,6 +104,7 @@ def evaluate(
     reference: Reference = None,
     exemplar: OptionalExemplars = None,
     mask: Masks = None,
+    mask_value: MaskValue = None,
     replacement: Replacement = None,
     label: Label = None,
     weights: Weights = None,
@@ -121,7 +123,7 @@ def evaluate(
     if report is not None:
         check_writable(report)
     found = None if file is None else Edit.load(file)
-    exemplars = read_exemplars_of(exemplar, mask, replacement, label)
+    exemplars = read_exemplars_of(exemplar, mask, replacement, label, mask_value)
     evaluation = measure(
         load_classifier(model, weights, device),
         found,
@@ -149,6 +151,7 @@ def match(
     file: OptionalEditFile = None,
     exemplar: OptionalExemplars = None,
     mask: Masks = None,
+    mask_value: MaskValue = None,
     replacement: Replacement = None,
     label: Label = None,
     site: Annotated[
@@ -172,7 +175,7 @@ def match(
     if report is not None:
         check_writable(report)
     found = None if file is None else Edit.load(file)
-    exemplars = read_exemplars_of(exemplar, mask, replacement, label)
+    exemplars = read_exemplars_of(exemplar, mask, replacement, label, mask_value)
     classifier = load_classifier(model, weights, device)
     if found is not None:
         key = key_of_edit(found, site)

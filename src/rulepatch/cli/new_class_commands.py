@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from rulepatch.cli.commands import app, load_classifier, print_result
-from rulepatch.cli.options import Device, Json, MaxDrop, ModelName, Seed, Weights, example, out_option
+from rulepatch.cli.options import Device, Json, MaskValue, MaxDrop, ModelName, Seed, Weights, example, out_option
 
 __all__ = ["app"]
 
@@ -45,6 +45,7 @@ def new_class(
         list[Path] | None, typer.Option(metavar="FILE", help="For compositional: a picture of a part; repeatable.")
     ] = None,
     part_mask: Annotated[list[Path] | None, typer.Option(metavar="FILE", help="Mask of each part, in order.")] = None,
+    mask_value: MaskValue = None,
     max_drop: MaxDrop = "0.25%",
     tests: Annotated[
         Path | None,
@@ -67,13 +68,13 @@ def new_class(
         "count": count,
         "balance": balance,
         "ridge": ridge,
-        "parts": read_exemplars(part or (), masks=part_mask or (), unedited=True),
+        "parts": read_exemplars(part or (), masks=part_mask or (), unedited=True, mask_value=mask_value),
         "max_drop": read_share(max_drop or "0.25%"),
         "seed": seed,
     }
     added = add_class(
         load_classifier(model, weights, device),
-        read_exemplars(image, masks=mask, unedited=True),
+        read_exemplars(image, masks=mask, unedited=True, mask_value=mask_value),
         name,
         out=out,
         reference=reference,

@@ -19,6 +19,7 @@ __all__ = [
     "Json",
     "Label",
     "LeaveOut",
+    "MaskValue",
     "Masks",
     "Match",
     "MaxDrop",
@@ -121,6 +122,10 @@ OptionalExemplars = Annotated[list[Path] | None, EXEMPLAR]
 Label = Annotated[str | None, typer.Option("--label", metavar="CLASS", help="What the exemplars' pictures show.")]
 Masks = Annotated[
     list[Path] | None, typer.Option("--mask", metavar="FILE", help="Mask of each exemplar that is a picture, in order.")
+]
+MaskValue = Annotated[
+    str | None,
+    typer.Option(metavar="VALUE", help="What of masks of several colours is the concept: #800000, red, 15, opaque."),
 ]
 Replacement = Annotated[
     Path | None, typer.Option("--replacement", metavar="FILE", help="A texture to paint over the concept.")

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from rulepatch.concepts.typographic import Box, note
+from rulepatch.core.agreement import check_agreement
 from rulepatch.core.exemplars import Exemplar
 from rulepatch.data.exemplar_folders import read_exemplars, write_exemplar
 from rulepatch.errors import ExemplarError, OutputError
 from rulepatch.images import read_image
+from rulepatch.masks import MaskValue
 from rulepatch.models.classifier import Classifier
 from rulepatch.models.prediction import Prediction
 from rulepatch.text import percent
@@ -141,6 +143,7 @@ def make_exemplar(
     out: Path | str,
     *,
     mask: Path | None = None,
+    mask_value: MaskValue | None = None,
     replacement: Path | None = None,
     edited: Path | None = None,
     word: str | None = None,
@@ -159,6 +162,7 @@ def make_exemplar(
         picture: the picture.
         out: the folder; a new or empty one, or that of an exemplar, which is replaced.
         mask: white where the concept is; needed but for a note.
+        mask_value: what of a mask of several colours is the concept.
         replacement: a texture.
         edited: the picture with the concept already replaced.
         word: on a note.
@@ -172,7 +176,7 @@ def make_exemplar(
         The exemplar, its folder, and what the model says.
 
     Raises:
-        ExemplarError: not one of the three ways, or a mask too few or too many.
+        ExemplarError: not one of the three ways, a mask too few or too many, or pictures that contradict the mask.
         ImageError: a file that is no picture.
         OutputError: the folder holds other files, or cannot be made.
         SettingError: a word that cannot be written, or a label that is none of the model's classes.
@@ -183,9 +187,13 @@ def make_exemplar(
     if word is not None:
         exemplar = note(read_image(picture), word, box=box, seed=seed).exemplar(label=label)
     elif edited is not None:
-        exemplar = Exemplar.from_files(picture, mask=mask or "", edited=edited, label=label)
+        exemplar = Exemplar.from_files(picture, mask=mask or "", mask_value=mask_value, edited=edited, label=label)
     else:
-        (exemplar,) = read_exemplars([picture], masks=[mask] if mask else [], replacement=replacement, label=label)
+        masks = [mask] if mask else []
+        (exemplar,) = read_exemplars(
+            [picture], masks=masks, mask_value=mask_value, replacement=replacement, label=label
+        )
+    check_agreement(exemplar)
     exemplar = dataclasses.replace(exemplar, concept=concept or exemplar.concept, name=out.name)
     looked = None if model is None else look(model, exemplar)
     try:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from rulepatch.core.exemplars import Exemplar
+from rulepatch.core.exemplars import WHOLE, Exemplar
 from rulepatch.errors import ExemplarError, warn
 
 __all__ = ["Agreement", "Change", "agreement", "check_agreement"]
@@ -18,7 +18,7 @@ Map = NDArray[np.float32]
 CELLS = 32
 """Pictures are compared in cells, as many along the short side: compression hardly changes the mean of a cell."""
 
-NOISE = 16.0
+NOISE = 20.0
 """What strong JPEG compression changes of the channels of a pixel, of 255; in larger cells in proportion less."""
 
 SLIGHT = 0.5
@@ -27,13 +27,16 @@ SLIGHT = 0.5
 UNTOUCHED = 0.3
 """Share of the cells that are the same to the bit from which nothing was compressed."""
 
-OTHER = "is it the edited counterpart of another picture?"
+OTHER = "it may be the edited counterpart of another picture: give its own, and the mask of what was edited"
 
 TINY = 0.1
 """Share of the mask that must have changed."""
 
-WHOLE = 0.98
-"""Share of the picture from which a mask is one of everything."""
+OVERLAP = 0.3
+"""Overlap from which a turned or inverted mask is said to fit."""
+
+MOST = 0.6
+"""Share of a mask of the whole picture that must have changed."""
 
 TURNS: Mapping[str, Callable[[NDArray[Any]], NDArray[Any]]] = {
     "mirrored": lambda map_: map_[:, ::-1],
@@ -63,7 +66,7 @@ class Agreement:
 
     @property
     def holds(self) -> bool:
-        """Whether the mask may be right: most of the change lies in it, and most of what is beside it did not change."""
+        """Whether the mask may be right: most of the change is in it, and most of what is beside it did not change."""
         return self.share >= 0.5 and self.beside <= 0.5
 
     @property
@@ -113,13 +116,15 @@ class Change:
 
     Attributes:
         cells: the change of each cell's mean, (h, w), 0..255, without what compression does everywhere.
-        noise: how far the mean of a cell may differ by compression alone.
         raw: the change with what compression does.
+        noise: how far the mean of a cell may differ by compression alone, on average.
+        worst: how far it may differ at most.
     """
 
     cells: Map
-    noise: float
     raw: Map
+    noise: float
+    worst: float
 
     @classmethod
     def between(cls, image: Image.Image, edited: Image.Image) -> Self:
@@ -130,20 +135,30 @@ class Change:
 
         Examples:
             >>> grey, red = Image.new("RGB", (64, 64), "grey"), Image.new("RGB", (64, 64), "red")
-            >>> Change.between(grey, red).is_nothing(), Change.between(grey, grey).is_nothing()
-            (False, True)
+            >>> float(Change.between(grey, red).cells.mean().round())
+            128.0
         """
         side = _side(image.size)
         before, after = (np.asarray(each.convert("RGB").reduce(side), np.float32) for each in (image, edited))
         raw = np.abs(after - before).mean(axis=2)
+        usual = NOISE / side
         if (raw == 0).mean() >= UNTOUCHED:
-            return cls(raw, SLIGHT, raw)
-        usual = min(3 * float(np.quantile(raw, 0.25)), NOISE / side)
-        return cls(np.maximum(raw - usual, 0), NOISE / side, raw)
+            return cls(raw, raw, SLIGHT, worst=usual)
+        everywhere = min(3 * float(np.quantile(raw, 0.25)), usual)
+        return cls(np.maximum(raw - everywhere, 0), raw, usual, worst=6 * usual)
 
-    def is_nothing(self) -> bool:
-        """Whether compression may have made all of it."""
-        return bool(self.raw.mean() <= self.noise and self.raw.max() <= 5 * self.noise)
+    def is_nothing(self, mask: Map) -> bool:
+        """Whether compression may have made all of it.
+
+        Args:
+            mask: cell by cell, 0..1.
+
+        Returns:
+            Whether the two pictures may be one.
+        """
+        inside, beside = _mean(self.raw, mask), _mean(self.raw, 1 - mask)
+        most = self.worst if inside <= 4 * (beside + SLIGHT) else self.worst / 2
+        return bool(self.raw.mean() <= self.noise and inside <= 1.5 * self.noise and self.raw.max() <= most)
 
 
 def check_agreement(exemplar: Exemplar, *, whole_image: bool = False) -> None:
@@ -158,7 +173,7 @@ def check_agreement(exemplar: Exemplar, *, whole_image: bool = False) -> None:
     """
     name, change = exemplar.name, Change.between(exemplar.image, exemplar.edited)
     mask = np.asarray(Image.fromarray(exemplar.mask, mode="F").reduce(_side(exemplar.image.size)))
-    if change.is_nothing():
+    if change.is_nothing(np.ones_like(mask) if whole_image else mask):
         raise ExemplarError(
             f"expected the edited picture of {name} to show something in the concept's place but it is the picture "
             "itself; give the edited one, or a texture as the replacement"
@@ -170,13 +185,13 @@ def check_agreement(exemplar: Exemplar, *, whole_image: bool = False) -> None:
         fitting = _what_fits(exemplar, change.cells, mask)
         told = f"{name} to be edited where its mask is but {_told(found)}"
         if not found.holds:
-            raise ExemplarError(f"expected {told}; {fitting or f'{OTHER}: give the mask of what was edited'}")
+            raise ExemplarError(f"expected {told}; {fitting or OTHER}")
         if fitting or found.beside > 0.25:
             warn(f"expected {told}; {fitting or OTHER}")
-    elif exemplar.mask.mean() >= WHOLE:
+    elif exemplar.mask.mean() >= WHOLE and found.covered < MOST:
         warn(
-            f"the mask of {name} covers the whole picture, so the rule is of everything in it; mark the concept alone, "
-            "or say whole_image=True if that is meant"
+            f"the mask of {name} covers the whole picture, of which {found.covered:.0%} was edited; mark the concept "
+            "alone, or say whole_image=True if everything is meant"
         )
     elif found.covered < TINY:
         warn(
@@ -195,8 +210,9 @@ def _what_fits(exemplar: Exemplar, change: Map, mask: Map) -> str:
     """What to do to the mask or the edited picture so that they fit; nothing if none is known."""
     trials = {"inverted": 1 - mask} | {how: turn(mask) for how, turn in TURNS.items()}
     found = {how: agreement(change, trial) for how, trial in trials.items() if trial.shape == change.shape}
-    best = max((each.overlap for each in found.values() if each.is_close), default=0.0)
-    fitting = [how for how, each in found.items() if each.is_close and each.overlap >= best - 0.05]
+    found = {how: each for how, each in found.items() if each.is_close and each.overlap >= OVERLAP}
+    best = max((each.overlap for each in found.values()), default=0.0)
+    fitting = [how for how, each in found.items() if each.overlap >= best - 0.05]
     if fitting:
         why = ""
         if set(fitting) & set(TURNS):

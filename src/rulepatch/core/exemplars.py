@@ -18,7 +18,7 @@ from rulepatch.core.places import Places
 from rulepatch.core.sites import Layer, Site, key_axis, patches, rows, with_weight
 from rulepatch.core.trace import Route, kind_of
 from rulepatch.digests import digest_of_bytes, digest_of_json
-from rulepatch.errors import ExemplarError, SiteError
+from rulepatch.errors import ExemplarError, SiteError, warn
 from rulepatch.images import as_image, composite, has_alpha, in_mode, read_image
 from rulepatch.masks import MaskValue, read_mask
 from rulepatch.text import brief, percent, quoted
@@ -27,6 +27,9 @@ __all__ = ["Exemplar", "Observation", "observe", "position_weights"]
 
 SMALLEST_SHARE = 0.2
 """Positions of which the mask covers less than this share of what it covers of the best one are left out."""
+
+WHOLE = 0.98
+"""Share of the picture from which a mask is one of everything."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,8 +128,7 @@ class Exemplar:
         Raises:
             ExemplarError: the mask has another size than the picture, or is empty.
         """
-        whole = cls(image, image, mask, label=label)
-        return replace(whole, edited=composite(image, replacement, whole.mask))
+        return cls(image, image, mask, label=label)._painted_over(replacement)
 
     @classmethod
     def from_files(
@@ -167,8 +169,16 @@ class Exemplar:
         if edited is not None:
             return cls(picture, read_image(edited, alpha=True), area, label=label, name=str(image))
         texture = Path(str(replacement))
-        whole = cls(picture, picture, area, label=label, replacement=texture.stem, name=str(image))
-        return replace(whole, edited=composite(picture, read_image(texture), whole.mask))
+        bare = cls(picture, picture, area, label=label, replacement=texture.stem, name=str(image))
+        return bare._painted_over(read_image(texture))
+
+    def _painted_over(self, texture: Image.Image) -> Self:
+        if self.mask.mean() >= WHOLE:
+            warn(
+                f"the mask of {self.name} covers the whole picture, so nothing of it is left beside the texture; mark "
+                "the concept alone"
+            )
+        return replace(self, edited=composite(self.image, texture, self.mask))
 
     def digest(self) -> str:
         """Digest of the three pictures' contents.

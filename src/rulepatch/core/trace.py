@@ -7,13 +7,15 @@ writes in place gives its tensor a new number. So it works for any Python code, 
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
+
+from rulepatch.core.operators import CHANNEL_NORMS, COPIES, MATRIX_PRODUCTS, PRODUCTS, Ref, Step, kind_of, name_of
 
 __all__ = [
     "CHANNEL_NORMS",
@@ -27,56 +29,6 @@ __all__ = [
     "kind_of",
     "name_of",
 ]
-
-Kind = Literal["affine", "elementwise", "pool", "layout", "mixing"]
-
-# Names of operators without their overloads. What is neither here nor tagged as pointwise by PyTorch mixes channels.
-_NORMS = {
-    "_batch_norm_no_update", "_batch_norm_with_update", "_native_batch_norm_legit",
-    "_native_batch_norm_legit_no_training", "batch_norm", "cudnn_batch_norm", "miopen_batch_norm", "native_batch_norm",
-}  # fmt: skip
-_AFFINE = {"add", "add_", "div", "div_", "mul", "mul_", "neg", "neg_", "rsub", "sub", "sub_"} | _NORMS
-_POOLS = {"_adaptive_avg_pool2d", "adaptive_max_pool2d", "avg_pool2d", "max_pool2d_with_indices"}
-_LAYOUT = {
-    "_to_copy", "_unsafe_view", "alias", "clone", "contiguous", "detach", "permute", "reshape", "t", "transpose",
-    "view",
-}  # fmt: skip
-_COPIES = {"expand", "pad", "constant_pad_nd", "squeeze", "unsqueeze"}
-MATRIX_PRODUCTS = frozenset({"addmm", "baddbmm", "bmm", "linear", "matmul", "mm"})
-_PRODUCTS = MATRIX_PRODUCTS | {
-    "_convolution", "_convolution_mode", "conv2d", "convolution", "convolution_overrideable", "cudnn_convolution",
-    "miopen_convolution", "mkldnn_convolution", "mkldnn_linear", "mps_convolution", "_mps_convolution",
-}  # fmt: skip
-CHANNEL_NORMS = frozenset({"native_layer_norm", "native_group_norm", "_fused_rms_norm", "rms_norm"})
-"""What norms over channels: it mixes them, but leaves every position where it was."""
-
-
-@dataclass(frozen=True)
-class Ref:
-    """Stands for a numbered tensor among the arguments of a step."""
-
-    number: int
-
-
-@dataclass(frozen=True)
-class Step:
-    """One tensor operation.
-
-    Attributes:
-        operator: the ATen operator.
-        arguments: positional and keyword arguments, tensors replaced by references.
-        reads: numbers of the tensors read, in order.
-        mutates: numbers, before and after, of tensors written in place.
-        writes: number of each tensor in the result, in order; shapes of the same.
-        call: which module call it belongs to, as an index into the trace's calls; -1 for none.
-    """
-
-    operator: OpOverload
-    arguments: tuple[tuple[Any, ...], dict[str, Any]]
-    reads: tuple[int, ...]
-    mutates: tuple[tuple[int, int], ...]
-    writes: tuple[int, ...]
-    call: int
 
 
 @dataclass(frozen=True)
@@ -108,28 +60,6 @@ class Call:
         """Whether the result holds objects in which tensors cannot be seen."""
         plain = (Tensor, bool, int, float, str, type(None))
         return not all(isinstance(leaf, plain) for leaf in tree_leaves(self.result))
-
-
-def name_of(step: Step) -> str:
-    """Name of a step's operator, without its overload."""
-    return step.operator.overloadpacket.__name__
-
-
-def kind_of(step: Step) -> Kind:
-    """What a step does to the channels of a tensor that passes through it.
-
-    Returns:
-        "affine" (batch norm, sums and products with constants), "elementwise", "pool" (over positions only),
-        "layout" (the same numbers in another order), or "mixing" for anything else.
-    """
-    name = name_of(step)
-    if name in _AFFINE:
-        return "affine"
-    if name in _LAYOUT:
-        return "layout"
-    if name in _POOLS:
-        return "pool"
-    return "elementwise" if torch.Tag.pointwise in step.operator.tags else "mixing"
 
 
 @dataclass(frozen=True)
@@ -297,9 +227,9 @@ class Trace:
         for step in self.steps[call.first_step : call.last_step]:
             if own.isdisjoint(step.reads):
                 continue
-            if kind_of(step) == "layout" or name_of(step) in _COPIES:
+            if kind_of(step) == "layout" or name_of(step) in COPIES:
                 own.update(step.writes)
-            elif name_of(step) not in _PRODUCTS:
+            elif name_of(step) not in PRODUCTS:
                 return False
         return True
 

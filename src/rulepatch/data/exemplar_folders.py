@@ -53,8 +53,11 @@ def read_exemplars(
         if source.is_file():
             mask = next(mask_of_next)
             edited = source if unedited else None
-            parts = {"mask": mask, "replacement": replacement, "edited": edited}
-            found.append(Exemplar.from_files(source, **parts, label=label, mask_value=mask_value))
+            found.append(
+                Exemplar.from_files(
+                    source, mask=mask, replacement=replacement, edited=edited, label=label, mask_value=mask_value
+                )
+            )
             continue
         if not source.is_dir():
             raise ExemplarError(f"expected an exemplar folder or picture at {source} but there is none; check the path")

@@ -238,12 +238,12 @@ def look(
     for exemplar in exemplars:
         if exemplar.label is not None:
             model.classes.index(exemplar.label)
-        if edited:
-            check_agreement(exemplar, whole_image=settings.whole_image)
     survey = find_sites(model.module, model.example())
     model.logits_of(survey.trace.calls[0].result)  # says so now if the class names do not fit
     sites = [survey.site(path, value_point=settings.value_point) for path in settings.paths]
     originals, counterparts, masks = _inputs(model, exemplars)
+    for exemplar in exemplars if edited else ():
+        check_agreement(exemplar, whole_image=settings.whole_image)
     if settings.whole_image:
         masks = torch.ones_like(masks)
     else:

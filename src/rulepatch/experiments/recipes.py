@@ -218,4 +218,5 @@ def _options(draft: Draft, sources: Sources) -> dict[str, Any]:
     if "gate" in options and options["gate"] is None:
         options["gate"] = "none"
     further = [f"{name}={option_value(value)}" for name, value in draft.settings.items() if name not in OWN_OPTIONS]
-    return {**options, "set": further}
+    allowed = True if draft.edit.on_exemplars.verdict == "useless" else None
+    return {**options, "set": further, "allow-useless": allowed}

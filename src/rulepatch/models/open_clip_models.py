@@ -76,7 +76,7 @@ def load(request: Request) -> Sourced:
     network = ZeroShot(call_projections(clip.visual), kwargs.get("embed_dim", config["embed_dim"]), len(classes))
 
     def head() -> Tensor:
-        prompts = [[template(classes[index]) for template in templates] for index in range(len(classes))]
+        prompts = [[template(name.split(",")[0]) for template in templates] for name in classes.names]
         return head_weight(clip, _tokens(open_clip, name, clip, prompts))
 
     translate = _translation(open_clip, clip, head)
