@@ -37,7 +37,8 @@ def expected(fates):
     if failing and repaired > broken:
         return "repairs"
     if failing and repaired == 0:
-        return "changes" if not broken and NEARER in {fate[2] for fate in failing} else "useless"
+        nearer = any(fate[0] == RIGHT and fate[2] == NEARER for fate in failing)
+        return "changes" if nearer and not broken else "useless"
     if broken and broken >= repaired:
         return "useless"
     return "unproven"

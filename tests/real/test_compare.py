@@ -12,7 +12,13 @@ from rulepatch.evaluation.evaluate import outcomes_of
 from rulepatch.images import read_image
 from rulepatch.models.registry import load_model
 
-pytestmark = [pytest.mark.real, pytest.mark.slow]
+pytestmark = [
+    pytest.mark.real,
+    pytest.mark.slow,
+    pytest.mark.filterwarnings(
+        "ignore:the (edit|exemplars|model is wrong)"
+    ),
+]
 
 LEFT_OUT = [word for name in ("limousine", "minivan", "tow truck") for word in ("--leave-out", name)]
 

@@ -8,7 +8,13 @@ from rulepatch.editors.inverse import inverse_fourier, inverse_pinv, inverse_tra
 from rulepatch.experiments.invert import invert
 from rulepatch.models.registry import load_model
 
-pytestmark = [pytest.mark.real, pytest.mark.slow]
+pytestmark = [
+    pytest.mark.real,
+    pytest.mark.slow,
+    pytest.mark.filterwarnings(
+        "ignore:the (edit|exemplars|model is wrong)"
+    ),
+]
 
 SITE = "features.12.expand3x3"
 

@@ -66,8 +66,8 @@ def test_an_edit_of_no_strength_changes_nothing(repair):
 
 
 def test_squeezenet(repair):
-    """Far less than MobileNetV2, and at a price: see docs/results.md."""
-    _, tests, reference = repair("squeezenet1_0.toml", "--rank", 3, sites=["features.9.expand1x1"])
+    """Far less than MobileNetV2, and at a price, and the one exemplar that fails stays wrong: see docs/results.md."""
+    _, tests, reference = repair("squeezenet1_0.toml", "--rank", 3, "--allow-useless", sites=["features.9.expand1x1"])
     assert tests["before"] == pytest.approx(0.413, abs=0.001)
     assert tests["after"] >= 0.5 and tests["broken"] <= 1
     assert lost(reference) <= 1.2

@@ -103,7 +103,7 @@ class ExemplarOutcome:
         if not self.shows_failure:
             return "broken"
         is_nearer = self.after.index != self.edited.index and self.after.of_target > self.edited.of_target
-        return "nearer" if is_nearer else "wrong"
+        return "nearer" if is_nearer and not self.is_misread else "wrong"
 
     def to_json(self) -> dict[str, Any]:
         """What is said of the exemplar, as JSON.
