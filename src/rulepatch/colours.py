@@ -54,7 +54,7 @@ class Colours:
             The colours.
 
         Examples:
-            >>> rows = np.array([0, 0, 0, 128, 255, 255, 255])[:, None, None]
+            >>> rows = np.array([0, 0, 0, 128, 255, 255, 255, 255])[:, None, None]
             >>> Colours.of(rows.repeat(7, axis=1), lossy=False).values.ravel().tolist()
             [255.0, 0.0]
         """

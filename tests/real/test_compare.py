@@ -15,9 +15,7 @@ from rulepatch.models.registry import load_model
 pytestmark = [
     pytest.mark.real,
     pytest.mark.slow,
-    pytest.mark.filterwarnings(
-        "ignore:the (edit|exemplars|model is wrong)"
-    ),
+    pytest.mark.filterwarnings("ignore:the (edit|exemplars|model is wrong)"),
 ]
 
 LEFT_OUT = [word for name in ("limousine", "minivan", "tow truck") for word in ("--leave-out", name)]

@@ -11,9 +11,7 @@ from rulepatch.models.registry import load_model
 pytestmark = [
     pytest.mark.real,
     pytest.mark.slow,
-    pytest.mark.filterwarnings(
-        "ignore:the (edit|exemplars|model is wrong)"
-    ),
+    pytest.mark.filterwarnings("ignore:the (edit|exemplars|model is wrong)"),
 ]
 
 SITE = "features.12.expand3x3"

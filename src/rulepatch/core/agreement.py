@@ -136,7 +136,7 @@ class Change:
         Examples:
             >>> grey, red = Image.new("RGB", (64, 64), "grey"), Image.new("RGB", (64, 64), "red")
             >>> float(Change.between(grey, red).cells.mean().round())
-            128.0
+            118.0
         """
         side = _side(image.size)
         before, after = (np.asarray(each.convert("RGB").reduce(side), np.float32) for each in (image, edited))
