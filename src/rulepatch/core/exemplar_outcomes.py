@@ -267,10 +267,12 @@ class ExemplarOutcomes:
         wrong, broken, repaired = (self._of(verdict) for verdict in ("wrong", "broken", "repaired"))
         if broken:
             (one, *_) = broken
+            advice = "take less strength or rank, a gate, or another site"
+            if one.is_misread:
+                advice = f"its original is called {one.original}: check the label"
             return (
                 f"the edit breaks {plural(len(broken), 'exemplar')} and repairs {len(repaired)} ({one.exemplar} is "
-                f"{one.target_name}, called {one.edited} before and {one.after} after); take less strength or rank, a "
-                "gate, or another site"
+                f"{one.target_name}, called {one.edited} before and {one.after} after); {advice}"
             )
         (one, *_) = wrong or self.outcomes
         if not wrong:
