@@ -317,15 +317,13 @@ class PlaceFinder:
         return replace(like, cells=found)
 
     def _selected(self, step: Step, known: Mapping[int, _Numbered]) -> _Numbered | None:
-        """Channels in another order, as of BGR; None where positions are moved to nobody knows where."""
-        found, shape = known.get(step.reads[0]), self._trace.shapes[step.writes[0]]
-        _, where = step.arguments[0][:2] if len(step.arguments[0]) > 1 else (None, None)
-        channels_alone = where == 1 or (
-            isinstance(where, list | tuple) and list(where[:1]) == [None] and len(where) == 2
-        )
-        if found is not None and channels_alone and len(shape) == 4 and found.cells.stride(1) == 0:
-            return replace(found, cells=found.cells[:, :1].expand(shape))
-        return None
+        """Numbers in another order along an axis of one place, as channels of BGR; None along any other."""
+        found, shape, args = known.get(step.reads[0]), self._trace.shapes[step.writes[0]], step.arguments[0]
+        axes = [args[1]] if isinstance(args[1], int) else [i for i, each in enumerate(args[1]) if each is not None]
+        if found is None or len(axes) != 1 or len(shape) != found.cells.ndim:
+            return None
+        one = found.cells.narrow(axes[0], 0, 1)
+        return replace(found, cells=one.expand(shape)) if bool((found.cells == one).all()) else None
 
     def _reduced(self, step: Step, known: Mapping[int, _Numbered]) -> _Numbered | None:
         """A picture made grey; None for a reduction over anything but channels."""
