@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["ALIKE", "BESIDE", "FEW", "Colours", "distances", "grid", "nearest", "ring"]
+__all__ = ["ALIKE", "BESIDE", "FEW", "Colours", "chroma", "distances", "grid", "nearest", "ring"]
 
 GRID = 128
 """Which colours a mask has is found out on a grid of at most so many pixels a side: there soft edges are thin."""
@@ -100,6 +100,13 @@ def _standing_alone(found: NDArray[Any], codes: NDArray[Any], counts: NDArray[An
         far = distances(found, found[kept])[:, 0] * (counts > 0)
         kept += [int(far.argmax())] if far.max() > BESIDE else []
     return kept
+
+
+def chroma(rgb: NDArray[np.uint8]) -> int:
+    """Largest difference between two channels of a pixel, 0 if all is grey."""
+    red, green, blue = (rgb[..., channel] for channel in range(3))
+    highest, lowest = (extreme(extreme(red, green), blue) for extreme in (np.maximum, np.minimum))
+    return int((highest - lowest).max())
 
 
 def grid(pixels: NDArray[Any]) -> NDArray[Any]:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ImageColor
 
-from rulepatch.colours import ALIKE, BESIDE, FEW, Colours, distances, grid, nearest, ring
+from rulepatch.colours import ALIKE, BESIDE, FEW, Colours, chroma, distances, grid, nearest, ring
 from rulepatch.errors import MaskError
 
 __all__ = ["Drawing", "MaskValue", "weights_of"]
@@ -96,10 +96,10 @@ def _of_opaque(drawing: Drawing) -> Weights:
     """Colours that are all grey are levels; a palette of one colour only says nothing, its index does."""
     pixels, index = drawing.pixels, drawing.index
     if pixels.ndim == 3:
-        chroma = int(np.ptp(pixels, axis=2).max())
-        if chroma > (ALIKE // 3 if pixels.max() >= 128 else 0):
+        colour = chroma(pixels)
+        if colour > (ALIKE // 3 if pixels.max() >= 128 else 0):
             return _of_colours(drawing)
-        pixels = pixels.mean(axis=2).round().astype(np.uint8) if chroma else pixels[..., 0]
+        pixels = pixels.mean(axis=2).round().astype(np.uint8) if colour else pixels[..., 0]
     if index is not None and pixels.min() == pixels.max() and index.min() < index.max():
         pixels = index
     return _of_levels(replace(drawing, pixels=pixels))
@@ -178,7 +178,7 @@ def _of_colours(drawing: Drawing) -> Weights:
     """The reading of two colours: one is the background."""
     rgb = drawing.rgb
     small = grid(rgb).astype(np.float64)
-    is_void = (rgb == VOID).all(axis=2)
+    is_void = np.logical_and.reduce([rgb[..., channel] == VOID[channel] for channel in range(3)])
     where = ~grid(is_void)
     seen = Colours.of(small, lossy=drawing.lossy, where=where if len(np.unique(small[where], axis=0)) > 1 else None)
     if seen.is_photograph:
@@ -189,7 +189,8 @@ def _of_colours(drawing: Drawing) -> Weights:
     if back is None or len(fronts) != 1:
         _ask(drawing, colours[fronts], None if back is None else colours[[back]])
     start, along = colours[back], colours[fronts[0]] - colours[back]
-    share = ((rgb - start) @ along / (along @ along)).clip(0, 1).astype(np.float32)
+    along, length = along.astype(np.float32), np.float32(along @ along)
+    share = sum((rgb[..., i] - np.float32(start[i])) * (along[i] / length) for i in range(3)).clip(0, 1)
     if drawing.lossy:  # colours run over an edge, so it cannot be told how soft it was
         return (share >= 0.5).astype(np.float32)
     share[is_void & ~(colours[fronts[0]] == VOID).all()] = 0
@@ -258,7 +259,7 @@ def _one_picked(drawing: Drawing, value: int | str) -> Weights:
         return share if value.lower() == "opaque" else 1 - share
     if isinstance(value, int) or value.isdecimal():
         levels = drawing.pixels if drawing.index is None else drawing.index
-        if levels.ndim == 3 and np.ptp(drawing.rgb, axis=2).max() == 0:
+        if levels.ndim == 3 and chroma(drawing.rgb) == 0:
             levels = levels[..., 0]
         if levels.ndim == 2:
             return (levels == int(value)).astype(np.float32)

@@ -145,4 +145,6 @@ def _as_bytes(colours: NDArray[Any], name: str) -> NDArray[np.uint8]:
         raise MaskError(
             f"expected {name} to lie in 0..1 or 0..255 but it has values from {low:g} to {high:g}; scale it"
         )
+    if white == 255 and colours.dtype.kind in "iu":
+        return colours.astype(np.uint8, copy=False)
     return (colours * (255 / white)).round().astype(np.uint8)
