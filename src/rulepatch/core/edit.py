@@ -223,7 +223,8 @@ class Edit:
         if self.beside_weights:
             raise SettingError(
                 f"expected an edit that is a change of weights but it {self.beside_weights}; use Edit.apply, which "
-                "puts that beside the layers, write the whole network (.pt2 or .onnx), or make the edit without"
+                "puts that beside the layers, write the whole network (.pt2 or .onnx), or make an edit without gates "
+                "and new classes"
             )
         return self.apply(model, any_base=any_base)
 

@@ -32,7 +32,8 @@ def check_format(edit: Edit, path: Path) -> None:
     if edit.beside_weights and path.suffix not in FORMATS:
         raise OutputError(
             f"expected a file that holds a whole network ({whole}) but {got}: the edit {edit.beside_weights}, which is "
-            f"no change of weights; write {path.with_suffix(FORMATS[0]).name}, or make the edit without"
+            f"no change of weights; write {path.with_suffix(FORMATS[0]).name}, or make an edit "
+            "without gates and new classes"
         )
     if path.suffix not in {WEIGHTS, *FORMATS}:
         raise OutputError(
