@@ -32,14 +32,25 @@ def seeded():
     torch.manual_seed(0)
 
 
-@pytest.fixture(autouse=True)
-def one_thread(request):
-    """Networks this small lose a hundredfold where threads of several processes wait for each other, real ones too."""
+@pytest.fixture(scope="session", autouse=True)
+def all_threads():
+    """Networks this small lose a hundredfold where threads of several processes wait for each other, real ones too.
+
+    One thread before any other fixture of the session: what the fixtures build has the same bits as what tests build.
+    """
     threads = torch.get_num_threads()
-    if request.node.get_closest_marker("real") is None or "PYTEST_XDIST_WORKER" in os.environ:
-        torch.set_num_threads(1)
-    yield
+    torch.set_num_threads(1)
+    yield threads
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def one_thread(request, all_threads):
+    """Real networks have all threads where this process is the only one."""
+    real = request.node.get_closest_marker("real") is not None
+    torch.set_num_threads(all_threads if real and "PYTEST_XDIST_WORKER" not in os.environ else 1)
+    yield
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
