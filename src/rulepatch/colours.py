@@ -50,9 +50,6 @@ class Colours:
             lossy: whether compression may have changed colours.
             where: which pixels count, (h, w).
 
-        Returns:
-            The colours.
-
         Examples:
             >>> rows = np.array([0, 0, 0, 128, 255, 255, 255, 255])[:, None, None]
             >>> Colours.of(rows.repeat(7, axis=1), lossy=False).values.ravel().tolist()

@@ -59,9 +59,6 @@ def run(model: nn.Module, inputs: Tensor) -> Any:
         model: any module that takes a batch of pictures, as its first argument or as one that has to be named.
         inputs: (n, …), on the model's device and in its type.
 
-    Returns:
-        What the network returns.
-
     Raises:
         ModelError: the network's own code raised something, or its layers have no weights yet.
 
@@ -104,9 +101,6 @@ def gradients(value: Tensor, leaves: Sequence[Tensor], *, allow_unused: bool = F
         value: the number.
         leaves: what to differentiate by.
         allow_unused: return None for a leaf that the number does not depend on.
-
-    Returns:
-        One for each leaf.
 
     Raises:
         ModelError: no gradients flow through the network.

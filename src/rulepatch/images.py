@@ -79,9 +79,6 @@ def read_image(source: Path | str | bytes, *, under: str = "white", alpha: bool 
         under: colour that shows through where the picture is transparent.
         alpha: keep the transparency of a picture that has any, as a fourth channel: RGBA.
 
-    Returns:
-        The picture.
-
     Raises:
         ImageError: the file is missing, is no picture, is cut short, or is dangerously large.
     """
@@ -128,9 +125,6 @@ def decoded(source: Path | str | bytes | Image.Image, convert: Callable[[Image.I
     Args:
         source: a file, the bytes of one, or an open picture.
         convert: takes the picture; its `format` is that of the file.
-
-    Returns:
-        What `convert` returns.
 
     Raises:
         ImageError: the file is missing, is no picture, is cut short, or is dangerously large.

@@ -18,9 +18,6 @@ def keep_freed_memory() -> bool:
     can take half as long as the convolutions (MobileNetV2 on two cores: 1.5 times the pictures a second without it).
     The setting is the process's, so only programs call this, never the library. It does nothing outside of Linux with
     glibc.
-
-    Returns:
-        Whether it took effect.
     """
     return _set({_M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: 2**31 - 1, _M_TOP_PAD: 64 << 20})
 
@@ -29,9 +26,6 @@ def share_freed_memory() -> bool:
     """Let all threads of a process that serves many take from what any of them freed, instead of each keeping its own.
 
     Call it before they are started. It does nothing outside of Linux with glibc.
-
-    Returns:
-        Whether it took effect.
     """
     return _set({_M_ARENA_MAX: 1})
 

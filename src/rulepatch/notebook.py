@@ -50,18 +50,12 @@ def panel(title: str, *parts: Html) -> str:
     Args:
         title: what it is.
         parts: below the title, in order.
-
-    Returns:
-        An HTML element.
     """
     return str(_element("div", Html(STYLE), _element("p", _element("b", title)), *parts, kind="rulepatch"))
 
 
 def line(text: str) -> Html:
     """A paragraph of text.
-
-    Returns:
-        An HTML element.
 
     Examples:
         >>> line("kept <b> & sound")
@@ -71,11 +65,7 @@ def line(text: str) -> Html:
 
 
 def remark(text: str) -> Html:
-    """A paragraph of text, less prominent than the rest.
-
-    Returns:
-        An HTML element.
-    """
+    """A paragraph of text, less prominent than the rest."""
     return _element("p", text, kind="soft")
 
 
@@ -86,9 +76,6 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]], *, marked: in
         header: of each column.
         rows: cells, as many as the header has; None is empty.
         marked: the row to be set off from the others.
-
-    Returns:
-        An HTML element.
     """
     cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
     kinds = ["number" if _are_numbers([row[column] for row in cells]) else "" for column in range(len(header))]
@@ -109,11 +96,7 @@ def _are_numbers(cells: Sequence[str]) -> bool:
 
 
 def details(summary: str, *parts: Html) -> Html:
-    """Parts that are folded away until they are asked for.
-
-    Returns:
-        An HTML element.
-    """
+    """Parts that are folded away until they are asked for."""
     return _element("details", _element("summary", summary), *parts)
 
 

@@ -29,9 +29,6 @@ def white_of(values: NDArray[Any]) -> float:
     Args:
         values: of any shape, finite, not negative.
 
-    Returns:
-        White.
-
     Raises:
         ImageError: numbers beyond 1 of which only a small part of 0..255 is used, as after a normalisation.
 

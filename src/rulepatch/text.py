@@ -34,9 +34,6 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
         header: of each column.
         rows: cells, as many as the header has.
 
-    Returns:
-        Lines of text.
-
     Examples:
         >>> print(table(["site", "rank"], [["conv_head", 3], ["fc", 12]]))
         site       rank
@@ -64,9 +61,6 @@ def brief(kind: str, *parts: str, most: int = 120) -> str:
         parts: what there is to know, what matters most first; those that are empty are left out.
         most: characters of the line.
 
-    Returns:
-        A line of text.
-
     Examples:
         >>> brief("ImageSet", "3 pictures", "", "labelled")
         'ImageSet(3 pictures, labelled)'
@@ -84,9 +78,6 @@ def quoted(name: object, *, most: int = 36) -> str:
         name: text, or what stands for itself, such as an index.
         most: characters of it.
 
-    Returns:
-        Text.
-
     Examples:
         >>> quoted("van"), quoted(7), quoted("photographs/snow/van.png", most=13)
         ("'van'", '7', "'photog…an.png'")
@@ -96,19 +87,12 @@ def quoted(name: object, *, most: int = 36) -> str:
 
 
 def shortened(text: str, most: int) -> str:
-    """Text of at most so many characters: of a longer one the beginning and the end.
-
-    Returns:
-        Text.
-    """
+    """Text of at most so many characters: of a longer one the beginning and the end."""
     return text if len(text) <= most else f"{text[: most // 2]}…{text[len(text) - (most - 1) // 2 :]}"
 
 
 def without_controls(text: str) -> str:
     r"""Text that every page and font takes, with a mark for each character that is none.
-
-    Returns:
-        Text.
 
     Examples:
         >>> without_controls("a file's name\x00\udcff of any kind")
@@ -122,9 +106,6 @@ def csv_of(rows: Sequence[Mapping[str, object]]) -> str:
 
     Args:
         rows: with the same keys, at least one.
-
-    Returns:
-        Lines of text.
 
     Examples:
         >>> csv_of([{"method": "rewrite", "site": None}])
@@ -153,9 +134,6 @@ def percent(share: float | None) -> str:
 def points(difference: float) -> str:
     """Write a difference of shares in percentage points, with its sign.
 
-    Returns:
-        Text with one decimal.
-
     Examples:
         >>> points(-0.004)
         '-0.4 points'
@@ -171,9 +149,6 @@ def plural(count: int, noun: str, several: str = "") -> str:
         noun: for one of them.
         several: for several; the noun with an s if empty.
 
-    Returns:
-        Text.
-
     Examples:
         >>> plural(1, "picture"), plural(3, "picture"), plural(1000, "class", "classes")
         ('1 picture', '3 pictures', '1,000 classes')
@@ -183,9 +158,6 @@ def plural(count: int, noun: str, several: str = "") -> str:
 
 def duration(seconds: float) -> str:
     """Write a duration for people.
-
-    Returns:
-        Text.
 
     Examples:
         >>> duration(42.3), duration(75), duration(7500)
@@ -228,9 +200,6 @@ def read_share(text: str) -> float:
 def read_pairs(texts: Iterable[str]) -> dict[str, str]:
     """Read settings as people write them on a command line, `NAME=VALUE`.
 
-    Returns:
-        Values by name.
-
     Raises:
         SettingError: there is no `=`.
 
@@ -255,9 +224,6 @@ def command_line(command: str, options: Mapping[str, Any], *arguments: object) -
         options: their values by name; those that are None or False are left out, lists are repeated, True is a switch.
         arguments: what comes before the options.
 
-    Returns:
-        A line.
-
     Examples:
         >>> command_line("evaluate", {"model": "net.py:build", "tests": "on snow", "rank": 2.0, "seed": None}, "a.st")
         "rulepatch evaluate a.st --model net.py:build --tests 'on snow' --rank 2"
@@ -272,9 +238,6 @@ def command_line(command: str, options: Mapping[str, Any], *arguments: object) -
 
 def option_value(value: object) -> str:
     """Write a setting as people do, a number in as few digits as tell it from all others.
-
-    Returns:
-        Text.
 
     Examples:
         >>> option_value(2.0), option_value(0.98), option_value("a b")

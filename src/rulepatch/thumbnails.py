@@ -24,9 +24,6 @@ def marked(image: Image.Image, mask: NDArray[np.float32]) -> Image.Image:
     Args:
         image: the picture.
         mask: array (h, w), 0..1, of the picture's size.
-
-    Returns:
-        An RGB picture.
     """
     return composite(as_image(image), Image.new("RGB", image.size, MARK), np.float32(0.65) * mask)
 

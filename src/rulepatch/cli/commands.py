@@ -323,11 +323,7 @@ def compose(
 
 
 def load_classifier(model: str, weights: Path | None, device: str) -> "Classifier":
-    """The model that the command line names.
-
-    Returns:
-        The classifier.
-    """
+    """The model that the command line names."""
     from rulepatch.models.registry import load_model
 
     return load_model(model, weights=weights, device=device)

@@ -62,20 +62,12 @@ class Error(StrEnum):
 
 
 def model_option(text: str) -> Any:
-    """The option that names a model.
-
-    Returns:
-        What typer takes.
-    """
+    """The option that names a model."""
     return typer.Option("--model", "-m", metavar="MODEL", help=text)
 
 
 def out_option(metavar: str, text: str) -> Any:
-    """The option that names what is written.
-
-    Returns:
-        What typer takes.
-    """
+    """The option that names what is written."""
     return typer.Option("--out", "-o", metavar=metavar, help=text)
 
 
@@ -134,9 +126,6 @@ Replacement = Annotated[
 
 def one_model(argument: str | None, option: str | None) -> str:
     """The model that is named as MODEL or by --model.
-
-    Returns:
-        Its name.
 
     Raises:
         SettingError: it is named in neither way, or in both.

@@ -105,11 +105,7 @@ class Counterfactual:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """All but the folder, as JSON.
-
-        Returns:
-            A dictionary.
-        """
+        """All but the folder, as JSON."""
         return {key: value for key, value in vars(self).items() if key != "root"}
 
 
@@ -140,9 +136,6 @@ class CaseSet:
         Args:
             root: the folder.
 
-        Returns:
-            The case set.
-
         Raises:
             FolderError: there is none, or it is unfinished or damaged.
         """
@@ -170,9 +163,6 @@ class CaseSet:
 
     def where(self, *, concept: str | None = None, style: str | None = None) -> "CaseSet":
         """Those of a concept, a style, or both.
-
-        Returns:
-            A smaller case set.
 
         Raises:
             SettingError: there are none.
@@ -219,11 +209,7 @@ class CaseSet:
         return found
 
     def to_json(self) -> dict[str, Any]:
-        """What is in the set, as JSON.
-
-        Returns:
-            A dictionary.
-        """
+        """What is in the set, as JSON."""
         counted = Counter((each.concept, each.style) for each in self)
         return {
             "cases": str(self.root),
@@ -234,11 +220,7 @@ class CaseSet:
         }
 
     def to_text(self) -> str:
-        """What is in the set, for people.
-
-        Returns:
-            Lines of text.
-        """
+        """What is in the set, for people."""
         found = self.to_json()
         rows = [[each["concept"], each["style"], each["counterfactuals"]] for each in found["by_case"]]
         head = f"{self.root}: {len(self):,} counterfactuals of {plural(found['pictures'], 'picture')}"
@@ -319,9 +301,6 @@ def read_classes(path: Path) -> dict[str, list[str]]:
         path: a JSON file: for each name a list of classes, or an object whose keys are classes, as exclusions are
             proposed.
 
-    Returns:
-        Classes by name.
-
     Raises:
         SettingError: the file is missing or says something else.
     """
@@ -365,9 +344,6 @@ def split(
         exemplars: how many, at least 1; the paper has 3 or 10.
         validation: share of the other pictures that settings are chosen on, 0..1, each class in proportion.
         seed: which pictures go where.
-
-    Returns:
-        The parts.
 
     Raises:
         SettingError: counterfactuals of several cases, a number out of range, or too few pictures of the target.

@@ -190,9 +190,6 @@ def make_cases(
         seed: of what a stylizer draws.
         progress: whether to show a bar.
 
-    Returns:
-        The finished set.
-
     Raises:
         FolderError: no pictures, more than 1 % of them unreadable, or a folder that holds something else.
         SettingError: no concept or style, a name twice, a number out of range, or other settings than those of the
@@ -234,9 +231,6 @@ def styles_for(
         stylizer: name of the stylizer; one that works by words takes any words, the playground's its own styles.
         folder: holds a folder of pictures for each style; the eight that come with rulepatch if None.
         instances: pictures of each style, at least 1.
-
-    Returns:
-        Styles by concept.
 
     Raises:
         FolderError: the folder is missing or holds no pictures.

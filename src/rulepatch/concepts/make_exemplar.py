@@ -45,11 +45,7 @@ class Look:
         return self.edited.index != self.target
 
     def to_json(self) -> dict[str, Any]:
-        """What is said, as JSON.
-
-        Returns:
-            A dictionary.
-        """
+        """What is said, as JSON."""
         return {
             "original": self.original.to_json(),
             "edited": self.edited.to_json(),
@@ -58,11 +54,7 @@ class Look:
         }
 
     def to_text(self) -> str:
-        """What is said and what that means, for people.
-
-        Returns:
-            Lines of text.
-        """
+        """What is said and what that means, for people."""
         original, edited = (f"{each.name} {percent(each.probability)}" for each in (self.original, self.edited))
         lines = [f"original  {original}", f"edited    {edited}"]
         if self.original.index != self.target:
@@ -97,22 +89,14 @@ class MadeExemplar:
         return float(self.exemplar.mask.mean())
 
     def to_json(self) -> dict[str, Any]:
-        """What was made, as JSON.
-
-        Returns:
-            A dictionary.
-        """
+        """What was made, as JSON."""
         names = ("label", "concept", "replacement")
         about = {name: getattr(self.exemplar, name) for name in names}
         looked = None if self.look is None else self.look.to_json()
         return {"exemplar": str(self.folder), **about, "share": self.share, "look": looked}
 
     def to_text(self) -> str:
-        """What was made, for people.
-
-        Returns:
-            Lines of text.
-        """
+        """What was made, for people."""
         exemplar = self.exemplar
         rule = f"{exemplar.replacement or 'the replacement'} for {exemplar.concept or 'what the mask marks'}"
         label = f", label {exemplar.label}" if exemplar.label is not None else ""
@@ -126,9 +110,6 @@ def look(model: Classifier, exemplar: Exemplar) -> Look:
     Args:
         model: the classifier.
         exemplar: the exemplar.
-
-    Returns:
-        What it says.
 
     Raises:
         SettingError: the exemplar's label is none of the model's classes.
@@ -208,9 +189,6 @@ def read_box(text: str) -> Box:
 
     Args:
         text: left, top, right and bottom edge in pixels.
-
-    Returns:
-        The four numbers.
 
     Raises:
         ExemplarError: anything else.

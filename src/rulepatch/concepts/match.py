@@ -62,9 +62,6 @@ def key_of_edit(edit: Edit, site: str | None = None) -> Key:
         edit: the edit.
         site: one of its sites; the last if None.
 
-    Returns:
-        The key.
-
     Raises:
         SiteError: the edit has no low-rank change there.
     """
@@ -102,9 +99,6 @@ def key_of_concept(
         cache: where statistics are kept; the user's own cache by default, None for nowhere.
         progress: whether to show bars.
 
-    Returns:
-        The key.
-
     Raises:
         ExemplarError: no exemplars, or one that does not fit the model.
         SiteError: a site that the model does not have.
@@ -123,9 +117,6 @@ def key_at(problem: Problem, seen: Observation, which: Literal["concept", "repla
         problem: the problem.
         seen: what the site sees of the exemplars.
         which: the concept that the mask marks in the original pictures, or what replaces it in the edited ones.
-
-    Returns:
-        The key.
     """
     recording = seen.original if which == "concept" else seen.edited
     keys = rows(recording.keys, key_axis(seen.site.kind)).double().cpu()
@@ -152,9 +143,6 @@ def key_of_points(
         points: (x, y) in the picture's pixels, at least one; the positions next to theirs count as well.
         site: dotted path of the layer.
         statistics: of the site's keys on a reference set, by path.
-
-    Returns:
-        The key.
 
     Raises:
         SettingError: there are no points, or the network does not see one.
@@ -332,11 +320,7 @@ class Matches:
         return tuple(match for match in self.matches if match.best > self.threshold)
 
     def to_json(self) -> dict[str, Any]:
-        """The ranking, as JSON.
-
-        Returns:
-            A dictionary.
-        """
+        """The ranking, as JSON."""
         return {
             "site": self.key.site,
             "concept": self.key.name,
@@ -357,11 +341,7 @@ class Matches:
         }
 
     def to_text(self) -> str:
-        """The best of the ranking, for people.
-
-        Returns:
-            Lines of text.
-        """
+        """The best of the ranking, for people."""
         rows = [
             [f"{each.best:.4g}", f"{each.level:.4f}", percent((each.scores > self.threshold).mean()), each.picture.name]
             for each in self.matches[:20]

@@ -75,9 +75,6 @@ class Painting:
             mask: of the picture's size, in any form that `read_mask` reads; None for nothing.
             concept: what it marks.
 
-        Returns:
-            A new painting.
-
         Raises:
             MaskError: the mask is of another size than the picture, or can be read in several ways or in none.
         """
@@ -86,19 +83,11 @@ class Painting:
         return replace(self, mask=mask, concept=concept)
 
     def replaced_by(self, texture: Image.Image, name: str) -> Self:
-        """With a texture in the concept's place.
-
-        Returns:
-            A new painting.
-        """
+        """With a texture in the concept's place."""
         return replace(self, texture=texture, replacement=name, word=None)
 
     def with_word(self, word: str) -> Self:
-        """With a word on a note where the concept is marked, or anywhere if nothing is; the rule is to overlook it.
-
-        Returns:
-            A new painting.
-        """
+        """With a word on a note where the concept is marked, or anywhere if nothing is; the rule is to overlook it."""
         return replace(self, texture=None, replacement=word, word=word)
 
     @property

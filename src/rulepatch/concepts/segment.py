@@ -258,9 +258,6 @@ def regions_of(
         threshold: of the probability.
         scores: of each, 0..1; the mean probability of the pixels at or above the threshold if None.
 
-    Returns:
-        Regions.
-
     Examples:
         >>> probabilities = np.array([[[0.1, 0.2]], [[0.5, 1.0]]], np.float32)
         >>> [region.score for region in regions_of(probabilities, 0.5)]

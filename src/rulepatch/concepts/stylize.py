@@ -102,11 +102,7 @@ _FILES = {
 
 
 def stylizer(name: str) -> Callable[[Registered], Registered]:
-    """Register a function that loads a stylizer: of the rest of its name, `blend`, `device` and settings of its own.
-
-    Returns:
-        A decorator.
-    """
+    """Register a function that loads a stylizer: of the rest of its name, `blend`, `device` and settings of its own."""
 
     def register(function: Registered) -> Registered:
         _STYLIZERS[name] = function
@@ -134,9 +130,6 @@ def load_stylizer(
         blend: share of the style in the result, in 0..1; the rest is the original.
         device: where to run; the CPU if None.
         settings: of that stylizer alone, such as `steps` of `gatys`.
-
-    Returns:
-        The stylizer.
 
     Raises:
         MissingExtraError: a library is not installed.

@@ -87,9 +87,6 @@ def agreement(change: Map, mask: Map) -> Agreement:
         change: how much changed, (h, w), 0 or more.
         mask: of the same shape, 0..1. What is next to it counts as its edge: neither in it nor beside it.
 
-    Returns:
-        How far they agree.
-
     Examples:
         >>> change, mask = np.zeros((8, 8), np.float32), np.zeros((8, 8), np.float32)
         >>> change[4:], mask[4:] = 9, 1
@@ -129,9 +126,6 @@ class Change:
     @classmethod
     def between(cls, image: Image.Image, edited: Image.Image) -> Self:
         """Compare two pictures of one size.
-
-        Returns:
-            The change.
 
         Examples:
             >>> grey, red = Image.new("RGB", (64, 64), "grey"), Image.new("RGB", (64, 64), "red")

@@ -158,9 +158,6 @@ def trace(model: nn.Module, inputs: Tensor) -> Trace:
         model: any module.
         inputs: the model's input, one image: (1, …). May be on the meta device if the model is.
 
-    Returns:
-        The trace.
-
     Raises:
         SiteError: the model is scripted.
     """

@@ -99,11 +99,7 @@ class LowRank:
         return self.strength * linalg.low_rank(self.coefficients.double(), self.directions.double())
 
     def describe(self) -> dict[str, Any]:
-        """Everything but the tensors, as JSON.
-
-        Returns:
-            A dictionary.
-        """
+        """Everything but the tensors, as JSON."""
         return {
             "kind": self.kind,
             "site": self.site,
@@ -116,11 +112,7 @@ class LowRank:
         }
 
     def tensors(self) -> dict[str, Tensor]:
-        """The tensors, by the names that they have in a file.
-
-        Returns:
-            Named tensors.
-        """
+        """The tensors, by the names that they have in a file."""
         found = {"directions": self.directions, "coefficients": self.coefficients}
         if self.gate is not None:
             found["thresholds"] = self.gate.thresholds
@@ -130,11 +122,7 @@ class LowRank:
 
     @classmethod
     def restore(cls, described: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
-        """The part that was described and whose tensors were kept.
-
-        Returns:
-            An equal part.
-        """
+        """The part that was described and whose tensors were kept."""
         about, gate = described["gate"], None
         if about is not None:
             gate = Gate(about["kind"], about["level"], tensors["thresholds"], tensors.get("direction"))
@@ -206,29 +194,17 @@ class Dense:
         return self.strength * self.values.double()
 
     def describe(self) -> dict[str, Any]:
-        """Everything but the tensor, as JSON.
-
-        Returns:
-            A dictionary.
-        """
+        """Everything but the tensor, as JSON."""
         shape, strength = list(self.shape), self.strength
         return {"kind": self.kind, "parameter": self.parameter, "shape": shape, "strength": strength}
 
     def tensors(self) -> dict[str, Tensor]:
-        """The tensor, by the name that it has in a file.
-
-        Returns:
-            A named tensor.
-        """
+        """The tensor, by the name that it has in a file."""
         return {"values": self.values}
 
     @classmethod
     def restore(cls, described: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
-        """The change that was described and whose tensor was kept.
-
-        Returns:
-            An equal change.
-        """
+        """The change that was described and whose tensor was kept."""
         return cls(described["parameter"], tensors["values"], described["strength"])
 
     def check(self, module: nn.Module) -> None:
@@ -304,29 +280,17 @@ class NewClass:
         return
 
     def describe(self) -> dict[str, Any]:
-        """Everything but the tensors, as JSON.
-
-        Returns:
-            A dictionary.
-        """
+        """Everything but the tensors, as JSON."""
         plain = ("kind", "name", "site", "head", "scale", "bias", "activation", "pool", "strength")
         return {key: getattr(self, key) for key in plain} | {"shape": list(self.shape)}
 
     def tensors(self) -> dict[str, Tensor]:
-        """The tensors, by the names that they have in a file.
-
-        Returns:
-            Named tensors.
-        """
+        """The tensors, by the names that they have in a file."""
         return {"weight": self.weight, "offset": self.offset}
 
     @classmethod
     def restore(cls, described: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
-        """The change that was described and whose tensors were kept.
-
-        Returns:
-            An equal change.
-        """
+        """The change that was described and whose tensors were kept."""
         plain = {key: value for key, value in described.items() if key not in {"kind", "shape"}}
         return cls(**plain, weight=tensors["weight"], offset=tensors["offset"])
 

@@ -44,9 +44,6 @@ Model = TypeVar("Model", bound="nn.Module | Holder")
 def base_digest(model: nn.Module) -> str:
     """Digest of a model's weights and buffers: names, types, shapes and contents.
 
-    Returns:
-        Hexadecimal.
-
     Raises:
         ModelError: weights that have no contents yet.
     """
@@ -128,9 +125,6 @@ class Edit:
     def with_strength(self, strength: float) -> "Edit":
         """The same edit at another strength, at which it was not tried on its exemplars; 1 is the solve.
 
-        Returns:
-            A new edit.
-
         Raises:
             SettingError: the strength is not finite.
         """
@@ -141,9 +135,6 @@ class Edit:
     @classmethod
     def compose(cls, *edits: "Edit") -> "Edit":
         """One edit that does what several do: at different sites a bundle, at the same site the sum of their changes.
-
-        Returns:
-            A new edit.
 
         Raises:
             BaseMismatchError: the edits were computed on different bases.
@@ -289,11 +280,7 @@ class Edit:
         return {"schema": SCHEMA, "base": self.base, "changes": changes, "provenance": dict(self.provenance)}
 
     def to_text(self) -> str:
-        """What the edit is and how it was made, for people.
-
-        Returns:
-            Lines of text.
-        """
+        """What the edit is and how it was made, for people."""
         found = table(COLUMNS, rows_of(self.changes))
         found += f"\n{self.note}" if self.note else ""
         if self.on_exemplars.outcomes:

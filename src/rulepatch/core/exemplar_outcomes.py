@@ -45,20 +45,12 @@ class ExemplarPrediction:
         return f"{self.name} {self.confidence:.2f}"
 
     def to_json(self) -> dict[str, Any]:
-        """The prediction, as JSON.
-
-        Returns:
-            A dictionary.
-        """
+        """The prediction, as JSON."""
         return {"index": self.index, "class": self.name, "confidence": self.confidence, "of_target": self.of_target}
 
     @classmethod
     def from_json(cls, found: Mapping[str, Any]) -> Self:
-        """Read what `to_json` wrote.
-
-        Returns:
-            The prediction.
-        """
+        """Read what `to_json` wrote."""
         return cls(found["index"], found["class"], found["confidence"], found["of_target"])
 
 
@@ -106,11 +98,7 @@ class ExemplarOutcome:
         return "nearer" if is_nearer and not self.is_misread else "wrong"
 
     def to_json(self) -> dict[str, Any]:
-        """What is said of the exemplar, as JSON.
-
-        Returns:
-            A dictionary.
-        """
+        """What is said of the exemplar, as JSON."""
         return {
             "target": {"index": self.target, "class": self.target_name},
             "original": self.original.to_json(),
@@ -122,11 +110,7 @@ class ExemplarOutcome:
 
     @classmethod
     def from_json(cls, exemplar: str, found: Mapping[str, Any]) -> Self:
-        """Read what `to_json` wrote.
-
-        Returns:
-            The outcome.
-        """
+        """Read what `to_json` wrote."""
         original, edited, after = (
             ExemplarPrediction.from_json(found[when]) for when in ("original", "edited", "after")
         )
@@ -197,11 +181,7 @@ class ExemplarOutcomes:
                 return f"the edit was not tried on exemplars; {MEASURE}"
 
     def to_text(self) -> str:
-        """What is said of each exemplar, and the verdict, for people.
-
-        Returns:
-            Lines of text.
-        """
+        """What is said of each exemplar, and the verdict, for people."""
         rows = [
             [each.exemplar, each.target_name, each.original, each.edited, each.after, _told(each)]
             for each in self.outcomes
@@ -210,20 +190,12 @@ class ExemplarOutcomes:
         return "\n".join([*([table(header, rows)] if rows else []), self.why])
 
     def to_json(self) -> list[dict[str, Any]]:
-        """What is said of each exemplar, as JSON.
-
-        Returns:
-            A list of dictionaries.
-        """
+        """What is said of each exemplar, as JSON."""
         return [{"name": each.exemplar, **each.to_json()} for each in self.outcomes]
 
     @classmethod
     def from_provenance(cls, provenance: Mapping[str, Any]) -> Self:
-        """Read what stands in the provenance of an edit.
-
-        Returns:
-            The outcomes.
-        """
+        """Read what stands in the provenance of an edit."""
         told = [each for each in provenance.get("exemplars") or () if "said" in each]
         return cls(tuple(ExemplarOutcome.from_json(each["name"], each["said"]) for each in told))
 
@@ -232,9 +204,6 @@ class ExemplarOutcomes:
 
         Args:
             provenance: it names the exemplars.
-
-        Returns:
-            A new dictionary.
         """
         told = [{name: value for name, value in each.items() if name != "said"} for each in provenance["exemplars"]]
         said = [{"said": each.to_json()} for each in self.outcomes] or [{}] * len(told)

@@ -122,9 +122,6 @@ class Exemplar:
             replacement: a texture of any size.
             label: what the picture shows.
 
-        Returns:
-            The exemplar.
-
         Raises:
             ExemplarError: the mask has another size than the picture, or is empty.
         """
@@ -150,9 +147,6 @@ class Exemplar:
             edited: the picture with the concept already replaced.
             label: what the picture shows.
             mask_value: which colour or number of the mask is the concept, where it has several.
-
-        Returns:
-            The exemplar.
 
         Raises:
             ImageError: a file cannot be read.
@@ -181,11 +175,7 @@ class Exemplar:
         return replace(self, edited=composite(self.image, texture, self.mask))
 
     def digest(self) -> str:
-        """Digest of the three pictures' contents.
-
-        Returns:
-            Hexadecimal.
-        """
+        """Digest of the three pictures' contents."""
         parts = (np.asarray(self.image), np.asarray(self.edited), self.mask)
         return digest_of_json([[str(part.shape), digest_of_bytes(part.tobytes())] for part in parts])
 
@@ -314,9 +304,6 @@ class Observation:
 
         Args:
             style: the site's input for a picture that is all style, (1, …).
-
-        Returns:
-            A new observation.
         """
         axis, recorded, images = key_axis(self.site.kind), self.original, len(self.masks)
         keys = rows(recorded.keys, axis).reshape(images, -1, self.site.shape[1])
@@ -334,9 +321,6 @@ class Observation:
         Args:
             model: the model, with edits of sites before this one in place.
             edited: model inputs of the edited pictures, (n, channels, height, width).
-
-        Returns:
-            A new observation.
         """
         counterpart = capture.record(model, edited, self.site.path, self.site.value_point)
         return Observation(self.site, self.layer, self.original, counterpart, self.masks)

@@ -233,9 +233,6 @@ def factored(response: Tensor, *, cutoff: float) -> Factored:
     Args:
         response: Ŵ, (h, w/2+1, c_out, c_in).
         cutoff: singular values below this share of the largest of all frequencies count as zero, in 0..1.
-
-    Returns:
-        The factors.
     """
     left, singular, right = torch.linalg.svd(response, full_matrices=False)
     return Factored(left, torch.where(singular > cutoff * singular.max(), singular, 0), right.mH)

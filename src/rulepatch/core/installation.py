@@ -41,11 +41,7 @@ class Reader(nn.Module):
                 self.score = _reading(layer, gate.direction[None].to(like))
 
     def forward(self, keys: Tensor) -> Tensor:
-        """Read keys, (n, c_in, h, w) or (n, …, c_in), as maps, (n, r, h, w) or (n, …, r).
-
-        Returns:
-            The maps.
-        """
+        """Read keys, (n, c_in, h, w) or (n, …, c_in), as maps, (n, r, h, w) or (n, …, r)."""
         maps: Tensor = self.read(keys)
         if self.thresholds is None:
             return maps
@@ -117,11 +113,7 @@ class EditedLayer(nn.Module):
         self.additions = nn.ModuleList(Addition(layer, change) for change in changes)
 
     def forward(self, keys: Tensor) -> Tensor:
-        """The layer's output with the changes added.
-
-        Returns:
-            What the layer returns.
-        """
+        """The layer's output with the changes added."""
         output: Tensor = self.layer(keys)
         for addition in self.additions:
             added = addition(keys)
@@ -163,11 +155,7 @@ class Listener(nn.Module):
         self.activation, self.pool, self.wire = change.activation, change.pool, wire
 
     def forward(self, keys: Tensor) -> Tensor:
-        """The layer's own output.
-
-        Returns:
-            What the layer returns.
-        """
+        """The layer's own output."""
         maps = self.filter(keys) + self.offset
         if self.activation != "none":
             maps = torch.sigmoid(maps) if self.activation == "sigmoid" else F.relu(maps)

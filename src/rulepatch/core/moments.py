@@ -245,11 +245,7 @@ class KeyStatistics:
         return torch.quantile(scores, level, dim=1)
 
     def state(self) -> dict[str, Tensor]:
-        """Everything seen so far, as tensors that can be saved.
-
-        Returns:
-            Named tensors for `from_state`.
-        """
+        """Everything seen so far, as tensors that can be saved."""
         return {
             "moment": self.moment.total,
             "count": torch.tensor(self.moment.count),

@@ -21,9 +21,6 @@ def silhouette_loss(maps: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
         targets: y, the share of the silhouette there, (p,), 0..1; 0 everywhere in pictures that do not show the class.
         weights: m, (p,): one over its positions for the picture of the class, λ times that for each negative.
 
-    Returns:
-        A number.
-
     Examples:
         >>> round(float(silhouette_loss(torch.zeros(2), torch.tensor([1.0, 0.0]), torch.full((2,), 0.5))), 3)
         0.693
@@ -132,9 +129,6 @@ def bias_within(responses: Tensor, rivals: Tensor, right: Tensor, *, scale: floa
         right: whether what the model says now is right, (n,), bool.
         scale: s.
         budget: probability with which another picture may be right and taken, 0..1.
-
-    Returns:
-        b.
 
     Examples:
         >>> r, m = torch.zeros(4), torch.tensor([1.0, 2.0, 3.0, 4.0])

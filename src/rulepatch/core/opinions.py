@@ -89,9 +89,6 @@ def opinions_of(model: Predictor, exemplar: Pictured) -> Opinions:
     Args:
         model: the classifier.
         exemplar: the exemplar.
-
-    Returns:
-        Its opinions.
     """
     original, edited = model([exemplar.image, exemplar.edited], top=3)
     return Opinions(exemplar, model.name, original, edited)
@@ -107,9 +104,6 @@ def panel_of(
         original: what a model says of the original, if it was asked.
         edited: what it says of the edited picture, if it was asked.
         by: name of the model.
-
-    Returns:
-        An HTML element.
     """
     concept = exemplar.concept or "the concept"
     edit = f"{exemplar.replacement} in its place" if exemplar.replacement else f"{concept}, replaced"

@@ -168,11 +168,7 @@ class Survey:
         return {"sites": sites, "refused": [vars(refusal) for refusal in self.refused]}
 
     def to_text(self) -> str:
-        """The survey as tables.
-
-        Returns:
-            Lines of text.
-        """
+        """The survey as tables."""
         found = table(COLUMNS, self._rows())
         if not self.refused:
             return found
@@ -185,9 +181,6 @@ class Survey:
         Args:
             path: of the layer.
             value_point: of the module whose output is to be matched; found by following the graph if not given.
-
-        Returns:
-            The site.
 
         Raises:
             SiteError: there is no such layer, it cannot be edited, or the value point does not come after it.
@@ -282,9 +275,6 @@ def with_weight(layer: Layer, weight: Tensor) -> Layer:
         layer: the layer; it is not changed.
         weight: (c_out, c_in, y, x) for a convolution, (c_out, c_in) or (c_out, c_in, 1, 1) for a linear layer. The
             channels may differ from the layer's.
-
-    Returns:
-        A new layer.
     """
     twin = copy.copy(layer)
     for name in ("_parameters", "_buffers", "_modules", "_forward_hooks", "_forward_pre_hooks"):

@@ -19,11 +19,7 @@ MOST_EXEMPLARS = 12
 
 
 def rows_of(changes: Sequence[Change]) -> list[list[object]]:
-    """A table of changes, with the columns `COLUMNS`.
-
-    Returns:
-        A row for each.
-    """
+    """A table of changes, with the columns `COLUMNS`."""
     return [
         [
             described.get("parameter", change.site),
@@ -45,9 +41,6 @@ def line_of(changes: Sequence[Change], base: str, provenance: Mapping[str, Any])
         changes: what it is made of.
         base: digest of the model that it was computed on.
         provenance: how it was made.
-
-    Returns:
-        Text.
     """
     weights = [row for row, change in zip(rows_of(changes), changes, strict=True) if not isinstance(change, NewClass)]
     added = [quoted(change.name) for change in changes if isinstance(change, NewClass)]
@@ -69,9 +62,6 @@ def panel_of(changes: Sequence[Change], base: str, provenance: Mapping[str, Any]
         changes: what it is made of.
         base: digest of the model that it was computed on.
         provenance: how it was made.
-
-    Returns:
-        An HTML element.
     """
     rows = [[*row, *measured] for row, measured in zip(rows_of(changes), _measured(changes, provenance), strict=True)]
     parts = [table([*COLUMNS, "masked error", "predicted damage"], rows), *_remarks(changes, provenance)]

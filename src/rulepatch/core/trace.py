@@ -182,19 +182,11 @@ class Trace:
         return self.calls[0].inputs[0]
 
     def calls_of(self, path: str) -> list[int]:
-        """Which calls are those of a module.
-
-        Returns:
-            Indices into `calls`.
-        """
+        """Which calls are those of a module."""
         return [index for index, call in enumerate(self.calls) if call.path == path]
 
     def makers_of(self, number: int) -> set[int]:
-        """The calls within which a tensor got its contents.
-
-        Returns:
-            Indices into `calls`.
-        """
+        """The calls within which a tensor got its contents."""
         for step in reversed(self.steps):
             if step.call >= 0 and (number in step.writes or any(number == new for _, new in step.mutates)):
                 return {step.call, *self._ancestors(step.call)}
@@ -218,9 +210,6 @@ class Trace:
 
         Args:
             layer: dotted path of a module that is called once.
-
-        Returns:
-            Whether it does.
         """
         call = self.calls[self.calls_of(layer)[0]]
         own = {self.parameters[f"{layer}.weight"]}
@@ -248,11 +237,7 @@ class Trace:
         )
 
     def read_outside(self, calls: Iterable[Call]) -> set[int]:
-        """Numbers of the tensors that are read by code outside some calls, or returned by the model.
-
-        Returns:
-            Numbers.
-        """
+        """Numbers of the tensors that are read by code outside some calls, or returned by the model."""
         inside = {id(call) for call in calls}
         hidden = [
             any(id(self.calls[index]) in inside for index in (i, *self._ancestors(i))) for i in range(len(self.calls))
@@ -339,9 +324,6 @@ class Recorder(TorchDispatchMode):
 
         Args:
             parameters: of the network, by dotted path.
-
-        Returns:
-            The trace.
         """
         numbers = {path: self.number_of(parameter) for path, parameter in parameters.items()}
         shapes = {number: tuple(tensor.shape) for number, tensor in enumerate(self._seen)}

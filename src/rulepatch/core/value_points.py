@@ -49,9 +49,6 @@ def find_value_point(traced: Trace, layer: str, axis: int, path: str | None = No
         axis: which axis of the layer's output holds the channels.
         path: of the module whose output is to be matched; found by itself if None.
 
-    Returns:
-        The value point.
-
     Raises:
         SiteError: the module chosen is not called after the layer.
     """

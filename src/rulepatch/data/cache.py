@@ -49,11 +49,7 @@ class Cache:
         return tensors if digest == digest_of_tensors(tensors) else None
 
     def put(self, key: Mapping[str, object], tensors: Mapping[str, Tensor]) -> bool:
-        """Keep tensors under a key; a folder that cannot be written to keeps nothing.
-
-        Returns:
-            Whether they are kept.
-        """
+        """Keep tensors under a key; a folder that cannot be written to keeps nothing."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with atomic_path(self._file(key)) as path:
@@ -68,11 +64,7 @@ class Cache:
 
 
 def default_cache() -> Cache:
-    """The user's cache: `$RULEPATCH_CACHE`, else `$XDG_CACHE_HOME/rulepatch`, else `~/.cache/rulepatch`.
-
-    Returns:
-        The cache.
-    """
+    """The user's cache: `$RULEPATCH_CACHE`, else `$XDG_CACHE_HOME/rulepatch`, else `~/.cache/rulepatch`."""
     if named := os.environ.get("RULEPATCH_CACHE"):
         return Cache(Path(named))
     return Cache(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rulepatch")

@@ -57,9 +57,6 @@ class ImageSet:
             source: a folder, an `ImageSet`, or an iterable such as a torchvision data set without a transform.
             classes: of the model, to understand labels.
 
-        Returns:
-            The set.
-
         Raises:
             FolderError: the folder is missing, holds no pictures, or has a folder that no class matches.
         """
@@ -117,9 +114,6 @@ class ImageSet:
     def without(self, labels: Collection[int]) -> "ImageSet":
         """The pictures of all other classes.
 
-        Returns:
-            A new set.
-
         Raises:
             FolderError: nothing is left, or the pictures have no labels.
         """
@@ -136,19 +130,11 @@ class ImageSet:
         return ImageSet(kept, self.name)
 
     def without_labels(self) -> "ImageSet":
-        """The same pictures with nothing said of what they show.
-
-        Returns:
-            A new set.
-        """
+        """The same pictures with nothing said of what they show."""
         return ImageSet(tuple(replace(picture, label=None) for picture in self.pictures), self.name)
 
     def sample(self, count: int, *, seed: int) -> "ImageSet":
-        """A random part of the set, in the same order; all of it if it is no larger.
-
-        Returns:
-            A new set.
-        """
+        """A random part of the set, in the same order; all of it if it is no larger."""
         if count >= len(self):
             return self
         chosen = np.sort(np.random.default_rng(seed).choice(len(self), size=count, replace=False))
@@ -209,9 +195,6 @@ class ImageSet:
 
         Args:
             progress: whether to show a bar; many files take long to read.
-
-        Returns:
-            Hexadecimals.
         """
         with ThreadPoolExecutor() as pool:
             reading = [pool.submit(picture.digest) for picture in self.pictures]
@@ -225,9 +208,6 @@ class ImageSet:
 
         Args:
             progress: whether to show a bar.
-
-        Returns:
-            Hexadecimal.
         """
         return digest_of_json(self.digests(progress=progress))
 
@@ -247,9 +227,6 @@ class Snapshot(ImageSet):
 
         Args:
             progress: nothing takes long.
-
-        Returns:
-            Hexadecimals.
         """
         return list(self.taken)
 
@@ -259,11 +236,7 @@ LONGEST = 200
 
 
 def name_of_class(label: int, classes: Classes) -> str:
-    """A class's name as a folder may be called on any system, or its index where the name would not do.
-
-    Returns:
-        What `Classes.index` understands.
-    """
+    """A class's name as a folder may be called on any system, or its index where the name would not do."""
     name = _composed(classes[label])
     all_numbers = all(each.isdecimal() for each in classes.names)
     is_plain = name.replace(" ", "").replace("-", "").isalnum() and (all_numbers or not name.isdecimal())

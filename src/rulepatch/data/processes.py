@@ -72,9 +72,6 @@ def together(function: Callable[[], Result]) -> Result:
     Args:
         function: uses no other process.
 
-    Returns:
-        What it gives here.
-
     Raises:
         Exception: what the function raises here.
         WorkerError: it failed in another process.

@@ -56,11 +56,7 @@ class Recipe:
     products: torch.dtype
 
     def describe(self) -> dict[str, object]:
-        """The same as JSON.
-
-        Returns:
-            A dictionary.
-        """
+        """The same as JSON."""
         return asdict(self) | {"products": str(self.products)}
 
 

@@ -43,9 +43,6 @@ def hear(model: Classifier, change: NewClass, images: ImageSet, *, progress: str
         change: the class.
         images: the pictures.
         progress: what the bar says; none if None.
-
-    Returns:
-        What they say.
     """
     known = model.with_module(model.module, [change.name])
     pictures: list[Picture] = []

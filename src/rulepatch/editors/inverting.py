@@ -136,9 +136,6 @@ def edit_memory(
         cache: where statistics are kept.
         progress: whether to show bars.
 
-    Returns:
-        The edit.
-
     Raises:
         SettingError: a setting out of range.
     """
@@ -246,9 +243,6 @@ def output_of(layer: Layer, keys: Tensor, weight: Tensor) -> Tensor:
         layer: the layer.
         keys: its input.
         weight: of the layer's shape; (…, 1, 1) for a linear layer.
-
-    Returns:
-        Its output.
     """
     with torch.no_grad():
         found: Tensor = with_weight(layer, weight)(keys)
@@ -318,9 +312,6 @@ def low_rank_of(seen: Observation, delta: Tensor, architecture: int, strength: f
         delta: of the matrix, (K, V).
         architecture: 3 or 4.
         strength: of the change.
-
-    Returns:
-        The change.
     """
     c_out, c_in, y, x = seen.site.shape
     directions, coefficients = (part.float().cpu().contiguous() for part in inverse.factors(delta))

@@ -41,9 +41,6 @@ class Judge:
     def of(cls, model: Classifier, exemplars: Sequence[Exemplar]) -> "Judge":
         """Look at some exemplars.
 
-        Returns:
-            A judge.
-
         Raises:
             ModelError: what the model says is not a number.
         """

@@ -37,9 +37,6 @@ def nothing(
         cache: where statistics are kept; the user's own cache by default, None for nowhere.
         progress: whether to show bars.
 
-    Returns:
-        An edit without changes.
-
     Raises:
         ExemplarError: no exemplars, or one that does not fit the model.
         SettingError: a setting out of range.

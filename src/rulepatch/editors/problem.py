@@ -167,9 +167,6 @@ def pose(
         cache: where statistics are kept; the user's own cache by default, None for nowhere.
         progress: whether to show bars.
 
-    Returns:
-        The problem.
-
     Raises:
         ExemplarError: no exemplars are given, or one was edited nowhere or beside its mask.
         SettingError: the rank is too high for a site, or a label is unknown to the model.
@@ -325,9 +322,6 @@ def assemble(problem: Problem, changes: Sequence[WeightChange], *, method: str, 
         changes: what the editor found.
         method: name of the editor.
         own: settings of that editor alone, as JSON.
-
-    Returns:
-        The edit.
     """
     losses = _losses(problem, changes)
     measured = [

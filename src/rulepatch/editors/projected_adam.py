@@ -75,9 +75,6 @@ def projected_adam(
         cache: where statistics are kept; the user's own cache by default, None for nowhere.
         progress: whether to show bars on standard error.
 
-    Returns:
-        The edit.
-
     Raises:
         ExemplarError: no exemplars, or one that does not fit the model.
         SettingError: a setting out of range.

@@ -40,9 +40,6 @@ def read(problem: Problem, observation: Observation, pictures: slice = slice(Non
         observation: what the site sees of the exemplars.
         pictures: exemplars to read; all by default.
 
-    Returns:
-        The reading.
-
     Raises:
         SettingError: nothing of the directions is left beside what is protected.
     """
@@ -91,9 +88,6 @@ def change_of(problem: Problem, observation: Observation, reading: Reading, coef
         observation: what the site sees of the exemplars.
         reading: the directions and the gate.
         coefficients: Λ, (c_out, r, y, x), or (c_out, r) for the second architecture.
-
-    Returns:
-        The change.
     """
     gate = reading.gate
     if gate is not None:

@@ -39,9 +39,6 @@ def editor(name: str) -> Callable[[Callable[Parameters, Edit]], Callable[Paramet
 
     Whoever calls it is told what the model says of the exemplars: it stands in the edit, and a warning says if the edit
     does nothing for them, or if they show no failure.
-
-    Returns:
-        A decorator.
     """
 
     def register(function: Callable[Parameters, Edit]) -> Callable[Parameters, Edit]:

@@ -124,9 +124,6 @@ def rewrite(
         cache: where statistics are kept; the user's own cache by default, None for nowhere.
         progress: whether to show bars on standard error.
 
-    Returns:
-        The edit.
-
     Raises:
         ExemplarError: no exemplars, or one that does not fit the model.
         SettingError: a setting out of range.
@@ -162,9 +159,6 @@ def rewrite_posed(problem: Problem, solving: Solving, *, progress: bool = False)
         problem: the problem.
         solving: how to solve it.
         progress: whether to show bars.
-
-    Returns:
-        The edit.
     """
     changes: list[LowRank] = []
     with stretch("solve"):

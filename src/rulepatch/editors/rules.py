@@ -102,9 +102,6 @@ def solve_rules(problem: Problem, rules: Sequence[Rule], *, ridge: float = 1e-3)
         problem: the problem.
         rules: at least one.
         ridge: of the closed form.
-
-    Returns:
-        The edit.
     """
     changes: list[WeightChange] = []
     with stretch("solve"):

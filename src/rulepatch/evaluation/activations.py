@@ -34,9 +34,6 @@ def first_site(traced: Trace, edit: Edit) -> str:
     Args:
         traced: a trace of the model.
         edit: the edit.
-
-    Returns:
-        Dotted path.
     """
     starts = {traced.calls_of(site)[0]: site for site in edit.sites if traced.calls_of(site)}
     return starts[min(starts)] if starts else traced.calls[1].path
@@ -70,11 +67,7 @@ class _Shelf:
         return _Kept(self._numbers[id(leaf)], leaf.dtype)
 
     def close(self) -> int:
-        """No more will be put here.
-
-        Returns:
-            Bytes that it holds.
-        """
+        """No more will be put here."""
         self._alive.clear()
         return sum(tensor.nbytes for tensor in self.tensors.values())
 
@@ -194,11 +187,7 @@ class Activations:
         return [picture.label for picture in self._pictures]
 
     def start_of(self, edit: Edit) -> str:
-        """The site to start again from for an edit: the last of those kept that comes before or at its first site.
-
-        Returns:
-            Dotted path.
-        """
+        """The site to start again from for an edit: the last of those kept that comes before or at its first site."""
         first = first_site(self._traced, edit) if edit.sites else list(self._plans)[-1]
         reached = self._traced.calls_of(first)[0]
         before = [site for site in self._plans if self._order[site] <= reached]
@@ -210,9 +199,6 @@ class Activations:
 
         Args:
             edit: it fits the model.
-
-        Returns:
-            The outcomes.
         """
         site = self.start_of(edit)
         if site not in self._untouched:

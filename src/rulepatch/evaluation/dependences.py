@@ -41,11 +41,7 @@ class Seen:
     confidence: tuple[NDArray[np.float32], NDArray[np.float32]]
 
     def where(self, chosen: NDArray[np.bool_]) -> "Seen":
-        """Some of the counterfactuals.
-
-        Returns:
-            Those alone.
-        """
+        """Some of the counterfactuals."""
         return Seen(
             self.pictures[chosen],
             self.labels[chosen],
@@ -102,11 +98,7 @@ class Dependence:
         return self.label, self.concept, self.style
 
     def to_json(self) -> dict[str, Any]:
-        """The numbers, as JSON.
-
-        Returns:
-            A dictionary.
-        """
+        """The numbers, as JSON."""
         return {key: value for key, value in vars(self).items() if key != "changes"}
 
 
@@ -135,11 +127,7 @@ class Difference:
     q: float = 1.0
 
     def to_json(self) -> dict[str, Any]:
-        """The numbers, as JSON.
-
-        Returns:
-            A dictionary.
-        """
+        """The numbers, as JSON."""
         return dict(vars(self))
 
 
@@ -245,9 +233,6 @@ def bootstrap_mean(
         values: of independent pictures, (m,).
         rng: draws the resamples.
         level: of confidence, 0..1.
-
-    Returns:
-        Its ends.
 
     Examples:
         >>> low, high = bootstrap_mean(np.arange(100.0), np.random.default_rng(0))

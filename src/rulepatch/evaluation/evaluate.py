@@ -81,11 +81,7 @@ class Evaluation:
         return {**measured, "predicted_damage": self.predicted_damage}
 
     def to_text(self) -> str:
-        """The numbers, for people.
-
-        Returns:
-            Lines of text.
-        """
+        """The numbers, for people."""
         if not self.edit.changes:
             return "\n".join(self._model_alone())
         rows: list[list[object]] = []
@@ -174,9 +170,6 @@ def evaluate(
         batch_size: pictures in a pass; what suits the device if None.
         progress: whether to show bars on standard error.
 
-    Returns:
-        The evaluation.
-
     Raises:
         FolderError: a folder is missing, empty or does not match the classes, or the tests have no labels.
         BaseMismatchError: the model is not the edit's base.
@@ -230,9 +223,6 @@ def evaluate_all(
         any_base: accept another base than the one that an edit was computed on.
         batch_size: pictures in a pass; what suits the device if None.
         progress: whether to show bars on standard error.
-
-    Returns:
-        An evaluation of each.
 
     Raises:
         FolderError: a folder is missing, empty or does not match the classes, or the tests have no labels.

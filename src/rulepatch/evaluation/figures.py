@@ -16,11 +16,7 @@ __all__ = ["draw_rocs", "label_of", "rocs_of"]
 
 
 def label_of(name: str) -> str:
-    """A name as a figure may show it: no formula, one line, of a long one the beginning and the end.
-
-    Returns:
-        Text for matplotlib.
-    """
+    """A name as a figure may show it: no formula, one line, of a long one the beginning and the end."""
     return shortened(" ".join(without_controls(name).split()), 60).replace("$", r"\$")
 
 
@@ -44,9 +40,6 @@ def draw_rocs(curves: Mapping[str, tuple[Roc | None, Roc | None]]) -> "Figure":
 
     Args:
         curves: by the name of the set.
-
-    Returns:
-        A figure of matplotlib.
     """
     from matplotlib.figure import Figure
 

@@ -64,9 +64,6 @@ def outlined(model: Classifier, match: Match, threshold: float, side: int = THUM
         match: the picture and the scores.
         threshold: of the score.
         side: of the result, in pixels.
-
-    Returns:
-        A picture.
     """
     seen = as_image(seen_of(model, match.picture))
     shown = seen.resize((side, side * seen.height // seen.width), Image.Resampling.LANCZOS)

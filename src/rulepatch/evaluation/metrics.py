@@ -152,9 +152,6 @@ def errors_corrected(labels: ArrayLike, original: ArrayLike, before: ArrayLike, 
         before: predictions for those with the concept replaced, before the edit, (n,).
         after: predictions for the same, after the edit, (n,).
 
-    Returns:
-        The counts.
-
     Examples:
         >>> errors_corrected([1, 1, 1, 1], original=[1, 1, 1, 0], before=[0, 0, 1, 0], after=[1, 0, 0, 1])
         Corrected(errors=2, left=1, caused=1)

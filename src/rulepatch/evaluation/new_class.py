@@ -82,9 +82,6 @@ class NewClassEvaluation:
 
         Args:
             false_positives: the budget at which true positives are read off the curves.
-
-        Returns:
-            A dictionary.
         """
         curves = {"logit": self.roc, "margin": self.roc_of_margin}
         return {
@@ -104,11 +101,7 @@ class NewClassEvaluation:
         }
 
     def to_text(self) -> str:
-        """The numbers, for people.
-
-        Returns:
-            Lines of text.
-        """
+        """The numbers, for people."""
         told = self.to_json()
         rows = [
             [
@@ -144,9 +137,6 @@ def evaluate_new_class(
         any_base: accept another base than the one that the edit was computed on.
         progress: whether to show bars on standard error.
 
-    Returns:
-        The evaluation.
-
     Raises:
         BaseMismatchError: the model is not the edit's base.
         FolderError: pictures are missing, or those of the other classes have no labels.
@@ -176,9 +166,6 @@ def evaluate_new_classes(
         others: as for `evaluate_new_class`.
         any_base: as for `evaluate_new_class`.
         progress: as for `evaluate_new_class`.
-
-    Returns:
-        An evaluation of each.
 
     Raises:
         BaseMismatchError: the model is not the edits' base.

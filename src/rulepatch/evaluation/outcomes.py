@@ -51,9 +51,6 @@ class Predictions:
             logits: (n, classes).
             labels: of the n pictures.
             watched: classes whose probability is kept for every picture.
-
-        Returns:
-            The predictions.
         """
         probabilities = logits.softmax(dim=1).float().cpu()
         confidence, predicted = probabilities.max(dim=1)
@@ -82,9 +79,6 @@ class Predictions:
 
         Args:
             where: indices, or a boolean for each picture.
-
-        Returns:
-            Those alone.
         """
         return type(self)(self.predicted[where], self.confidence[where], self.of_label[where], self.watched[where])
 
@@ -181,11 +175,7 @@ class Outcomes:
         return brief("Outcomes", self.told(), quoted(self.name, most=60))
 
     def told(self) -> str:
-        """What became of the pictures, in a few words.
-
-        Returns:
-            Text.
-        """
+        """What became of the pictures, in a few words."""
         if not self.is_labelled:
             return f"{plural(len(self.flips), 'flip')} of {len(self)}"
         right = f"{percent(self.before)} → {percent(self.after)} right of {len(self)}"
@@ -270,9 +260,6 @@ class Outcomes:
 
         Args:
             chosen: for each picture whether, (n,).
-
-        Returns:
-            Those alone.
         """
         pictures = tuple(self.pictures[index] for index in np.flatnonzero(chosen))
         return Outcomes(self.name, pictures, self.first.at(chosen), self.second.at(chosen))
@@ -308,11 +295,7 @@ class Outcomes:
         return sorted(found, key=lambda e: (e.right[1] - e.right[0], e.confidence[1] - e.confidence[0]))
 
     def numbers(self) -> dict[str, Any]:
-        """What can be counted, as JSON; accuracies, shares and intervals in 0..1, None where not defined.
-
-        Returns:
-            A dictionary.
-        """
+        """What can be counted, as JSON; accuracies, shares and intervals in 0..1, None where not defined."""
         repaired, broken, n = len(self.repaired), len(self.broken), len(self)
         counted = {
             "n": n,
@@ -346,9 +329,6 @@ class Outcomes:
 
         Args:
             classes: their names.
-
-        Returns:
-            A dictionary.
         """
         by_class = {}
         names = self._names(classes)
@@ -376,9 +356,6 @@ class Outcomes:
 
         Args:
             classes: their names.
-
-        Returns:
-            A dictionary.
         """
         told, names = self.numbers(), self._names(classes)
         halves = {key: told[key] and {"before": told[key]["before"]} for key in ("intervals", "calibration_error")}

@@ -17,9 +17,6 @@ def inputs_of(exemplars: Iterable[Exemplar], preprocess: Preprocess) -> set[str]
     Args:
         exemplars: the exemplars.
         preprocess: of the network.
-
-    Returns:
-        Digests of its inputs.
     """
     pictures = (picture for exemplar in exemplars for picture in (exemplar.image, exemplar.edited))
     return {digest_of_tensors({"": preprocess.pixels(picture)}) for picture in pictures}

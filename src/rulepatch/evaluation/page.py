@@ -29,9 +29,6 @@ def render(template: str, *, package: str = "rulepatch.evaluation", **context: A
         template: its name.
         package: in whose `pages/` it lies.
         context: what it is filled with; everything is escaped.
-
-    Returns:
-        A page of HTML.
     """
     return _environment(package).get_template(template).render(**context)
 
@@ -61,11 +58,7 @@ def write_page(page: str, path: Path) -> None:
 
 
 def frame(page: str) -> str:
-    """A page in a frame, for a notebook: its styles stay inside.
-
-    Returns:
-        An HTML element.
-    """
+    """A page in a frame, for a notebook: its styles stay inside."""
     content = html.escape(page, quote=True)
     return (
         f'<iframe srcdoc="{content}" style="width: 100%; height: 40rem; border: 0" title="rulepatch report"></iframe>'
@@ -78,9 +71,6 @@ def svg_of(figure: "Figure", *, salt: str | None = None) -> str:
     Args:
         figure: the figure.
         salt: of the names of its parts, which are the same whenever it is drawn then; random if None.
-
-    Returns:
-        The file's text.
     """
     import matplotlib
 
@@ -92,9 +82,6 @@ def svg_of(figure: "Figure", *, salt: str | None = None) -> str:
 
 def svg_element(drawing: str) -> str:
     """A file of SVG as an element within a page: without what stands before the element.
-
-    Returns:
-        An HTML element.
 
     Examples:
         >>> svg_element("<?xml version='1.0'?><svg/>")

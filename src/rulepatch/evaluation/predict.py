@@ -111,11 +111,7 @@ class Answers:
         return None if answer.picture.label is None else self.classes[answer.picture.label]
 
     def to_csv(self) -> str:
-        """The rows as comma-separated values.
-
-        Returns:
-            Lines of text.
-        """
+        """The rows as comma-separated values."""
         return csv_of(self.rows())
 
     def write_csv(self, path: Path) -> None:
@@ -158,11 +154,7 @@ class Answers:
         }
 
     def to_text(self) -> str:
-        """The likeliest classes of a picture that is alone, or else a table of the first pictures, for people.
-
-        Returns:
-            Lines of text.
-        """
+        """The likeliest classes of a picture that is alone, or else a table of the first pictures, for people."""
         told = self._single() if len(self) == 1 else self._several()
         return "\n".join([*told, *self._counts()])
 

@@ -41,11 +41,7 @@ def write_report(evaluation: Evaluation, path: Path) -> None:
 
 
 def render_frame(evaluation: Evaluation) -> str:
-    """The report in a frame, for a notebook: its styles stay inside.
-
-    Returns:
-        An HTML element.
-    """
+    """The report in a frame, for a notebook: its styles stay inside."""
     return frame(render_report(evaluation))
 
 

@@ -33,11 +33,7 @@ class Added:
     evaluation: NewClassEvaluation | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """What was added, as JSON.
-
-        Returns:
-            A dictionary.
-        """
+        """What was added, as JSON."""
         (change,) = self.edit.changes
         about = self.edit.provenance
         return {
@@ -52,11 +48,7 @@ class Added:
         }
 
     def to_text(self) -> str:
-        """What was added, for people.
-
-        Returns:
-            Lines of text.
-        """
+        """What was added, for people."""
         (change,) = self.edit.changes
         assert isinstance(change, NewClass)
         about, told = self.edit.provenance, self.edit.provenance["calibration"]

@@ -93,9 +93,6 @@ class Maker:
 
         Args:
             proposal: what to make.
-
-        Returns:
-            The edit.
         """
         unscaled = replace(proposal, strength=1.0)
         if unscaled not in self._made:
@@ -108,9 +105,6 @@ class Maker:
         Args:
             proposal: what to make.
             statistics: of its sites; those of the problem if None.
-
-        Returns:
-            The edit.
         """
         posed = self._posed(proposal)
         if statistics is not None:
@@ -174,11 +168,7 @@ class Candidate:
         return None if self.gains is None else float(self.gains.mean())
 
     def to_json(self) -> dict[str, Any]:
-        """The candidate, as JSON.
-
-        Returns:
-            A dictionary.
-        """
+        """The candidate, as JSON."""
         return {
             "round": self.round,
             **self.proposal.settings,
@@ -245,9 +235,6 @@ class Scorer:
             proposal: what it was made of.
             edit: the edit.
             turn: the round of the search.
-
-        Returns:
-            The candidate.
         """
         key = {
             **self._identity,

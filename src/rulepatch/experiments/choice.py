@@ -26,9 +26,6 @@ def is_within(drop: float, flips: float, pictures: int, max_drop: float) -> bool
         pictures: on which both were measured. One picture may always be lost: less cannot be told from nothing.
         max_drop: the budget, 0..1.
 
-    Returns:
-        Whether it does.
-
     Examples:
         >>> [is_within(drop, flips, 250, 0.0025) for drop, flips in [(0.004, 0.008), (0.008, 0.008), (0.0, 0.02)]]
         [True, False, False]
@@ -114,19 +111,11 @@ def _told_of(candidate: Candidate) -> str:
 
 
 def or_zero(score: float | None) -> float:
-    """A score, 0 where nothing was measured.
-
-    Returns:
-        The score.
-    """
+    """A score, 0 where nothing was measured."""
     return 0.0 if score is None else score
 
 
 def name_of(proposal: Proposal) -> str:
-    """A proposal in words.
-
-    Returns:
-        Text.
-    """
+    """A proposal in words."""
     gate = "no gate" if proposal.gate is None else f"gate {proposal.gate:g}"
     return f"{' + '.join(proposal.sites)}, rank {proposal.rank}, strength {proposal.strength:g}, {gate}"

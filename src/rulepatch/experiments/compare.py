@@ -66,11 +66,7 @@ class Result:
     tried: tuple[int, int]
 
     def to_json(self) -> dict[str, Any]:
-        """The numbers, as JSON.
-
-        Returns:
-            A dictionary.
-        """
+        """The numbers, as JSON."""
         tests, reference = self.evaluation.tests, self.evaluation.reference
         assert tests is not None and reference is not None
         return {
@@ -123,11 +119,7 @@ class Comparison:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """The comparison, as JSON.
-
-        Returns:
-            A dictionary.
-        """
+        """The comparison, as JSON."""
         return {
             "model": self.model_name,
             "max_drop": self.max_drop,
@@ -160,38 +152,22 @@ class Comparison:
         return found
 
     def to_text(self) -> str:
-        """The table, for people.
-
-        Returns:
-            Lines of text.
-        """
+        """The table, for people."""
         rows = self.rows()
         return f"{self._told()}\n{table(list(rows[0]), [list(row.values()) for row in rows])}"
 
     def to_markdown(self) -> str:
-        """The table in Markdown.
-
-        Returns:
-            Lines of text.
-        """
+        """The table in Markdown."""
         rows = self.rows()
         lines = [list(rows[0]), [":--", *["--:"] * (len(rows[0]) - 2), ":--"], *(list(row.values()) for row in rows)]
         return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
     def to_csv(self) -> str:
-        """The table as comma-separated values.
-
-        Returns:
-            Lines of text.
-        """
+        """The table as comma-separated values."""
         return csv_of(self.rows())
 
     def figure(self) -> "Figure":
-        """Repair against damage, a point for each method.
-
-        Returns:
-            A figure of matplotlib.
-        """
+        """Repair against damage, a point for each method."""
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(7, 4.5), layout="constrained")
@@ -269,9 +245,6 @@ def compare(
         seed: of the splits, and of the methods.
         cache: where statistics are kept; the user's own cache by default, None for nowhere.
         progress: whether to show bars.
-
-    Returns:
-        The comparison.
 
     Raises:
         SettingError: an unknown method or grid, or a share out of range.

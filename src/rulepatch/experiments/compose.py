@@ -65,11 +65,7 @@ class Composition:
     fights: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """The composition, as JSON.
-
-        Returns:
-            A dictionary.
-        """
+        """The composition, as JSON."""
         return {
             "edits": list(self.names),
             "sites": list(self.edit.sites),
@@ -81,11 +77,7 @@ class Composition:
         }
 
     def to_text(self) -> str:
-        """The composition, for people.
-
-        Returns:
-            Lines of text.
-        """
+        """The composition, for people."""
         how = "solved together" if self.jointly else "put beside each other"
         lines = [f"{', '.join(self.names)}: {how}, at {', '.join(self.edit.sites)}"]
         for site, matrix in self.interference.items():
@@ -119,9 +111,6 @@ def compose(
         exemplars: those that the edits were made of, in any order; they are told apart by their digests.
         cache: where statistics are kept; the user's own cache by default, None for nowhere.
         progress: whether to show bars.
-
-    Returns:
-        The composition.
 
     Raises:
         SettingError: fewer than two edits.
@@ -173,9 +162,6 @@ def compose_files(
         leave_out: classes to leave out of the reference set.
         exemplars: those that the edits were made of.
         progress: whether to show bars.
-
-    Returns:
-        The composition.
 
     Raises:
         SettingError: fewer than two edits, or a reference set or exemplars without a model.

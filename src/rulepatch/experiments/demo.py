@@ -64,11 +64,7 @@ class Story:
         ]
 
     def commands(self) -> list[str]:
-        """What to try next, on the same pictures.
-
-        Returns:
-            Lines for a shell.
-        """
+        """What to try next, on the same pictures."""
         exemplar, reference, tests, clean = (self.folder / name for name in ("exemplar", "reference", "tests", "clean"))
         made, model = "mine.safetensors", {"model": "playground"}
         settings = {"site": "blocks.4.conv", "rank": 2, "out": made}
@@ -81,21 +77,13 @@ class Story:
         ]
 
     def to_json(self) -> dict[str, Any]:
-        """The story as JSON.
-
-        Returns:
-            A dictionary.
-        """
+        """The story as JSON."""
         rows = {title.strip(): found.to_json(self.evaluation.classes) for title, found in self.rows()}
         paths = {"edit": str(self.edit_path), "report": str(self.report_path)}
         return {**paths, "table": rows, **self.evaluation.to_json(), "seconds": self.seconds}
 
     def to_text(self) -> str:
-        """The story for people.
-
-        Returns:
-            Lines of text.
-        """
+        """The story for people."""
         rows = [
             [
                 title,
@@ -128,20 +116,12 @@ class Story:
 
 
 def snow_classes() -> list[str]:
-    """What stands on snow in the training world.
-
-    Returns:
-        Class names.
-    """
+    """What stands on snow in the training world."""
     return [label for label in CLASSES if default_style(label, "ground") == "snow"]
 
 
 def road_vehicles() -> list[str]:
-    """What stands on road in the training world.
-
-    Returns:
-        Class names.
-    """
+    """What stands on road in the training world."""
     return [label for label in CLASSES if default_style(label, "ground") == "road"]
 
 
@@ -185,9 +165,6 @@ def run_demo(out: Path, *, seed: int = 0, progress: bool = True) -> Story:
         out: a folder for the pictures, the edit and the report; made if there is none.
         seed: of the scenes.
         progress: whether to show bars.
-
-    Returns:
-        The story.
 
     Raises:
         FolderError: the folder cannot be made.

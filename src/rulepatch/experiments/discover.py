@@ -99,11 +99,7 @@ class Discovery:
     compared: tuple[Difference, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """All rows, as JSON.
-
-        Returns:
-            A dictionary.
-        """
+        """All rows, as JSON."""
         return {
             "cases": str(self.cases.root),
             "counterfactuals": len(self.cases),
@@ -124,11 +120,7 @@ class Discovery:
         }
 
     def to_text(self) -> str:
-        """The rules of each model, for people.
-
-        Returns:
-            Lines of text.
-        """
+        """The rules of each model, for people."""
         parts = []
         for each in self.findings:
             rows = [
@@ -234,9 +226,6 @@ def discover(
         least: pictures of a class or group from which on it is tested.
         seed: of the intervals.
         progress: whether to show bars.
-
-    Returns:
-        What was found.
 
     Raises:
         FolderError: no case set, none of its pictures is left, or a class that a model does not have.

@@ -59,9 +59,6 @@ def draw_heat_maps(discovery: "Discovery") -> "Figure":
 
     Args:
         discovery: what was discovered.
-
-    Returns:
-        A figure of matplotlib.
     """
     from matplotlib.figure import Figure
 

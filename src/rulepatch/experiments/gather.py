@@ -57,11 +57,7 @@ class Gathered:
     seconds: float
 
     def to_json(self) -> dict[str, Any]:
-        """What the cache has now, as JSON.
-
-        Returns:
-            A dictionary.
-        """
+        """What the cache has now, as JSON."""
         return {
             "sites": [
                 {
@@ -80,11 +76,7 @@ class Gathered:
         }
 
     def to_text(self) -> str:
-        """What the cache has now, for people.
-
-        Returns:
-            Lines of text.
-        """
+        """What the cache has now, for people."""
         rows = [
             [
                 each["site"],

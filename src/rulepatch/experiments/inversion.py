@@ -48,11 +48,7 @@ class Reconstruction:
     pictures: Tensor | None = field(default=None, repr=False)
 
     def to_json(self) -> dict[str, Any]:
-        """The curves, as JSON.
-
-        Returns:
-            A dictionary.
-        """
+        """The curves, as JSON."""
         return {
             "level": self.level,
             "when": self.when,
@@ -97,11 +93,7 @@ class Inversion:
         return [each for each in self.reconstructions if each.level == level]
 
     def to_json(self) -> dict[str, Any]:
-        """Everything but the pictures, as JSON.
-
-        Returns:
-            A dictionary.
-        """
+        """Everything but the pictures, as JSON."""
         return {
             "model": self.model,
             "site": self.site,
@@ -112,11 +104,7 @@ class Inversion:
         }
 
     def to_text(self) -> str:
-        """The ends of the curves, for people.
-
-        Returns:
-            Lines of text.
-        """
+        """The ends of the curves, for people."""
         lines = [
             [
                 each.level,
@@ -134,9 +122,6 @@ class Inversion:
 
         Args:
             out: a folder; made if there is none.
-
-        Returns:
-            The report's path.
         """
         out.mkdir(parents=True, exist_ok=True)
         with atomic_path(out / "inversion.json") as unfinished:

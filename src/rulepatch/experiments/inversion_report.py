@@ -53,9 +53,6 @@ def draw_curves(inversion: "Inversion") -> "Figure":
 
     Args:
         inversion: what was rebuilt.
-
-    Returns:
-        A figure of matplotlib.
     """
     from matplotlib.figure import Figure
 

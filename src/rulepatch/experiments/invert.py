@@ -79,9 +79,6 @@ def reconstruct(
         unit: usual size of the numbers sought, which steps are measured by; above 0.
         progress: what a progress bar says; no bar if None.
 
-    Returns:
-        What was found.
-
     Examples:
         >>> found = reconstruct(lambda x: (x - 3).square().sum(), torch.zeros(2), steps=5)
         >>> [round(float(number), 3) for number in found]
@@ -213,9 +210,6 @@ def invert(
         before: whether to rebuild them before the edit, too; without an edit that is all there is.
         seed: of the noise that every reconstruction begins with.
         progress: whether to show bars.
-
-    Returns:
-        The reconstructions.
 
     Raises:
         SettingError: a setting out of range, or keys of a layer behind a gate.

@@ -47,11 +47,7 @@ class Made:
     search: Search | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """What was made, as JSON. Of several sites the losses are summed and the largest predicted damage is given.
-
-        Returns:
-            A dictionary.
-        """
+        """What was made, as JSON. Of several sites the losses are summed and the largest predicted damage is given."""
         measured = self.edit.provenance["sites"]
         change = self.edit.changes[0].describe() if self.edit.changes else {}
         gate = change.get("gate")
@@ -79,11 +75,7 @@ class Made:
         return {key: found[key] for key in ("why", "validation", "max_drop", "candidates")}
 
     def to_text(self) -> str:
-        """What was made, for people.
-
-        Returns:
-            Lines of text.
-        """
+        """What was made, for people."""
         rows = [
             [
                 site["site"],

@@ -48,9 +48,6 @@ METHODS: Mapping[str, tuple[str, Settings]] = {
 def every_combination(**options: Sequence[Any]) -> list[Settings]:
     """Every combination of some values of each option.
 
-    Returns:
-        Settings.
-
     Examples:
         >>> every_combination(rank=(1, 3), gate=("none",))
         [{'rank': 1, 'gate': 'none'}, {'rank': 3, 'gate': 'none'}]
@@ -111,9 +108,6 @@ def grid_of(method: str, grid: str) -> Sequence[Settings]:
         method: a key of `METHODS`.
         grid: a key of `GRIDS`.
 
-    Returns:
-        Settings of its editor.
-
     Raises:
         SettingError: there is no such grid of the method.
     """
@@ -125,19 +119,12 @@ def grid_of(method: str, grid: str) -> Sequence[Settings]:
 
 
 def strengths_of(method: str) -> Sequence[float]:
-    """The strengths that are tried of every edit that a method makes.
-
-    Returns:
-        Strengths.
-    """
+    """The strengths that are tried of every edit that a method makes."""
     return STRENGTHS.get(METHODS[method][0], INTERPOLATED)
 
 
 def takes_site(method: str) -> bool:
     """Whether a method edits where it is told to; the others find their own place.
-
-    Returns:
-        True or False.
 
     Examples:
         >>> takes_site("rewrite"), takes_site("last-layer")
@@ -171,9 +158,6 @@ def edit_by(
         seed: of the method.
         cache: where statistics are kept; the user's own cache by default, None for nowhere.
         progress: whether to show bars.
-
-    Returns:
-        The edit.
 
     Raises:
         SettingError: a setting that the editor does not take, or out of its range.

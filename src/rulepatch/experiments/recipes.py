@@ -107,11 +107,7 @@ class _Step:
 
 
 def title_of(exemplar: Exemplar) -> str:
-    """What an exemplar says, in a few words.
-
-    Returns:
-        "snow as road".
-    """
+    """What an exemplar says, in a few words."""
     return f"{exemplar.replacement or 'this'} as {exemplar.concept or 'the concept'}"
 
 

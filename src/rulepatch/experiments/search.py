@@ -72,11 +72,7 @@ class Search:
     make: Callable[[Proposal], Edit] = field(repr=False)
 
     def is_within(self, candidate: Candidate) -> bool:
-        """Whether a candidate keeps to the budget.
-
-        Returns:
-            Whether it does.
-        """
+        """Whether a candidate keeps to the budget."""
         return is_within(candidate.drop, candidate.flips, self.reference_size, self.max_drop)
 
     def refusal(self, advice: str) -> RulepatchError:
@@ -93,11 +89,7 @@ class Search:
         return error(f"expected an edit that helps and loses at most {points} but {self.why}; {advice}")
 
     def to_json(self) -> dict[str, Any]:
-        """The search, as JSON.
-
-        Returns:
-            A dictionary.
-        """
+        """The search, as JSON."""
         return {
             "model": self.model_name,
             "why": self.why,
@@ -117,19 +109,11 @@ class Search:
         return panel_of(self)
 
     def to_text(self) -> str:
-        """The best of what was tried, and why one was chosen.
-
-        Returns:
-            Lines of text.
-        """
+        """The best of what was tried, and why one was chosen."""
         return text_of(self)
 
     def figure(self) -> "Figure":
-        """Repair on the validation pictures against damage on the reference set, by site.
-
-        Returns:
-            A figure of matplotlib.
-        """
+        """Repair on the validation pictures against damage on the reference set, by site."""
         return figure_of(self)
 
 

@@ -24,20 +24,12 @@ MOST_ROWS = 12
 
 
 def text_of(search: "Search") -> str:
-    """The best of what was tried, and why one was chosen.
-
-    Returns:
-        Lines of text.
-    """
+    """The best of what was tried, and why one was chosen."""
     return "\n".join([_counted(search), table(COLUMNS, _rows(_best(search))), search.why])
 
 
 def panel_of(search: "Search") -> str:
-    """The same for a notebook, the chosen candidate marked, and everything that was tried in a drawing.
-
-    Returns:
-        An HTML element.
-    """
+    """The same for a notebook, the chosen candidate marked, and everything that was tried in a drawing."""
     shown = _best(search)
     if search.chosen is not None and search.chosen not in shown:
         shown = [*shown, search.chosen]
@@ -77,11 +69,7 @@ def _rows(candidates: Sequence[Candidate]) -> list[list[object]]:
 
 
 def figure_of(search: "Search") -> "Figure":
-    """Repair on the validation pictures against damage on the reference set, by site.
-
-    Returns:
-        A figure of matplotlib.
-    """
+    """Repair on the validation pictures against damage on the reference set, by site."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 5), layout="constrained")

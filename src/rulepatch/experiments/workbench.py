@@ -206,9 +206,6 @@ class Workbench:
             strength: 1 is the solve.
             gate: as of `rewrite`.
 
-        Returns:
-            The draft.
-
         Raises:
             ExemplarError: no exemplars, or one that does not fit the model.
             SettingError: a setting out of range.
@@ -219,9 +216,6 @@ class Workbench:
 
     def search(self) -> Draft:
         """Make a draft whose site and settings a search chooses.
-
-        Returns:
-            The draft.
 
         Raises:
             DamageError: nothing keeps to the budget.
@@ -265,9 +259,6 @@ class Workbench:
         Args:
             name: of the rule; one that says what it does if empty.
 
-        Returns:
-            The rule.
-
         Raises:
             SettingError: there is no draft.
         """
@@ -284,9 +275,6 @@ class Workbench:
         Args:
             path: the file.
             name: of the rule.
-
-        Returns:
-            The rule.
 
         Raises:
             BaseMismatchError: it was computed on another model.
@@ -308,11 +296,7 @@ class Workbench:
         self._go_on(rules=tuple(replace(rule, on=rule.name in on) for rule in self.state.rules))
 
     def undo(self) -> bool:
-        """Go back one step.
-
-        Returns:
-            Whether there was one.
-        """
+        """Go back one step."""
         if self._past:
             self.state = self._past.pop()
             return True
@@ -355,9 +339,6 @@ class Workbench:
         Args:
             pictures: where to look.
             level: quantile of the reference set's positions above which it fires, 0..1.
-
-        Returns:
-            The matches.
 
         Raises:
             SettingError: there is no rule.

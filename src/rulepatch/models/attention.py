@@ -39,9 +39,6 @@ def call_projections(module: nn.Module) -> nn.Module:
     Args:
         module: the network; changed in place.
 
-    Returns:
-        The same network.
-
     Examples:
         >>> attention = nn.MultiheadAttention(8, 2, batch_first=True).eval()
         >>> type(call_projections(nn.Sequential(attention))[0]).__mro__[1].__name__

@@ -226,9 +226,6 @@ def _harmless() -> list[Any]:
     """Globals that may be unpickled beside what torch itself allows: numbers and arrays of NumPy, and what is inert.
 
     They have the names under which every version of Python and NumPy saves them, in the form that torch 2.5 knows.
-
-    Returns:
-        What `torch.serialization.safe_globals` takes.
     """
 
     def named(path: str, made: Any) -> Any:

@@ -43,9 +43,6 @@ class Classes:
         Args:
             names: a sequence, or a dictionary from index to name or from name to index.
 
-        Returns:
-            The classes.
-
         Raises:
             ModelError: the names are none, or a dictionary does not number them from 0 on.
 
@@ -95,9 +92,6 @@ class Classes:
 
         Args:
             label: of the class.
-
-        Returns:
-            Index of the class.
 
         Raises:
             SettingError: no class matches, or more than one does.
@@ -196,9 +190,6 @@ _SHOWN_WITH_INDEX = re.compile(r"(?P<name>.*?)\s*\((?P<index>\d+)\)", re.DOTALL)
 
 def synonyms(name: str) -> list[str]:
     """The names of a class that WordNet's lists write as one.
-
-    Returns:
-        At least one.
 
     Examples:
         >>> synonyms("tench, Tinca tinca"), synonyms("1,000 m race")

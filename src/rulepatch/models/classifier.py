@@ -108,11 +108,7 @@ class Classifier:
         return found
 
     def with_module(self, module: nn.Module, new_classes: Sequence[str] = ()) -> "Classifier":
-        """The same classifier around another network, whose further logits are those of new classes.
-
-        Returns:
-            A new classifier.
-        """
+        """The same classifier around another network, whose further logits are those of new classes."""
         classes = Classes((*self.classes.names, *new_classes), self.classes.wordnet) if new_classes else self.classes
         made = Classifier(module, self.preprocess, classes, self.name)
         if "first_pass" in self.__dict__:  # an edit changes nothing of it

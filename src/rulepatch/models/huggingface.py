@@ -67,9 +67,6 @@ def load(request: Request) -> Sourced:
 def transformers_library() -> Any:
     """The library transformers, imported when it is needed.
 
-    Returns:
-        The module.
-
     Raises:
         MissingExtraError: it is not installed.
     """

@@ -246,11 +246,7 @@ class Preprocess:
         return (pixels - mean) / std
 
     def describe(self) -> dict[str, Any]:
-        """The settings as JSON.
-
-        Returns:
-            A dictionary.
-        """
+        """The settings as JSON."""
         return asdict(self)
 
     @classmethod

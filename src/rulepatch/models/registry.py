@@ -149,9 +149,6 @@ def placed(module: nn.Module, device: str | torch.device | None) -> nn.Module:
         module: the network; it is moved.
         device: where to put it; the CPU if None.
 
-    Returns:
-        The same network.
-
     Raises:
         SettingError: no such device.
     """
@@ -190,9 +187,6 @@ def build(
     name: str, *, pretrained: bool, kwargs: Mapping[str, Any] | None = None, classes: Classes | None = None
 ) -> Sourced:
     """Ask the source that a name belongs to.
-
-    Returns:
-        What the source gives.
 
     Raises:
         ModelError: no source has that name.

@@ -67,9 +67,6 @@ class Steps:
 
         Args:
             channels: of the network, where the steps leave it open.
-
-        Returns:
-            All modes.
         """
         means = [step.mean for _, step in self if np.ndim(getattr(step, "mean", 0))]  # a mere number is of any channel
         written = next((len(mean) for mean in means if len(mean) > 1 or channels is None), channels or 3)

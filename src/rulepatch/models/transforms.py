@@ -78,9 +78,6 @@ class Tried:
 def read(transform: Any, *, input_size: int | tuple[int, int] | None = None, channels: int | None = None) -> Preprocess:
     """Read the preprocessing off a transform, an image processor or a configuration; see `Preprocess.of`.
 
-    Returns:
-        The same preprocessing.
-
     Raises:
         ModelError: it cannot be read, with the step that stands in the way.
     """

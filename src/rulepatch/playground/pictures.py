@@ -37,9 +37,6 @@ def scene_of(image: Image.Image, name: str = "a picture in memory") -> Scene:
         image: as `picture_of` makes it, or read back from a PNG file.
         name: of the picture, for messages.
 
-    Returns:
-        The scene.
-
     Raises:
         ImageError: the picture carries no scene, or was changed since it was rendered.
 
@@ -96,9 +93,6 @@ def training_images(count: int, *, seed: int) -> ImageSet:
         count: how many.
         seed: which.
 
-    Returns:
-        The set.
-
     Examples:
         >>> len(training_images(3, seed=0))
         3
@@ -124,9 +118,6 @@ def exemplar(
         wheels: the other style, if the concept is the wheels.
         sign: the other style, if the concept is the sign.
         ground_seed: which instance of the other ground's texture; one that follows from the seed if None.
-
-    Returns:
-        The exemplar.
 
     Examples:
         >>> found = exemplar("van", ground="snow", seed=1)

@@ -24,9 +24,6 @@ def fresh(image: Image.Image) -> Image.Image:
     """A copy whose file is like no other.
 
     Gradio names files by their content, and would write one anew that a browser is just reading.
-
-    Returns:
-        The same pixels.
     """
     copy, mark = image.copy(), uuid.uuid4().hex
     exif = Image.Exif()

@@ -152,9 +152,6 @@ def pictures_of(place: Place, folder: str, model: Classifier) -> ImageSet:
         folder: the name that the page gives it.
         model: the classifier.
 
-    Returns:
-        The pictures.
-
     Raises:
         SettingError: there is no such folder.
     """

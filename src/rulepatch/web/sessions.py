@@ -140,9 +140,6 @@ class Sessions:
             who: which page.
             model: name of the model.
 
-        Returns:
-            Its session.
-
         Raises:
             SettingError: too many pages are open, or the model is not offered.
         """
@@ -156,9 +153,6 @@ class Sessions:
 
     def of(self, who: str) -> Session:
         """The session of a page.
-
-        Returns:
-            It.
 
         Raises:
             SettingError: the page was open for so long that its session is gone.

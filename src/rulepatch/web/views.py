@@ -85,20 +85,13 @@ def exemplars(bench: Workbench) -> str:
 
     Args:
         bench: whose.
-
-    Returns:
-        HTML.
     """
     shown = [{"picture": inline(each.edited, SIDE), "title": title_of(each)} for each in bench.state.exemplars]
     return _piece("exemplars", exemplars=shown)
 
 
 def ranked(found: Outcomes) -> list[Outcome]:
-    """Outcomes, the repaired first, then the broken and whatever else changed.
-
-    Returns:
-        All of them.
-    """
+    """Outcomes, the repaired first, then the broken and whatever else changed."""
     return sorted(found, key=lambda each: (_ORDER.index(each.verdict), -max(each.confidence)))
 
 
@@ -109,9 +102,6 @@ def wall(found: Outcomes | None, classes: Classes, thumbnails: Thumbnails) -> st
         found: what became of them; None if there are no tests.
         classes: of the model.
         thumbnails: of the pictures.
-
-    Returns:
-        HTML.
     """
     outcomes = [] if found is None else ranked(found)
     tiles = [
@@ -137,9 +127,6 @@ def numbers(bench: Workbench, *, tests: Outcomes | None, clean: Outcomes | None,
         tests: what became of the tests; None if there are none.
         clean: what became of the clean pictures; None if that is not known yet.
         waiting: whether it will be.
-
-    Returns:
-        HTML.
     """
     images, draft = bench.pictures("clean"), bench.state.draft
     where = "" if images is None else Path(images.name).name
@@ -174,11 +161,7 @@ def opinions(bench: Workbench, painting: Painting | None) -> str:
 
 
 def marked(painting: Painting) -> Image.Image:
-    """The picture with what is marked in it.
-
-    Returns:
-        RGB.
-    """
+    """The picture with what is marked in it."""
     if painting.mask is None:
         return painting.image
     colour = Image.new("RGB", painting.image.size, BRUSH)
@@ -191,9 +174,6 @@ def firing(bench: Workbench, pictures: Sequence[Picture]) -> str:
     Args:
         bench: whose rule.
         pictures: where to look; the first are shown.
-
-    Returns:
-        HTML.
     """
     found = bench.firing(pictures[:MOST_FIRING])
     tiles = [

@@ -59,11 +59,7 @@ class Checkpoint:
         }
 
     def describe(self) -> dict[str, Any]:
-        """What the network's answers depend on.
-
-        Returns:
-            JSON.
-        """
+        """What the network's answers depend on."""
         return {"checkpoint": self.name, "architecture": type(self.module).__name__, **self.digests}
 
     def inputs(self, given: Mapping[str, Any]) -> Any:
@@ -97,9 +93,6 @@ def load_checkpoint(
             the network's configuration.
         kind: of the segmenter, for messages.
         device: where to put the network; the CPU if None.
-
-    Returns:
-        The checkpoint.
 
     Raises:
         MissingExtraError: transformers is not installed, or too old to have the network.

@@ -30,11 +30,7 @@ class CLIPSeg:
     vocabulary: None = None
 
     def describe(self) -> dict[str, Any]:
-        """What its answers depend on.
-
-        Returns:
-            JSON.
-        """
+        """What its answers depend on."""
         return {"segmenter": "clipseg", "threshold": self.threshold, **self.network.describe()}
 
     @torch.inference_mode()
@@ -63,11 +59,7 @@ class CLIPSeg:
 
 @segmenter("clipseg")
 def load(request: Request) -> CLIPSeg:
-    """`clipseg`, or `clipseg/CHECKPOINT`.
-
-    Returns:
-        The segmenter.
-    """
+    """`clipseg`, or `clipseg/CHECKPOINT`."""
     network = load_checkpoint(
         request.name or DEFAULT,
         "CLIPSegForImageSegmentation",

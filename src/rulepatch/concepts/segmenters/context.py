@@ -80,11 +80,7 @@ class ContextMatch:
         }
 
     def describe(self) -> dict[str, Any]:
-        """What its answers depend on.
-
-        Returns:
-            JSON.
-        """
+        """What its answers depend on."""
         key = self._matcher.key
         return {
             "segmenter": "context",
@@ -131,9 +127,6 @@ def _interpolation(pixels: int, start: float, end: float, cells: int) -> tuple[N
 @segmenter("context")
 def load(request: Request) -> ContextMatch:
     """`context/EDIT.safetensors`: the concept that an edit replaces things by, where its key fires in its base.
-
-    Returns:
-        The segmenter.
 
     Raises:
         BaseMismatchError: the edit was computed on another model.

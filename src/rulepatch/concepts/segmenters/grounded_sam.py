@@ -42,11 +42,7 @@ class GroundedSAM:
     vocabulary: None = None
 
     def describe(self) -> dict[str, Any]:
-        """What its answers depend on.
-
-        Returns:
-            JSON.
-        """
+        """What its answers depend on."""
         return {
             "segmenter": "grounded-sam",
             "threshold": self.threshold,
@@ -110,9 +106,6 @@ class GroundedSAM:
 @segmenter("grounded-sam")
 def load(request: Request) -> GroundedSAM:
     """`grounded-sam`, or `grounded-sam/DETECTOR+SAM`.
-
-    Returns:
-        The segmenter.
 
     Raises:
         SettingError: one of the two checkpoints is not named.

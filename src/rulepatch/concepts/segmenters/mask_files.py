@@ -41,11 +41,7 @@ class MaskFiles:
         return tuple(sorted(path.name for path in self.folder.iterdir() if path.is_dir() and path.name[0] != "."))
 
     def describe(self) -> dict[str, Any]:
-        """What its answers depend on.
-
-        Returns:
-            JSON.
-        """
+        """What its answers depend on."""
         files = sorted(path for concept in self.vocabulary for path in (self.folder / concept).rglob("*.png"))
         with ThreadPoolExecutor() as pool:
             digests = list(pool.map(lambda path: digest_of_bytes(path.read_bytes()), files))
@@ -99,9 +95,6 @@ class MaskFiles:
 @segmenter("files")
 def load(request: Request) -> MaskFiles:
     """`files/FOLDER`.
-
-    Returns:
-        The segmenter.
 
     Raises:
         FolderError: there is no such folder, or no folder in it.

@@ -32,11 +32,7 @@ class Playground:
     vocabulary: tuple[str, ...] = tuple(dict.fromkeys((*CONCEPTS, *GROUNDS, *WHEELS, *SIGNS)))
 
     def describe(self) -> dict[str, Any]:
-        """What its answers depend on.
-
-        Returns:
-            JSON.
-        """
+        """What its answers depend on."""
         return {"segmenter": "playground", "threshold": self.threshold}
 
     def segment(self, picture: Picture, image: Image.Image, concepts: Sequence[str]) -> dict[str, list[Region]]:
@@ -69,9 +65,6 @@ class Playground:
 @segmenter("playground")
 def load(request: Request) -> Playground:
     """`playground`.
-
-    Returns:
-        The segmenter.
 
     Raises:
         SettingError: something is named after it.

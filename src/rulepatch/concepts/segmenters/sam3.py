@@ -31,11 +31,7 @@ class SAM3:
     vocabulary: None = None
 
     def describe(self) -> dict[str, Any]:
-        """What its answers depend on.
-
-        Returns:
-            JSON.
-        """
+        """What its answers depend on."""
         return {"segmenter": "sam3", "threshold": self.threshold, **self.network.describe()}
 
     @torch.inference_mode()
@@ -73,10 +69,6 @@ class SAM3:
 
 @segmenter("sam3")
 def load(request: Request) -> SAM3:
-    """`sam3`, or `sam3/CHECKPOINT`.
-
-    Returns:
-        The segmenter.
-    """
+    """`sam3`, or `sam3/CHECKPOINT`."""
     network = load_checkpoint(request.name or DEFAULT, "Sam3Model", "Sam3Processor", kind="sam3", device=request.device)
     return SAM3(network, request.threshold or SAM3.threshold)

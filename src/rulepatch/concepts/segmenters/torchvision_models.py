@@ -53,11 +53,7 @@ class _OfTorchvision:
         return digest_of_tensors(self.module.state_dict())
 
     def describe(self) -> dict[str, Any]:
-        """What its answers depend on.
-
-        Returns:
-            JSON.
-        """
+        """What its answers depend on."""
         return {
             "segmenter": "torchvision",
             "architecture": self.name,
@@ -126,11 +122,7 @@ class SemanticSegmenter(_OfTorchvision):
     transform: Callable[[Image.Image], Tensor] = TF.to_tensor
 
     def describe(self) -> dict[str, Any]:
-        """What its answers depend on.
-
-        Returns:
-            JSON.
-        """
+        """What its answers depend on."""
         return {**super().describe(), "transform": " ".join(repr(self.transform).split())}
 
     @torch.inference_mode()
@@ -160,9 +152,6 @@ class SemanticSegmenter(_OfTorchvision):
 @segmenter("torchvision")
 def load(request: Request) -> InstanceSegmenter | SemanticSegmenter:
     """`torchvision/maskrcnn_…`, `torchvision/deeplabv3_…`, `torchvision/fcn_…` or `torchvision/lraspp_…`.
-
-    Returns:
-        The segmenter.
 
     Raises:
         ModelError: no such architecture.

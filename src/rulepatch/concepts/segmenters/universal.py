@@ -39,11 +39,7 @@ class Universal:
         return tuple(str(names[index]).strip() for index in sorted(names))
 
     def describe(self) -> dict[str, Any]:
-        """What its answers depend on.
-
-        Returns:
-            JSON.
-        """
+        """What its answers depend on."""
         return {"segmenter": self.kind, "threshold": self.threshold, **self.network.describe()}
 
     @torch.inference_mode()
@@ -101,21 +97,13 @@ def _load(
 
 @segmenter("mask2former")
 def load_mask2former(request: Request) -> Universal:
-    """`mask2former/CHECKPOINT`.
-
-    Returns:
-        The segmenter.
-    """
+    """`mask2former/CHECKPOINT`."""
     return _load("mask2former", "Mask2FormerForUniversalSegmentation", "Mask2FormerImageProcessor", request)
 
 
 @segmenter("oneformer")
 def load_oneformer(request: Request) -> Universal:
-    """`oneformer/CHECKPOINT`.
-
-    Returns:
-        The segmenter.
-    """
+    """`oneformer/CHECKPOINT`."""
     return _load("oneformer", "OneFormerForUniversalSegmentation", _oneformer_processor, request)
 
 

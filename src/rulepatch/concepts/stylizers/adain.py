@@ -83,9 +83,6 @@ class AdaIN:
 def load(rest: str, *, blend: float, device: str | None = None) -> AdaIN:
     """The stylizer `adain`: the files of the well-known port to PyTorch, as safetensors or as they were published.
 
-    Returns:
-        The stylizer.
-
     Raises:
         SettingError: no such device.
         WeightsError: weights that are missing, damaged or of another network.

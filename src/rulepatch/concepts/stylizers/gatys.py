@@ -138,9 +138,6 @@ class Gatys:
 def load(rest: str, *, blend: float, device: str | None = None, steps: int = 100, style_weight: float = 1e6) -> Gatys:
     """The stylizer `gatys`: VGG19 from a file, or torchvision's, which torchvision downloads if it is not there.
 
-    Returns:
-        The stylizer.
-
     Raises:
         SettingError: a setting out of range, or no such device.
         WeightsError: weights that are missing, damaged, of another network, or that could not be downloaded.

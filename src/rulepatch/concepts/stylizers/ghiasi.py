@@ -77,9 +77,6 @@ class Ghiasi:
 def load(rest: str, *, blend: float, device: str | None = None) -> Ghiasi:
     """The stylizer `ghiasi`: FOLDER holds a predictor and a transformer; PREDICTOR+TRANSFORMER names them.
 
-    Returns:
-        The stylizer.
-
     Raises:
         SettingError: no such device.
         WeightsError: weights that are missing, damaged or of another network, or more of them than can be told apart.

@@ -111,9 +111,6 @@ def load(
 
     Only safetensors are read, and no code that comes with a model is run.
 
-    Returns:
-        The stylizer.
-
     Raises:
         MissingExtraError: diffusers is not installed.
         SettingError: a setting out of range, or no such device.

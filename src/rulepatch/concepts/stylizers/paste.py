@@ -78,9 +78,6 @@ def load(
 ) -> Paste:
     """The stylizer `paste`; it has no weights and runs on the CPU whatever the device.
 
-    Returns:
-        The stylizer.
-
     Raises:
         SettingError: something behind the name, or a setting out of range.
     """

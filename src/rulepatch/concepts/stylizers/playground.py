@@ -28,9 +28,6 @@ def own_styles(concept: str, names: Sequence[str] = (), *, count: int = 1) -> li
         names: of styles; all that the concept has if empty.
         count: instances of each ground.
 
-    Returns:
-        Styles without pictures.
-
     Raises:
         SettingError: no such concept, or no such style of it.
 
@@ -63,11 +60,7 @@ class Rendering:
     name: str = "playground"
 
     def describe(self) -> dict[str, Any]:
-        """What it depends on.
-
-        Returns:
-            JSON.
-        """
+        """What it depends on."""
         return {"name": self.name, "blend": self.blend}
 
     def __call__(self, image: Image.Image, mask: NDArray[np.float32], style: Style, *, seed: int = 0) -> Image.Image:
@@ -78,9 +71,6 @@ class Rendering:
             mask: array (h, w), 0..1, of the concept.
             style: named as the playground names it.
             seed: which instance of a ground.
-
-        Returns:
-            The picture.
 
         Raises:
             ImageError: the picture carries no scene, or the mask does not fit.
@@ -105,9 +95,6 @@ class Rendering:
 @stylizer("playground")
 def load(rest: str = "", *, blend: float = 1.0, device: str | None = None) -> Rendering:
     """`playground`.
-
-    Returns:
-        The stylizer.
 
     Raises:
         SettingError: something is named after it.

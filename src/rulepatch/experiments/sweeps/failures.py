@@ -53,9 +53,6 @@ class Failures:
         Args:
             store: the file of results; it is left as it is.
 
-        Returns:
-            The failures.
-
         Raises:
             SettingError: there is no file, or no result of a sweep in it.
             OutputError: the file is none of ours.
@@ -70,19 +67,11 @@ class Failures:
         return cls(Path(store), len(records), tuple(sorted(failed, key=lambda each: (each.what, each.key))))
 
     def to_json(self) -> dict[str, Any]:
-        """Every failure, as JSON.
-
-        Returns:
-            A dictionary.
-        """
+        """Every failure, as JSON."""
         return {"store": str(self.store), "jobs": self.jobs, "failed": [vars(each) for each in self.failed]}
 
     def to_text(self) -> str:
-        """The errors, the most frequent first, each with some of its jobs, for people.
-
-        Returns:
-            Lines of text.
-        """
+        """The errors, the most frequent first, each with some of its jobs, for people."""
         if not self.failed:
             return f"none of {plural(self.jobs, 'job')} failed"
         by_error: dict[str, list[Failure]] = {}

@@ -39,9 +39,6 @@ def split_key(what: Mapping[str, Any]) -> str:
 
     Args:
         what: everything that determines the job's result.
-
-    Returns:
-        Hexadecimal.
     """
     return job_key({key: value for key, value in what.items() if key not in TRIED})
 
@@ -107,9 +104,6 @@ def jobs_of(plan: Plan, *, device: str = "cpu", progress: bool = True) -> list[J
         plan: the plan.
         device: where jobs are to run; its type belongs to the jobs, as results may differ in their last bits.
         progress: whether to show a bar.
-
-    Returns:
-        The jobs.
 
     Raises:
         SettingError: no case has enough pictures of a class, or a name in the plan is unknown.
@@ -228,20 +222,12 @@ def _sites(model: Classifier, planned: PlannedModel) -> tuple[str, ...]:
 
 
 def model_digest(model: Classifier) -> str:
-    """What stands for a model: weights, operations, preprocessing.
-
-    Returns:
-        Hexadecimal.
-    """
+    """What stands for a model: weights, operations, preprocessing."""
     return digest_of_json(identity_of(model))
 
 
 def case_digest(case: CaseSet, sources: Mapping[str, str]) -> str:
-    """What determines the bytes of a case: the settings that made it, and the pictures that it was made of.
-
-    Returns:
-        Hexadecimal.
-    """
+    """What determines the bytes of a case: the settings that made it, and the pictures that it was made of."""
     rows = [each.to_json() | {"source": sources[each.picture]} for each in case]
     return digest_of_json([case.manifest["settings"], rows])
 
@@ -261,9 +247,6 @@ class Reference:
     @classmethod
     def read(cls, folder: Path, model: Classifier) -> Self:
         """Read a folder of pictures in a folder for each class of a model.
-
-        Returns:
-            The pictures.
 
         Raises:
             FolderError: there are none, or some without a class.

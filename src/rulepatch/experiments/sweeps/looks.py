@@ -39,11 +39,7 @@ def base_of(method: str) -> str:
 
 
 def in_order(methods: Iterable[str]) -> list[str]:
-    """Methods in the order of `METHODS`, each once; unknown ones last.
-
-    Returns:
-        Names.
-    """
+    """Methods in the order of `METHODS`, each once; unknown ones last."""
     known = list(METHODS)
     return sorted(set(methods), key=lambda each: (known.index(each) if each in known else len(known), each))
 
@@ -54,9 +50,6 @@ def order_of_sites(sites: Iterable[str], first: Sequence[str] = ()) -> list[str]
     Args:
         sites: dotted paths.
         first: those whose order is known.
-
-    Returns:
-        Each once.
 
     Examples:
         >>> order_of_sites(["layer10.conv", "layer2.conv", "stem"], first=["stem"])
@@ -72,11 +65,7 @@ def _natural(name: str) -> list[tuple[int, int, str]]:
 
 
 def of_method(results: Iterable[Chosen], method: str) -> list[Chosen]:
-    """Results of one method.
-
-    Returns:
-        Those alone.
-    """
+    """Results of one method."""
     return [each for each in results if each.method == method]
 
 
@@ -85,9 +74,6 @@ def look_of(method: str) -> dict[str, Any]:
 
     Args:
         method: a key of `METHODS`; others are black.
-
-    Returns:
-        Options of matplotlib.
     """
     colour, mark = LOOKS.get(base_of(method), ("#000000", "*"))
     look = {"color": colour, "marker": mark, "markersize": 7}

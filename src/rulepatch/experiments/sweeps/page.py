@@ -67,9 +67,6 @@ def drawings_of(report: "SweepReport") -> dict[Study, list[Drawing]]:
 
     Args:
         report: what a sweep found.
-
-    Returns:
-        Figures of each study.
     """
     names = _file_names(report.titles)
     return {study: list(_drawings(report, study, names[study])) for study in report.titles}

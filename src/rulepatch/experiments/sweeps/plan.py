@@ -80,9 +80,6 @@ class Plan:
         Args:
             path: a YAML file; the paths in it are relative to it.
 
-        Returns:
-            The plan.
-
         Raises:
             SettingError: the file is missing, is no YAML, or says something that no plan says.
         """
@@ -103,9 +100,6 @@ class Plan:
             found: names and values.
             root: what paths are relative to.
             name: of the plan, for messages.
-
-        Returns:
-            The plan.
 
         Raises:
             SettingError: it says something that no plan says.

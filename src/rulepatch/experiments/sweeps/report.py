@@ -64,9 +64,6 @@ class SweepReport:
             least: errors that a result must have in a cell to count there.
             sites: in the order of the network, as far as it is known; the others come by name.
 
-        Returns:
-            The report.
-
         Raises:
             SettingError: there is no file, no result in it that can be reported, or a number is below 1.
             OutputError: the file is none of ours.
@@ -106,11 +103,7 @@ class SweepReport:
         return sorted({each.exemplars for each in self.best if each.study == study})
 
     def part(self, study: Study, exemplars: int, *, by_site: bool = False) -> list[Chosen]:
-        """The results of a study with a number of exemplars.
-
-        Returns:
-            Results.
-        """
+        """The results of a study with a number of exemplars."""
         every = self.by_site if by_site else self.best
         return [each for each in every if each.study == study and each.exemplars == exemplars]
 
@@ -193,9 +186,6 @@ class SweepReport:
 
         Args:
             study: the study.
-
-        Returns:
-            JSON.
         """
         names = names_of(self.records)
         own = [each for each in self.records if study_of(each.job, names) == study]
@@ -222,11 +212,7 @@ class SweepReport:
         }
 
     def to_json(self) -> dict[str, Any]:
-        """Every number of the report.
-
-        Returns:
-            A dictionary.
-        """
+        """Every number of the report."""
         return {
             "store": self.store,
             "jobs": len(self.records),
@@ -280,11 +266,7 @@ class SweepReport:
         return flattened(rows)
 
     def to_csv(self) -> str:
-        """The chosen results as comma-separated values.
-
-        Returns:
-            Lines of text.
-        """
+        """The chosen results as comma-separated values."""
         return csv_of(self.rows())
 
     def tables(self) -> Iterator[tuple[str, list[str], list[list[str]]]]:
@@ -304,21 +286,13 @@ class SweepReport:
             yield f"{self.titles[study]}, {told_exemplars(count)}", header, rows
 
     def to_text(self) -> str:
-        """The numbers of methods, for people.
-
-        Returns:
-            Lines of text.
-        """
+        """The numbers of methods, for people."""
         return "\n\n".join(f"{heading}\n{table(header, rows)}" for heading, header, rows in self.tables()) + (
             f"\nerrors corrected with 95 % intervals over cases; cases with at least {self.least} errors count"
         )
 
     def to_markdown(self) -> str:
-        """The same in Markdown.
-
-        Returns:
-            Lines of text.
-        """
+        """The same in Markdown."""
         told = []
         for heading, header, rows in self.tables():
             lines = [header, [":--", *["--:"] * (len(header) - 1)], *rows]

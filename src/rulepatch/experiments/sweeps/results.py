@@ -124,11 +124,7 @@ class Chosen:
     failed: int
 
     def of(self, cell: str) -> Corrected:
-        """What became of the errors of a cell.
-
-        Returns:
-            The counts.
-        """
+        """What became of the errors of a cell."""
         counts = self.cells[cell]
         return Corrected(counts["errors"], counts["left"], counts["caused"])
 
@@ -139,19 +135,12 @@ def corrected(cell: str, least: int = 5) -> Measure:
     Args:
         cell: one of `CELLS`.
         least: errors that a result must have to count.
-
-    Returns:
-        The measure.
     """
     return lambda each: each.of(cell).share if each.of(cell).errors >= max(least, 1) else None
 
 
 def net(cell: str, least: int = 5) -> Measure:
-    """The same less the errors caused.
-
-    Returns:
-        The measure.
-    """
+    """The same less the errors caused."""
     return lambda each: each.of(cell).net if each.of(cell).errors >= max(least, 1) else None
 
 
@@ -166,9 +155,6 @@ def points_lost(each: Chosen) -> float:
 
 def names_of(records: Iterable[Record]) -> dict[str, str]:
     """Names of models and case sets, which jobs know by their digests; a failed job has none of its own.
-
-    Returns:
-        Names by digest.
 
     Raises:
         SettingError: a record is none of a sweep.
@@ -193,9 +179,6 @@ def study_of(job: Mapping[str, Any], names: Mapping[str, str]) -> Study:
     Args:
         job: what determines its result.
         names: as `names_of` gives them.
-
-    Returns:
-        The study.
     """
     versions = ", ".join(f"{name} {number}" for name, number in sorted(job.get("versions", {}).items()))
     digest = job["model"]
@@ -293,11 +276,7 @@ class Summary:
     cases: int
 
     def to_json(self) -> dict[str, Any]:
-        """The numbers, as JSON.
-
-        Returns:
-            A dictionary.
-        """
+        """The numbers, as JSON."""
         return dict(vars(self))
 
 
@@ -318,11 +297,7 @@ class Paired:
     p: float
 
     def to_json(self) -> dict[str, Any]:
-        """The numbers, as JSON.
-
-        Returns:
-            A dictionary.
-        """
+        """The numbers, as JSON."""
         return {**self.difference.to_json(), "wins": self.wins, "losses": self.losses, "p": self.p}
 
 
@@ -346,9 +321,6 @@ def summarise(values: Mapping[Case, float], *, seed: int = 0) -> Summary:
     Args:
         values: by case.
         seed: of the resampling.
-
-    Returns:
-        The summary.
 
     Examples:
         >>> found = summarise({Case("set", "road", style): value for style, value in [("snow", 0.5), ("sand", 1.0)]})

@@ -30,9 +30,6 @@ def job_key(job: Mapping[str, Any]) -> str:
     Args:
         job: JSON; the order of keys does not matter.
 
-    Returns:
-        Hexadecimal.
-
     Examples:
         >>> job_key({"site": "fc", "seed": 0}) == job_key({"seed": 0, "site": "fc"})
         True
@@ -151,19 +148,11 @@ class Store:
             self._file.execute(f"INSERT OR REPLACE INTO jobs ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)", row)
 
     def done(self) -> set[str]:
-        """Keys of the jobs that are done.
-
-        Returns:
-            Keys.
-        """
+        """Keys of the jobs that are done."""
         return {key for (key,) in self._file.execute("SELECT key FROM jobs WHERE status = 'done'")}
 
     def attempts(self) -> dict[str, int]:
-        """How often each job that failed was tried.
-
-        Returns:
-            Attempts by key.
-        """
+        """How often each job that failed was tried."""
         return dict(self._file.execute("SELECT key, attempts FROM jobs WHERE status = 'failed'"))
 
     def __iter__(self) -> Iterator[Record]:

@@ -52,19 +52,11 @@ class Swept:
     seconds: float
 
     def to_json(self) -> dict[str, Any]:
-        """The numbers, as JSON.
-
-        Returns:
-            A dictionary.
-        """
+        """The numbers, as JSON."""
         return {**vars(self), "store": str(self.store)}
 
     def to_text(self) -> str:
-        """The numbers, for people.
-
-        Returns:
-            Lines of text.
-        """
+        """The numbers, for people."""
         told = (
             f"{plural(self.jobs, 'job')}: {self.found:,} were done before, {self.done:,} now in "
             f"{duration(self.seconds)}, {self.failed:,} failed"
@@ -93,19 +85,11 @@ class Estimate:
     workers: int
 
     def to_json(self) -> dict[str, Any]:
-        """The numbers, as JSON.
-
-        Returns:
-            A dictionary.
-        """
+        """The numbers, as JSON."""
         return {**vars(self), "total": sum(self.jobs.values())}
 
     def to_text(self) -> str:
-        """The numbers, for people.
-
-        Returns:
-            Lines of text.
-        """
+        """The numbers, for people."""
         return (
             f"{table(['method', 'jobs'], [[method, count] for method, count in self.jobs.items()])}\n"
             f"{plural(sum(self.jobs.values()), 'job')}, {self.found:,} done already; the rest will take about "
@@ -138,9 +122,6 @@ def sweep(
         tries: how often a job is tried that fails by no fault of its settings, in one run.
         progress: whether to show bars.
         on_record: called of each record once it is in the store, such as to tell a tracker of experiments.
-
-    Returns:
-        What came of it.
 
     Raises:
         SettingError: the plan says something that it cannot, or a number is below 1.
@@ -200,9 +181,6 @@ def estimate(
         device: as for `sweep`.
         seed: which jobs are tried.
         progress: whether to show bars.
-
-    Returns:
-        The estimate.
 
     Raises:
         SettingError: as for `sweep`.

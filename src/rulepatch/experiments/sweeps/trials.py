@@ -260,9 +260,6 @@ def run_jobs(jobs: Sequence[Job], *, tries: int = 3) -> list[Record]:
     Args:
         jobs: that share a case, best of all.
         tries: how often to try one that fails by no fault of its settings.
-
-    Returns:
-        What came of each.
     """
     with _one_thread():
         return [_recorded(job, tries) for job in jobs]

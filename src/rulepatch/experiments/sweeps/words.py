@@ -51,19 +51,12 @@ READINGS: Mapping[str, str] = {
 
 
 def told_exemplars(count: int) -> str:
-    """A number of exemplars in words.
-
-    Returns:
-        Text.
-    """
+    """A number of exemplars in words."""
     return plural(count, "exemplar")
 
 
 def told_share(summary: Mapping[str, Any]) -> str:
     """A mean share over cases, with its interval and the number of cases.
-
-    Returns:
-        Text.
 
     Examples:
         >>> told_share({"mean": 0.5, "interval": (0.25, 0.75), "cases": 4})
@@ -77,9 +70,6 @@ def told_share(summary: Mapping[str, Any]) -> str:
 def told_points(summary: Mapping[str, Any]) -> str:
     """Mean points lost over cases.
 
-    Returns:
-        Text.
-
     Examples:
         >>> told_points({"mean": 0.0012, "interval": (-0.001, 0.002), "cases": 4})
         '0.12 (-0.10 to 0.20; 4)'
@@ -89,9 +79,6 @@ def told_points(summary: Mapping[str, Any]) -> str:
 
 def told_difference(paired: Mapping[str, Any]) -> str:
     """A difference over cases, in points, with its interval, wins, losses and the sign test.
-
-    Returns:
-        Text.
 
     Examples:
         >>> told_difference({"mean": 0.25, "interval": (0.1, 0.4), "cases": 5, "wins": 5, "losses": 0, "p": 0.0625})
