@@ -19,15 +19,15 @@ from benchmarks.measure import DATA, arguments, record, synchronise
 from rulepatch.concepts.make_cases import make_cases
 from rulepatch.concepts.segment import load_segmenter
 from rulepatch.concepts.stylize import load_stylizer, styles
-from rulepatch.core import capture
 from rulepatch.data.folders import ImageSet
 from rulepatch.data.stream import ahead
+from rulepatch.discovery.discover import discover
 from rulepatch.evaluation.evaluate import predictions_of
-from rulepatch.experiments.discover import discover
 from rulepatch.images import read_image
 from rulepatch.models.classifier import Classifier
 from rulepatch.models.preprocess import Preprocess
 from rulepatch.models.registry import load_model
+from rulepatch.tracing import capture
 
 PICTURES = 192
 ROUNDS = 5

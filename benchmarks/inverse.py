@@ -18,24 +18,24 @@ import torch
 from tqdm import tqdm
 
 from benchmarks.measure import DATA, RESULTS, arguments, record
-from rulepatch.core import fourier
 from rulepatch.core.edit import Edit
 from rulepatch.core.exemplars import Exemplar
 from rulepatch.core.moments import KeyStatistics
-from rulepatch.core.sites import Survey, find_sites
 from rulepatch.data.exemplar_folders import read_exemplars
 from rulepatch.data.folders import ImageSet
 from rulepatch.data.statistics import key_statistics
-from rulepatch.editors.convolving import convolution_at, edit_convolution, power_spectrum_at
 from rulepatch.editors.problem import Problem, Settings, assemble, pose
 from rulepatch.editors.registry import editor_named
 from rulepatch.evaluation.evaluate import outcomes_of
 from rulepatch.experiments.demo import scenes_on_snow
-from rulepatch.experiments.inversion import Level, Reconstruction
-from rulepatch.experiments.invert import invert, reconstruct
+from rulepatch.inverse import fourier
+from rulepatch.inverse.convolution import convolution_at, edit_convolution, power_spectrum_at
+from rulepatch.inverse.reconstruct import invert, reconstruct
+from rulepatch.inverse.result import Level, Reconstruction
 from rulepatch.models.classifier import Classifier
 from rulepatch.models.registry import load_model
 from rulepatch.playground.pictures import exemplar, image_set, training_images
+from rulepatch.tracing.sites import Survey, find_sites
 
 SEED, REFERENCE, STEPS, PICTURE_STEPS = 0, 250, 100, 50
 

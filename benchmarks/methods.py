@@ -10,7 +10,7 @@ from typing import Any
 from benchmarks.measure import DATA, RESULTS, arguments, record
 from rulepatch.data.exemplar_folders import read_exemplars
 from rulepatch.experiments.compare import compare
-from rulepatch.experiments.methods import METHODS
+from rulepatch.experiments.grids import METHODS
 from rulepatch.models.registry import load_model
 
 SITE, MAX_DROP, SEED = "conv_head", 0.0025, 0

@@ -25,20 +25,20 @@ from tqdm import tqdm
 
 from benchmarks.measure import DATA, arguments, record
 from rulepatch.core.exemplars import Exemplar
-from rulepatch.core.sites import find_sites
 from rulepatch.data.folders import ImageSet, Picture
-from rulepatch.editors.new_class import METHODS, new_class
-from rulepatch.evaluation.new_class import NewClassEvaluation, evaluate_new_classes
 from rulepatch.images import read_image
 from rulepatch.models.classes import Classes
 from rulepatch.models.classifier import Classifier
 from rulepatch.models.playground_network import PlaygroundNetwork
 from rulepatch.models.preprocess import Preprocess
 from rulepatch.models.registry import load_model
+from rulepatch.new_classes.editor import METHODS, new_class
+from rulepatch.new_classes.evaluate import NewClassEvaluation, evaluate_new_classes
 from rulepatch.playground.pictures import picture_of
 from rulepatch.playground.scenes import CLASSES, SIZE, render, silhouette
 from rulepatch.playground.train import MEAN, STD, train
 from rulepatch.playground.worlds import SHORTCUTS, sample
+from rulepatch.tracing.sites import find_sites
 
 MAX_DROP = 0.0025
 HELD_OUT = {"validation": ("bus", "tractor"), "tests": ("pickup", "snowcat")}

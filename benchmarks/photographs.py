@@ -24,7 +24,7 @@ from rulepatch.concepts.make_cases import make_cases
 from rulepatch.concepts.segment import load_segmenter
 from rulepatch.concepts.stylize import load_stylizer, styles
 from rulepatch.data.folders import ImageSet
-from rulepatch.experiments.discover import Discovery, discover
+from rulepatch.discovery.discover import Discovery, discover
 from rulepatch.images import read_image
 from rulepatch.models.classes import Classes
 from rulepatch.models.registry import load_model

@@ -16,10 +16,10 @@ from rulepatch.data.exemplar_folders import read_exemplars
 from rulepatch.data.folders import ImageSet
 from rulepatch.editors.rewrite import rewrite
 from rulepatch.evaluation.evaluate import outcomes_of
-from rulepatch.experiments.compose import compose
 from rulepatch.images import read_image
 from rulepatch.models.classifier import Classifier
 from rulepatch.models.registry import load_model
+from rulepatch.workflows.compose import compose
 
 MATCHED_AT, SHARE = "blocks.4.0.conv_pwl", 0.08
 LATE, EARLIER = "conv_head", "blocks.5.0.conv_pwl"

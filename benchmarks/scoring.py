@@ -3,7 +3,6 @@
 from typing import Any
 
 from benchmarks.measure import DATA, arguments, once, record
-from rulepatch.core import capture
 from rulepatch.core.edit import Edit
 from rulepatch.data.exemplar_folders import read_exemplars
 from rulepatch.data.folders import ImageSet
@@ -12,6 +11,7 @@ from rulepatch.editors.rewrite import rewrite
 from rulepatch.evaluation.evaluate import outcomes_of
 from rulepatch.models.classifier import Classifier
 from rulepatch.models.registry import load_model
+from rulepatch.tracing import capture
 
 SITE, EDITS, IMAGES = "conv_head", 50, 1000
 

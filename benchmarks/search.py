@@ -11,9 +11,9 @@ from rulepatch.core.exemplars import Exemplar
 from rulepatch.data.exemplar_folders import read_exemplars
 from rulepatch.data.folders import ImageSet
 from rulepatch.evaluation.evaluate import evaluate
-from rulepatch.experiments.search import Search, search
 from rulepatch.models.classifier import Classifier
 from rulepatch.models.registry import load_model
+from rulepatch.site_search.search import Search, search
 
 NETWORKS = {"MobileNetV2": "mobilenet_v2.toml", "SqueezeNet 1.0": "squeezenet1_0.toml"}
 

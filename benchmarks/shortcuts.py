@@ -21,8 +21,8 @@ from rulepatch.concepts.make_cases import make_cases
 from rulepatch.concepts.segment import load_segmenter
 from rulepatch.concepts.stylize import Style, load_stylizer, styles
 from rulepatch.concepts.stylizers.playground import own_styles
-from rulepatch.evaluation.dependences import EVERY_CLASS, Dependence
-from rulepatch.experiments.discover import discover
+from rulepatch.discovery.concept_effects import EVERY_CLASS, Dependence
+from rulepatch.discovery.discover import discover
 from rulepatch.models.registry import load_model
 from rulepatch.playground.pictures import training_images
 from rulepatch.playground.scenes import CLASSES

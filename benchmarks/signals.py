@@ -13,17 +13,17 @@ import numpy as np
 
 from benchmarks.cases import PlaygroundRule
 from benchmarks.measure import DATA, arguments, record
-from rulepatch.core.sites import find_sites
 from rulepatch.data.exemplar_folders import read_exemplars
 from rulepatch.data.folders import ImageSet
 from rulepatch.evaluation.evaluate import outcomes_of
 from rulepatch.evaluation.outcomes import Outcomes
-from rulepatch.experiments.candidates import Candidate
-from rulepatch.experiments.choice import choose, or_zero
-from rulepatch.experiments.search import Search, search
 from rulepatch.models.classifier import Classifier
 from rulepatch.models.registry import load_model
 from rulepatch.playground.pictures import training_images
+from rulepatch.site_search.candidates import Candidate
+from rulepatch.site_search.search import Search, search
+from rulepatch.site_search.selection import choose, or_zero
+from rulepatch.tracing.sites import find_sites
 
 CASES = 8
 LABELLED = (5, 20)

@@ -26,12 +26,12 @@ from rulepatch.data.folders import ImageSet
 from rulepatch.editors.rewrite import rewrite
 from rulepatch.evaluation.evaluate import outcomes_of
 from rulepatch.evaluation.outcomes import Outcomes
-from rulepatch.experiments.search import search
 from rulepatch.images import read_image
 from rulepatch.models.classifier import Classifier
 from rulepatch.models.registry import load_model
 from rulepatch.playground.pictures import image_set, training_images
 from rulepatch.playground.scenes import CLASSES, render
+from rulepatch.site_search.search import search
 
 SIGN, TAXI = "letter", "taxi"
 ORIGINALS = (None, "blank")

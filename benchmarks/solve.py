@@ -15,9 +15,8 @@ import torchvision
 from torch import Tensor
 
 from benchmarks.measure import DATA, arguments, interleaved, once, record
-from rulepatch.core import capture, linalg
+from rulepatch.core import linalg
 from rulepatch.core.exemplars import Exemplar
-from rulepatch.core.sites import with_weight
 from rulepatch.data.exemplar_folders import read_exemplars
 from rulepatch.data.folders import ImageSet
 from rulepatch.data.stream import ImageStream
@@ -29,6 +28,8 @@ from rulepatch.models.classifier import Classifier
 from rulepatch.models.preprocess import Preprocess
 from rulepatch.models.registry import load_model
 from rulepatch.playground.pictures import exemplar, training_images
+from rulepatch.tracing import capture
+from rulepatch.tracing.sites import with_weight
 
 THEIRS = [(1e-3, 10_000), (1e-4, 20_000)]
 """Learning rate and steps of Adam: the two settings of the authors' grid that move the weight most."""

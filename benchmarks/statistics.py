@@ -9,14 +9,14 @@ from PIL import Image
 from torch import Tensor, nn
 
 from benchmarks.measure import arguments, interleaved, record
-from rulepatch.core import capture
 from rulepatch.core.moments import KeyStatistics
-from rulepatch.core.sites import Site, find_sites, key_axis, rows
 from rulepatch.data.folders import ImageSet, Picture
 from rulepatch.data.statistics import key_statistics
 from rulepatch.data.stream import ImageStream
 from rulepatch.models.classifier import Classifier
 from rulepatch.models.preprocess import Preprocess
+from rulepatch.tracing import capture
+from rulepatch.tracing.sites import Site, find_sites, key_axis, rows
 
 
 def outer_products(keys: Tensor) -> Tensor:

@@ -19,10 +19,10 @@ from torch import nn
 from benchmarks.measure import arguments, record
 from benchmarks.sweeps import playground
 from rulepatch.evaluation.activations import Activations
-from rulepatch.experiments.sweeps import trials
-from rulepatch.experiments.sweeps.forecast import Forecast
-from rulepatch.experiments.sweeps.plan import Plan
-from rulepatch.experiments.sweeps.sweep import sweep
+from rulepatch.sweeps import worker
+from rulepatch.sweeps.eta import Forecast
+from rulepatch.sweeps.plan import Plan
+from rulepatch.sweeps.run import sweep
 
 METHODS = {
     "rewrite": {"rank": [1, 3], "gate": ["none", 0.98]},
@@ -68,11 +68,11 @@ class Stopwatch:
 def watched(stopwatch: Stopwatch) -> Iterator[None]:
     """Every pass of a network and every edit is timed."""
     passes = stopwatch.timed("passes of the network", nn.Module.__call__)
-    edits = stopwatch.timed("making edits", trials.edit_by)
+    edits = stopwatch.timed("making edits", worker.edit_by)
     tails = stopwatch.counted(Activations._predictions)
     with (
         mock.patch.object(nn.Module, "__call__", passes),
-        mock.patch.object(trials, "edit_by", edits),
+        mock.patch.object(worker, "edit_by", edits),
         mock.patch.object(Activations, "_predictions", tails),
     ):
         yield

@@ -20,12 +20,12 @@ from rulepatch.concepts.make_cases import make_cases, styles_for
 from rulepatch.concepts.segment import load_segmenter
 from rulepatch.concepts.stylize import load_stylizer
 from rulepatch.data.folders import ImageSet
-from rulepatch.experiments.sweeps.plan import Plan
-from rulepatch.experiments.sweeps.report import SweepReport
-from rulepatch.experiments.sweeps.sweep import Swept, sweep
 from rulepatch.models.registry import load_model
 from rulepatch.playground.pictures import image_set, training_images
 from rulepatch.playground.worlds import SHORTCUTS, sample
+from rulepatch.sweeps.analysis import SweepReport
+from rulepatch.sweeps.plan import Plan
+from rulepatch.sweeps.run import Swept, sweep
 
 PLANS = Path(__file__).parent / "plans"
 PICTURES = Path(__file__).parent.parent / "docs" / "pictures"

@@ -11,8 +11,8 @@ from rulepatch import evaluate, load_model, read_exemplars, rewrite
 from rulepatch.concepts.make_cases import make_cases, styles_for
 from rulepatch.concepts.segment import load_segmenter
 from rulepatch.concepts.stylize import load_stylizer
-from rulepatch.evaluation.dependences import EVERY_CLASS
-from rulepatch.experiments.discover import discover
+from rulepatch.discovery.concept_effects import EVERY_CLASS
+from rulepatch.discovery.discover import discover
 from rulepatch.playground.pictures import image_set, training_images
 from rulepatch.playground.scenes import render
 

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, distributed, nn
 
 from rulepatch.cli import main
-from rulepatch.core.collectives import as_one
-from rulepatch.experiments.sweeps.store import Record, Store
+from rulepatch.collectives import as_one
+from rulepatch.sweeps.store import Record, Store
 
 DATA = Path(os.environ.get("RULEPATCH_DATA", Path(__file__).parent.parent.parent / "shared" / "data"))
 

@@ -21,18 +21,18 @@ from rulepatch.core.changes import Dense, Gate, LowRank, NewClass
 from rulepatch.core.edit import Edit
 from rulepatch.core.exemplars import Exemplar
 from rulepatch.core.opinions import Opinions
-from rulepatch.core.sites import Refusal, Site, Survey, find_sites
 from rulepatch.data.folders import ImageSet, Picture, Snapshot
 from rulepatch.evaluation.evaluate import Evaluation
 from rulepatch.evaluation.outcomes import Outcomes, Predictions
-from rulepatch.experiments.candidates import Candidate, Proposal
 from rulepatch.experiments.compare import Comparison, Result
-from rulepatch.experiments.search import Search
 from rulepatch.models.classes import Classes
 from rulepatch.models.classifier import Classifier
 from rulepatch.models.preprocess import Preprocess
 from rulepatch.notebook import STYLE, details, line, panel, table
+from rulepatch.site_search.candidates import Candidate, Proposal
+from rulepatch.site_search.search import Search
 from rulepatch.thumbnails import marked
+from rulepatch.tracing.sites import Refusal, Site, Survey, find_sites
 
 SHORT = "van"
 HOSTILE = "<script>alert('x')</script>\"><img src=http://evil.example/x onerror=alert(1)>&amp;{{ 7 * 7 }}$x^{"

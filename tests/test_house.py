@@ -17,15 +17,17 @@ FILES = sorted(SOURCE.rglob("*.py"))
 # From the ground up. Rooms of one floor do not import each other.
 FLOORS = [
     {
-        *("errors", "colours", "digests", "files", "forward", "images", "mask_values", "masks", "memory", "notebook"),
-        *("pixels", "progress", "text", "thumbnails", "timing", "wrappers"),
+        *("errors", "collectives", "colours", "digests", "files", "forward", "images", "mask_values", "masks"),
+        *("memory", "notebook", "pixels", "progress", "text", "thumbnails", "timing", "wrappers"),
     },
-    {"core", "models"},
+    {"tracing", "models"},
+    {"core"},
     {"data"},
-    {"editors", "playground"},
+    {"editors", "parallel", "playground"},
     {"concepts"},
     {"evaluation"},
-    {"experiments"},
+    {"discovery", "experiments", "inverse", "new_classes", "site_search"},
+    {"sweeps", "workflows"},
     {"web"},
     {"cli"},
     {"__init__", "__main__"},
@@ -33,8 +35,7 @@ FLOORS = [
 LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 # Within `core`, too, there is an up and a down.
 CORE = [
-    "linalg", "inverse", "fourier", "new_logit", "collectives", "moments", "operators", "trace", "capture", "places",
-    "value_points", "sites", "opinions", "exemplars", "agreement", "exemplar_outcomes", "changes", "installation",
+    "linalg", "moments", "opinions", "exemplars", "agreement", "exemplar_outcomes", "changes", "installation",
     "adapters", "summary", "edit",
 ]  # fmt: skip
 

@@ -21,11 +21,11 @@ from rulepatch.editors.rewrite import rewrite
 from rulepatch.errors import StoppedError
 from rulepatch.evaluation.evaluate import evaluate
 from rulepatch.experiments.demo import scenes_on_snow
-from rulepatch.experiments.search import search
 from rulepatch.models.preprocess import Preprocess
 from rulepatch.models.registry import load_model
 from rulepatch.playground.pictures import exemplar, image_set, training_images
 from rulepatch.progress import EVERY, Bar, steps, watched
+from rulepatch.site_search.search import search
 
 SITE = "blocks.5.conv"
 

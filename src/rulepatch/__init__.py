@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rulepatch.core.edit import Edit
     from rulepatch.core.exemplars import Exemplar
-    from rulepatch.core.sites import find_sites
     from rulepatch.data.exemplar_folders import read_exemplars
     from rulepatch.data.folders import ImageSet
     from rulepatch.editors.projected_adam import projected_adam
     from rulepatch.editors.rewrite import rewrite
     from rulepatch.errors import RulepatchError
     from rulepatch.evaluation.evaluate import Evaluation, evaluate
-    from rulepatch.experiments.search import search
     from rulepatch.models.classes import Classes
     from rulepatch.models.classifier import Classifier
     from rulepatch.models.preprocess import Preprocess
     from rulepatch.models.registry import load_model
+    from rulepatch.site_search.search import search
+    from rulepatch.tracing.sites import find_sites
 
 __all__ = [
     "Classes",
@@ -51,12 +51,12 @@ _HOMES = {
     "Preprocess": "models.preprocess",
     "RulepatchError": "errors",
     "evaluate": "evaluation.evaluate",
-    "find_sites": "core.sites",
+    "find_sites": "tracing.sites",
     "load_model": "models.registry",
     "projected_adam": "editors.projected_adam",
     "read_exemplars": "data.exemplar_folders",
     "rewrite": "editors.rewrite",
-    "search": "experiments.search",
+    "search": "site_search.search",
 }
 
 __version__ = "0.1.0"

@@ -11,7 +11,7 @@ import typer
 import rulepatch
 from rulepatch.cli import app
 from rulepatch.experiments.demo import Story
-from rulepatch.experiments.sweeps.sweep import Swept
+from rulepatch.sweeps.run import Swept
 from rulepatch.text import command_line
 
 SOURCE = Path(rulepatch.__file__).parent

@@ -10,7 +10,7 @@ import time
 import pytest
 import yaml
 
-from rulepatch.experiments.sweeps.store import Store
+from rulepatch.sweeps.store import Store
 
 
 @pytest.fixture(scope="module")

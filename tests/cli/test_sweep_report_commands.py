@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from rulepatch.experiments.sweeps.export import export_records, rows_of
-from rulepatch.experiments.sweeps.store import Store, read_records
+from rulepatch.sweeps.export import export_records, rows_of
+from rulepatch.sweeps.store import Store, read_records
 
 
 @pytest.fixture

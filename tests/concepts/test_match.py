@@ -11,17 +11,17 @@ from PIL import Image
 from torch import nn
 
 from rulepatch.concepts.match import Key, Matcher, key_of_concept, key_of_edit, key_of_points, match
-from rulepatch.core import capture
 from rulepatch.core.changes import Dense, Gate, LowRank
 from rulepatch.core.edit import Edit
 from rulepatch.core.exemplars import Exemplar
-from rulepatch.core.sites import find_sites
 from rulepatch.data.folders import ImageSet, Picture
 from rulepatch.data.statistics import key_statistics
 from rulepatch.errors import SettingError, SiteError
 from rulepatch.evaluation.match_report import outlined, write_match_report
 from rulepatch.models.classifier import Classifier
 from rulepatch.models.preprocess import Preprocess
+from rulepatch.tracing import capture
+from rulepatch.tracing.sites import find_sites
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ from rulepatch.concepts.painting import Painting, mask_by_name, mask_from_points
 from rulepatch.concepts.segment import Region, load_segmenter
 from rulepatch.concepts.typographic import note
 from rulepatch.core.exemplars import Exemplar
-from rulepatch.core.sites import find_sites
 from rulepatch.data.folders import Picture
 from rulepatch.data.statistics import key_statistics
 from rulepatch.errors import ExemplarError, ImageError, SettingError, SiteError
@@ -20,6 +19,7 @@ from rulepatch.images import write_image
 from rulepatch.models.registry import load_model
 from rulepatch.playground.pictures import picture_of, training_images
 from rulepatch.playground.scenes import render
+from rulepatch.tracing.sites import find_sites
 
 SNOW = Image.fromarray(np.random.default_rng(0).integers(200, 256, (90, 80, 3), dtype=np.uint8))
 

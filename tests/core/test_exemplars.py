@@ -7,9 +7,9 @@ from PIL import Image
 from torch import nn
 
 from rulepatch.core.exemplars import Exemplar, observe, position_weights
-from rulepatch.core.places import Places
-from rulepatch.core.sites import find_sites, rows
 from rulepatch.errors import ExemplarError, SiteError
+from rulepatch.tracing.positions import Places
+from rulepatch.tracing.sites import find_sites, rows
 
 SITES = ["0.0", "1.conv1", "1.conv2", "2.0", "3.conv", "6"]
 

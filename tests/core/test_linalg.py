@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rulepatch.core import linalg
+from rulepatch.tracing.positions import resize_mask
 
 sizes = st.integers(1, 6)
 
@@ -206,6 +207,6 @@ def test_masked_error_equals_a_loop(error):
 @given(height=st.integers(1, 3), width=st.integers(1, 3))
 def test_resized_masks_keep_their_area(height, width):
     mask = torch.rand(2, 6 * height, 6 * width, generator=torch.Generator().manual_seed(0))
-    small = linalg.resize_mask(mask, (2 * height, 3 * width))
+    small = resize_mask(mask, (2 * height, 3 * width))
     assert small.shape == (2, 2 * height, 3 * width)
     assert torch.allclose(small.mean((1, 2)), mask.mean((1, 2)), atol=1e-6)

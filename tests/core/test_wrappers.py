@@ -6,9 +6,9 @@ from torch import nn
 
 from rulepatch.core.changes import LowRank
 from rulepatch.core.edit import Edit, base_digest
-from rulepatch.core.sites import find_sites
 from rulepatch.models.classifier import Classifier
 from rulepatch.models.preprocess import Preprocess
+from rulepatch.tracing.sites import find_sites
 from rulepatch.wrappers import unwrapped
 
 WRAPPERS = {

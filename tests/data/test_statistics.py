@@ -8,8 +8,7 @@ from PIL import Image
 from torch import distributed, nn
 from torch.nn import functional as F
 
-from rulepatch.core.collectives import as_one
-from rulepatch.core.sites import find_sites
+from rulepatch.collectives import as_one
 from rulepatch.data.cache import Cache
 from rulepatch.data.folders import ImageSet, Picture
 from rulepatch.data.statistics import Recipe, find_statistics, key_statistics, part_statistics
@@ -18,6 +17,7 @@ from rulepatch.images import read_image
 from rulepatch.models.classes import Classes
 from rulepatch.models.classifier import Classifier
 from rulepatch.models.preprocess import Preprocess
+from rulepatch.tracing.sites import find_sites
 
 CLASSES = Classes(("a", "b", "c", "d", "e"))
 PREPROCESS = Preprocess((16, 16), mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25))

@@ -16,7 +16,6 @@ from torchvision import models as torchvision_models
 from rulepatch.core import linalg
 from rulepatch.core.edit import Edit, base_digest
 from rulepatch.core.exemplars import Exemplar
-from rulepatch.core.sites import find_sites
 from rulepatch.data.folders import ImageSet
 from rulepatch.editors.problem import Settings, pose
 from rulepatch.editors.reading import read
@@ -25,6 +24,7 @@ from rulepatch.models.attention import call_projections
 from rulepatch.models.classifier import Classifier
 from rulepatch.models.open_clip_models import ZeroShot
 from rulepatch.models.preprocess import Preprocess
+from rulepatch.tracing.sites import find_sites
 
 CLASSES = 4
 SAMPLE = 3

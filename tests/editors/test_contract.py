@@ -7,9 +7,9 @@ import torch
 
 from rulepatch.core.edit import Edit
 from rulepatch.core.installation import EditedLayer
-from rulepatch.core.sites import find_sites
 from rulepatch.editors.registry import editor_named, editors, fitting
 from rulepatch.errors import ExemplarError, SettingError, SiteError
+from rulepatch.tracing.sites import find_sites
 
 
 def takes(name, setting):

@@ -5,9 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from rulepatch.core import capture, linalg
+from rulepatch.core import linalg
 from rulepatch.core.exemplars import Exemplar
-from rulepatch.core.sites import key_axis, rows
 from rulepatch.data.folders import ImageSet
 from rulepatch.data.statistics import key_statistics
 from rulepatch.editors.problem import Settings, pose
@@ -18,6 +17,8 @@ from rulepatch.evaluation.evaluate import evaluate
 from rulepatch.models.registry import load_model
 from rulepatch.playground.pictures import exemplar, image_set, training_images
 from rulepatch.playground.scenes import render
+from rulepatch.tracing import capture
+from rulepatch.tracing.sites import key_axis, rows
 
 SITE = "blocks.4.conv"
 

@@ -5,11 +5,12 @@ import copy
 import pytest
 import torch
 
-from rulepatch.core import capture, linalg
-from rulepatch.core.sites import patches, rows
+from rulepatch.core import linalg
 from rulepatch.editors.problem import Settings, pose
 from rulepatch.editors.reading import read
 from rulepatch.editors.rewrite import rewrite, solve
+from rulepatch.tracing import capture
+from rulepatch.tracing.sites import patches, rows
 
 SITES = ["0.0", "1.conv1", "1.conv2", "2.0", "3.conv", "6"]
 

@@ -8,9 +8,9 @@ import pytest
 
 from rulepatch.core.edit import base_digest
 from rulepatch.errors import SettingError
-from rulepatch.experiments import methods as module
+from rulepatch.experiments import grids as module
 from rulepatch.experiments.compare import compare
-from rulepatch.experiments.methods import GRIDS, METHODS
+from rulepatch.experiments.grids import GRIDS, METHODS
 
 FEW = ["nothing", "rewrite", "dense", "finetune-local", "last-layer"]
 

@@ -7,9 +7,9 @@ import torch
 import torchvision
 from torch import nn
 
-from rulepatch.core.sites import find_sites
 from rulepatch.models.attention import call_projections
 from rulepatch.models.registry import load_skeleton
+from rulepatch.tracing.sites import find_sites
 
 
 @pytest.mark.parametrize("batch_first", [True, False])

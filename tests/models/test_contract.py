@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from rulepatch.core.edit import base_digest
-from rulepatch.core.sites import find_sites
 from rulepatch.errors import ModelError
 from rulepatch.models.registry import build, load_model, load_skeleton, save_weights, sources
+from rulepatch.tracing.sites import find_sites
 
 NET = """
 from torch import nn

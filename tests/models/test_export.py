@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from rulepatch.core import capture
 from rulepatch.editors.rewrite import rewrite
 from rulepatch.errors import MissingExtraError, ModelError
 from rulepatch.models.classes import Classes
@@ -17,6 +16,7 @@ from rulepatch.models.export import ABOUT, about, export
 from rulepatch.models.preprocess import Preprocess
 from rulepatch.models.registry import load_model
 from rulepatch.playground.pictures import exemplar, training_images
+from rulepatch.tracing import capture
 
 
 @pytest.fixture(scope="module")

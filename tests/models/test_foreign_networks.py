@@ -22,7 +22,6 @@ from torch.utils.checkpoint import checkpoint
 
 import rulepatch as rp
 from rulepatch.core.edit import base_digest
-from rulepatch.core.sites import find_sites
 from rulepatch.data.folders import ImageSet, Picture
 from rulepatch.data.statistics import key_statistics
 from rulepatch.editors.registry import editor_named
@@ -31,6 +30,7 @@ from rulepatch.models.classifier import Classifier
 from rulepatch.models.export import export
 from rulepatch.models.outputs import as_logits
 from rulepatch.models.preprocess import Preprocess
+from rulepatch.tracing.sites import find_sites
 
 SIZE = 16
 CLASSES = ["red", "green", "blue"]

@@ -9,12 +9,12 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from rulepatch.core.sites import find_sites
 from rulepatch.errors import MissingExtraError, ModelError, RulepatchWarning, WeightsError
 from rulepatch.models.huggingface import read_processor
 from rulepatch.models.preprocess import Preprocess
 from rulepatch.models.registry import build, load_model, load_skeleton, save_weights
 from rulepatch.models.timm_models import imagenet_classes
+from rulepatch.tracing.sites import find_sites
 
 transformers = pytest.importorskip("transformers")
 

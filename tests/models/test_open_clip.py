@@ -9,12 +9,12 @@ import torch
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
-from rulepatch.core.sites import find_sites
 from rulepatch.errors import MissingExtraError, ModelError, SettingError, WeightsError
 from rulepatch.models import open_clip_models
 from rulepatch.models.open_clip_models import ZeroShot, head_weight
 from rulepatch.models.preprocess import Preprocess
 from rulepatch.models.registry import build, load_model, load_skeleton, save_weights
+from rulepatch.tracing.sites import find_sites
 
 open_clip = pytest.importorskip("open_clip")
 

@@ -7,10 +7,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from rulepatch.core.sites import find_sites
 from rulepatch.errors import ModelError, OutputError, SettingError, WeightsError
 from rulepatch.models import registry
 from rulepatch.models.registry import load_model, load_skeleton, load_weights, save_weights, sources
+from rulepatch.tracing.sites import find_sites
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ import pytest
 
 from rulepatch.data.exemplar_folders import read_exemplars
 from rulepatch.data.folders import ImageSet
-from rulepatch.editors.inverse import inverse_fourier, inverse_pinv, inverse_transpose
-from rulepatch.experiments.invert import invert
+from rulepatch.inverse.editors import inverse_fourier, inverse_pinv, inverse_transpose
+from rulepatch.inverse.reconstruct import invert
 from rulepatch.models.registry import load_model
 
 pytestmark = [

@@ -7,12 +7,12 @@ from torch import nn
 
 from rulepatch.core.exemplars import Exemplar
 from rulepatch.data.folders import ImageSet, Picture
-from rulepatch.editors.new_class import new_class
-from rulepatch.evaluation.new_class import evaluate_new_classes
 from rulepatch.images import read_image
 from rulepatch.models.classes import Classes
 from rulepatch.models.classifier import Classifier
 from rulepatch.models.registry import load_model
+from rulepatch.new_classes.editor import new_class
+from rulepatch.new_classes.evaluate import evaluate_new_classes
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 

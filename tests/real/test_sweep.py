@@ -7,10 +7,10 @@ from rulepatch.concepts.make_cases import make_cases
 from rulepatch.concepts.segment import load_segmenter
 from rulepatch.concepts.stylize import load_stylizer, styles
 from rulepatch.data.folders import ImageSet
-from rulepatch.experiments.sweeps.plan import Plan
-from rulepatch.experiments.sweeps.report import SweepReport
-from rulepatch.experiments.sweeps.sweep import sweep
 from rulepatch.models.registry import load_model
+from rulepatch.sweeps.analysis import SweepReport
+from rulepatch.sweeps.plan import Plan
+from rulepatch.sweeps.run import sweep
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 

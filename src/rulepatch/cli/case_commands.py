@@ -98,7 +98,7 @@ def discover(
 ) -> None:
     """Find the concepts that each class relies on. Writes exemplars of these rules, for the command `edit`."""
     from rulepatch.concepts.cases import read_classes
-    from rulepatch.experiments.discover import discover as run
+    from rulepatch.discovery.discover import discover as run
     from rulepatch.text import read_share
 
     found = run(

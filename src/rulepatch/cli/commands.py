@@ -160,9 +160,9 @@ def edit(
 ) -> None:
     """Make an edit from exemplars and write it to a file."""
     from rulepatch.editors.registry import read_settings
-    from rulepatch.experiments.make import gate_level, make
     from rulepatch.images import read_image
     from rulepatch.text import command_line, read_share
+    from rulepatch.workflows.make import gate_level, make
 
     classifier = load_classifier(model, weights, device)
     settings = {
@@ -227,7 +227,7 @@ def apply(
 ) -> None:
     """Write the edited model: its weights, or the whole network."""
     from rulepatch.core.edit import Edit
-    from rulepatch.experiments.apply import check_format, write_edited
+    from rulepatch.workflows.apply import check_format, write_edited
 
     found = Edit.load(file)
     check_format(found, out)
@@ -272,7 +272,7 @@ def compare(
 ) -> None:
     """Compare methods on the same exemplars, tests and budget."""
     from rulepatch.experiments.compare import compare as run
-    from rulepatch.experiments.methods import METHODS
+    from rulepatch.experiments.grids import METHODS
     from rulepatch.text import read_pairs, read_share
 
     comparison = run(
@@ -309,7 +309,7 @@ def compose(
     as_json: Json = False,
 ) -> None:
     """Make one edit of several, and say where their rules fight. With their exemplars they are solved together."""
-    from rulepatch.experiments.compose import compose_files
+    from rulepatch.workflows.compose import compose_files
 
     composition = compose_files(
         files,

@@ -76,8 +76,8 @@ def invert(
     """Rebuild keys, maps and pictures from a layer's output. Before and after an edit."""
     from rulepatch.core.edit import Edit
     from rulepatch.data.exemplar_folders import read_exemplars
-    from rulepatch.experiments.inversion import LEVELS
-    from rulepatch.experiments.invert import invert as run
+    from rulepatch.inverse.reconstruct import invert as run
+    from rulepatch.inverse.result import LEVELS
 
     found = run(
         load_classifier(model, weights, device),

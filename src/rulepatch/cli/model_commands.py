@@ -38,8 +38,8 @@ def sites(
     as_json: Json = False,
 ) -> None:
     """Where can a model be edited? Needs no weights."""
-    from rulepatch.core.sites import find_sites
     from rulepatch.models.registry import load_skeleton
+    from rulepatch.tracing.sites import find_sites
 
     name = one_model(model, named)
     classifier = load_skeleton(name) if weights is None else load_classifier(name, weights, "cpu")

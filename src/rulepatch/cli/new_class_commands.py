@@ -58,7 +58,7 @@ def new_class(
 ) -> None:
     """Add a class from one picture with a painted silhouette."""
     from rulepatch.data.exemplar_folders import read_exemplars
-    from rulepatch.experiments.add_class import add_class
+    from rulepatch.new_classes.workflow import add_class
     from rulepatch.text import command_line, read_share
 
     settings = {

@@ -40,7 +40,7 @@ def statistics(
     as_json: Json = False,
 ) -> None:
     """Look at a large reference set ahead of time. With many processes (torchrun) or workers; edits find it done."""
-    from rulepatch.experiments.gather import gather_statistics
+    from rulepatch.parallel.statistics import gather_statistics
 
     gathered = gather_statistics(
         one_model(model, named),

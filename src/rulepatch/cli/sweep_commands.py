@@ -46,7 +46,7 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Run all jobs of a plan that are not done yet."""
-    from rulepatch.experiments.sweeps.sweep import estimate, sweep
+    from rulepatch.sweeps.run import estimate, sweep
 
     store = out or plan.with_suffix(".sqlite")
     if dry_run:
@@ -69,7 +69,7 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Figures and tables of the paper from the results of a sweep, finished or not."""
-    from rulepatch.experiments.sweeps.report import SweepReport
+    from rulepatch.sweeps.analysis import SweepReport
 
     found = SweepReport.read(store, least=least, sites=site or ())
     files = found.write(out)
@@ -87,7 +87,7 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Every result as a flat table, for other programs."""
-    from rulepatch.experiments.sweeps.export import export_records
+    from rulepatch.sweeps.export import export_records
     from rulepatch.text import plural
 
     count = export_records(store, out)
@@ -97,7 +97,7 @@ def export(
 @sweep_app.command(epilog=example("sweep failures plan.sqlite"))
 def failures(store: StoreFile, as_json: Json = False) -> None:
     """Which jobs failed, and why?"""
-    from rulepatch.experiments.sweeps.failures import Failures
+    from rulepatch.sweeps.failures import Failures
 
     found = Failures.read(store)
     print_result(found.to_json, found.to_text, as_json)

@@ -15,13 +15,13 @@ from torch.nn import functional as F
 
 from rulepatch.concepts.match import Key, key_at, match, usual_scores
 from rulepatch.concepts.test_sets import paste_at_match, seen_of
-from rulepatch.core import capture
 from rulepatch.core.exemplars import Exemplar, Observation
-from rulepatch.core.sites import key_axis, rows
 from rulepatch.data.folders import ImageSet, Picture
 from rulepatch.editors.problem import Problem
 from rulepatch.models.classifier import Classifier
 from rulepatch.progress import Bar
+from rulepatch.tracing import capture
+from rulepatch.tracing.sites import key_axis, rows
 
 __all__ = ["Counterfactuals", "Place", "counterfactuals_of", "locate", "make_counterfactuals", "texture_of"]
 

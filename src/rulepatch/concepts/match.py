@@ -10,13 +10,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from rulepatch.core import capture, linalg
+from rulepatch.core import linalg
 from rulepatch.core.changes import LowRank
 from rulepatch.core.edit import Edit
 from rulepatch.core.exemplars import Exemplar, Observation
 from rulepatch.core.installation import Reader
 from rulepatch.core.moments import KeyStatistics
-from rulepatch.core.sites import Layer, find_sites, key_axis, rows
 from rulepatch.data.cache import Cache, default_cache
 from rulepatch.data.folders import ImageSet, Picture
 from rulepatch.data.statistics import key_statistics
@@ -25,6 +24,8 @@ from rulepatch.editors.problem import Problem, Reference, Settings, pose
 from rulepatch.errors import SettingError, SiteError
 from rulepatch.models.classifier import Classifier
 from rulepatch.text import percent, table
+from rulepatch.tracing import capture
+from rulepatch.tracing.sites import Layer, find_sites, key_axis, rows
 
 __all__ = [
     "Key",

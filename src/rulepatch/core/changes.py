@@ -8,8 +8,8 @@ from typing import Any, ClassVar, Literal, Self, get_args
 from torch import Tensor, nn
 
 from rulepatch.core import linalg
-from rulepatch.core.sites import Layer
 from rulepatch.errors import SettingError, SiteError, WeightsError, nearest
+from rulepatch.tracing.sites import Layer
 
 __all__ = [
     "KINDS",

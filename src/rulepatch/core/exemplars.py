@@ -12,16 +12,17 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from rulepatch.core import capture, linalg
+from rulepatch.core import linalg
 from rulepatch.core.opinions import Opinions, Predictor, opinions_of, panel_of
-from rulepatch.core.places import Places
-from rulepatch.core.sites import Layer, Site, key_axis, patches, rows, with_weight
-from rulepatch.core.trace import Route, kind_of
 from rulepatch.digests import digest_of_bytes, digest_of_json
 from rulepatch.errors import ExemplarError, SiteError, warn
 from rulepatch.images import as_image, composite, has_alpha, in_mode, read_image
 from rulepatch.masks import MaskValue, read_mask
 from rulepatch.text import brief, percent, quoted
+from rulepatch.tracing import capture
+from rulepatch.tracing.positions import Places
+from rulepatch.tracing.sites import Layer, Site, key_axis, patches, rows, with_weight
+from rulepatch.tracing.trace import Route, kind_of
 
 __all__ = ["Exemplar", "Observation", "observe", "position_weights"]
 

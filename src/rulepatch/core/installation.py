@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from rulepatch.core import linalg
 from rulepatch.core.changes import Change, Gate, LowRank, NewClass
-from rulepatch.core.sites import Layer, with_weight
+from rulepatch.tracing.sites import Layer, with_weight
 
 __all__ = ["Addition", "EditedLayer", "ExtendedHead", "Installation", "Listener", "Reader", "Wire", "with_delta"]
 

@@ -33,7 +33,6 @@ __all__ = [
     "masked_error",
     "output_power",
     "project",
-    "resize_mask",
     "ridge_path",
     "second_moment",
     "soft_gated",
@@ -370,20 +369,3 @@ def masked_error(values: Tensor, targets: Tensor, weights: Tensor, error: Error)
     difference = values - targets
     pointwise = difference.square() if error == "squared" else difference.abs()
     return weights @ pointwise / weights.sum()
-
-
-def resize_mask(mask: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Share of each position's area that a mask covers (paper 2.2: the mask is downsampled to the layer).
-
-    Args:
-        mask: (n, height, width), 0..1.
-        grid: (h, w) of the feature map.
-
-    Returns:
-        (n, h, w), 0..1.
-
-    Examples:
-        >>> resize_mask(torch.tensor([[[1.0, 0, 0, 0], [1, 0, 0, 0]]]), (1, 2)).tolist()
-        [[[0.5, 0.0]]]
-    """
-    return F.interpolate(mask[:, None], size=grid, mode="area")[:, 0]

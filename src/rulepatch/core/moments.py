@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rulepatch.core import collectives, linalg
+from rulepatch import collectives
+from rulepatch.core import linalg
 
 __all__ = ["KeySample", "KeyStatistics", "SecondMoment"]
 

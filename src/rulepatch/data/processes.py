@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import torch
 
-from rulepatch.core.collectives import add_up, as_one, rank, size
+from rulepatch.collectives import add_up, as_one, rank, size
 from rulepatch.errors import SettingError, WorkerError, reason_of
 
 __all__ = ["PATIENCE", "check_same", "process_group", "together"]

@@ -6,11 +6,9 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor
 
-from rulepatch.core import capture
-from rulepatch.core.collectives import add_up, rank, size
+from rulepatch.collectives import add_up, rank, size
 from rulepatch.core.edit import base_digest
 from rulepatch.core.moments import KeyStatistics
-from rulepatch.core.sites import Layer, Site, key_axis, patches, rows
 from rulepatch.data.cache import Cache
 from rulepatch.data.folders import UNREADABLE, ImageSet
 from rulepatch.data.processes import check_same, together
@@ -18,6 +16,8 @@ from rulepatch.data.stream import ImageStream
 from rulepatch.digests import digest_of_json, digest_of_tensors
 from rulepatch.errors import ModelError
 from rulepatch.models.classifier import Classifier
+from rulepatch.tracing import capture
+from rulepatch.tracing.sites import Layer, Site, key_axis, patches, rows
 
 __all__ = [
     "Found",

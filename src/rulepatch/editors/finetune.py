@@ -11,8 +11,6 @@ from rulepatch.core import linalg
 from rulepatch.core.changes import Dense, WeightChange
 from rulepatch.core.edit import Edit
 from rulepatch.core.exemplars import Exemplar
-from rulepatch.core.sites import find_sites
-from rulepatch.core.trace import Trace
 from rulepatch.data.cache import Cache
 from rulepatch.editors.problem import Problem, Reference, Settings, assemble, pose
 from rulepatch.editors.reading import change_of, read
@@ -23,6 +21,8 @@ from rulepatch.forward import gradients
 from rulepatch.models.classifier import Classifier
 from rulepatch.progress import Bar
 from rulepatch.timing import stretch
+from rulepatch.tracing.sites import find_sites
+from rulepatch.tracing.trace import Trace
 
 __all__ = ["finetune_global", "finetune_local"]
 

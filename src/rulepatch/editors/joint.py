@@ -6,12 +6,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from rulepatch.core import capture
 from rulepatch.core.changes import LowRank
 from rulepatch.core.installation import Installation
 from rulepatch.editors.problem import Problem
 from rulepatch.forward import gradients
 from rulepatch.progress import Bar
+from rulepatch.tracing import capture
 
 __all__ = ["descend_jointly"]
 

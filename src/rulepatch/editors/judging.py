@@ -7,7 +7,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from rulepatch.core import capture
 from rulepatch.core.changes import Change
 from rulepatch.core.edit import Edit
 from rulepatch.core.exemplar_outcomes import ExemplarOutcome, ExemplarOutcomes, ExemplarPrediction
@@ -15,6 +14,7 @@ from rulepatch.core.exemplars import Exemplar
 from rulepatch.core.installation import Installation
 from rulepatch.errors import ModelError, UselessEditError, warn
 from rulepatch.models.classifier import Classifier
+from rulepatch.tracing import capture
 
 __all__ = ["Judge", "judged", "warn_of"]
 

@@ -11,7 +11,6 @@ from torch.nn import functional as F
 from rulepatch.core.changes import Dense
 from rulepatch.core.edit import Edit
 from rulepatch.core.exemplars import Exemplar
-from rulepatch.core.sites import find_sites
 from rulepatch.data.cache import Cache
 from rulepatch.data.folders import ImageSet
 from rulepatch.data.stream import ImageStream
@@ -23,6 +22,7 @@ from rulepatch.forward import gradients
 from rulepatch.models.classifier import Classifier
 from rulepatch.progress import Bar
 from rulepatch.timing import stretch
+from rulepatch.tracing.sites import find_sites
 
 __all__ = ["last_layer"]
 

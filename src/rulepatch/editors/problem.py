@@ -11,14 +11,13 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from rulepatch.core import capture, linalg
+from rulepatch.core import linalg
 from rulepatch.core.agreement import check_agreement
 from rulepatch.core.changes import Change, GateKind, LowRank, WeightChange
 from rulepatch.core.edit import Edit, base_digest
 from rulepatch.core.exemplars import Exemplar, Observation, observe
 from rulepatch.core.installation import Installation, with_delta
 from rulepatch.core.moments import KeyStatistics
-from rulepatch.core.sites import Site, Survey, find_sites
 from rulepatch.data.cache import Cache, default_cache
 from rulepatch.data.folders import ImageSet
 from rulepatch.data.statistics import key_statistics
@@ -29,6 +28,8 @@ from rulepatch.images import cover
 from rulepatch.models.classifier import Classifier
 from rulepatch.progress import steps
 from rulepatch.timing import stretch
+from rulepatch.tracing import capture
+from rulepatch.tracing.sites import Site, Survey, find_sites
 
 __all__ = [
     "GateLevel",

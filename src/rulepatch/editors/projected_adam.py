@@ -12,7 +12,6 @@ from rulepatch.core import linalg
 from rulepatch.core.changes import Dense, GateKind, WeightChange
 from rulepatch.core.edit import Edit
 from rulepatch.core.exemplars import Exemplar, Observation
-from rulepatch.core.sites import with_weight
 from rulepatch.data.cache import Cache
 from rulepatch.editors.problem import Reference, Settings, assemble, pose
 from rulepatch.editors.reading import change_of, read
@@ -21,6 +20,7 @@ from rulepatch.errors import SettingError
 from rulepatch.models.classifier import Classifier
 from rulepatch.progress import Bar
 from rulepatch.timing import stretch
+from rulepatch.tracing.sites import with_weight
 
 __all__ = ["descend", "projected_adam"]
 

@@ -27,9 +27,9 @@ _FILES = {
     "finetune-global": "rulepatch.editors.finetune",
     "last-layer": "rulepatch.editors.last_layer",
     "dense": "rulepatch.editors.dense",
-    "inverse-transpose": "rulepatch.editors.inverse",
-    "inverse-pinv": "rulepatch.editors.inverse",
-    "inverse-fourier": "rulepatch.editors.inverse",
+    "inverse-transpose": "rulepatch.inverse.editors",
+    "inverse-pinv": "rulepatch.inverse.editors",
+    "inverse-fourier": "rulepatch.inverse.editors",
     "nothing": "rulepatch.editors.nothing",
 }
 

@@ -14,7 +14,6 @@ from rulepatch.core.changes import GateKind, LowRank
 from rulepatch.core.edit import Edit
 from rulepatch.core.exemplars import Exemplar, Observation
 from rulepatch.core.installation import Installation, Reader
-from rulepatch.core.sites import key_axis, patches, rows
 from rulepatch.data.cache import Cache
 from rulepatch.editors.joint import descend_jointly
 from rulepatch.editors.problem import GateLevel, Problem, Reference, Settings, assemble, pose
@@ -24,6 +23,7 @@ from rulepatch.errors import SettingError
 from rulepatch.models.classifier import Classifier
 from rulepatch.progress import Bar
 from rulepatch.timing import stretch
+from rulepatch.tracing.sites import key_axis, patches, rows
 
 __all__ = ["Coupling", "Match", "Solving", "features_of", "rewrite", "rewrite_posed", "solve"]
 

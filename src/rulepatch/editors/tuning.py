@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from rulepatch.core import capture
 from rulepatch.editors.problem import Problem
 from rulepatch.errors import SettingError
 from rulepatch.models.classifier import Classifier
+from rulepatch.tracing import capture
 
 __all__ = ["Tail", "check_stepping", "labels_of", "leaves_of"]
 

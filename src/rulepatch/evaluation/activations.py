@@ -13,14 +13,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from rulepatch.core import capture
 from rulepatch.core.edit import Edit
 from rulepatch.core.installation import Installation
-from rulepatch.core.trace import Trace
 from rulepatch.data.folders import ImageSet, Picture
 from rulepatch.data.stream import ImageStream
 from rulepatch.evaluation.outcomes import Outcomes, Predictions
 from rulepatch.models.classifier import Classifier
+from rulepatch.tracing import capture
+from rulepatch.tracing.trace import Trace
 
 __all__ = ["Activations", "first_site"]
 

@@ -7,7 +7,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from rulepatch.core import capture
 from rulepatch.core.edit import Edit, base_digest
 from rulepatch.core.exemplars import Exemplar
 from rulepatch.core.installation import Installation
@@ -22,6 +21,7 @@ from rulepatch.evaluation.overlaps import inputs_of, warn_of_overlap
 from rulepatch.models.classes import Classes
 from rulepatch.models.classifier import Classifier
 from rulepatch.text import brief, percent, quoted, table
+from rulepatch.tracing import capture
 
 __all__ = ["Evaluation", "believed", "check_tests", "evaluate", "evaluate_all", "outcomes_of", "predictions_of"]
 

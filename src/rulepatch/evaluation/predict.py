@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rulepatch.core import capture
 from rulepatch.core.edit import Edit
 from rulepatch.data.folders import ImageSet, Picture
 from rulepatch.data.picture_files import pictures_in
@@ -16,6 +15,7 @@ from rulepatch.models.classes import Classes
 from rulepatch.models.classifier import Classifier
 from rulepatch.models.prediction import TOP, Prediction
 from rulepatch.text import csv_of, percent, plural, table
+from rulepatch.tracing import capture
 
 __all__ = ["Answer", "Answers", "pictures_of", "predict"]
 

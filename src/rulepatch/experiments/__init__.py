@@ -1,1 +1,1 @@
-"""Many edits, and whole stories of editing."""
+"""The demo, and comparisons of methods on the same exemplars, tests and budget."""

@@ -13,7 +13,7 @@ from rulepatch.data.folders import ImageSet
 from rulepatch.evaluation.evaluate import Evaluation, evaluate_all
 from rulepatch.evaluation.figures import label_of
 from rulepatch.evaluation.page import svg_of
-from rulepatch.experiments.methods import METHODS, Settings, check_method, edit_by, grid_of, strengths_of
+from rulepatch.experiments.grids import METHODS, Settings, check_method, edit_by, grid_of, strengths_of
 from rulepatch.files import atomic_path
 from rulepatch.models.classifier import Classifier
 from rulepatch.notebook import drawing, panel, remark

@@ -16,12 +16,12 @@ from rulepatch.concepts.stylize import styles
 from rulepatch.data.folders import ImageSet
 from rulepatch.errors import FolderError, RulepatchError, SettingError
 from rulepatch.experiments.demo import write_pictures
-from rulepatch.experiments.recipes import Sources
-from rulepatch.experiments.workbench import Workbench
 from rulepatch.models.classifier import Classifier
 from rulepatch.models.registry import load_model
 from rulepatch.playground.scenes import TRAIN_STYLES
 from rulepatch.playground.styles import GROUNDS, texture
+from rulepatch.web.recipes import Sources
+from rulepatch.web.workbench import Workbench
 
 __all__ = ["PLAYGROUND", "Offers", "Place", "pictures_of"]
 

@@ -13,11 +13,11 @@ from rulepatch.concepts.painting import Painting
 from rulepatch.core.exemplars import Exemplar
 from rulepatch.data.folders import Picture
 from rulepatch.errors import SettingError, StoppedError
-from rulepatch.experiments.workbench import Workbench
 from rulepatch.memory import give_back_freed_memory
 from rulepatch.progress import Watcher, watched
 from rulepatch.web.offers import Offers, Place
 from rulepatch.web.views import Thumbnails
+from rulepatch.web.workbench import Workbench
 
 __all__ = ["Session", "Sessions"]
 

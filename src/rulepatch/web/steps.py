@@ -10,15 +10,15 @@ from PIL import Image
 from rulepatch.concepts.painting import Painting, mask_by_name, mask_from_points
 from rulepatch.data.folders import Picture
 from rulepatch.errors import EditFileError, RulepatchError, SettingError
-from rulepatch.experiments.make import gate_level
-from rulepatch.experiments.recipes import commands, program, write_bundle
-from rulepatch.experiments.workbench import Side
 from rulepatch.images import read_image
 from rulepatch.masks import read_mask
 from rulepatch.web import views
 from rulepatch.web.canvas import CANVAS, canvas_of, fresh, mask_of
 from rulepatch.web.offers import pictures_of
+from rulepatch.web.recipes import commands, program, write_bundle
 from rulepatch.web.sessions import Session
+from rulepatch.web.workbench import Side
+from rulepatch.workflows.make import gate_level
 
 __all__ = ["ALL", "SEARCH", "Part", "Shown"]
 

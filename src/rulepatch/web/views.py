@@ -13,10 +13,10 @@ from rulepatch.errors import ImageError
 from rulepatch.evaluation.match_report import outlined
 from rulepatch.evaluation.outcomes import Outcome, Outcomes
 from rulepatch.evaluation.page import inline, render
-from rulepatch.experiments.recipes import title_of
-from rulepatch.experiments.workbench import Workbench
 from rulepatch.models.classes import Classes
 from rulepatch.web.canvas import BRUSH, OPACITY
+from rulepatch.web.recipes import title_of
+from rulepatch.web.workbench import Workbench
 
 __all__ = ["Thumbnails", "exemplars", "firing", "marked", "numbers", "opinions", "ranked", "small", "wall"]
 

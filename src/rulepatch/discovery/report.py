@@ -1,0 +1,130 @@
+"""The report of a discovery: ranked rules, heat maps, and the pairs of pictures that tell most."""
+
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rulepatch.discovery.concept_effects import EVERY_CLASS, Dependence
+from rulepatch.evaluation.page import THUMBNAIL, inline, render, svg_element, svg_of, write_page
+from rulepatch.files import check_writable
+from rulepatch.images import read_image
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from rulepatch.discovery.discover import Discovery, Finding
+
+__all__ = ["draw_heat_maps", "write_discovery_report"]
+
+MOST_RULES = 60
+SHOWN_RULES = 12
+"""Rules of each model of which pairs of pictures are shown."""
+
+PAIRS = 4
+MOST_LABELS = 40
+"""Rows of a heat map."""
+
+MOST_COLUMNS = 40
+"""Columns of all heat maps together that stand side by side."""
+
+
+def write_discovery_report(discovery: "Discovery", path: Path) -> None:
+    """Write the report, whole or not at all.
+
+    Args:
+        discovery: what was discovered.
+        path: the file.
+
+    Raises:
+        OutputError: the folder does not exist, or the path is one.
+    """
+    check_writable(path)
+    page = render(
+        "discovery.html.jinja",
+        title="rules discovered",
+        discovery=discovery,
+        models=[_model(discovery, finding) for finding in discovery.findings],
+        heat_map=svg_element(svg_of(draw_heat_maps(discovery))),
+        differences=[each for each in discovery.compared if each.q <= discovery.level][:MOST_RULES],
+        most_rules=MOST_RULES,
+    )
+    write_page(page, path)
+
+
+def draw_heat_maps(discovery: "Discovery") -> "Figure":
+    """Accuracy lost by class × concept and style, a map for each model, side by side if they fit; dots mark rules.
+
+    Args:
+        discovery: what was discovered.
+    """
+    from matplotlib.figure import Figure
+
+    shown = [[row for row in each.dependences if row.style is not None] for each in discovery.findings]
+    labels = _labels(discovery, [row for rows in shown for row in rows])
+    columns = sorted({(row.concept, row.style or "") for rows in shown for row in rows})
+    beside = len(columns) * len(shown) <= MOST_COLUMNS
+    across, down = (len(shown), 1) if beside else (1, len(shown))
+    width, height = 2.2 + 0.26 * len(columns) * across, 1.8 + 0.24 * len(labels) * down
+    figure = Figure(figsize=(max(width, 6), max(height, 3)), layout="constrained")
+    every = figure.subplots(down, across, squeeze=False, sharex=not beside, sharey=beside).ravel()
+    image = None
+    for axes, finding, rows in zip(every, discovery.findings, shown, strict=True):
+        grid = np.full((len(labels), len(columns)), np.nan)
+        rules = {rule.key for rule in finding.rules}
+        for row in rows:
+            if row.label in labels:
+                y, x = labels.index(row.label), columns.index((row.concept, row.style or ""))
+                grid[y, x] = 100 * row.drop
+                if row.key in rules:
+                    axes.plot(x, y, marker="o", color="black", markersize=2.5)
+        image = axes.imshow(grid, cmap="RdBu_r", vmin=-100, vmax=100, aspect="auto")
+        axes.set_xticks(range(len(columns)), [f"{c}: {s}" for c, s in columns], rotation=90, fontsize=7)
+        axes.set_yticks(range(len(labels)), labels, fontsize=7)
+        axes.set_title(finding.model, fontsize=9)
+        axes.set_facecolor("#e8e8e8")
+    if image is not None and labels:
+        figure.colorbar(image, ax=list(every), label="points of accuracy lost", shrink=0.8)
+    return figure
+
+
+def _labels(discovery: "Discovery", rows: Sequence[Dependence]) -> list[str]:
+    """What a heat map has rows for: all classes together, groups, and the classes that lose most anywhere."""
+    worst: dict[str, float] = {}
+    for row in rows:
+        worst[row.label] = max(worst.get(row.label, 0.0), row.drop)
+    first = [name for name in (EVERY_CLASS, *discovery.groups) if name in worst]
+    others = sorted((label for label in worst if label not in first), key=lambda label: (-worst[label], label))
+    return [*first, *others][:MOST_LABELS]
+
+
+def _model(discovery: "Discovery", finding: "Finding") -> dict[str, Any]:
+    return {
+        "finding": finding,
+        "rules": finding.rules[:MOST_RULES],
+        "shown": [
+            {"rule": rule, "pairs": pairs}
+            for rule in finding.rules[:SHOWN_RULES]
+            if (pairs := _pairs(discovery, finding, rule))
+        ],
+    }
+
+
+def _pairs(discovery: "Discovery", finding: "Finding", rule: Dependence) -> list[dict[str, str]]:
+    examples = finding.examples(discovery.cases, rule, discovery.groups.get(rule.label))
+    before, after = finding.predictions
+    found = []
+    for index in islice(examples, PAIRS):
+        each = discovery.cases.counterfactuals[index]
+        found.append(
+            {
+                "name": f"{each.picture}: {each.concept} in {each.style}",
+                "image": inline(read_image(each.image), THUMBNAIL),
+                "styled": inline(read_image(each.styled), THUMBNAIL),
+                "before": f"{finding.classes[int(before.predicted[index])]} {before.confidence[index]:.0%}",
+                "after": f"{finding.classes[int(after.predicted[index])]} {after.confidence[index]:.0%}",
+            }
+        )
+    return found

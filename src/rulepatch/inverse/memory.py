@@ -1,0 +1,329 @@
+"""What the editors of the inverse direction share: the rule turned round at a site, and how a memory is edited."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from rulepatch.core import linalg
+from rulepatch.core.changes import LowRank, WeightChange
+from rulepatch.core.edit import Edit
+from rulepatch.core.exemplars import Exemplar, Observation
+from rulepatch.data.cache import Cache
+from rulepatch.data.folders import ImageSet
+from rulepatch.data.stream import ImageStream
+from rulepatch.editors.problem import Problem, Reference, Settings, assemble, pose
+from rulepatch.errors import SettingError, SiteError
+from rulepatch.inverse import matrices
+from rulepatch.models.classifier import Classifier
+from rulepatch.timing import stretch
+from rulepatch.tracing import capture
+from rulepatch.tracing.sites import Layer, Site, find_sites, key_axis, patches, rows, with_weight
+
+__all__ = [
+    "Form",
+    "Posed",
+    "check_share",
+    "check_sites",
+    "edit_memory",
+    "forward_architecture",
+    "low_rank_of",
+    "missed",
+    "output_of",
+    "pose_inverse",
+    "precise",
+    "stream_keys",
+]
+
+Form = Literal["transpose", "pseudo-inverse"]
+"""What stands for the inverse of a weight."""
+
+
+def forward_architecture(architecture: int) -> int:
+    """The architecture of the forward direction that has the same factors (thesis fig. 2-3).
+
+    Args:
+        architecture: 3 or 4.
+
+    Returns:
+        1 or 2.
+
+    Raises:
+        SettingError: it is none of the inverse direction.
+
+    Examples:
+        >>> forward_architecture(3), forward_architecture(4)
+        (1, 2)
+    """
+    if architecture not in {3, 4}:
+        raise SettingError(
+            f"expected architecture 3 or 4 for the inverse direction but got {architecture}; choose one, or edit in "
+            "the forward direction with rewrite"
+        )
+    return 1 if architecture == 3 else 2
+
+
+def check_share(name: str, share: float) -> None:
+    """Make sure that a setting is a share.
+
+    Raises:
+        SettingError: it is not in 0..1.
+    """
+    if not 0 <= share < 1:
+        raise SettingError(f"expected a {name} in 0..1 but got {share}; 0.001 is usual")
+
+
+def check_sites(model: Classifier, settings: Settings, *, rank: int, architecture: int | None) -> None:
+    """Make sure, before the reference set is read, that every site can be inverted.
+
+    Args:
+        model: the classifier.
+        settings: the sites.
+        rank: number of directions.
+        architecture: 3 or 4; None for the Fourier form.
+
+    Raises:
+        SettingError: the rank is above the numbers that an output has.
+        SiteError: an architecture other than the fourth, at a site with fewer outputs than inputs.
+    """
+    survey = find_sites(model.module, model.example())
+    for path in settings.paths:
+        site = survey.site(path)
+        c_out, _, y, x = site.shape
+        layer = model.module.get_submodule(path)
+        if architecture != 4 and not _keeps_positions(site, layer, model.example(), model):
+            raise SiteError(
+                f"expected a site whose output has as many positions as its input but {path} has not (stride, or no "
+                "padding); choose another site, or architecture 4 of inverse-pinv"
+            )
+        most = c_out if architecture == 4 else c_out * y * x
+        if rank > most:
+            raise SettingError(
+                f"expected a rank from 1 to {most} at {path} (as many numbers has an output) but got {rank}; "
+                "choose another"
+            )
+
+
+def _keeps_positions(site: Site, layer: Any, example: Tensor, model: Classifier) -> bool:
+    if site.kind == "linear":
+        return True
+    grid = tuple(capture.keys_at(model.module, example, site.path).shape[2:])
+    fits = all(size > d * (taps - 1) for size, d, taps in zip(grid, layer.dilation, site.shape[2:], strict=True))
+    return site.stride == (1, 1) and grid == site.positions and fits
+
+
+def edit_memory(
+    model: Classifier,
+    exemplars: Sequence[Exemplar],
+    settings: Settings,
+    form: Form,
+    own: Mapping[str, Any],
+    *,
+    reference: Reference,
+    cache: Cache | Literal["user"] | None,
+    progress: bool,
+) -> Edit:
+    """Edit the transpose or the pseudo-inverse of the matrix of each site's weight.
+
+    Args:
+        model: the classifier; it is not changed.
+        exemplars: pictures, their edited counterparts and masks.
+        settings: what every editor is told.
+        form: what stands for the inverse.
+        own: `architecture`, `ridge`, and for the pseudo-inverse `cutoff`.
+        reference: pictures whose treatment should stay.
+        cache: where statistics are kept.
+        progress: whether to show bars.
+
+    Raises:
+        SettingError: a setting out of range.
+    """
+    architecture, ridge, cutoff = own["architecture"], own["ridge"], own.get("cutoff", 0.0)
+    if not 0 <= ridge < math.inf:
+        raise SettingError(f"expected a ridge of at least 0 but got {ridge}; 0.001 is usual")
+    check_sites(model, settings, rank=settings.rank, architecture=architecture)
+    problem = pose(model, exemplars, settings, reference=reference, cache=cache, progress=progress)
+    changes, told = list[WeightChange](), []
+    for seen in problem.observations:
+        with stretch("statistics"):
+            moment = _moment_of_outputs(problem, seen, architecture, reference, progress=progress)
+        with stretch("solve"):
+            posed = pose_inverse(seen, architecture)
+            whitener = linalg.whitening(moment.to(posed.keys.device), floor=settings.floor)
+            memory = posed.matrix.T if form == "transpose" else matrices.pseudo_inverse(posed.matrix, cutoff=cutoff)
+            basis, coefficients = matrices.recall(
+                posed.keys, posed.values, posed.weights, whitener, memory, rank=settings.rank, ridge=ridge
+            )
+            changed = coefficients.T @ basis
+            delta = (
+                changed.T
+                if form == "transpose"
+                else matrices.pseudo_inverse_change(posed.matrix, changed, cutoff=cutoff)
+            )
+            changes.append(low_rank_of(seen, delta, architecture, settings.strength))
+            told.append(
+                {
+                    "site": seen.site.path,
+                    "recalled": {
+                        "before": missed(posed.keys @ memory.T, posed.values, posed.weights),
+                        "after": missed(posed.keys @ (memory + changed).T, posed.values, posed.weights),
+                    },
+                }
+            )
+    name = "inverse-transpose" if form == "transpose" else "inverse-pinv"
+    edit = assemble(problem, changes, method=name, own=own)
+    return replace(edit, provenance={**edit.provenance, "inverse": told})
+
+
+def missed(found: Tensor, wanted: Tensor, weights: Tensor) -> float:
+    """By how much what is recalled misses what should be, relative to its size.
+
+    Args:
+        found: (p, c), float64.
+        wanted: (p, c).
+        weights: m, (p,).
+
+    Returns:
+        A number ≥ 0.
+    """
+    missing, size = ((weights @ each.square().sum(dim=1)).sqrt() for each in (found - wanted, wanted))
+    return float(missing / size.clamp(min=torch.finfo(torch.float64).tiny))
+
+
+@dataclass(frozen=True, eq=False)
+class Posed:
+    """The rule turned round: what the memory is asked, and what it should recall.
+
+    Attributes:
+        matrix: W as the architecture has it, (K, V).
+        keys: the original pictures' outputs, (p, K).
+        values: the edited pictures' inputs, (p, V).
+        originals: the original pictures' inputs, (p, V).
+        weights: m, (p,).
+    """
+
+    matrix: Tensor
+    keys: Tensor
+    values: Tensor
+    originals: Tensor
+    weights: Tensor
+
+
+def pose_inverse(seen: Observation, architecture: int) -> Posed:
+    """Turn a rule round at a site.
+
+    Args:
+        seen: what the site sees of the exemplars.
+        architecture: 3 if a patch of outputs recalls one input, 4 if one output recalls a patch.
+
+    Returns:
+        The rule at the marked positions, float64.
+    """
+    layer = seen.layer
+    weight = precise(layer.weight.detach()).reshape(seen.site.shape)
+    matrix, pictures = matrices.matrix_of(weight, architecture), len(seen.masks)
+    original, edited = precise(seen.original.keys), precise(seen.edited.keys)
+    if architecture == 4:
+        now, wanted = patches(layer, original), patches(layer, edited)
+        asked, shares = now @ matrix.T, seen.output_weights
+    else:
+        asked, shares = _around(layer, output_of(layer, original, weight)), seen.key_weights
+        now, wanted = (rows(each, key_axis(seen.site.kind)) for each in (original, edited))
+    shares = shares.to(asked.device).reshape(pictures, -1)
+    marked = shares > 0
+    keys, values, originals = (each.reshape(pictures, -1, each.shape[-1])[marked] for each in (asked, wanted, now))
+    return Posed(matrix, keys, values, originals, shares[marked])
+
+
+def output_of(layer: Layer, keys: Tensor, weight: Tensor) -> Tensor:
+    """What a layer gives with a weight, without its bias.
+
+    Args:
+        layer: the layer.
+        keys: its input.
+        weight: of the layer's shape; (…, 1, 1) for a linear layer.
+    """
+    with torch.no_grad():
+        found: Tensor = with_weight(layer, weight)(keys)
+    return found
+
+
+def _around(layer: Layer, output: Tensor) -> Tensor:
+    """For each input the outputs that it gives to, in the order of the weight's rows: (n, p, c_out·y·x)."""
+    found = patches(layer, output)
+    if isinstance(layer, torch.nn.Linear):
+        return found
+    return found.unflatten(-1, (-1, *layer.kernel_size)).flip(-1, -2).flatten(2)
+
+
+def _moment_of_outputs(
+    problem: Problem, seen: Observation, architecture: int, reference: Reference, *, progress: bool
+) -> Tensor:
+    """E[k kᵀ] of what the memory is asked on the reference set, (K, K)."""
+    layer = seen.layer
+    if architecture == 4:
+        matrix = matrices.matrix_of(precise(layer.weight.detach()).reshape(seen.site.shape), 4)
+        return matrix @ problem.statistics[seen.site.path].moment.mean().to(matrix.device) @ matrix.T
+    total, count = torch.zeros(()), 0
+    weight = layer.weight.detach().reshape(seen.site.shape)
+
+    def read(keys: Tensor) -> None:
+        nonlocal total, count
+        asked = precise(_around(layer, output_of(layer, keys, weight)).flatten(0, 1))
+        total, count = linalg.second_moment(asked) + total.to(asked), count + len(asked)
+
+    stream_keys(problem.model, reference, seen.site.path, read, progress=progress)
+    return total / count
+
+
+def stream_keys(
+    model: Classifier, reference: Reference, path: str, read: Callable[[Tensor], None], *, progress: bool
+) -> None:
+    """Hand a site's keys on the reference set to a reader, batch by batch.
+
+    Args:
+        model: the classifier.
+        reference: a folder of pictures, or pictures in memory.
+        path: of the site.
+        read: told of each batch.
+        progress: whether to show a bar.
+
+    Raises:
+        SettingError: statistics are given in the place of pictures.
+    """
+    if isinstance(reference, Mapping):
+        raise SettingError(
+            "expected reference pictures but got statistics of them; the inverse direction looks at the pictures"
+        )
+    images = ImageSet.of(reference, model.classes)
+    stream = ImageStream(
+        images, model.preprocess, batch_size=model.batch_size, progress="outputs" if progress else None
+    )  # fmt: skip
+    for batch in stream:
+        capture.read_keys(model.module, model.inputs(batch.pixels), {path: read})
+
+
+def low_rank_of(seen: Observation, delta: Tensor, architecture: int, strength: float) -> LowRank:
+    """A change of the matrix as a low-rank change of the weight, in float32 on the CPU.
+
+    Args:
+        seen: what the site sees.
+        delta: of the matrix, (K, V).
+        architecture: 3 or 4.
+        strength: of the change.
+    """
+    c_out, c_in, y, x = seen.site.shape
+    directions, coefficients = (part.float().cpu().contiguous() for part in matrices.factors(delta))
+    if architecture == 4:
+        directions = directions.reshape(-1, c_in, y, x)
+    else:
+        coefficients = coefficients.reshape(c_out, y, x, -1).permute(0, 3, 1, 2).contiguous()
+    return LowRank(seen.site.path, seen.site.value_point, directions, coefficients, strength)
+
+
+def precise(tensor: Tensor) -> Tensor:
+    """A tensor in float64, where there is such a thing."""
+    return (tensor.cpu() if tensor.device.type == "mps" else tensor).double()  # MPS has no float64

@@ -1,0 +1,1 @@
+"""Adding a class from exemplars (thesis ch. 4)."""

@@ -1,0 +1,100 @@
+"""How a new class's logit stands beside the old ones on a reference set, and how loud it may be."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rulepatch.core.changes import NewClass
+from rulepatch.core.installation import Installation
+from rulepatch.data.folders import ImageSet, Picture
+from rulepatch.data.stream import ImageStream
+from rulepatch.models.classifier import Classifier
+from rulepatch.new_classes import logit
+from rulepatch.tracing import capture
+
+__all__ = ["Heard", "calibrated", "hear"]
+
+
+@dataclass(frozen=True, eq=False)
+class Heard:
+    """What a new class and the old ones say of n pictures.
+
+    Attributes:
+        pictures: which.
+        responses: r, (n,), float64.
+        rivals: the largest old logit, (n,), float64.
+        right: whether that is the picture's label; everywhere if there are no labels, (n,).
+        spread: standard deviation of an old logit over the pictures, the mean over classes.
+    """
+
+    pictures: tuple[Picture, ...]
+    responses: Tensor
+    rivals: Tensor
+    right: Tensor
+    spread: float
+
+
+def hear(model: Classifier, change: NewClass, images: ImageSet, *, progress: str | None = None) -> Heard:
+    """Run a classifier and a new class over some pictures.
+
+    Args:
+        model: the classifier; it is extended for a while and then as it was.
+        change: the class.
+        images: the pictures.
+        progress: what the bar says; none if None.
+    """
+    known = model.with_module(model.module, [change.name])
+    pictures: list[Picture] = []
+    responses, rivals, right, powers = [], [], [], []
+    installation = Installation(model.module, [change])
+    stream = ImageStream(images, model.preprocess, batch_size=model.batch_size, progress=progress)
+    with capture.inference(model.module), installation:
+        for batch in stream:
+            old = known.logits(model.inputs(batch.pixels))[:, :-1].cpu().double()
+            best = old.max(dim=1)
+            labels = [picture.label for picture in batch.pictures]
+            pictures += batch.pictures
+            responses.append(installation.responses[0].cpu().double())
+            rivals.append(best.values)
+            said = zip(best.indices.tolist(), labels, strict=True)
+            right.append(torch.tensor([label is None or label == top for top, label in said]))
+            powers.append(torch.stack([old.sum(dim=0), old.square().sum(dim=0)]))
+    mean, square = torch.stack(powers).sum(dim=0) / len(pictures)
+    spread = float((square - mean.square()).clamp(min=0).sqrt().mean())
+    return Heard(tuple(pictures), torch.cat(responses), torch.cat(rivals), torch.cat(right), spread)
+
+
+def calibrated(
+    model: Classifier,
+    change: NewClass,
+    images: ImageSet,
+    *,
+    max_drop: float,
+    loudness: float = 1.0,
+    progress: str | None = None,
+) -> tuple[NewClass, dict[str, Any]]:
+    """Set the scale and the bias of a new class: as loud as an old one, and within a damage budget.
+
+    Args:
+        model: the classifier.
+        change: the class.
+        images: pictures that show none of it, and that it was not learnt from.
+        max_drop: most accuracy that it may cost on others like them, as expected, 0..1; without labels, share of
+            predictions that may flip.
+        loudness: factor of the scale.
+        progress: what the bar says; none if None.
+
+    Returns:
+        The class, and what was measured, as JSON.
+    """
+    heard = hear(model, change, images, progress=progress)
+    scale = loudness * logit.matched_scale(heard.responses, heard.spread)
+    said = (heard.responses, heard.rivals, heard.right)
+    bias = logit.bias_within(*said, scale=scale, budget=max_drop)
+    drop = logit.lost(*said, scale=scale, bias=bias)
+    count = len(heard.pictures)
+    expected = (round(drop * count) + 1) / (count + 1)  # at most, of other pictures
+    told = {"pictures": count, "spread": heard.spread, "drop": drop, "expected": expected, "budget": max_drop}
+    return replace(change, scale=scale, bias=bias), told

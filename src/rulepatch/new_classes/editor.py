@@ -1,0 +1,363 @@
+"""A new class from one picture: a class-specific filter (thesis chapter 4), the thesis's baselines, two of today's."""
+
+import importlib.metadata
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from rulepatch.core.changes import NewClass, Pool
+from rulepatch.core.edit import Edit, base_digest
+from rulepatch.core.exemplars import Exemplar, position_weights
+from rulepatch.core.installation import Installation
+from rulepatch.data.folders import ImageSet, Picture
+from rulepatch.data.stream import ImageStream
+from rulepatch.editors.problem import masked_inputs
+from rulepatch.errors import ExemplarError, ModelError, SettingError, SiteError
+from rulepatch.models.classifier import Classifier
+from rulepatch.new_classes import logit
+from rulepatch.new_classes.calibration import Heard, calibrated, hear
+from rulepatch.tracing import capture
+from rulepatch.tracing.sites import Layer, Site, find_sites, key_axis, patches, rows
+
+__all__ = ["METHODS", "Method", "new_class"]
+
+Method = Literal["filter", "random", "class-feature", "compositional", "imprinted", "ridge"]
+METHODS: tuple[Method, ...] = get_args(Method)
+"""The filter, the three baselines of thesis 4.1.4, and two modern ones."""
+
+WORDS = ("mined", "random", "none")
+
+
+@dataclass(frozen=True, eq=False)
+class _Posed:
+    """What every method looks at."""
+
+    model: Classifier
+    name: str
+    inputs: Tensor
+    masks: Tensor
+    site: Site
+    head: Site
+    learn: ImageSet
+    parts: Sequence[Exemplar]
+    negatives: "ImageSet | str"
+    count: int
+    balance: float
+    ridge: float | None
+    pool: Pool
+    seed: int
+    progress: bool
+
+    def row(self, weight: Tensor) -> NewClass:
+        """A row of the head, (c,)."""
+        path, weight = self.head.path, weight.float().cpu().reshape(1, -1, 1, 1)
+        return NewClass(self.name, path, path, weight, torch.zeros(1))
+
+    def features(self, inputs: Tensor) -> Tensor:
+        """What the head reads of some pictures, (n, c), float64."""
+        keys = capture.keys_at(self.model.module, inputs, self.head.path)
+        return rows(keys, key_axis(self.head.kind)).mean(dim=1).cpu().double()
+
+    def batches(self) -> Iterator[tuple[tuple[Picture, ...], Tensor]]:
+        """The half of the reference set that may be learnt from, as inputs."""
+        stream = ImageStream(
+            self.learn,
+            self.model.preprocess,
+            batch_size=self.model.batch_size,
+            progress="negatives" if self.progress else None,
+        )
+        for batch in stream:
+            yield batch.pictures, self.model.inputs(batch.pixels)
+
+
+def new_class(
+    model: Classifier,
+    exemplars: Sequence[Exemplar],
+    name: str,
+    *,
+    reference: Any,
+    method: Method = "filter",
+    site: str | None = None,
+    negatives: Any = "random",
+    count: int | None = None,
+    balance: float = 0.05,
+    ridge: float | None = None,
+    pool: Pool = "mean",
+    parts: Sequence[Exemplar] = (),
+    max_drop: float = 0.0025,
+    loudness: float = 1.0,
+    seed: int = 0,
+    progress: bool = True,
+) -> Edit:
+    r"""Add a class to a classifier from one picture with a painted silhouette, or a few (thesis chapter 4).
+
+    The new logit is ℓ = s·r + b, where r is the response of a filter trained to draw the silhouette (eq. 4.4), or of a
+    row of the head. It stands beside the network: all other logits stay as they were, bit for bit (up to rounding where
+    the network pools them after a convolutional head), so that a prediction changes only where the new class wins. One
+    half of the reference set gives the negatives; s and b are set on the other half, so that the new logit is as loud
+    as an old one and takes no more right predictions than `max_drop` allows.
+
+    Args:
+        model: the classifier; it is not changed.
+        exemplars: pictures of the class and its silhouette in them, as masks; what was edited in them does not matter.
+        name: of the class.
+        reference: pictures of the old classes and none of the new one: a folder, or pictures in memory.
+        method: "filter"; the thesis's baselines "random", "class-feature" and "compositional"; "imprinted", the mean
+            normalised feature (Qi et al. 2018); "ridge", a regression on features.
+        site: dotted path of the layer whose keys the filter reads; the last one with positions if None. The other
+            methods read what the head reads.
+        negatives: what is not the class, for the filter: "random" reference pictures; "mined", those that a filter
+            without negatives answers to most; "none"; or pictures.
+        count: how many are drawn or mined; 50 or 5 if None (the thesis has 100 and 5).
+        balance: λ, weight of each negative beside the pictures of the class.
+        ridge: of the filter or the regression, above 0; 0.01 and 0.1 if None.
+        pool: "mean" over positions, or "max".
+        parts: pictures with masks of what the class is composed of, for "compositional"; if there are none, the two
+            reference pictures that the model is surest of for the two classes that it takes the exemplars for.
+        max_drop: most accuracy that the class may cost on pictures like those of the reference set, as expected, 0..1;
+            to promise a share takes twice as many pictures as its inverse.
+        loudness: factor of the logit's scale; 1 gives it the spread of an old logit.
+        seed: of the halves, and of everything that is drawn.
+        progress: whether to show bars.
+
+    Returns:
+        The edit. Applied to a `Classifier` it gives one that knows the class.
+
+    Raises:
+        ExemplarError: no exemplars, or a mask outside of what the model sees.
+        FolderError: the reference set is missing, or too small to be halved.
+        SettingError: a setting out of range, a name that is taken, or a method that does not suit the network.
+        SiteError: the logits are not the outputs of a last layer, or the site has no positions.
+
+    Examples:
+        >>> from rulepatch.models.registry import load_model
+        >>> from rulepatch.playground.pictures import exemplar, training_images
+        >>> model, picture = load_model("playground"), exemplar("van", ground="snow", seed=1)
+        >>> edit = new_class(model, [picture], "lorry", reference=training_images(24, seed=3), method="imprinted")
+        >>> edit.apply(model).classes.names[-1]
+        'lorry'
+    """
+    count = {"mined": 5}.get(str(negatives), 50) if count is None else count
+    _check(method, count=count, balance=balance, ridge=ridge, max_drop=max_drop, loudness=loudness)
+    if not exemplars:
+        raise ExemplarError("expected at least one picture of the new class but got none; give one with a mask")
+    _check_name(model, name)
+    inputs, masks = masked_inputs(model, exemplars)
+    where, head = _places(model, inputs, name, site)
+    known = negatives if isinstance(negatives, str) and negatives in WORDS else ImageSet.of(negatives, model.classes)
+    learn, choose = ImageSet.of(reference, model.classes).split(0.5, seed=seed)
+    posed = _Posed(
+        model, name, inputs, masks, where, head, learn, parts, known, count, balance, ridge, pool, seed, progress
+    )
+    change = _FINDERS[method](posed)
+    change, told = calibrated(
+        model, change, choose, max_drop=max_drop, loudness=loudness, progress="calibration" if progress else None
+    )
+    settings = {
+        "method": method, "site": change.site, "count": count, "balance": balance, "ridge": ridge, "pool": pool,
+        "negatives": known if isinstance(known, str) else known.digest(), "max_drop": max_drop, "loudness": loudness,
+        "seed": seed,
+    }  # fmt: skip
+    provenance = {
+        "method": f"new-class {method}",
+        "settings": settings,
+        "model": model.name,
+        "class": name,
+        "sites": [],
+        "calibration": told,
+        "exemplars": [
+            {"name": each.name, "digest": each.digest(), "label": name, "concept": each.concept, "replacement": None}
+            for each in exemplars
+        ],
+        "libraries": {each: importlib.metadata.version(each) for each in ("rulepatch", "torch", "torchvision", "timm")},
+    }
+    return Edit((change,), base_digest(model.module), provenance)
+
+
+def _check(method: str, *, count: int, balance: float, ridge: float | None, max_drop: float, loudness: float) -> None:
+    if method not in METHODS:
+        raise SettingError(f"expected a method but got {method!r}; the methods are {', '.join(METHODS)}")
+    if count < 1 or not 0 <= balance < math.inf or not (ridge is None or 0 < ridge < math.inf):
+        raise SettingError(
+            f"expected at least 1 negative, a balance of at least 0 and a ridge above 0 but got {count}, {balance} and "
+            f"{ridge}; 5, 0.05 and 0.01 are usual"
+        )
+    if not 0 <= max_drop <= 1 or not 0 < loudness < math.inf:
+        raise SettingError(
+            f"expected a share of accuracy in 0..1 and a loudness above 0 but got {max_drop} and {loudness}; "
+            "0.0025 and 1 are usual"
+        )
+
+
+def _check_name(model: Classifier, name: str) -> None:
+    try:
+        label = model.classes.index(name)
+    except SettingError:
+        return
+    raise SettingError(f"expected the name of a new class but {name!r} is class {label}; take another")
+
+
+def _places(model: Classifier, inputs: Tensor, name: str, path: str | None) -> tuple[Site, Site]:
+    """The site and the head; a class of zeros at the head shows whether the logits are its outputs."""
+    survey = find_sites(model.module, model.example())
+    spatial = [site for site in survey.sites if site.is_spatial]
+    if path is None and not spatial:
+        raise SiteError(f"expected a layer with positions in {model.name} but it has none; name the site")
+    head = survey.sites[-1]
+    site = spatial[-1] if path is None else survey.site(path)
+    if not site.is_spatial or (site.output_places is not None and site.output_places.leading > 1):
+        raise SiteError(
+            f"expected a site whose positions lie in the picture but {site.path} has none or cuts it into windows; "
+            f"take {spatial[-1].path if spatial else 'another'}"
+        )
+    zeros = NewClass(name, head.path, head.path, torch.zeros(1, *head.shape[1:]), torch.zeros(1))
+    with capture.inference(model.module):
+        before = model.logits(inputs)
+        try:
+            with Installation(model.module, [zeros]):
+                after = model.with_module(model.module, [name]).logits(inputs)
+            # a pool after a convolutional head may sum in another order for one more channel
+            same = torch.equal if head.kind == "linear" else torch.allclose
+            fits = same(after[:, :-1], before)
+        except (RuntimeError, ModelError):
+            fits = False
+    if not fits:
+        raise SiteError(
+            f"expected the logits of {model.name} to be the outputs of its last layer, {head.path}, but they are not; "
+            "a class can only be added to a network that ends in one linear layer or 1×1 convolution"
+        )
+    return site, head
+
+
+def _filter(posed: _Posed) -> NewClass:
+    """The class-specific filter (thesis eq. 4.4)."""
+    module, site = posed.model.module, posed.site
+    layer = module.get_submodule(site.path)
+    assert isinstance(layer, Layer)
+    ridge = 0.01 if posed.ridge is None else posed.ridge
+
+    def seen(inputs: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.no_grad():
+            keys = capture.keys_at(module, inputs, site.path)
+            return patches(layer, keys).cpu().double(), layer(keys)
+
+    positive, output = seen(posed.inputs)
+    share = position_weights(posed.masks.cpu(), output.cpu(), key_axis(site.kind), site.output_places)
+    images, positions = share.shape
+
+    def fitted(negatives: Tensor | None) -> NewClass:
+        found, targets = [positive.flatten(0, 1)], [share.flatten()]
+        weights = [torch.full((images * positions,), 1 / (images * positions), dtype=torch.float64)]
+        if negatives is not None:
+            found.append(seen(negatives)[0].flatten(0, 1))
+            targets.append(torch.zeros(len(found[1]), dtype=torch.float64))
+            weights.append(torch.full((len(found[1]),), posed.balance / positions, dtype=torch.float64))
+        weight, offset = logit.fit_filter(torch.cat(found), torch.cat(targets), torch.cat(weights), ridge=ridge)
+        shape = (1, *site.shape[1:])
+        return NewClass(
+            posed.name, site.path, posed.head.path, weight.float().reshape(shape), offset.float().reshape(1),
+            activation="sigmoid", pool=posed.pool,
+        )  # fmt: skip
+
+    if posed.negatives == "none" or posed.balance == 0:
+        return fitted(None)
+    return fitted(_negatives(posed, lambda: fitted(None)))
+
+
+def _negatives(posed: _Posed, first: Callable[[], NewClass]) -> Tensor:
+    """Inputs of pictures that are not the class; mined are those that a first filter answers to most."""
+    images = posed.learn
+    if isinstance(posed.negatives, ImageSet):
+        images = posed.negatives
+    elif posed.negatives == "random":
+        images = images.sample(posed.count, seed=posed.seed)
+    else:
+        heard: Heard = hear(posed.model, first(), images, progress="mining" if posed.progress else None)
+        top = heard.responses.topk(min(posed.count, len(heard.pictures))).indices.tolist()
+        images = ImageSet(tuple(heard.pictures[i] for i in top), images.name)
+    preprocess = posed.model.preprocess
+    pixels = [preprocess.pixels(each.read(alpha=preprocess.has_alpha), framed=each.framed) for each in images.pictures]
+    return posed.model.inputs(torch.stack(pixels))
+
+
+def _random(posed: _Posed) -> NewClass:
+    """A row of standard normal numbers."""
+    generator = torch.Generator().manual_seed(posed.seed)
+    return posed.row(torch.randn(posed.head.shape[1], generator=generator))
+
+
+def _class_feature(posed: _Posed) -> NewClass:
+    """The normalised feature of the class under its mask."""
+    return posed.row(F.normalize(_under(posed, posed.inputs, posed.masks).sum(dim=0), dim=0))
+
+
+def _compositional(posed: _Posed) -> NewClass:
+    """The normalised sum of the features of its parts."""
+    if posed.parts:
+        inputs, masks = masked_inputs(posed.model, posed.parts)
+    else:
+        inputs = _surest(posed)
+        masks = torch.ones(len(inputs), *inputs.shape[2:], device=inputs.device)
+    return posed.row(F.normalize(_under(posed, inputs, masks).sum(dim=0), dim=0))
+
+
+def _surest(posed: _Posed) -> Tensor:
+    """The reference picture that the model is surest of for each of the two classes that it takes the exemplars for."""
+    model = posed.model
+    with capture.inference(model.module):
+        said = model.logits(posed.inputs).mean(dim=0).topk(2).indices
+        best: list[tuple[float, Tensor]] = [(-math.inf, posed.inputs[0])] * 2
+        for _, inputs in posed.batches():
+            values, places = model.logits(inputs)[:, said].max(dim=0)
+            for i in range(2):
+                if float(values[i]) > best[i][0]:
+                    best[i] = (float(values[i]), inputs[places[i]])
+    return torch.stack([picture for _, picture in best])
+
+
+def _under(posed: _Posed, inputs: Tensor, masks: Tensor) -> Tensor:
+    """Normalised means of the last feature map under masks, (n, c)."""
+    module, head = posed.model.module, posed.head
+    if head.is_spatial:
+        values, axis, places = capture.keys_at(module, inputs, head.path), key_axis(head.kind), head.key_places
+    else:
+        site = [each for each in find_sites(module, posed.model.example()).sites if each.is_spatial][-1]
+        values = capture.record(module, inputs, site.path, site.value_point).values
+        axis, places = site.channel_axis, site.value_places
+    values, masks = values.cpu(), masks.cpu()
+    found = rows(values, axis).double()
+    if found.shape[2] != posed.head.shape[1]:
+        raise SettingError(
+            f"expected a head that reads the last feature map's {found.shape[2]} channels, pooled, but "
+            f"{posed.head.path} reads {posed.head.shape[1]} numbers behind hidden layers; take the method filter, "
+            "imprinted or ridge"
+        )
+    weights = position_weights(masks, values, axis, places)
+    return F.normalize(torch.einsum("np,npc->nc", weights, found), dim=1)
+
+
+def _imprinted(posed: _Posed) -> NewClass:
+    """The mean normalised feature, normalised (Qi et al. 2018)."""
+    return posed.row(F.normalize(F.normalize(posed.features(posed.inputs), dim=1).mean(dim=0), dim=0))
+
+
+def _ridge(posed: _Posed) -> NewClass:
+    """Ridge regression on what the head reads, against half of the reference set."""
+    others = torch.cat([posed.features(inputs) for _, inputs in posed.batches()])
+    ridge = 0.1 if posed.ridge is None else posed.ridge
+    return posed.row(logit.ridge_row(posed.features(posed.inputs), others, ridge=ridge))
+
+
+_FINDERS: dict[str, Callable[[_Posed], NewClass]] = {
+    "filter": _filter,
+    "random": _random,
+    "class-feature": _class_feature,
+    "compositional": _compositional,
+    "imprinted": _imprinted,
+    "ridge": _ridge,
+}

@@ -1,0 +1,122 @@
+"""Adding a class and keeping it: what the command line and other faces call."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rulepatch.core.changes import NewClass
+from rulepatch.core.edit import Edit
+from rulepatch.core.exemplars import Exemplar
+from rulepatch.data.folders import ImageSet
+from rulepatch.errors import FolderError
+from rulepatch.files import check_writable
+from rulepatch.models.classifier import Classifier
+from rulepatch.new_classes.editor import new_class
+from rulepatch.new_classes.evaluate import NewClassEvaluation, evaluate_new_class
+
+__all__ = ["Added", "add_class"]
+
+
+@dataclass(frozen=True)
+class Added:
+    """A new class and where it was written.
+
+    Attributes:
+        edit: the edit.
+        path: the file.
+        evaluation: what the class is worth on test pictures, if there were any.
+    """
+
+    edit: Edit
+    path: Path
+    evaluation: NewClassEvaluation | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """What was added, as JSON."""
+        (change,) = self.edit.changes
+        about = self.edit.provenance
+        return {
+            "edit": str(self.path),
+            "class": about["class"],
+            "method": about["settings"]["method"],
+            "site": change.site,
+            "change": change.describe(),
+            "calibration": about["calibration"],
+            "base": self.edit.base,
+            "tests": None if self.evaluation is None else self.evaluation.to_json(),
+        }
+
+    def to_text(self) -> str:
+        """What was added, for people."""
+        (change,) = self.edit.changes
+        assert isinstance(change, NewClass)
+        about, told = self.edit.provenance, self.edit.provenance["calibration"]
+        lines = [
+            f"{self.path}",
+            f"class {change.name}: {about['settings']['method']} at {change.site}, beside {change.head}",
+            f"logit = {change.scale:.4g} · response {change.bias:+.4g}; costs {100 * told['drop']:.2f} points of "
+            f"accuracy on the {told['pictures']} reference pictures that set it, at most "
+            f"{100 * told['expected']:.2f} on others, as expected",
+        ]
+        if self.evaluation is not None:
+            lines.append(self.evaluation.to_text())
+        return "\n".join([*lines, self.edit.note])
+
+
+def add_class(
+    model: Classifier,
+    exemplars: Sequence[Exemplar],
+    name: str,
+    *,
+    out: Path,
+    reference: Any,
+    settings: Mapping[str, Any],
+    tests: Any = None,
+    progress: bool = True,
+) -> Added:
+    """Add a class by `new_class` and save the edit.
+
+    Args:
+        model: the classifier.
+        exemplars: pictures of the class with its silhouette.
+        name: of the class.
+        out: the file to write.
+        reference: pictures of the old classes.
+        settings: of `new_class`; None stands for what was not given.
+        tests: labelled pictures of the new class and of old ones, to measure it on: a folder with one for each.
+        progress: whether to show bars.
+
+    Returns:
+        The edit, and where it was written.
+
+    Raises:
+        FolderError: the tests do not show the new class and others.
+        OutputError: the folder to write in does not exist.
+    """
+    check_writable(out)
+    sides = None if tests is None else _sides(model, name, tests)
+    given = {key: value for key, value in settings.items() if value is not None}
+    edit = new_class(model, exemplars, name, reference=reference, progress=progress, **given)
+    edit.save(out)
+    if sides is None:
+        return Added(edit, out)
+    positives, others = sides
+    found = evaluate_new_class(model, edit, positives=positives, others=others, progress=progress)
+    return Added(edit, out, found)
+
+
+def _sides(model: Classifier, name: str, tests: Any) -> tuple[ImageSet, ImageSet]:
+    """The tests that show the new class, and the others."""
+    images = ImageSet.of(tests, model.with_module(model.module, [name]).classes)
+    new = len(model.classes)
+    shown, others = (
+        ImageSet(tuple(each for each in images.pictures if (each.label == new) is wanted), images.name)
+        for wanted in (True, False)
+    )
+    if not len(shown) or not len(others) or not images.is_labelled:
+        raise FolderError(
+            f"expected test pictures of {name} and of other classes in a folder for each but {images.name} has "
+            f"{len(shown)} of it and {len(others)} others; put those of the new class into {images.name}/{name}"
+        )
+    return shown, others

@@ -1,0 +1,1 @@
+"""Choosing the site and the settings of an edit."""

@@ -1,0 +1,101 @@
+"""What a search found, for people: the best of what was tried, in text, in a notebook, in a figure."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rulepatch.evaluation.figures import label_of
+from rulepatch.evaluation.page import svg_of
+from rulepatch.notebook import drawing, line, panel, remark
+from rulepatch.notebook import table as html_table
+from rulepatch.site_search.candidates import Candidate
+from rulepatch.site_search.selection import or_zero
+from rulepatch.text import percent, plural, table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from rulepatch.site_search.search import Search
+
+__all__ = ["figure_of", "panel_of", "text_of"]
+
+COLUMNS = ("site", "rank", "strength", "gate", "validation", "points lost", "flips")
+
+MOST_ROWS = 12
+
+
+def text_of(search: "Search") -> str:
+    """The best of what was tried, and why one was chosen."""
+    return "\n".join([_counted(search), table(COLUMNS, _rows(_best(search))), search.why])
+
+
+def panel_of(search: "Search") -> str:
+    """The same for a notebook, the chosen candidate marked, and everything that was tried in a drawing."""
+    shown = _best(search)
+    if search.chosen is not None and search.chosen not in shown:
+        shown = [*shown, search.chosen]
+    marked = None if search.chosen is None else shown.index(search.chosen)
+    parts = [line(search.why), remark(_counted(search)), html_table(COLUMNS, _rows(shown), marked=marked)]
+    if search.candidates:
+        parts.append(drawing(svg_of(figure_of(search)), "gain on the validation pictures against flips"))
+    return panel(f"Search: {search.model_name}", *parts)
+
+
+def _counted(search: "Search") -> str:
+    within = sum(map(search.is_within, search.candidates))
+    return (
+        f"{plural(len(search.candidates), 'candidate')}, {within} within the budget of {100 * search.max_drop:.2f} "
+        f"points on {plural(search.reference_size, 'reference picture')}; {search.validation}"
+    )
+
+
+def _best(search: "Search") -> list[Candidate]:
+    within = [each for each in search.candidates if search.is_within(each)]
+    return sorted(within, key=lambda each: -or_zero(each.score))[:MOST_ROWS]
+
+
+def _rows(candidates: Sequence[Candidate]) -> list[list[object]]:
+    return [
+        [
+            "+".join(each.proposal.sites),
+            each.proposal.rank,
+            f"{each.proposal.strength:g}",
+            "none" if each.proposal.gate is None else f"{each.proposal.gate:g}",
+            "n/a" if each.score is None else f"{each.score:+.3f}",
+            f"{100 * each.drop:+.2f}",
+            percent(each.flips),
+        ]
+        for each in candidates
+    ]
+
+
+def figure_of(search: "Search") -> "Figure":
+    """Repair on the validation pictures against damage on the reference set, by site."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 5), layout="constrained")
+    axes = figure.add_subplot()
+    paths = list(dict.fromkeys("+".join(each.proposal.sites) for each in search.candidates))
+    for number, path in enumerate(paths):
+        own = [each for each in search.candidates if "+".join(each.proposal.sites) == path]
+        axes.scatter(
+            [100 * each.flips for each in own],
+            [or_zero(each.score) for each in own],
+            s=[30 if search.is_within(each) else 8 for each in own],
+            marker="os^Dv"[number // 10 % 5],
+            color=f"C{number % 10}",
+            alpha=0.7,
+            label=label_of(path),
+        )
+    if search.chosen is not None:
+        at = (100 * search.chosen.flips, or_zero(search.chosen.score))
+        axes.scatter(*at, s=160, facecolors="none", edgecolors="black", label="chosen")
+    axes.axhline(0, color="grey", linewidth=1, linestyle=":")
+    axes.set(
+        xlabel="reference predictions changed, % (small marks: beyond the budget)",
+        ylabel="mean gain of validation pictures, log-probability",
+        title=label_of(search.model_name),
+        xscale="symlog",
+    )
+    axes.xaxis.set_major_formatter("{x:g}")
+    figure.legend(loc="outside right upper", fontsize="x-small")
+    return figure

@@ -1,0 +1,283 @@
+"""Choosing site, rank, strength and gate by trying them: an edit costs milliseconds, so try them all, honestly.
+
+What is tried, and which is taken, is in `rounds.py` and `choice.py`.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from rulepatch.concepts.counterfactuals import Counterfactuals, counterfactuals_of, make_counterfactuals
+from rulepatch.core.edit import Edit
+from rulepatch.core.exemplars import Exemplar
+from rulepatch.data.cache import Cache, default_cache
+from rulepatch.data.folders import ImageSet
+from rulepatch.data.statistics import key_statistics
+from rulepatch.editors.judging import judged, warn_of
+from rulepatch.editors.problem import Problem, Settings, pose
+from rulepatch.errors import DamageError, FolderError, RulepatchError, SettingError, SiteError, UselessEditError
+from rulepatch.evaluation.evaluate import outcomes_of
+from rulepatch.evaluation.set_checks import check_validation, trusted
+from rulepatch.models.classifier import Classifier
+from rulepatch.site_search.candidates import Candidate, Maker, Proposal, Scorer
+from rulepatch.site_search.report import figure_of, panel_of, text_of
+from rulepatch.site_search.rounds import Run, by_rule, by_score
+from rulepatch.site_search.selection import is_within, name_of
+from rulepatch.text import brief, percent, plural, quoted
+from rulepatch.timing import stretch
+from rulepatch.tracing.sites import find_sites
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["MAX_DROP", "Search", "search"]
+
+MOST_REFERENCE = 1000
+"""Reference pictures on which damage is measured, at most; statistics come from others."""
+
+FEWEST_COUNTERFACTUALS = 10
+
+MAX_DROP = 0.0025
+"""The paper's budget: a quarter of a point of accuracy."""
+
+
+@dataclass(frozen=True)
+class Search:
+    """What a search found.
+
+    Attributes:
+        edit: the chosen edit; None if nothing within the budget helps.
+        chosen: the candidate that it is.
+        candidates: everything that was measured, in order.
+        why: why it was chosen, or why nothing was, in a sentence or two.
+        validation: what repair was measured on, in words.
+        max_drop: the budget, 0..1.
+        reference_size: pictures on which damage was measured.
+        model_name: of the model.
+        make: makes the edit of any candidate's proposal, as when another than the chosen one is wanted.
+    """
+
+    edit: Edit | None
+    chosen: Candidate | None
+    candidates: tuple[Candidate, ...] = field(repr=False)
+    why: str
+    validation: str
+    max_drop: float
+    reference_size: int
+    model_name: str
+    make: Callable[[Proposal], Edit] = field(repr=False)
+
+    def is_within(self, candidate: Candidate) -> bool:
+        """Whether a candidate keeps to the budget."""
+        return is_within(candidate.drop, candidate.flips, self.reference_size, self.max_drop)
+
+    def refusal(self, advice: str) -> RulepatchError:
+        """The error of a search that found nothing.
+
+        Args:
+            advice: what to do.
+
+        Returns:
+            A `DamageError` if nothing keeps to the budget, a `UselessEditError` if nothing within it helps.
+        """
+        error = UselessEditError if any(map(self.is_within, self.candidates)) else DamageError
+        points = f"{100 * self.max_drop:.2f} points"
+        return error(f"expected an edit that helps and loses at most {points} but {self.why}; {advice}")
+
+    def to_json(self) -> dict[str, Any]:
+        """The search, as JSON."""
+        return {
+            "model": self.model_name,
+            "why": self.why,
+            "validation": self.validation,
+            "max_drop": self.max_drop,
+            "reference": self.reference_size,
+            "chosen": None if self.chosen is None else self.chosen.to_json(),
+            "candidates": [candidate.to_json() for candidate in self.candidates],
+        }
+
+    def __repr__(self) -> str:
+        chosen = "nothing chosen" if self.chosen is None else f"chosen {name_of(self.chosen.proposal)}"
+        return brief("Search", chosen, f"{len(self.candidates)} tried", quoted(self.model_name))
+
+    def _repr_html_(self) -> str:
+        """The best of what was tried, the chosen one marked, and everything in a drawing."""
+        return panel_of(self)
+
+    def to_text(self) -> str:
+        """The best of what was tried, and why one was chosen."""
+        return text_of(self)
+
+    def figure(self) -> "Figure":
+        """Repair on the validation pictures against damage on the reference set, by site."""
+        return figure_of(self)
+
+
+def search(
+    model: Classifier,
+    exemplars: Sequence[Exemplar],
+    *,
+    reference: Any,
+    validation: Any = None,
+    sites: Sequence[str] | None = None,
+    max_drop: float = MAX_DROP,
+    leave_out: Sequence[int | str] = (),
+    seed: int = 0,
+    cache: Cache | Literal["user"] | None = "user",
+    progress: bool = True,
+) -> Search:
+    """Choose where and how to edit, by what repairs most on validation pictures within a damage budget.
+
+    Without labelled validation pictures, counterfactuals are made from the reference set: the old concept is found
+    where its key fires and replaced as in the exemplars, and the model should say what it said before. The score is
+    the mean gain in log-probability. The edit of a simple rule (the last site, rank 3, gated, as strong as the budget
+    allows) is taken unless the best is ahead of it by two standard errors; then of candidates within one standard error
+    of the best the one of fewest flips. Where no counterfactuals can be made, the rule stands alone. Nothing is chosen
+    that repairs no more than it breaks where there is something to repair, or that does nothing for its own exemplars.
+
+    What was measured is kept in the cache: a search that was interrupted goes on where it was.
+
+    Args:
+        model: the classifier; it is not changed.
+        exemplars: what to learn from.
+        reference: pictures whose treatment should stay: a folder, or pictures in memory. While candidates are compared
+            statistics come from one half, and damage is measured on the other; the chosen edit has statistics of both.
+        validation: labelled pictures that the edit should repair, never the tests; or exemplars that are not learnt
+            from; made from the reference set if None.
+        sites: where to look; every site with positions in the second half of the network if None.
+        max_drop: most accuracy that the edit may lose on the reference set, 0..1 (without labels: flips).
+        leave_out: classes to leave out of the reference set, such as those of the exemplars.
+        seed: of the statistics and of the sample on which damage is measured.
+        cache: where statistics and measurements are kept; the user's own cache by default, None for nowhere.
+        progress: whether to show bars.
+
+    Returns:
+        The search; its edit is None if nothing within the budget helps.
+
+    Raises:
+        SiteError: a site that the model does not have, or no site with positions.
+        SettingError: a budget out of range.
+        FolderError: a folder is missing or empty, or the validation pictures have no labels.
+
+    Examples:
+        >>> from rulepatch.models.registry import load_model
+        >>> from rulepatch.playground.pictures import exemplar, training_images
+        >>> found = search(load_model("playground"), [exemplar("van", ground="snow", seed=1)],
+        ...                reference=training_images(60, seed=2), sites=["blocks.4.conv"], cache=None)
+        >>> found.edit.sites
+        ('blocks.4.conv',)
+    """
+    if not 0 <= max_drop <= 1:
+        raise SettingError(f"expected a budget in 0..1 but got {max_drop}; 0.0025 is usual")
+    kept = default_cache() if cache == "user" else cache
+    left_out = {model.classes.index(label) for label in leave_out}
+    images = ImageSet.of(reference, model.classes).without(left_out)
+    with stretch("search"):
+        images = trusted(model, images, seed=seed, progress=progress)
+        known, unseen = images.split(0.5, seed=seed)  # an edit spares the very pictures that its statistics come from
+        problem = _pose(model, exemplars, sites, known, seed=seed, cache=kept, progress=progress)
+        pictures, groups, told = _validation(problem, validation, images, progress=progress)
+        sample = unseen.sample(MOST_REFERENCE, seed=seed)
+        maker = Maker(problem, known, kept, progress=progress)
+        with Scorer(
+            problem, list(maker.sites), sample, pictures, groups=groups, cache=kept, progress=progress
+        ) as scorer:
+            run = Run(maker, scorer, len(sample), max_drop, progress)
+            if pictures is None:
+                chosen, why = by_rule(run)
+            else:
+                chosen, why = by_score(run)
+        edit = None
+        if chosen is not None:
+            edit, told_of_edit = _made_final(maker, chosen, images, max_drop, cache=kept, progress=progress)
+            why = f"{why}; {told_of_edit}; {edit.on_exemplars.why}"
+            warn_of(edit)
+    return Search(edit, chosen, tuple(run.found), why, told, max_drop, len(sample), model.name, maker.make)
+
+
+def _made_final(
+    maker: Maker, chosen: Candidate, images: ImageSet, max_drop: float, *, cache: Cache | None, progress: bool
+) -> tuple[Edit, str]:
+    """The chosen edit made anew with statistics of the whole reference set, if that keeps to the budget as well."""
+    proposal, problem = chosen.proposal, maker.problem
+    statistics = key_statistics(
+        problem.model,
+        images,
+        [maker.sites[path] for path in proposal.sites],
+        architecture=proposal.architecture,
+        seed=problem.settings.seed,
+        cache=cache,
+        progress=progress,
+    )
+    edit = judged(problem.model, maker.finish(proposal, statistics), problem.exemplars)
+    sample = images.sample(MOST_REFERENCE, seed=problem.settings.seed)
+    (found,) = outcomes_of(problem.model, [edit], sample, progress="damage" if progress else None)
+    flips = len(found.flips) / len(found)
+    told = f"{100 * found.drop:+.2f} points lost and {percent(flips)} flips on {plural(len(found), 'picture')}"
+    if is_within(found.drop, flips, len(found), max_drop) and edit.on_exemplars.verdict != "useless":
+        return edit, f"made anew with statistics of the whole reference set: {told}"
+    edit = judged(problem.model, maker.finish(proposal), problem.exemplars)
+    return edit, f"kept as it is, as with statistics of the whole reference set: {told}"
+
+
+def _pose(
+    model: Classifier,
+    exemplars: Sequence[Exemplar],
+    sites: Sequence[str] | None,
+    images: ImageSet,
+    *,
+    seed: int,
+    cache: Cache | None,
+    progress: bool,
+) -> Problem:
+    """The problem at every site to be tried, statistics of all of them from one pass."""
+    survey = find_sites(model.module, model.example())
+    if sites is None:
+        grids = [site for site in survey.sites if site.is_spatial]
+        wanted = grids[len(grids) // 2 :]
+        if not wanted:
+            raise SiteError(f"expected a site with positions in {model.name} but it has none; name sites of your own")
+    else:
+        wanted = [survey.site(path) for path in sites]
+    with stretch("statistics"):
+        statistics = key_statistics(
+            model, images, wanted, products=torch.float32, seed=seed, cache=cache, progress=progress
+        )
+    settings = Settings([site.path for site in wanted], seed=seed)
+    return pose(model, exemplars, settings, reference=statistics, cache=cache, progress=progress)
+
+
+def _validation(
+    problem: Problem, given: Any, images: ImageSet, *, progress: bool
+) -> tuple[ImageSet | None, NDArray[np.int64] | None, str]:
+    """The pictures on which repair is measured, which of them belong together, and what to say of them."""
+    if given is None:
+        made = make_counterfactuals(problem, images, progress=progress)
+        if made is None or len(made) < FEWEST_COUNTERFACTUALS:
+            count = plural(0 if made is None else len(made), "counterfactual")
+            return None, None, f"repair not measured: only {count} could be made"
+        return made.replaced, made.groups, f"repair measured on {_told(made)}"
+    if isinstance(given, Sequence) and given and isinstance(given[0], Exemplar):
+        shown = counterfactuals_of(problem.model, given)
+        return shown.replaced, None, f"repair measured on {plural(len(shown), 'exemplar')} of validation"
+    pictures = ImageSet.of(given, problem.model.classes)
+    if not pictures.is_labelled:
+        raise FolderError(
+            f"expected validation pictures in a folder for each class but {pictures.name} has some without; "
+            "name the folders by class"
+        )
+    check_validation(problem.model, pictures, images, problem.exemplars, progress=progress)
+    return pictures, None, f"repair measured on {plural(len(pictures), 'labelled validation picture')}"
+
+
+def _told(made: Counterfactuals) -> str:
+    place = made.place
+    assert place is not None
+    return (
+        f"{plural(len(made), 'counterfactual')} of {plural(int(made.groups.max()) + 1, 'picture')}, the concept found "
+        f"at {place.key.site} (agreement with the exemplars' masks {place.agreement:.2f})"
+    )

@@ -1,0 +1,405 @@
+"""One person's work at rules of one model: exemplars, an edit that is being tried, the rules kept so far, and undo.
+
+What a face for people needs between two questions, and nothing of how it looks.
+"""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from PIL import Image
+
+from rulepatch.concepts.match import Match, Matcher, key_of_edit
+from rulepatch.core.edit import Edit, base_digest
+from rulepatch.core.exemplars import Exemplar
+from rulepatch.core.moments import KeyStatistics
+from rulepatch.data.cache import Cache, default_cache
+from rulepatch.data.folders import ImageSet, Picture
+from rulepatch.data.statistics import key_statistics
+from rulepatch.data.stream import ImageStream
+from rulepatch.editors.judging import judged
+from rulepatch.editors.problem import GateLevel
+from rulepatch.editors.registry import unjudged
+from rulepatch.editors.rewrite import rewrite
+from rulepatch.errors import ExemplarError, SettingError
+from rulepatch.evaluation.activations import Activations, first_site
+from rulepatch.evaluation.outcomes import Outcomes
+from rulepatch.models.classes import Classes
+from rulepatch.models.classifier import Classifier
+from rulepatch.site_search.search import search
+from rulepatch.tracing.sites import Survey, find_sites
+from rulepatch.web.recipes import Draft, Rule, State
+
+__all__ = ["Firing", "Opinion", "Side", "Workbench"]
+
+MOST_CLEAN = 300
+"""Pictures on which damage is measured after every change, at most."""
+
+KEPT_SITES = 2
+"""Sites from which tests and clean pictures can be run again at once; beyond that the one of longest ago is dropped."""
+
+Opinion = list[tuple[str, float]]
+"""What a model says of a picture: classes and their probabilities, 0..1, the likeliest first."""
+
+Side = Literal["tests", "clean"]
+
+
+@dataclass(frozen=True, eq=False)
+class Firing:
+    """Where a rule fires.
+
+    Attributes:
+        site: at which it is looked for.
+        threshold: score above which it fires.
+        matches: pictures, in the order asked for.
+    """
+
+    site: str
+    threshold: float
+    matches: tuple[Match, ...] = field(repr=False)
+
+
+class Workbench:
+    """Rules of one model, step by step.
+
+    It holds the model alone: while something is computed the model is edited for a while and then as it was, so that
+    two workbenches must not share one, nor two threads a workbench.
+
+    Args:
+        model: the classifier.
+        reference: pictures whose treatment should stay: a folder, or pictures in memory.
+        tests: labelled pictures that edits should repair; none if None.
+        clean: labelled pictures on which damage is measured; the reference set if None.
+        validation: labelled pictures that a search chooses on, never the tests; it makes its own if None.
+        cache: where statistics are kept; the user's own cache by default, None for nowhere.
+
+    Examples:
+        >>> from rulepatch.models.registry import load_model
+        >>> from rulepatch.playground.pictures import exemplar, image_set, training_images
+        >>> from rulepatch.experiments.demo import scenes_on_snow
+        >>> tests = image_set(scenes_on_snow(2, seed=0), "on snow")
+        >>> with Workbench(load_model("playground"), training_images(60, seed=2), tests, cache=None) as bench:
+        ...     bench.add(exemplar("van", ground="snow", seed=1))
+        ...     _ = bench.rewrite("blocks.3.conv", rank=1, strength=2.0)
+        ...     found = bench.outcomes("tests")
+        ...     len(found.repaired) > len(found.broken)
+        True
+    """
+
+    def __init__(
+        self,
+        model: Classifier,
+        reference: Any,
+        tests: Any = None,
+        clean: Any = None,
+        validation: Any = None,
+        *,
+        cache: Cache | Literal["user"] | None = "user",
+    ) -> None:
+        self.model = model
+        self.reference = ImageSet.of(reference, model.classes)
+        self.validation = validation
+        self.state = State()
+        chosen = self.reference if clean is None else ImageSet.of(clean, model.classes)
+        self._sets: dict[Side, ImageSet | None] = {
+            "tests": None if tests is None else ImageSet.of(tests, model.classes),
+            "clean": chosen.sample(MOST_CLEAN, seed=0),
+        }
+        self._cache = default_cache() if cache == "user" else cache
+        self._base = base_digest(model.module)
+        self._survey: Survey = find_sites(model.module, model.example())
+        self._statistics: dict[tuple[tuple[str, ...], int], dict[str, KeyStatistics]] = {}
+        self._kept: dict[tuple[Side, str], Activations] = {}
+        self._found: dict[Side, tuple[Edit, Outcomes]] = {}
+        self._past: list[State] = []
+
+    def __enter__(self) -> "Workbench":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Free what was kept; of no use afterwards."""
+        with ExitStack() as stack:
+            for kept in self._kept.values():
+                stack.callback(kept.close)
+        self._kept.clear()
+        self._found.clear()
+        self._statistics.clear()
+        self._past.clear()
+        self.state = State()
+
+    # What there is
+
+    @property
+    def sites(self) -> list[str]:
+        """Where a rule can be rewritten: the sites whose positions lie in the picture."""
+        return [site.path for site in self._survey.sites if site.is_spatial]
+
+    @property
+    def edit(self) -> Edit:
+        """What the model has now: the rules that are on, and the draft."""
+        parts = [rule.edit for rule in self.state.rules if rule.on]
+        parts += [self.state.draft.edit] if self.state.draft is not None else []
+        return Edit.compose(*parts) if parts else Edit((), self._base)
+
+    @property
+    def classes(self) -> Classes:
+        """Names of the classes, those of new ones included."""
+        return self.model.with_module(self.model.module, self.edit.new_classes).classes
+
+    def pictures(self, side: Side) -> ImageSet | None:
+        """The tests, or the pictures on which damage is measured.
+
+        Returns:
+            The set; None if there are no tests.
+        """
+        return self._sets[side]
+
+    def statistics(self, sites: Sequence[str], *, architecture: int = 1) -> dict[str, KeyStatistics]:
+        """Statistics of some sites' keys on the reference set, each computed once.
+
+        Args:
+            sites: dotted paths.
+            architecture: 1 for keys of c_in channels, 2 for unfolded patches.
+
+        Returns:
+            They, by path.
+
+        Raises:
+            SiteError: a site that the model does not have.
+        """
+        key = (tuple(sites), architecture)  # of several at once less is sampled
+        if key not in self._statistics:
+            self._statistics[key] = key_statistics(
+                self.model, self.reference, [self._survey.site(path) for path in sites], architecture=architecture,
+                cache=self._cache, progress=False,
+            )  # fmt: skip
+        return self._statistics[key]
+
+    # Steps
+
+    def add(self, exemplar: Exemplar) -> None:
+        """Learn from one more exemplar."""
+        self._go_on(exemplars=(*self.state.exemplars, exemplar))
+
+    def remove(self, index: int = -1) -> None:
+        """Learn from one exemplar less; of none nothing happens."""
+        kept = list(self.state.exemplars)
+        if kept:
+            del kept[index]
+            self._go_on(exemplars=tuple(kept))
+
+    def rewrite(
+        self, site: str | Sequence[str], *, rank: int = 1, strength: float = 1.0, gate: GateLevel = "auto"
+    ) -> Draft:
+        """Make a draft from the exemplars.
+
+        Args:
+            site: dotted path, or several.
+            rank: number of directions.
+            strength: 1 is the solve.
+            gate: as of `rewrite`.
+
+        Raises:
+            ExemplarError: no exemplars, or one that does not fit the model.
+            SettingError: a setting out of range.
+            SiteError: a site that the model does not have.
+        """
+        settings = {"site": site, "rank": rank, "strength": strength, "gate": gate}
+        return self._draft(self._exemplars(), settings)
+
+    def search(self) -> Draft:
+        """Make a draft whose site and settings a search chooses.
+
+        Raises:
+            DamageError: nothing keeps to the budget.
+            UselessEditError: nothing within the budget helps.
+            ExemplarError: no exemplars, or one that does not fit the model.
+        """
+        exemplars = self._exemplars()
+        found = search(
+            self.model, exemplars, reference=self.reference, validation=self.validation, cache=self._cache,
+            progress=False,
+        )  # fmt: skip
+        if found.edit is None or found.chosen is None:
+            raise found.refusal("mark the concept more exactly, add an exemplar, or choose a site yourself")
+        draft = Draft(found.edit, exemplars, _plain(found.chosen.proposal.settings), found.why, found.to_text())
+        self._go_on(draft=draft)
+        return draft
+
+    def adjust(self, *, rank: int, strength: float, gate: GateLevel = "auto") -> Draft | None:
+        """Make the draft anew with other settings, and else as it was made, from the same exemplars.
+
+        Args:
+            rank: number of directions.
+            strength: 1 is the solve.
+            gate: as of `rewrite`.
+
+        Returns:
+            The draft; None if there is none yet.
+
+        Raises:
+            SettingError: a setting out of range.
+        """
+        draft = self.state.draft
+        if draft is None:
+            return None
+        settings = {**draft.settings, "rank": rank, "strength": strength, "gate": gate}
+        return draft if settings == draft.settings else self._draft(draft.exemplars, settings, remember=False)
+
+    def keep(self, name: str = "") -> Rule:
+        """Keep the draft as a rule, and begin a new one without exemplars.
+
+        Args:
+            name: of the rule; one that says what it does if empty.
+
+        Raises:
+            SettingError: there is no draft.
+        """
+        draft = self.state.draft
+        if draft is None:
+            raise SettingError("expected an edit to keep but nothing was rewritten yet; press Rewrite first")
+        rule = Rule(self._free(name.strip() or draft.title), draft.edit, draft=draft)
+        self._go_on(rules=(*self.state.rules, rule), draft=None, exemplars=())
+        return rule
+
+    def load(self, path: Path, name: str) -> Rule:
+        """Keep an edit from a file as a rule.
+
+        Args:
+            path: the file.
+            name: of the rule.
+
+        Raises:
+            BaseMismatchError: it was computed on another model.
+            EditFileError: it is no edit, or damaged.
+            SiteError: the model does not have a site of it.
+        """
+        edit = Edit.load(path)
+        edit.check(self.model.module)
+        rule = Rule(self._free(name), edit)
+        self._go_on(rules=(*self.state.rules, rule))
+        return rule
+
+    def switch(self, on: Sequence[str]) -> None:
+        """Switch rules on and off.
+
+        Args:
+            on: names of those that are to be on; all others are off.
+        """
+        self._go_on(rules=tuple(replace(rule, on=rule.name in on) for rule in self.state.rules))
+
+    def undo(self) -> bool:
+        """Go back one step."""
+        if self._past:
+            self.state = self._past.pop()
+            return True
+        return False
+
+    # What it does
+
+    def opinions(self, images: Sequence[Image.Image], *, edited: bool = True, most: int = 3) -> list[Opinion]:
+        """What the model says of some pictures.
+
+        Args:
+            images: RGB, at least one.
+            edited: with the rules and the draft, or without any.
+            most: classes to name.
+
+        Returns:
+            For each picture the likeliest classes.
+        """
+        edit = self.edit if edited else Edit((), self._base)
+        with edit.applied(self.model, any_base=True) as model:
+            return [[(guess.name, guess.probability) for guess in each.top] for each in model(images, top=most)]
+
+    def outcomes(self, side: Side) -> Outcomes | None:
+        """What the rules and the draft do to the tests, or to the clean pictures.
+
+        Returns:
+            The outcomes; None if there are no tests.
+        """
+        images, edit = self._sets[side], self.edit
+        if images is None:
+            return None
+        known = self._found.get(side)
+        if known is None or known[0].changes != edit.changes:
+            self._found[side] = known = (edit, self._activations(side, images, edit).outcomes(edit))
+        return known[1]
+
+    def firing(self, pictures: Sequence[Picture], *, level: float = 0.99) -> Firing:
+        """Where the rule that is being tried fires, or the last one that is on.
+
+        Args:
+            pictures: where to look.
+            level: quantile of the reference set's positions above which it fires, 0..1.
+
+        Raises:
+            SettingError: there is no rule.
+            SiteError: the rule looks for nothing in particular.
+        """
+        if not self.edit.changes:
+            raise SettingError("expected a rule to look for but there is none; rewrite one first")
+        key = key_of_edit(self.edit)
+        known = self.statistics([key.site], architecture=1 if key.direction.ndim == 1 else 2)
+        matcher = Matcher(self.model, key, reference=known)
+        stream = ImageStream(
+            ImageSet(tuple(pictures), "pictures"), self.model.preprocess, batch_size=self.model.batch_size
+        )
+        return Firing(key.site, float(np.quantile(matcher.usual, level)), tuple(matcher.look(stream)))
+
+    # Within
+
+    def _exemplars(self) -> tuple[Exemplar, ...]:
+        if not self.state.exemplars:
+            raise ExemplarError(
+                "expected at least one exemplar but got none; mark a concept and choose what takes its place"
+            )
+        return self.state.exemplars
+
+    def _draft(self, exemplars: tuple[Exemplar, ...], settings: Mapping[str, Any], *, remember: bool = True) -> Draft:
+        site = settings["site"]
+        known = self.statistics([site] if isinstance(site, str) else site, architecture=settings.get("architecture", 1))
+        make = unjudged("rewrite")  # a face shows what is said of the exemplars; it needs no warning
+        edit = make(self.model, exemplars, reference=known, cache=None, progress=False, **settings)
+        edit = judged(self.model, edit, exemplars)
+        draft = Draft(edit, exemplars, settings)
+        if remember:
+            self._go_on(draft=draft)
+        else:
+            self.state = replace(self.state, draft=draft)
+        return draft
+
+    def _go_on(self, **changed: Any) -> None:
+        self._past.append(self.state)
+        self.state = replace(self.state, **changed)
+
+    def _free(self, name: str) -> str:
+        taken = {rule.name for rule in self.state.rules}
+        return next(each for each in (name, *(f"{name} {i}" for i in range(2, len(taken) + 3))) if each not in taken)
+
+    def _activations(self, side: Side, images: ImageSet, edit: Edit) -> Activations:
+        """The pictures as the first site of an edit sees them."""
+        site = first_site(self._survey.trace, edit)
+        kept = self._kept.pop((side, site), None) or Activations(
+            self.model, images, [site], progress="tests" if side == "tests" else "clean pictures"
+        )
+        self._kept[side, site] = kept  # the last one is that of the last use
+        own = [key for key in self._kept if key[0] == side]
+        for key in own[:-KEPT_SITES]:
+            self._kept.pop(key).close()
+        return kept
+
+
+def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as people give them: one site by itself, no gate by its name, what is usual left out."""
+    usual = {name: each.default for name, each in inspect.signature(rewrite).parameters.items()}
+    named = {name: settings[name] for name in ("site", "rank", "strength", "gate")}
+    named |= {"site": named["site"][0] if len(named["site"]) == 1 else named["site"], "gate": named["gate"] or "none"}
+    return named | {name: value for name, value in settings.items() if name not in named and value != usual[name]}

@@ -1,0 +1,268 @@
+"""Making one edit of several, and saying where their rules fight."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from rulepatch.core import linalg
+from rulepatch.core.changes import LowRank
+from rulepatch.core.edit import Edit
+from rulepatch.core.exemplars import Exemplar
+from rulepatch.core.moments import KeyStatistics
+from rulepatch.data.cache import Cache, default_cache
+from rulepatch.data.folders import ImageSet
+from rulepatch.data.statistics import key_statistics
+from rulepatch.editors.problem import Settings, errors_at, look, pose
+from rulepatch.editors.rules import Rule, solve_rules
+from rulepatch.errors import SettingError
+from rulepatch.files import check_writable
+from rulepatch.models.classifier import Classifier
+from rulepatch.text import table
+from rulepatch.tracing.sites import find_sites
+
+__all__ = ["Composition", "compose", "compose_files"]
+
+log = logging.getLogger("rulepatch")
+
+SOLVED_TOGETHER = {
+    "architecture": 1, "match": "auto", "error": "squared", "coupling": "none", "whole_image": False,
+    "value_point": None, "ridge": 1e-3, "floor": 1e-5,
+}  # fmt: skip
+"""Settings of the edits that can be solved together; others are put beside each other as they are."""
+
+KEPT = 0.9
+"""A rule that keeps less of its effect than this beside the others is said to be in a fight."""
+
+ALIKE = 0.5
+"""Interference from which two rules are said to be in a fight where their exemplars are not at hand."""
+
+
+@dataclass(frozen=True)
+class Composition:
+    """Several edits made into one.
+
+    Attributes:
+        edit: the one.
+        names: of the edits that it was made of.
+        jointly: whether their coefficients were solved together.
+        interference: at each site, for each pair of edits, the largest correlation of what they read, 0..1.
+        alone: for each edit the share of each edit's own masked error that it removes by itself, (edits, edits);
+            None without exemplars.
+        together: the share of each edit's own masked error that is removed by all together; None without exemplars.
+        fights: what to be warned of, a sentence each.
+    """
+
+    edit: Edit
+    names: tuple[str, ...]
+    jointly: bool
+    interference: Mapping[str, list[list[float]]]
+    alone: list[list[float]] | None
+    together: list[float] | None
+    fights: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The composition, as JSON."""
+        return {
+            "edits": list(self.names),
+            "sites": list(self.edit.sites),
+            "jointly": self.jointly,
+            "interference": dict(self.interference),
+            "alone": self.alone,
+            "together": self.together,
+            "fights": list(self.fights),
+        }
+
+    def to_text(self) -> str:
+        """The composition, for people."""
+        how = "solved together" if self.jointly else "put beside each other"
+        lines = [f"{', '.join(self.names)}: {how}, at {', '.join(self.edit.sites)}"]
+        for site, matrix in self.interference.items():
+            rows = [[name, *(f"{each:.2f}" for each in row)] for name, row in zip(self.names, matrix, strict=True)]
+            lines.append(table([f"interference at {site}", *self.names], rows))
+        if self.alone is not None and self.together is not None:
+            rows = [[name, *(f"{each:.0%}" for each in row)] for name, row in zip(self.names, self.alone, strict=True)]
+            rows.append(["all together", *(f"{each:.0%}" for each in self.together)])
+            lines.append(table(["masked error removed by", *(f"of {name}" for name in self.names)], rows))
+        return "\n".join([*lines, *self.fights])
+
+
+def compose(
+    model: Classifier | None,
+    edits: Mapping[str, Edit],
+    *,
+    reference: Any = None,
+    exemplars: Sequence[Exemplar] = (),
+    cache: Cache | Literal["user"] | None = "user",
+    progress: bool = True,
+) -> Composition:
+    """Make one edit of several.
+
+    Rules at the same site whose exemplars are at hand are solved together; otherwise their factors are stacked. Edits
+    at different sites make a bundle.
+
+    Args:
+        model: the classifier that they were computed on; without it, nothing is measured or solved.
+        edits: by name, at least two.
+        reference: pictures whose treatment should stay, to measure how much the rules read the same.
+        exemplars: those that the edits were made of, in any order; they are told apart by their digests.
+        cache: where statistics are kept; the user's own cache by default, None for nowhere.
+        progress: whether to show bars.
+
+    Raises:
+        SettingError: fewer than two edits.
+        BaseMismatchError: the edits were computed on different bases, or on another than the model.
+    """
+    if len(edits) < 2:
+        raise SettingError(f"expected at least two edits to compose but got {len(edits)}; name more")
+    stacked, names = Edit.compose(*edits.values()), tuple(edits)
+    if model is None:
+        return Composition(stacked, names, False, {}, None, None, ())
+    for edit in edits.values():
+        edit.check(model.module)
+    statistics = {} if reference is None else _statistics(model, stacked, reference, cache, progress)
+    interference = {site: _matrix(list(edits.values()), site, found) for site, found in statistics.items()}
+    own = [_own(edit, exemplars) for edit in edits.values()]
+    composed, jointly = stacked, False
+    if statistics and all(own) and (rules := _rules(list(edits.values()), own)) is not None:
+        sites = list(stacked.sites)
+        problem = pose(model, [each for part in own for each in part], Settings(sites), reference=statistics)
+        composed, jointly = solve_rules(problem, rules), True
+    alone = together = None
+    if all(own):
+        pairs = list(zip(own, edits.values(), strict=True))
+        alone = [[_removed(model, edit, part, of) for part, of in pairs] for edit in edits.values()]
+        together = [_removed(model, composed, part, of) for part, of in pairs]
+    fights = tuple(_fights(names, interference, alone, together))
+    for fight in fights:
+        log.warning("%s", fight)
+    return Composition(composed, names, jointly, interference, alone, together, fights)
+
+
+def compose_files(
+    files: Sequence[Path],
+    out: Path,
+    *,
+    model: Classifier | None = None,
+    reference: Any = None,
+    leave_out: Sequence[int | str] = (),
+    exemplars: Sequence[Exemplar] = (),
+    progress: bool = True,
+) -> Composition:
+    """`compose` of edit files into an edit file.
+
+    Args:
+        files: at least two.
+        out: the file to write.
+        model: the classifier that they were computed on.
+        reference: pictures whose treatment should stay.
+        leave_out: classes to leave out of the reference set.
+        exemplars: those that the edits were made of.
+        progress: whether to show bars.
+
+    Raises:
+        SettingError: fewer than two edits, or a reference set or exemplars without a model.
+        EditFileError: a file is no edit.
+        OutputError: the folder to write in does not exist.
+    """
+    check_writable(out)
+    if model is None and (reference is not None or exemplars):
+        raise SettingError("expected --model with a reference set or exemplars but got none; name the edits' model")
+    stems = [file.stem for file in files]
+    names = [stem if stems.count(stem) == 1 else str(file) for stem, file in zip(stems, files, strict=True)]
+    edits = {name: Edit.load(file) for name, file in zip(names, files, strict=True)}
+    if model is not None and reference is not None:
+        left_out = {model.classes.index(label) for label in leave_out}
+        reference = ImageSet.of(reference, model.classes).without(left_out)
+    found = compose(model, edits, reference=reference, exemplars=exemplars, progress=progress)
+    found.edit.save(out)
+    return found
+
+
+def _statistics(
+    model: Classifier, edit: Edit, reference: Any, cache: Cache | Literal["user"] | None, progress: bool
+) -> dict[str, KeyStatistics]:
+    survey = find_sites(model.module, model.example())
+    low_rank = {change.site for change in edit.changes if isinstance(change, LowRank) and change.architecture == 1}
+    sites = [site for site in survey.sites if site.path in low_rank]
+    kept = default_cache() if cache == "user" else cache
+    return key_statistics(model, ImageSet.of(reference, model.classes), sites, cache=kept, progress=progress)
+
+
+def _matrix(edits: Sequence[Edit], site: str, statistics: KeyStatistics) -> list[list[float]]:
+    """Interference of each pair of edits at a site; 0 where one of them has nothing there."""
+    moment = statistics.moment.mean().cpu()
+    reads = [
+        torch.cat(
+            [c.directions for c in edit.changes if isinstance(c, LowRank) and c.site == site and c.architecture == 1]
+            or [torch.empty(0, len(moment))]
+        )
+        for edit in edits
+    ]
+    return [[linalg.interference(a, b, moment) if len(a) and len(b) else 0.0 for b in reads] for a in reads]
+
+
+def _own(edit: Edit, exemplars: Sequence[Exemplar]) -> list[Exemplar]:
+    """The exemplars that an edit was made of; none if one of them is not at hand."""
+    at_hand = {exemplar.digest(): exemplar for exemplar in exemplars}
+    wanted = [each["digest"] for each in edit.provenance.get("exemplars", [])]
+    return [at_hand[digest] for digest in wanted] if all(digest in at_hand for digest in wanted) else []
+
+
+def _rules(edits: Sequence[Edit], own: Sequence[Sequence[Exemplar]]) -> list[Rule] | None:
+    """The edits as rules of one solve; None if they are of other sites or made by other means."""
+    if len({edit.sites for edit in edits}) > 1:
+        return None
+    rules = []
+    for edit, exemplars in zip(edits, own, strict=True):
+        settings, method = edit.provenance.get("settings", {}), edit.provenance.get("method")
+        plain = all(settings.get(name) == value for name, value in SOLVED_TOGETHER.items())
+        protected = any("protected_damage" in site for site in edit.provenance.get("sites", []))
+        if method != "rewrite" or not plain or protected or edit.provenance.get("style") is not None:
+            return None
+        change = edit.changes[0]
+        assert isinstance(change, LowRank)
+        gate = change.gate
+        rules.append(
+            Rule(
+                exemplars,
+                change.rank,
+                change.strength,
+                None if gate is None else gate.level,
+                "hard" if gate is None else gate.kind,
+            )
+        )
+    return rules
+
+
+def _removed(model: Classifier, edit: Edit, exemplars: Sequence[Exemplar], of: Edit) -> float:
+    """The share of the masked error of some exemplars at the sites of an edit that another edit removes."""
+    _, edited, observations = look(model, exemplars, Settings(list(of.sites)))
+    before, after = (sum(errors_at(model.module, edited, observations, each)) for each in ((), edit.changes))
+    return 1 - after / before if before > 0 else 0.0
+
+
+def _fights(
+    names: Sequence[str],
+    interference: Mapping[str, list[list[float]]],
+    alone: list[list[float]] | None,
+    together: list[float] | None,
+) -> list[str]:
+    if alone is not None and together is not None:
+        return [
+            f"{name} keeps {kept / own[i]:.0%} of what it does alone beside the others (it removes {kept:.0%} of its "
+            f"exemplars' error, {own[i]:.0%} alone)"
+            for i, (name, own, kept) in enumerate(zip(names, alone, together, strict=True))
+            if own[i] > 0 and kept < KEPT * own[i]
+        ]
+    return [
+        f"{names[i]} and {names[j]} read alike at {site} (interference {matrix[i][j]:.2f}); give their exemplars to "
+        "solve them together"
+        for site, matrix in interference.items()
+        for i in range(len(names))
+        for j in range(i)
+        if matrix[i][j] > ALIKE
+    ]

@@ -1,0 +1,1 @@
+from tests.fixtures.colours import model, world  # noqa: F401
