@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from tests.fixtures.colours import model, world  # noqa: F401
 
 from rulepatch.editors.problem import Settings, look
 from rulepatch.editors.rewrite import rewrite
