@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from tests.fixtures.colours import model, world  # noqa: F401
+from tests.fixtures import colours
 
 from rulepatch.editors.problem import Settings, look
 from rulepatch.editors.rewrite import rewrite
@@ -16,6 +16,7 @@ from rulepatch.inverse.reconstruct import invert, reconstruct, total_variation
 from rulepatch.inverse.report import draw_curves, draw_similarity
 
 SITE = "3"
+model, world = colours.model, colours.world
 QUIET = {"progress": False}
 
 
