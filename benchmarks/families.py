@@ -19,7 +19,7 @@ from benchmarks.measure import DATA, arguments, record
 from rulepatch.core.edit import Edit
 from rulepatch.core.exemplars import Exemplar
 from rulepatch.data.folders import ImageSet, Picture
-from rulepatch.editors.rewrite import rewrite
+from rulepatch.editors.edit import rewrite
 from rulepatch.evaluation.evaluate import outcomes_of
 from rulepatch.evaluation.metrics import mcnemar
 from rulepatch.evaluation.outcomes import Outcomes

@@ -7,7 +7,7 @@ from rulepatch.core.edit import Edit
 from rulepatch.data.exemplar_folders import read_exemplars
 from rulepatch.data.folders import ImageSet
 from rulepatch.data.stream import ImageStream
-from rulepatch.editors.rewrite import rewrite
+from rulepatch.editors.edit import rewrite
 from rulepatch.evaluation.evaluate import outcomes_of
 from rulepatch.models.classifier import Classifier
 from rulepatch.models.registry import load_model

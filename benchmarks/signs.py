@@ -23,7 +23,7 @@ from rulepatch.concepts.typographic import note
 from rulepatch.core.edit import Edit
 from rulepatch.core.exemplars import Exemplar
 from rulepatch.data.folders import ImageSet
-from rulepatch.editors.rewrite import rewrite
+from rulepatch.editors.edit import rewrite
 from rulepatch.evaluation.evaluate import outcomes_of
 from rulepatch.evaluation.outcomes import Outcomes
 from rulepatch.images import read_image

@@ -17,7 +17,7 @@ from rulepatch.core.edit import Edit
 from rulepatch.data import stream as streams
 from rulepatch.data.folders import ImageSet, Picture
 from rulepatch.data.stream import ImageStream
-from rulepatch.editors.rewrite import rewrite
+from rulepatch.editors.edit import rewrite
 from rulepatch.errors import StoppedError
 from rulepatch.evaluation.evaluate import evaluate
 from rulepatch.experiments.demo import scenes_on_snow

@@ -12,8 +12,7 @@ if TYPE_CHECKING:
     from rulepatch.core.exemplars import Exemplar
     from rulepatch.data.exemplar_folders import read_exemplars
     from rulepatch.data.folders import ImageSet
-    from rulepatch.editors.projected_adam import projected_adam
-    from rulepatch.editors.rewrite import rewrite
+    from rulepatch.editors.edit import projected_adam, rewrite
     from rulepatch.errors import RulepatchError
     from rulepatch.evaluation.evaluate import Evaluation, evaluate
     from rulepatch.models.classes import Classes
@@ -53,9 +52,9 @@ _HOMES = {
     "evaluate": "evaluation.evaluate",
     "find_sites": "tracing.sites",
     "load_model": "models.registry",
-    "projected_adam": "editors.projected_adam",
+    "projected_adam": "editors.edit",
     "read_exemplars": "data.exemplar_folders",
-    "rewrite": "editors.rewrite",
+    "rewrite": "editors.edit",
     "search": "site_search.search",
 }
 

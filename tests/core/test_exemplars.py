@@ -6,7 +6,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-from rulepatch.core.exemplars import Exemplar, observe, position_weights
+from rulepatch.core.exemplars import Exemplar
+from rulepatch.core.observations import observe, position_weights
 from rulepatch.errors import ExemplarError, SiteError
 from rulepatch.tracing.positions import Places
 from rulepatch.tracing.sites import find_sites, rows

@@ -192,7 +192,7 @@ def test_damage_of_patches_and_of_channels_agree_where_taps_are_independent():
 def test_gates_shut_and_open():
     maps, scores = torch.tensor([[[2.0, 3.0]]]), torch.tensor([[[0.5, 1.5]]])
     assert linalg.gated(maps, scores, torch.tensor(1.0)).tolist() == [[[0, 3]]]
-    assert linalg.soft_gated(maps, torch.tensor([[2.5]])).tolist() == [[[0, 0.5]]]
+    assert linalg.gated(maps, None, torch.tensor([[2.5]])).tolist() == [[[0, 0.5]]]
 
 
 @pytest.mark.parametrize("error", ["squared", "absolute"])

@@ -13,7 +13,7 @@ from rulepatch.data.exemplar_folders import read_exemplars
 from rulepatch.data.folders import ImageSet
 from rulepatch.discovery.concept_effects import EVERY_CLASS
 from rulepatch.discovery.discover import discover
-from rulepatch.editors.rewrite import rewrite
+from rulepatch.editors.edit import rewrite
 from rulepatch.errors import FolderError, SettingError
 from rulepatch.models.registry import load_model
 from rulepatch.playground.pictures import image_set, training_images

@@ -11,7 +11,7 @@ from rulepatch.data.folders import ImageSet
 from rulepatch.data.statistics import key_statistics
 from rulepatch.editors.problem import Settings, pose
 from rulepatch.editors.reading import read
-from rulepatch.editors.rewrite import rewrite
+from rulepatch.editors.edit import rewrite
 from rulepatch.errors import ExemplarError, SettingError
 from rulepatch.evaluation.evaluate import evaluate
 from rulepatch.models.registry import load_model

@@ -6,7 +6,7 @@ import torch
 from rulepatch.core import linalg
 from rulepatch.core.installation import Installation
 from rulepatch.editors.problem import Settings, errors_at, look
-from rulepatch.editors.rewrite import rewrite
+from rulepatch.editors.edit import rewrite
 from rulepatch.editors.rules import Rule, rewrite_rules
 from rulepatch.errors import ExemplarError, SettingError
 from rulepatch.models.registry import load_model

@@ -8,7 +8,7 @@ import torch
 from tests.fixtures import colours
 
 from rulepatch.editors.problem import Settings, look
-from rulepatch.editors.rewrite import rewrite
+from rulepatch.editors.edit import rewrite
 from rulepatch.errors import BaseMismatchError, SettingError, SiteError
 from rulepatch.inverse.editors import inverse_pinv
 from rulepatch.inverse.memory import pose_inverse

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from rulepatch.editors.rewrite import rewrite
+from rulepatch.editors.edit import rewrite
 from rulepatch.errors import MissingExtraError, ModelError
 from rulepatch.models.classes import Classes
 from rulepatch.models.classifier import Classifier

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from rulepatch.core.exemplars import Exemplar
-from rulepatch.editors.rewrite import rewrite
+from rulepatch.editors.edit import rewrite
 from rulepatch.errors import ExemplarError
 from rulepatch.evaluation.evaluate import outcomes_of
 from rulepatch.models.registry import load_model

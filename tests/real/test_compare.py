@@ -7,7 +7,7 @@ from rulepatch.concepts.match import key_of_concept, match
 from rulepatch.concepts.test_sets import make_test_sets
 from rulepatch.data.exemplar_folders import read_exemplars
 from rulepatch.data.folders import ImageSet
-from rulepatch.editors.rewrite import rewrite
+from rulepatch.editors.edit import rewrite
 from rulepatch.evaluation.evaluate import outcomes_of
 from rulepatch.images import read_image
 from rulepatch.models.registry import load_model

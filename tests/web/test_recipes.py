@@ -18,7 +18,7 @@ from rulepatch.concepts.segment import load_segmenter
 from rulepatch.core.edit import Edit
 from rulepatch.data.exemplar_folders import read_exemplars
 from rulepatch.data.folders import Picture
-from rulepatch.editors.rewrite import rewrite
+from rulepatch.editors.edit import rewrite
 from rulepatch.errors import OutputError
 from rulepatch.experiments.demo import scenes_on_snow, write_pictures
 from rulepatch.models.registry import load_model

@@ -16,7 +16,7 @@ from rulepatch.concepts.match import key_of_edit, match
 from rulepatch.core.edit import Edit, base_digest
 from rulepatch.data import statistics
 from rulepatch.data.folders import ImageSet, Picture
-from rulepatch.editors.rewrite import rewrite
+from rulepatch.editors.edit import rewrite
 from rulepatch.errors import (
     BaseMismatchError,
     EditFileError,

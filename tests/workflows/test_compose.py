@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from rulepatch.core.edit import Edit
-from rulepatch.editors.rewrite import rewrite
+from rulepatch.editors.edit import rewrite
 from rulepatch.errors import BaseMismatchError, SettingError
 from rulepatch.models.registry import load_model
 from rulepatch.playground.pictures import exemplar, training_images

@@ -2,26 +2,33 @@
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
+from rulepatch.cli.groups import (
+    ExemplarOptions,
+    LimitOptions,
+    MethodCommand,
+    ModelOptions,
+    ReferenceOptions,
+    grouped,
+    method_of,
+)
 from rulepatch.cli.messages import warnings_so_far
 from rulepatch.cli.options import (
     AnyBase,
     Device,
     EditFile,
-    Error,
     Exemplars,
-    GateKind,
     Json,
     Label,
     LeaveOut,
     Masks,
     MaskValue,
-    Match,
     MaxDrop,
     ModelName,
     OptionalExemplars,
@@ -39,6 +46,35 @@ if TYPE_CHECKING:
     from rulepatch.models.classifier import Classifier
 
 __all__ = ["app", "load_classifier", "print_result", "read_exemplars_of"]
+
+
+@dataclass(frozen=True)
+class ImageOptions:
+    """Input."""
+
+    validation: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Labelled images for --site auto, never the tests.")
+    ] = None
+    from_features: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A texture whose features replace the concept.")
+    ] = None
+    protect: Annotated[Path | None, typer.Option(metavar="DIR", help="Images that must not change.")] = None
+    protect_class: Annotated[
+        list[str] | None, typer.Option(metavar="CLASS", help="A class of the reference set to protect; repeatable.")
+    ] = None
+
+    def read(self) -> dict[str, Any]:
+        """The images by the names that `make` gives them."""
+        from rulepatch.images import read_image
+
+        style = None if self.from_features is None else read_image(self.from_features)
+        return {
+            "validation": self.validation,
+            "style": style,
+            "protect": self.protect,
+            "protect_classes": self.protect_class,
+        }
+
 
 ORDER = (
     *("demo", "sites", "predict", "exemplar", "edit", "show", "evaluate", "match", "compare", "compose", "apply"),
@@ -93,112 +129,58 @@ def demo(
 
 
 @app.command(
+    cls=MethodCommand,
     epilog=example(
         "edit -m playground --exemplar rulepatch-demo/exemplar --reference rulepatch-demo/reference",
         "--site blocks.4.conv -o my.safetensors",
-    )
+    ),
 )
+@grouped
 def edit(
-    model: ModelName,
-    exemplar: Exemplars,
-    reference: Annotated[Path, typer.Option(metavar="DIR", help="Pictures whose treatment should stay.")],
+    ctx: typer.Context,
+    model: ModelOptions,
+    exemplars: ExemplarOptions,
+    reference: ReferenceOptions,
+    images: ImageOptions,
+    limits: LimitOptions,
     out: Annotated[Path, out_option("FILE", "The edit file to write.")],
     site: Annotated[
         list[str] | None,
-        typer.Option(metavar="PATH|auto", help="Where to edit, repeatable; or auto, to choose site and settings."),
+        typer.Option(
+            metavar="PATH|auto", help="Where to edit; repeatable. Or choose all by itself.", rich_help_panel="Input"
+        ),
     ] = None,
-    validation: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Labelled pictures that --site auto chooses on, never the tests.")
-    ] = None,
-    mask: Masks = None,
-    mask_value: MaskValue = None,
-    replacement: Replacement = None,
-    label: Label = None,
-    weights: Weights = None,
-    leave_out: LeaveOut = None,
-    method: Annotated[str, typer.Option(help="How: rewrite, projected-adam, dense, finetune-local, …")] = "rewrite",
-    rank: Annotated[int | None, typer.Option(help="Number of directions at each site. [1]")] = None,
-    strength: Annotated[float | None, typer.Option(help="1 is the solve, 1 to 4 is usual. [1]")] = None,
-    gate: Annotated[
-        str | None,
-        typer.Option(metavar="Q|auto|none", help="Act only on keys beyond this quantile of the reference set. [auto]"),
-    ] = None,
-    gate_kind: Annotated[GateKind | None, typer.Option(help="[hard]")] = None,
-    architecture: Annotated[
-        int | None, typer.Option(help="1: keys are channels; 2: patches; 3, 4: of inverse methods. [1, or 4]")
-    ] = None,
-    match: Annotated[Match | None, typer.Option(help="[auto]")] = None,
-    error: Annotated[Error | None, typer.Option(help="[squared]")] = None,
-    ridge: Annotated[float | None, typer.Option(help="Of the closed form. [0.001]")] = None,
-    floor: Annotated[float | None, typer.Option(help="Smallest eigenvalue kept, relative. [0.00001]")] = None,
-    steps: Annotated[int | None, typer.Option(help="Of methods that take steps.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Of projected-adam. [0.0001]")] = None,
-    value_point: Annotated[str | None, typer.Option(metavar="PATH", help="The module whose output is matched.")] = None,
-    from_features: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="A texture whose features replace the concept's; no edited picture needed."),
-    ] = None,
-    protect: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Pictures that must not change, as far as can be.")
-    ] = None,
-    protect_class: Annotated[
-        list[str] | None,
-        typer.Option(metavar="CLASS", help="Protect a class's pictures of the reference set; repeatable."),
-    ] = None,
+    method: Annotated[str, typer.Option(metavar="NAME", help="Way to edit.", rich_help_panel="Input")] = "rewrite",
     further: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="Any other setting of the method; repeatable."),
+        typer.Option(
+            "--set", metavar="NAME=VALUE", help="Any setting of the method; repeatable.", rich_help_panel="Input"
+        ),
     ] = None,
-    max_drop: MaxDrop = None,
-    allow_damage: Annotated[bool, typer.Option(help="Write the edit even if it loses more than --max-drop.")] = False,
-    allow_useless: Annotated[
-        bool, typer.Option(help="Write the edit even if it does nothing for its own exemplars (else exit code 3).")
-    ] = False,
-    device: Device = "cpu",
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
     """Make an edit from exemplars and write it to a file."""
-    from rulepatch.editors.registry import read_settings
-    from rulepatch.images import read_image
-    from rulepatch.text import command_line, read_share
-    from rulepatch.workflows.make import gate_level, make
+    from rulepatch.data.run import Run
+    from rulepatch.text import command_line
+    from rulepatch.workflows.make import make
 
-    classifier = load_classifier(model, weights, device)
-    settings = {
-        "site": site,
-        "rank": rank,
-        "strength": strength,
-        "gate": None if gate is None else gate_level(gate),
-        "gate_kind": gate_kind,
-        "architecture": architecture,
-        "match": match,
-        "error": error,
-        "ridge": ridge,
-        "floor": floor,
-        "steps": steps,
-        "learning_rate": learning_rate,
-        "value_point": value_point,
-        "style": None if from_features is None else read_image(from_features),
-        "protect": protect,
-        "seed": seed,
-        **read_settings(method, further or ()),
-    }
     made = make(
-        classifier,
-        read_exemplars_of(exemplar, mask, replacement, label, mask_value, unedited=from_features is not None),
+        model.load(),
+        exemplars.read(unedited=images.from_features is not None),
         out=out,
-        reference=reference,
-        method=method,
-        leave_out=leave_out or (),
-        settings=settings,
-        protect_classes=protect_class or (),
-        validation=validation,
-        max_drop=None if max_drop is None else read_share(max_drop),
-        allow_damage=allow_damage,
-        allow_useless=allow_useless,
+        reference=reference.reference,
+        site=site or (),
+        how=method_of(ctx, method, further),
+        leave_out=reference.leave_out or (),
+        images=images.read(),
+        limits=limits.limits(),
+        run=Run(seed=seed),
     )
-    measured = {"model": model, "weights": weights, "reference": reference, "leave_out": leave_out}
+    measured = {
+        "model": model.model, "weights": model.weights, "reference": reference.reference,
+        "leave_out": reference.leave_out,
+    }  # fmt: skip
     then = command_line("evaluate", measured, out)
     print_result(
         made.to_json, lambda: f"{made.to_text()}\nnext: {then}\n(and --tests DIR, to see what it repairs)", as_json

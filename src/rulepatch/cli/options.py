@@ -71,9 +71,7 @@ def out_option(metavar: str, text: str) -> Any:
     return typer.Option("--out", "-o", metavar=metavar, help=text)
 
 
-MODELS = (
-    "torchvision/NAME, timm/NAME, hf/NAME, open_clip/NAME, places365/NAME, playground, FILE.py:FUNCTION or FILE.toml"
-)
+MODELS = "playground, FILE.py:FUNCTION, FILE.toml, or ZOO/NAME of torchvision, timm, hf, open_clip, places365"
 
 ModelName = Annotated[str, model_option(MODELS)]
 OptionalModelName = Annotated[str | None, model_option("The same as MODEL.")]
@@ -82,16 +80,16 @@ Weights = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE|FILE::KEY",
-        help="Local weights instead of the model's own; KEY names those wanted of a checkpoint that holds several.",
+        help="Local weights; KEY names those wanted of several.",
     ),
 ]
 Dask = Annotated[
     str | None,
     typer.Option(metavar="ADDRESS|local", help="Workers of a Dask cluster; one that you trust, it has no passwords."),
 ]
-Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, mps.")]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object on standard output.")]
-Seed = Annotated[int, typer.Option(help="Of everything that is random.", min=0, max=2**32 - 1)]
+Device = Annotated[str, typer.Option(metavar="NAME", help="cpu, cuda, cuda:1, mps.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
+Seed = Annotated[int, typer.Option(metavar="N", help="Of everything that is random.", min=0, max=2**32 - 1)]
 EditFile = Annotated[Path, typer.Argument(metavar="FILE", help="An edit file.")]
 OptionalEditFile = Annotated[Path | None, typer.Argument(metavar="FILE", help="An edit file.", show_default=False)]
 Reference = Annotated[
@@ -99,25 +97,23 @@ Reference = Annotated[
 ]
 LeaveOut = Annotated[
     list[str] | None,
-    typer.Option("--leave-out", metavar="CLASS", help="Leave a class out of the reference set; repeatable."),
+    typer.Option("--leave-out", metavar="CLASS", help="Class to leave out of the reference; repeatable."),
 ]
 MaxDrop = Annotated[
     str | None,
-    typer.Option(metavar="SHARE", help="Most accuracy that an edit may lose on the reference set, such as 0.25%."),
+    typer.Option(metavar="SHARE", help="Most accuracy lost on the reference set, as 0.25%."),
 ]
 AnyBase = Annotated[bool, typer.Option("--any-base", help="Accept another model than the edit was computed on.")]
-EXEMPLAR = typer.Option(
-    "--exemplar", metavar="DIR|FILE", help="An exemplar folder, or a picture with --mask; repeatable."
-)
+EXEMPLAR = typer.Option("--exemplar", metavar="DIR|FILE", help="Exemplar folder, or image with --mask; repeatable.")
 Exemplars = Annotated[list[Path], EXEMPLAR]
 OptionalExemplars = Annotated[list[Path] | None, EXEMPLAR]
-Label = Annotated[str | None, typer.Option("--label", metavar="CLASS", help="What the exemplars' pictures show.")]
+Label = Annotated[str | None, typer.Option("--label", metavar="CLASS", help="What the exemplars show.")]
 Masks = Annotated[
-    list[Path] | None, typer.Option("--mask", metavar="FILE", help="Mask of each exemplar that is a picture, in order.")
+    list[Path] | None, typer.Option("--mask", metavar="FILE", help="Mask of each exemplar that is an image, in order.")
 ]
 MaskValue = Annotated[
     str | None,
-    typer.Option(metavar="VALUE", help="What of masks of several colours is the concept: #800000, red, 15, opaque."),
+    typer.Option(metavar="VALUE", help="Concept in masks of several colours: #800000, red, 15."),
 ]
 Replacement = Annotated[
     Path | None, typer.Option("--replacement", metavar="FILE", help="A texture to paint over the concept.")

@@ -15,7 +15,8 @@ from torch.nn import functional as F
 
 from rulepatch.concepts.match import Key, key_at, match, usual_scores
 from rulepatch.concepts.test_sets import paste_at_match, seen_of
-from rulepatch.core.exemplars import Exemplar, Observation
+from rulepatch.core.exemplars import Exemplar
+from rulepatch.core.observations import Observation
 from rulepatch.data.folders import ImageSet, Picture
 from rulepatch.editors.problem import Problem
 from rulepatch.models.classifier import Classifier

@@ -13,15 +13,18 @@ from torch import Tensor
 from rulepatch.core import linalg
 from rulepatch.core.changes import LowRank
 from rulepatch.core.edit import Edit
-from rulepatch.core.exemplars import Exemplar, Observation
-from rulepatch.core.installation import Reader
+from rulepatch.core.exemplars import Exemplar
+from rulepatch.core.installation import Projection
 from rulepatch.core.moments import KeyStatistics
+from rulepatch.core.observations import Observation
 from rulepatch.data.cache import Cache, default_cache
 from rulepatch.data.folders import ImageSet, Picture
+from rulepatch.data.run import Run
 from rulepatch.data.statistics import key_statistics
 from rulepatch.data.stream import ImageStream
-from rulepatch.editors.problem import Problem, Reference, Settings, pose
+from rulepatch.editors.problem import Problem, Reference, build_problem
 from rulepatch.errors import SettingError, SiteError
+from rulepatch.methods import FLOOR, Rewrite
 from rulepatch.models.classifier import Classifier
 from rulepatch.text import percent, table
 from rulepatch.tracing import capture
@@ -107,7 +110,8 @@ def key_of_concept(
     if site is None:
         survey = find_sites(model.module, model.example())
         site = [each.path for each in survey.sites if each.is_spatial][-1]
-    problem = pose(model, exemplars, Settings(site), reference=reference, cache=cache, progress=progress)
+    run = Run(cache=cache, progress=progress)
+    problem = build_problem(model, exemplars, site, Rewrite(), reference=reference, run=run)
     return key_at(problem, problem.observations[0], which)
 
 
@@ -122,7 +126,7 @@ def key_at(problem: Problem, seen: Observation, which: Literal["concept", "repla
     recording = seen.original if which == "concept" else seen.edited
     keys = rows(recording.keys, key_axis(seen.site.kind)).double().cpu()
     weights = seen.key_weights.cpu()
-    whitener = problem.statistics[seen.site.path].whitening(floor=1e-5).cpu()
+    whitener = problem.statistics[seen.site.path].whitening(floor=FLOOR).cpu()
     _, direction = linalg.directions(keys[weights > 0], weights[weights > 0], whitener, 1)
     names = {getattr(exemplar, which) for exemplar in problem.exemplars} - {None}
     return Key(seen.site.path, direction.float(), ", ".join(sorted(names)) or f"the {which}")
@@ -161,7 +165,7 @@ def key_of_points(
     for down, across in (_cell(model, image, point, (len(numbers), len(numbers[0]))) for point in points):
         around |= set(numbers[max(down - 1, 0) : down + 2, max(across - 1, 0) : across + 2].flatten().tolist())
     own = keys[sorted(around)]
-    whitener = statistics[site].whitening(floor=1e-5).cpu()
+    whitener = statistics[site].whitening(floor=FLOOR).cpu()
     _, direction = linalg.directions(own, torch.ones(len(own), dtype=torch.float64), whitener, 1)
     return Key(site, direction.float(), "what is there")
 
@@ -220,7 +224,7 @@ class Matcher:
             known = ImageSet.of(reference, model.classes)
             statistics = key_statistics(model, known, [site], architecture=architecture, cache=kept, progress=progress)
         self.usual = usual_scores(statistics[key.site], key)
-        self._places, self._reader = places, Reader(layer, key.direction[None], None)
+        self._places, self._reader = places, Projection(layer, key.direction[None], None)
 
     def scores(self, pixels: Tensor) -> NDArray[np.float32]:
         """Scores of the key in pictures.

@@ -17,10 +17,12 @@ from rulepatch.core.adapters import write_adapter
 from rulepatch.core.changes import KINDS, Change, NewClass
 from rulepatch.core.exemplar_outcomes import ExemplarOutcomes
 from rulepatch.core.installation import Installation
+from rulepatch.core.site_reports import SiteReport
 from rulepatch.core.summary import COLUMNS, line_of, panel_of, rows_of
 from rulepatch.digests import digest_of_json, digest_of_state, digest_of_tensors
 from rulepatch.errors import BaseMismatchError, EditFileError, ModelError, SettingError, reason_of
 from rulepatch.files import atomic_path
+from rulepatch.methods import Method
 from rulepatch.text import table
 from rulepatch.wrappers import unwrapped
 
@@ -116,6 +118,20 @@ class Edit:
         told = [f"gated: acts only where {where}"] if gates else []
         told += [f"adds the class {', '.join(self.new_classes)}"] if self.new_classes else []
         return f"{'; '.join(told)}; `apply` needs .pt2 or .onnx" if told else ""
+
+    @property
+    def how(self) -> Method | None:
+        """The method that made it, and its settings; None of edits that no registered method made."""
+        settings = Method.known.get(self.provenance.get("method", ""))
+        told = self.provenance.get("settings")
+        if settings is None or not isinstance(told, Mapping):
+            return None
+        return settings.of({name: value for name, value in told.items() if name in settings.model_fields})
+
+    @property
+    def reports(self) -> tuple[SiteReport, ...]:
+        """What was measured at each site when it was made."""
+        return tuple(SiteReport.from_json(each) for each in self.provenance.get("sites") or ())
 
     @property
     def on_exemplars(self) -> ExemplarOutcomes:

@@ -13,15 +13,15 @@ from rulepatch.core import linalg
 from rulepatch.core.changes import Change, Gate, LowRank, NewClass
 from rulepatch.tracing.sites import Layer, with_weight
 
-__all__ = ["Addition", "EditedLayer", "ExtendedHead", "Installation", "Listener", "Reader", "Wire", "with_delta"]
+__all__ = ["Addition", "EditedLayer", "ExtendedHead", "Installation", "Listener", "Projection", "Wire", "with_delta"]
 
 
-class Reader(nn.Module):
-    """Reads a site's keys for an edit: ⟨D_r, k⟩ at each position, through the gate.
+class Projection(nn.Module):
+    """The projection of a site's keys onto an edit's directions, ⟨D_r, k⟩ at each position, through the gate.
 
     Args:
         layer: the site's layer.
-        directions: D, (r, c_in), or (r, c_in, y, x) to read whole patches at the layer's output positions.
+        directions: D, (r, c_in), or (r, c_in, y, x) for whole patches at the layer's output positions.
         gate: where to let it through; everywhere if None.
         dtype: of the keys; the layer's if None.
     """
@@ -41,13 +41,12 @@ class Reader(nn.Module):
                 self.score = _reading(layer, gate.direction[None].to(like))
 
     def forward(self, keys: Tensor) -> Tensor:
-        """Read keys, (n, c_in, h, w) or (n, …, c_in), as maps, (n, r, h, w) or (n, …, r)."""
-        maps: Tensor = self.read(keys)
-        if self.thresholds is None:
-            return maps
-        if self.score is None:
-            return linalg.soft_gated(maps, self.thresholds)
-        return linalg.gated(maps, self.score(keys), self.thresholds)
+        """Project keys, (n, c_in, h, w) or (n, …, c_in), to maps, (n, r, h, w) or (n, …, r)."""
+        return linalg.gated(self.read(keys), self.scores(keys), self.thresholds)
+
+    def scores(self, keys: Tensor) -> Tensor | None:
+        """What a hard gate looks at, ⟨d, k⟩, (n, 1, h, w) or (n, …, 1); None without one."""
+        return None if self.score is None else self.score(keys)
 
 
 def _channel_shape(layer: Layer) -> tuple[int, ...]:
@@ -81,7 +80,7 @@ class Addition(nn.Module):
 
     def __init__(self, layer: Layer, change: LowRank) -> None:
         super().__init__()
-        self.reader = Reader(layer, change.directions, change.gate)
+        self.reader = Projection(layer, change.directions, change.gate)
         weight = (change.strength * change.coefficients.double()).to(layer.weight.detach())
         whole = change.architecture == 1 or isinstance(layer, nn.Linear)
         self.write = with_weight(layer, weight) if whole else _Pointwise(weight)

@@ -35,7 +35,6 @@ __all__ = [
     "project",
     "ridge_path",
     "second_moment",
-    "soft_gated",
     "whitening",
 ]
 
@@ -68,7 +67,7 @@ def _gram(keys: Tensor) -> Tensor:
     return product
 
 
-def whitening(moment: Tensor, *, floor: float = 1e-5) -> Tensor:
+def whitening(moment: Tensor, *, floor: float) -> Tensor:
     r"""Z = C^(-1/2), with the eigenvalues of C floored at a share of the largest (Bau et al. 2020; paper 2.2).
 
     Args:
@@ -80,7 +79,7 @@ def whitening(moment: Tensor, *, floor: float = 1e-5) -> Tensor:
         Z, (c_in, c_in), float64, symmetric.
 
     Examples:
-        >>> whitening(torch.diag(torch.tensor([4.0, 1.0]).double())).diagonal().tolist()
+        >>> whitening(torch.diag(torch.tensor([4.0, 1.0]).double()), floor=0).diagonal().tolist()
         [0.5, 1.0]
     """
     values, vectors = torch.linalg.eigh(moment)
@@ -233,31 +232,20 @@ def dense_least_squares(
     return basis.T, upper @ residuals
 
 
-def gated(maps: Tensor, scores: Tensor, threshold: Tensor) -> Tensor:
-    r"""The hard gate: g·⟨D, k⟩ with g = [⟨d, k⟩ > τ] (design 2, "Gate").
+def gated(maps: Tensor, scores: Tensor | None, thresholds: Tensor | None) -> Tensor:
+    r"""The gate (design 2, "Gate"): hard, g·⟨D, k⟩ with g = [⟨d, k⟩ > τ], or soft, relu(⟨D, k⟩ − τ).
 
     Args:
         maps: ⟨D_r, k⟩, (n, r, …).
-        scores: ⟨d, k⟩, (n, 1, …).
-        threshold: τ, a number.
+        scores: ⟨d, k⟩ of a hard gate, (n, 1, …); None for a soft one, r new neurons beside the layer.
+        thresholds: τ, a number, or of a soft gate one for each direction, (r, 1, …); None without a gate.
 
     Returns:
-        (n, r, …), zero where the gate is shut.
+        (n, r, …), zero where the gate is closed.
     """
-    return maps * (scores > threshold).to(maps.dtype)
-
-
-def soft_gated(maps: Tensor, thresholds: Tensor) -> Tensor:
-    r"""The soft gate: relu(⟨D, k⟩ − τ), r new neurons beside the layer (design 2, "Gate").
-
-    Args:
-        maps: ⟨D_r, k⟩, (n, r, …).
-        thresholds: τ, one for each direction, (r, 1, …).
-
-    Returns:
-        (n, r, …), zero where a direction stays below its threshold.
-    """
-    return F.relu(maps - thresholds)
+    if thresholds is None:
+        return maps
+    return F.relu(maps - thresholds) if scores is None else maps * (scores > thresholds).to(maps.dtype)
 
 
 def damage(delta: Tensor, weight: Tensor, moment: Tensor) -> float:

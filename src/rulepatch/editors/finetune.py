@@ -1,7 +1,6 @@
-"""Fine-tuning on the edited pictures, as a baseline: of one layer, and of all that follows it (paper 4)."""
+"""Fine-tuning on the edited images, as a baseline: of one layer, and of all that follows it (paper 4)."""
 
-from collections.abc import Mapping, Sequence
-from typing import Literal
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -9,19 +8,17 @@ from torch.nn import functional as F
 
 from rulepatch.core import linalg
 from rulepatch.core.changes import Dense, WeightChange
-from rulepatch.core.edit import Edit
-from rulepatch.core.exemplars import Exemplar
-from rulepatch.data.cache import Cache
-from rulepatch.editors.problem import Problem, Reference, Settings, assemble, pose
-from rulepatch.editors.reading import change_of, read
+from rulepatch.core.observations import Observation
+from rulepatch.editors.problem import Problem
 from rulepatch.editors.registry import editor
-from rulepatch.editors.tuning import Tail, check_stepping, labels_of, leaves_of
+from rulepatch.editors.subspace import check_rank, low_rank_change
+from rulepatch.editors.tuning import Tail, labels_of, leaves_of
 from rulepatch.errors import SettingError
 from rulepatch.forward import gradients
+from rulepatch.methods import FineTuneGlobal, FineTuneLocal
 from rulepatch.models.classifier import Classifier
 from rulepatch.progress import Bar
-from rulepatch.timing import stretch
-from rulepatch.tracing.sites import find_sites
+from rulepatch.tracing.sites import Survey, find_sites
 from rulepatch.tracing.trace import Trace
 
 __all__ = ["finetune_global", "finetune_local"]
@@ -30,121 +27,49 @@ PROJECT_EVERY = 10
 """Steps between projections, as in the authors' algorithm."""
 
 
-@editor("finetune-local")
-def finetune_local(
-    model: Classifier,
-    exemplars: Sequence[Exemplar],
-    *,
-    reference: Reference,
-    site: str | Sequence[str],
-    strength: float = 1.0,
-    steps: int = 200,
-    learning_rate: float = 1e-3,
-    projected: bool = False,
-    rank: int = 1,
-    floor: float = 1e-5,
-    seed: int = 0,
-    cache: Cache | Literal["user"] | None = "user",
-    progress: bool = True,
-) -> Edit:
-    """Fine-tune the sites' weights on the edited pictures with the original labels, by SGD (paper 4; thesis eq. 2.22).
+def _check(model: Classifier, observations: list[Observation], how: FineTuneLocal) -> None:
+    if how.projected:
+        check_rank(model, observations, how)
+
+
+def _from_a_site_on(survey: Survey, paths: Sequence[str], how: FineTuneGlobal) -> list[str]:
+    """The site from which to tune; projected, all sites from there on."""
+    if len(paths) != 1:
+        raise SettingError(f"expected one site from which to tune but got {len(paths)}; name the first of them")
+    first = survey.site(paths[0])
+    return [each.path for each in survey.sites[survey.sites.index(first) :]] if how.projected else [first.path]
+
+
+@editor(FineTuneLocal, check=_check)
+def finetune_local(problem: Problem, how: FineTuneLocal) -> list[WeightChange]:
+    """Fine-tune the sites' weights on the edited images with the original labels, by SGD (paper 4; thesis eq. 2.22).
 
     Args:
-        model: the classifier; it is not changed.
-        exemplars: pictures and their edited counterparts; one without a label counts as what the model says of it.
-        reference: pictures whose treatment should stay; directions and predicted damage come from them.
-        site: dotted path of the layer whose weight is tuned, or of several, tuned together.
-        strength: the change is scaled by it: 1 is what SGD found, less interpolates.
-        steps: of SGD, each on all exemplars.
-        learning_rate: of SGD.
-        projected: keep the change in the span of the edit's directions, as a rewrite does (the paper's ablation).
-        rank: number of directions, if projected.
-        floor: smallest eigenvalue of the second moment kept, relative to the largest, in 0..1.
-        seed: of the sample of the reference set's keys.
-        cache: where statistics are kept; the user's own cache by default, None for nowhere.
-        progress: whether to show bars.
+        problem: the problem; an exemplar without a label counts as what the model says of it.
+        how: the settings.
 
     Returns:
-        The edit: dense changes, or low-rank ones if projected.
-
-    Raises:
-        ExemplarError: no exemplars, or one that does not fit the model.
-        SettingError: a setting out of range.
-        SiteError: a site that the model does not have, or that cannot be edited.
+        Dense changes, or low-rank ones if projected.
     """
-    settings = Settings(site, rank=rank, strength=strength, floor=floor, seed=seed)
-    check_stepping(steps, learning_rate)
-    problem = pose(model, exemplars, settings, reference=reference, cache=cache, progress=progress)
-    with stretch("solve"):
-        parameters = [f"{path}.weight" for path in settings.paths]
-        found = _descend(problem, parameters, steps, learning_rate, projected=projected, progress=progress)
-        changes = _changes(problem, found, projected=projected)
-    own = {"steps": steps, "learning_rate": learning_rate, "projected": projected}
-    return assemble(problem, changes, method="finetune-local", own=own)
+    return _tuned(problem, [f"{path}.weight" for path in problem.paths], how)
 
 
-@editor("finetune-global")
-def finetune_global(
-    model: Classifier,
-    exemplars: Sequence[Exemplar],
-    *,
-    reference: Reference,
-    site: str | Sequence[str],
-    strength: float = 1.0,
-    steps: int = 200,
-    learning_rate: float = 1e-3,
-    projected: bool = False,
-    rank: int = 1,
-    floor: float = 1e-5,
-    seed: int = 0,
-    cache: Cache | Literal["user"] | None = "user",
-    progress: bool = True,
-) -> Edit:
-    """Fine-tune every parameter from a site to the output on the edited pictures, by SGD (paper 4; thesis eq. 2.22).
+@editor(FineTuneGlobal, check=_check, sites=_from_a_site_on)
+def finetune_global(problem: Problem, how: FineTuneGlobal) -> list[WeightChange]:
+    """Fine-tune every parameter from a site to the output on the edited images, by SGD (paper 4; thesis eq. 2.22).
 
     Args:
-        model: the classifier; it is not changed.
-        exemplars: pictures and their edited counterparts; one without a label counts as what the model says of it.
-        reference: pictures whose treatment should stay; directions and predicted damage come from them.
-        site: dotted path of the first layer that is tuned.
-        strength: the change is scaled by it: 1 is what SGD found, less interpolates.
-        steps: of SGD, each on all exemplars.
-        learning_rate: of SGD.
-        projected: tune the weights of sites alone, each in the span of its own directions (the paper's ablation).
-        rank: number of directions at each site, if projected.
-        floor: smallest eigenvalue of the second moment kept, relative to the largest, in 0..1.
-        seed: of the sample of the reference set's keys.
-        cache: where statistics are kept; the user's own cache by default, None for nowhere.
-        progress: whether to show bars.
+        problem: the problem; an exemplar without a label counts as what the model says of it.
+        how: the settings.
 
     Returns:
-        The edit: dense changes, or low-rank ones if projected.
-
-    Raises:
-        ExemplarError: no exemplars, or one that does not fit the model.
-        SettingError: a setting out of range.
-        SiteError: a site that the model does not have, or that cannot be edited.
+        Dense changes, or low-rank ones of the sites' weights if projected.
     """
-    check_stepping(steps, learning_rate)
-    survey = find_sites(model.module, model.example())
-    first = survey.site(_only(site))
-    sites = [each.path for each in survey.sites[survey.sites.index(first) :]] if projected else [first.path]
-    settings = Settings(sites, rank=rank, strength=strength, floor=floor, seed=seed)
-    problem = pose(model, exemplars, settings, reference=reference, cache=cache, progress=progress)
-    with stretch("solve"):
-        weights = [f"{path}.weight" for path in sites]
-        parameters = weights if projected else _parameters_from(model.module, survey.trace, first.path)
-        found = _descend(problem, parameters, steps, learning_rate, projected=projected, progress=progress)
-        changes = _changes(problem, found, projected=projected)
-    own = {"steps": steps, "learning_rate": learning_rate, "projected": projected}
-    return assemble(problem, changes, method="finetune-global", own=own)
-
-
-def _only(site: str | Sequence[str]) -> str:
-    sites = [site] if isinstance(site, str) else list(site)
-    if len(sites) != 1:
-        raise SettingError(f"expected one site from which to tune but got {len(sites)}; name the first of them")
-    return sites[0]
+    if how.projected:
+        return _tuned(problem, [f"{path}.weight" for path in problem.paths], how)
+    model = problem.model
+    trace = find_sites(model.module, model.example()).trace
+    return _tuned(problem, _parameters_from(model.module, trace, problem.paths[0]), how)
 
 
 def _parameters_from(module: nn.Module, traced: Trace, site: str) -> list[str]:
@@ -154,48 +79,47 @@ def _parameters_from(module: nn.Module, traced: Trace, site: str) -> list[str]:
     return [path for path, _ in module.named_parameters() if path.rpartition(".")[0] in late]
 
 
-def _descend(
-    problem: Problem, paths: Sequence[str], steps: int, learning_rate: float, *, projected: bool, progress: bool
-) -> dict[str, Tensor]:
-    """SGD on some parameters; what was found less what was there, for each parameter that has a part in the logits."""
+def _tuned(problem: Problem, paths: Sequence[str], how: FineTuneLocal) -> list[WeightChange]:
+    """The changes of some parameters after SGD on them, of each that has a part in the logits."""
     model = problem.model
-    tail, labels, leaves = Tail(model, problem.settings.paths[0]), labels_of(problem), leaves_of(model.module, paths)
+    tail, labels, leaves = Tail(model, problem.paths[0]), labels_of(problem), leaves_of(model.module, paths)
     start = tail.start(problem.edited)
-    bases = _bases(problem) if projected else {}
+    projected = problem.observations if how.projected else ()
+    bases = {f"{seen.site.path}.weight": _directions(problem, seen, how) for seen in projected}
     before = {path: leaf.detach().clone() for path, leaf in leaves.items()}
-    optimiser = torch.optim.SGD(list(leaves.values()), lr=learning_rate)
-    with torch.enable_grad(), Bar(steps, "steps", shown=progress) as bar:
-        for step in range(1, steps + 1):
+    optimiser = torch.optim.SGD(list(leaves.values()), lr=how.learning_rate)
+    with torch.enable_grad(), Bar(how.steps, "steps", shown=problem.run.progress) as bar:
+        for step in range(1, how.steps + 1):
             loss = F.cross_entropy(tail.run(leaves, start), labels)
             found = gradients(loss, list(leaves.values()), allow_unused=True)
             for leaf, gradient in zip(leaves.values(), found, strict=True):
                 leaf.grad = gradient
             optimiser.step()
-            if step % PROJECT_EVERY == 0 or step == steps:
+            if step % PROJECT_EVERY == 0 or step == how.steps:
                 for path, basis in bases.items():
                     _project(leaves[path], before[path], basis)
             bar.update()
-    return {path: leaf.detach() - before[path] for path, leaf in leaves.items() if leaf.grad is not None or not steps}
+    tuned = [path for path, leaf in leaves.items() if leaf.grad is not None or not how.steps]
+    deltas = {path: leaves[path].detach() - before[path] for path in tuned}
+    if not how.projected:
+        return [Dense(path, delta.float().cpu(), how.strength) for path, delta in deltas.items()]
+    changes: list[WeightChange] = []
+    for seen in problem.observations:
+        directions = bases[f"{seen.site.path}.weight"]
+        delta = deltas[f"{seen.site.path}.weight"].reshape(seen.site.shape).double()
+        coefficients = linalg.coefficients_of(delta, directions.to(delta.device))
+        changes.append(low_rank_change(seen, directions, coefficients, strength=how.strength))
+    return changes
 
 
-def _bases(problem: Problem) -> dict[str, Tensor]:
-    return {f"{seen.site.path}.weight": read(problem, seen).directions for seen in problem.observations}
+def _directions(problem: Problem, seen: Observation, how: FineTuneLocal) -> Tensor:
+    """D, (r, c_in)."""
+    keys, weights = seen.concept_keys(architecture=1)
+    whitener = problem.statistics[seen.site.path].whitening(floor=how.floor).to(keys.device)
+    return linalg.directions(keys, weights, whitener, how.rank)[0]
 
 
 @torch.no_grad()
 def _project(leaf: Tensor, before: Tensor, basis: Tensor) -> None:
     change = (leaf - before).reshape((*leaf.shape, 1, 1)[:4])
     leaf.copy_(before + linalg.project(change, basis.to(change)).reshape(leaf.shape))
-
-
-def _changes(problem: Problem, found: Mapping[str, Tensor], *, projected: bool) -> list[WeightChange]:
-    strength = problem.settings.strength
-    if not projected:
-        return [Dense(path, delta.float().cpu(), strength) for path, delta in found.items()]
-    changes: list[WeightChange] = []
-    for seen in problem.observations:
-        reading = read(problem, seen)
-        delta = found[f"{seen.site.path}.weight"].reshape(seen.site.shape).double()
-        coefficients = linalg.coefficients_of(delta, reading.directions.to(delta.device))
-        changes.append(change_of(problem, seen, reading, coefficients))
-    return changes

@@ -1,29 +1,15 @@
 """What editors that tune parameters by gradients share: the network from a site on, leaves, and labels to aim at."""
 
-import math
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from rulepatch.editors.problem import Problem
-from rulepatch.errors import SettingError
 from rulepatch.models.classifier import Classifier
 from rulepatch.tracing import capture
 
-__all__ = ["Tail", "check_stepping", "labels_of", "leaves_of"]
-
-
-def check_stepping(steps: int, learning_rate: float = 1.0) -> None:
-    """Make sure that steps can be taken.
-
-    Raises:
-        SettingError: fewer than 0 steps, or a learning rate of 0 or below.
-    """
-    if steps < 0:
-        raise SettingError(f"expected at least 0 steps but got {steps}; some hundreds are usual")
-    if not 0 < learning_rate < math.inf:
-        raise SettingError(f"expected a learning rate above 0 but got {learning_rate}; 0.001 is usual")
+__all__ = ["Tail", "labels_of", "leaves_of"]
 
 
 class Tail(nn.Module):

@@ -4,17 +4,18 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from rulepatch.core.edit import Edit, base_digest
 from rulepatch.core.exemplars import Exemplar
-from rulepatch.data.cache import Cache
 from rulepatch.data.folders import ImageSet
+from rulepatch.data.run import Run
 from rulepatch.evaluation.evaluate import Evaluation, evaluate_all
 from rulepatch.evaluation.figures import label_of
 from rulepatch.evaluation.page import svg_of
-from rulepatch.experiments.grids import METHODS, Settings, check_method, edit_by, grid_of, strengths_of
+from rulepatch.experiments.grids import METHODS, Tried, check_method, edit_by, grid_of, strengths_of
 from rulepatch.files import atomic_path
+from rulepatch.methods import MAX_DROP
 from rulepatch.models.classifier import Classifier
 from rulepatch.notebook import drawing, panel, remark
 from rulepatch.notebook import table as html_table
@@ -40,7 +41,7 @@ class Candidate:
     """
 
     method: str
-    settings: Settings
+    settings: Tried
     edit: Edit
     seconds: float
 
@@ -59,7 +60,7 @@ class Result:
     """
 
     method: str
-    settings: Settings | None
+    settings: Tried | None
     evaluation: Evaluation
     seconds: float
     seconds_of_grid: float
@@ -218,11 +219,10 @@ def compare(
     validation: Any = None,
     validation_share: float = 0.3,
     leave_out: Sequence[int | str] = (),
-    max_drop: float = 0.0025,
+    max_drop: float = MAX_DROP,
     grids: Mapping[str, str] | None = None,
-    seed: int = 0,
-    cache: Cache | Literal["user"] | None = "user",
-    progress: bool = True,
+    run: Run = Run(),  # noqa: B008 - it is frozen
+    **settings: Any,
 ) -> Comparison:
     """Compare methods, the hyper-parameters of each chosen on validation pictures under one damage budget (paper 4).
 
@@ -242,39 +242,37 @@ def compare(
         leave_out: classes to leave out of the reference set, such as those of the exemplars.
         max_drop: the budget, a share of accuracy, 0..1.
         grids: for a method, the name of another grid than the default (`GRIDS`).
-        seed: of the splits, and of the methods.
-        cache: where statistics are kept; the user's own cache by default, None for nowhere.
-        progress: whether to show bars.
+        run: seed of the splits and of the methods, cache and progress.
+        settings: single settings of `run` by name, in place of its own.
 
     Raises:
         SettingError: an unknown method or grid, or a share out of range.
         FolderError: a folder is missing or too small to be split.
     """
+    run = run.but(**settings) if settings else run
     for method in methods:
         check_method(method)
     left_out = {model.classes.index(label) for label in leave_out}
-    known, unseen = ImageSet.of(reference, model.classes).without(left_out).split(0.5, seed=seed)
+    known, unseen = ImageSet.of(reference, model.classes).without(left_out).split(0.5, seed=run.seed)
     held = ImageSet.of(tests, model.classes)
     if validation is None:
-        chosen_on, held = held.split(validation_share, seed=seed)
+        chosen_on, held = held.split(validation_share, seed=run.seed)
     else:
         chosen_on = ImageSet.of(validation, model.classes)
     sites = [site] if isinstance(site, str) else list(site)
-    candidates = _candidates(
-        model, exemplars, sites, methods, known, grids or {}, seed=seed, cache=cache, progress=progress
-    )
+    candidates = _candidates(model, exemplars, sites, methods, known, grids or {}, run)
     edits = [candidate.edit for candidate in candidates]
-    measured = evaluate_all(model, edits, tests=chosen_on, reference=known, exemplars=exemplars, progress=progress)
+    measured = evaluate_all(model, edits, tests=chosen_on, reference=known, exemplars=exemplars, progress=run.progress)
     chosen = {method: _choose(method, candidates, measured, max_drop) for method in methods}
     nothing = Edit((), base_digest(model.module), {"method": "nothing", "sites": []})
     final = [nothing if (pick := chosen[method]) is None else pick.edit for method in methods]
-    evaluations = evaluate_all(model, final, tests=held, reference=unseen, exemplars=exemplars, progress=progress)
+    evaluations = evaluate_all(model, final, tests=held, reference=unseen, exemplars=exemplars, progress=run.progress)
     results = tuple(
         _result(method, chosen[method], evaluation, candidates, measured, max_drop)
         for method, evaluation in zip(methods, evaluations, strict=True)
     )
     sizes = {"validation": len(chosen_on), "tests": len(held), "reference": len(known), "reference unseen": len(unseen)}
-    return Comparison(results, model.name, max_drop, sizes, seed)
+    return Comparison(results, model.name, max_drop, sizes, run.seed)
 
 
 def _candidates(
@@ -284,20 +282,14 @@ def _candidates(
     methods: Sequence[str],
     reference: ImageSet,
     grids: Mapping[str, str],
-    *,
-    seed: int,
-    cache: Cache | Literal["user"] | None,
-    progress: bool,
+    run: Run,
 ) -> list[Candidate]:
     """Every edit of every grid, at every strength."""
     wanted = [(method, settings) for method in methods for settings in grid_of(method, grids.get(method, "default"))]
     found = []
-    for method, settings in steps(wanted, "edits", unit="edit", shown=progress):
+    for method, settings in steps(wanted, "edits", unit="edit", shown=run.progress):
         with collected() as seconds:
-            edit = edit_by(
-                method, model, exemplars, settings=settings, sites=sites, reference=reference, seed=seed, cache=cache,
-                progress=progress,
-            )  # fmt: skip
+            edit = edit_by(method, model, exemplars, settings=settings, sites=sites, reference=reference, run=run)
         taken = seconds.get("solve", 0.0)
         found += [
             Candidate(method, {**settings, "strength": strength}, edit.with_strength(strength), taken)
@@ -344,7 +336,7 @@ def _of(result: Result, name: str) -> Any:
     return found
 
 
-def _described(settings: Settings | None) -> str:
+def _described(settings: Tried | None) -> str:
     if settings is None:
         return "no edit"
     return ", ".join(

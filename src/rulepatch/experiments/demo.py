@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from rulepatch.data.exemplar_folders import read_exemplars, write_exemplar
-from rulepatch.editors.rewrite import rewrite
+from rulepatch.editors.edit import rewrite
 from rulepatch.errors import FolderError
 from rulepatch.evaluation.evaluate import Evaluation, evaluate
 from rulepatch.evaluation.outcomes import Outcomes

@@ -1,51 +1,62 @@
 """The methods that are compared: an editor each, with what is fixed and what is tried of its settings (paper 4)."""
 
-import inspect
 from collections.abc import Mapping, Sequence
 from itertools import product
-from typing import Any, Literal
+from typing import Any
 
 from rulepatch.core.edit import Edit
 from rulepatch.core.exemplars import Exemplar
-from rulepatch.data.cache import Cache
-from rulepatch.data.folders import ImageSet
-from rulepatch.editors.registry import editor_named, fitting, unjudged
+from rulepatch.data.run import Run
+from rulepatch.editors.edit import solve
+from rulepatch.editors.problem import Reference, build_problem
 from rulepatch.errors import SettingError, nearest
+from rulepatch.methods import (
+    Dense,
+    FineTuneGlobal,
+    FineTuneLocal,
+    LastLayer,
+    Method,
+    NoEdit,
+    ProjectedAdam,
+    Rewrite,
+)
 from rulepatch.models.classifier import Classifier
 
 __all__ = [
     "GRIDS",
     "METHODS",
     "STRENGTHS",
-    "Settings",
+    "Tried",
     "check_method",
     "edit_by",
     "every_combination",
     "grid_of",
     "strengths_of",
     "takes_site",
+    "tried",
 ]
 
-Settings = Mapping[str, Any]
+Tried = Mapping[str, Any]
+"""Settings of a method by name, as JSON."""
 
-METHODS: Mapping[str, tuple[str, Settings]] = {
-    "nothing": ("nothing", {}),
-    "rewrite": ("rewrite", {}),
-    "rewrite-mask": ("rewrite", {"whole_image": True}),
-    "projected-adam": ("projected-adam", {}),
-    "projected-adam-mask": ("projected-adam", {"whole_image": True}),
-    "projected-adam-proj": ("projected-adam", {"projected": False}),
-    "finetune-local": ("finetune-local", {}),
-    "finetune-local+proj": ("finetune-local", {"projected": True}),
-    "finetune-global": ("finetune-global", {}),
-    "finetune-global+proj": ("finetune-global", {"projected": True}),
-    "last-layer": ("last-layer", {}),
-    "dense": ("dense", {}),
+METHODS: Mapping[str, Method] = {
+    "nothing": NoEdit(),
+    "rewrite": Rewrite(),
+    "rewrite-mask": Rewrite(whole_image=True),
+    "projected-adam": ProjectedAdam(),
+    "projected-adam-mask": ProjectedAdam(whole_image=True),
+    "projected-adam-proj": ProjectedAdam(projected=False),
+    "finetune-local": FineTuneLocal(),
+    "finetune-local+proj": FineTuneLocal(projected=True),
+    "finetune-global": FineTuneGlobal(),
+    "finetune-global+proj": FineTuneGlobal(projected=True),
+    "last-layer": LastLayer(),
+    "dense": Dense(),
 }
-"""What can be compared: an editor, and what is fixed of its settings. "-mask" and "-proj" are the paper's ablations."""
+"""What can be compared: methods, with what is fixed of their settings; "-mask" and "-proj" as in the paper."""
 
 
-def every_combination(**options: Sequence[Any]) -> list[Settings]:
+def every_combination(**options: Sequence[Any]) -> list[dict[str, Any]]:
     """Every combination of some values of each option.
 
     Examples:
@@ -57,7 +68,7 @@ def every_combination(**options: Sequence[Any]) -> list[Settings]:
 
 _STEPPED = [{"learning_rate": 10.0**-power, "steps": 200} for power in (1, 2, 3, 4)]
 
-GRIDS: Mapping[str, Mapping[str, Sequence[Settings]]] = {
+GRIDS: Mapping[str, Mapping[str, Sequence[Tried]]] = {
     "default": {
         "nothing": [{}],
         "rewrite": every_combination(rank=(1, 3), gate=("none", 0.9, 0.98)),
@@ -77,14 +88,14 @@ GRIDS: Mapping[str, Mapping[str, Sequence[Settings]]] = {
         ],
     },
 }
-"""Hyper-parameters that are tried, by the name of the grid and the editor; "paper" is that of paper 4 and A.6."""
+"""Settings that are tried, by the name of the grid and the method; "paper" is that of paper 4 and A.6."""
 
 STRENGTHS: Mapping[str, Sequence[float]] = {
     "rewrite": (0.25, 0.5, 1, 2, 3),
     "dense": (0.25, 0.5, 1, 2),
     "nothing": (1,),
 }
-"""Strengths that are tried of every edit made; those of other editors interpolate with the untouched model."""
+"""Strengths that are tried of every edit made; those of other methods interpolate with the untouched model."""
 
 INTERPOLATED = (0.25, 0.5, 1)
 
@@ -101,7 +112,7 @@ def check_method(method: str) -> None:
         )
 
 
-def grid_of(method: str, grid: str) -> Sequence[Settings]:
+def grid_of(method: str, grid: str) -> Sequence[Tried]:
     """The settings of a method that are tried.
 
     Args:
@@ -111,16 +122,40 @@ def grid_of(method: str, grid: str) -> Sequence[Settings]:
     Raises:
         SettingError: there is no such grid of the method.
     """
-    name, _ = METHODS[method]
+    name = METHODS[method].name
     if grid not in GRIDS or name not in GRIDS[grid]:
         known = [each for each, methods in GRIDS.items() if name in methods]
         raise SettingError(f"expected a grid of {method} but got {grid!r}; there is {', '.join(known)}")
     return GRIDS[grid][name]
 
 
+def tried(method: str, settings: Mapping[str, Any]) -> Tried:
+    """Settings of a method as they are kept in tables and jobs: checked, as JSON, "none" by its name.
+
+    Args:
+        method: a key of `METHODS`.
+        settings: by name; what is fixed of the method cannot be set.
+
+    Raises:
+        SettingError: a setting that the method does not take, or out of its range.
+
+    Examples:
+        >>> tried("rewrite", {"rank": "3", "gate": None})
+        {'rank': 3, 'gate': 'none'}
+    """
+    fixed = METHODS[method]
+    plain = {name.replace("-", "_"): value for name, value in settings.items()}
+    for name in plain:
+        if name in fixed.given() or name == "strength":
+            why = "it is fixed" if name in fixed.given() else "several are tried of every edit"
+            raise SettingError(f"expected settings of {method} but got {name!r}, of which {why}; leave it out")
+    told = fixed.but(**plain).describe()
+    return {name: "none" if told[name] is None else told[name] for name in plain}
+
+
 def strengths_of(method: str) -> Sequence[float]:
     """The strengths that are tried of every edit that a method makes."""
-    return STRENGTHS.get(METHODS[method][0], INTERPOLATED)
+    return STRENGTHS.get(METHODS[method].name, INTERPOLATED)
 
 
 def takes_site(method: str) -> bool:
@@ -130,8 +165,7 @@ def takes_site(method: str) -> bool:
         >>> takes_site("rewrite"), takes_site("last-layer")
         (True, False)
     """
-    site = inspect.signature(editor_named(METHODS[method][0])).parameters.get("site")
-    return site is not None and site.default is inspect.Parameter.empty
+    return METHODS[method].takes_site
 
 
 def edit_by(
@@ -139,30 +173,25 @@ def edit_by(
     model: Classifier,
     exemplars: Sequence[Exemplar],
     *,
-    settings: Settings,
+    settings: Tried,
     sites: Sequence[str],
-    reference: ImageSet,
-    seed: int = 0,
-    cache: Cache | Literal["user"] | None = "user",
-    progress: bool = True,
+    reference: Reference,
+    run: Run,
 ) -> Edit:
-    """Make an edit by a method.
+    """Make an edit, without a look at what it does to its exemplars.
 
     Args:
         method: a key of `METHODS`.
         model: the classifier; it is not changed.
         exemplars: what to learn from.
-        settings: of its editor, besides those that are fixed.
+        settings: of the method, besides those that are fixed.
         sites: dotted paths; a method that takes one site alone gets the first, one that takes none is not told.
-        reference: pictures whose treatment should stay.
-        seed: of the method.
-        cache: where statistics are kept; the user's own cache by default, None for nowhere.
-        progress: whether to show bars.
+        reference: images whose treatment should stay.
+        run: seed, cache and progress.
 
     Raises:
-        SettingError: a setting that the editor does not take, or out of its range.
+        SettingError: a setting out of its range at a site.
     """
-    name, fixed = METHODS[method]
-    where = {"site": sites[0] if name == "finetune-global" else list(sites)} if takes_site(method) else {}
-    given = fitting(name, {**where, **settings, **fixed, "seed": seed})
-    return unjudged(name)(model, exemplars, reference=reference, cache=cache, progress=progress, **given)
+    how = METHODS[method].but(**settings)
+    where = list(sites[:1] if isinstance(how, FineTuneGlobal) else sites) if how.takes_site else None
+    return solve(build_problem(model, exemplars, where, how, reference=reference, run=run), how)

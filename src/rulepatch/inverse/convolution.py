@@ -8,10 +8,12 @@ from torch import Tensor
 
 from rulepatch.core import linalg
 from rulepatch.core.changes import Dense, LowRank, WeightChange
-from rulepatch.core.exemplars import Observation
-from rulepatch.editors.problem import Problem, Reference
+from rulepatch.core.observations import Observation
+from rulepatch.data.folders import ImageSet
+from rulepatch.editors.problem import Problem
 from rulepatch.inverse import fourier
 from rulepatch.inverse.memory import low_rank_of, missed, output_of, precise, stream_keys
+from rulepatch.methods import InverseFourier
 from rulepatch.models.classifier import Classifier
 from rulepatch.tracing.sites import Site
 
@@ -21,20 +23,17 @@ SMALLEST_BALANCE = 1e-6
 """Of the reference set where few taps are fitted: several exact constraints may contradict each other there."""
 
 
-def power_spectrum_at(model: Classifier, reference: Reference, site: Site, *, progress: bool = True) -> Tensor:
+def power_spectrum_at(model: Classifier, images: ImageSet, site: Site, *, progress: bool = True) -> Tensor:
     """The mean power spectrum of a site's inputs over a reference set, in one pass and in constant memory.
 
     Args:
         model: the classifier.
-        reference: a folder of pictures, or pictures in memory.
+        images: the reference set.
         site: a convolution; of a linear layer every position counts as a map of its own.
         progress: whether to show a bar.
 
     Returns:
         (h, w/2+1, c_in, c_in), complex128, Hermitian.
-
-    Raises:
-        SettingError: statistics are given in the place of pictures.
     """
     total, count = torch.zeros(()), 0
 
@@ -43,7 +42,7 @@ def power_spectrum_at(model: Classifier, reference: Reference, site: Site, *, pr
         maps = _maps(site, precise(keys))
         total, count = fourier.power_spectrum(maps) + total.to(maps.device), count + len(maps)
 
-    stream_keys(model, reference, site.path, read, progress=progress)
+    stream_keys(model, images, site.path, read, progress=progress)
     return total / count
 
 
@@ -115,7 +114,7 @@ def convolution_at(seen: Observation, power: Tensor, *, balance: float, cutoff: 
 
 
 def edit_convolution(
-    problem: Problem, seen: Observation, power: Tensor, *, balance: float, cutoff: float, fitted: bool
+    problem: Problem, seen: Observation, power: Tensor, how: InverseFourier
 ) -> tuple[WeightChange, dict[str, Any]]:
     """Edit a site by the inverse of its convolution.
 
@@ -123,23 +122,21 @@ def edit_convolution(
         problem: with statistics of unfolded patches.
         seen: what the site sees of the exemplars.
         power: mean power spectrum of its inputs on the reference set, (h, w/2+1, c_in, c_in).
-        balance: of the reference set beside the constraints, ≥ 0.
-        cutoff: smallest singular value that is inverted, relative to the largest of all frequencies.
-        fitted: fit the layer's taps to what the whole kernel does, instead of cutting it off.
+        how: the settings.
 
     Returns:
         The change; and what was reached and what the boundaries and the few taps cost: errors relative to what was
         wanted at the marked positions, and the share of the change's energy that lies within the layer's taps.
     """
-    found = convolution_at(seen, power, balance=balance, cutoff=cutoff, floor=problem.settings.floor)
+    found = convolution_at(seen, power, balance=how.balance, cutoff=how.cutoff, floor=how.floor)
     part: WeightChange
-    if fitted:
-        part = _fitted(problem, seen, found.marks.of(fourier.convolve(found.change, found.edited)), balance)
+    if how.fitted:
+        part = _fitted(problem, seen, found.marks.of(fourier.convolve(found.change, found.edited)), how)
         delta = replace(part, strength=1.0).delta().to(found.weight)
     else:
         delta = found.cut
         values = delta.float().reshape(seen.layer.weight.shape).cpu().contiguous()
-        part = Dense(f"{seen.site.path}.weight", values, problem.settings.strength)
+        part = Dense(f"{seen.site.path}.weight", values, how.strength)
     return part, _told(seen, found, delta)
 
 
@@ -175,14 +172,14 @@ def _told(seen: Observation, found: Convolution, delta: Tensor) -> dict[str, Any
     }
 
 
-def _fitted(problem: Problem, seen: Observation, wanted: Tensor, balance: float) -> LowRank:
+def _fitted(problem: Problem, seen: Observation, wanted: Tensor, how: InverseFourier) -> LowRank:
     """The change of a few taps that adds most nearly the same at the marked positions, in the form of `dense`."""
     keys, weights = seen.concept_keys(architecture=2)
     moment = problem.statistics[seen.site.path].moment.mean().to(keys.device)
     basis, coefficients = linalg.dense_least_squares(
-        keys, wanted.to(keys.device), weights, moment, balance=max(balance, SMALLEST_BALANCE)
+        keys, wanted.to(keys.device), weights, moment, balance=max(how.balance, SMALLEST_BALANCE)
     )
-    return low_rank_of(seen, (coefficients.T @ basis), 4, problem.settings.strength)
+    return low_rank_of(seen, (coefficients.T @ basis), 4, how.strength)
 
 
 def _as_maps(output: Tensor, site: Site, grid: tuple[int, int]) -> Tensor:

@@ -246,7 +246,7 @@ def inverse_change(
     marks: Marks,
     *,
     balance: float,
-    floor: float = 1e-5,
+    floor: float,
 ) -> tuple[Tensor, Tensor]:
     r"""Edit the inverse of a convolution by constrained least squares, and turn it back (thesis 3.3.2).
 

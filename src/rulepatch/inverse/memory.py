@@ -1,35 +1,31 @@
 """What the editors of the inverse direction share: the rule turned round at a site, and how a memory is edited."""
 
-import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from rulepatch.core import linalg
 from rulepatch.core.changes import LowRank, WeightChange
-from rulepatch.core.edit import Edit
-from rulepatch.core.exemplars import Exemplar, Observation
-from rulepatch.data.cache import Cache
+from rulepatch.core.observations import Observation
 from rulepatch.data.folders import ImageSet
 from rulepatch.data.stream import ImageStream
-from rulepatch.editors.problem import Problem, Reference, Settings, assemble, pose
+from rulepatch.editors.problem import Problem
+from rulepatch.editors.registry import Solution
 from rulepatch.errors import SettingError, SiteError
 from rulepatch.inverse import matrices
+from rulepatch.methods import InversePinv, InverseTranspose
 from rulepatch.models.classifier import Classifier
 from rulepatch.timing import stretch
 from rulepatch.tracing import capture
-from rulepatch.tracing.sites import Layer, Site, find_sites, key_axis, patches, rows, with_weight
+from rulepatch.tracing.sites import Layer, Site, key_axis, patches, rows, with_weight
 
 __all__ = [
-    "Form",
     "Posed",
-    "check_share",
     "check_sites",
     "edit_memory",
-    "forward_architecture",
     "low_rank_of",
     "missed",
     "output_of",
@@ -38,71 +34,31 @@ __all__ = [
     "stream_keys",
 ]
 
-Form = Literal["transpose", "pseudo-inverse"]
-"""What stands for the inverse of a weight."""
 
-
-def forward_architecture(architecture: int) -> int:
-    """The architecture of the forward direction that has the same factors (thesis fig. 2-3).
-
-    Args:
-        architecture: 3 or 4.
-
-    Returns:
-        1 or 2.
-
-    Raises:
-        SettingError: it is none of the inverse direction.
-
-    Examples:
-        >>> forward_architecture(3), forward_architecture(4)
-        (1, 2)
-    """
-    if architecture not in {3, 4}:
-        raise SettingError(
-            f"expected architecture 3 or 4 for the inverse direction but got {architecture}; choose one, or edit in "
-            "the forward direction with rewrite"
-        )
-    return 1 if architecture == 3 else 2
-
-
-def check_share(name: str, share: float) -> None:
-    """Make sure that a setting is a share.
-
-    Raises:
-        SettingError: it is not in 0..1.
-    """
-    if not 0 <= share < 1:
-        raise SettingError(f"expected a {name} in 0..1 but got {share}; 0.001 is usual")
-
-
-def check_sites(model: Classifier, settings: Settings, *, rank: int, architecture: int | None) -> None:
+def check_sites(model: Classifier, observations: Sequence[Observation], how: InverseTranspose | None) -> None:
     """Make sure, before the reference set is read, that every site can be inverted.
 
     Args:
         model: the classifier.
-        settings: the sites.
-        rank: number of directions.
-        architecture: 3 or 4; None for the Fourier form.
+        observations: what the sites see of the exemplars.
+        how: rank and architecture; None for the Fourier form.
 
     Raises:
         SettingError: the rank is above the numbers that an output has.
         SiteError: an architecture other than the fourth, at a site with fewer outputs than inputs.
     """
-    survey = find_sites(model.module, model.example())
-    for path in settings.paths:
-        site = survey.site(path)
-        c_out, _, y, x = site.shape
-        layer = model.module.get_submodule(path)
-        if architecture != 4 and not _keeps_positions(site, layer, model.example(), model):
+    for seen in observations:
+        path, (c_out, _, y, x) = seen.site.path, seen.site.shape
+        patches_recalled = how is not None and how.architecture == 4
+        if not patches_recalled and not _keeps_positions(seen.site, seen.layer, model.example(), model):
             raise SiteError(
                 f"expected a site whose output has as many positions as its input but {path} has not (stride, or no "
                 "padding); choose another site, or architecture 4 of inverse-pinv"
             )
-        most = c_out if architecture == 4 else c_out * y * x
-        if rank > most:
+        most = c_out if patches_recalled else c_out * y * x
+        if how is not None and how.rank > most:
             raise SettingError(
-                f"expected a rank from 1 to {most} at {path} (as many numbers has an output) but got {rank}; "
+                f"expected a rank from 1 to {most} at {path} (as many numbers has an output) but got {how.rank}; "
                 "choose another"
             )
 
@@ -115,67 +71,37 @@ def _keeps_positions(site: Site, layer: Any, example: Tensor, model: Classifier)
     return site.stride == (1, 1) and grid == site.positions and fits
 
 
-def edit_memory(
-    model: Classifier,
-    exemplars: Sequence[Exemplar],
-    settings: Settings,
-    form: Form,
-    own: Mapping[str, Any],
-    *,
-    reference: Reference,
-    cache: Cache | Literal["user"] | None,
-    progress: bool,
-) -> Edit:
+def edit_memory(problem: Problem, how: InverseTranspose) -> Solution:
     """Edit the transpose or the pseudo-inverse of the matrix of each site's weight.
 
     Args:
-        model: the classifier; it is not changed.
-        exemplars: pictures, their edited counterparts and masks.
-        settings: what every editor is told.
-        form: what stands for the inverse.
-        own: `architecture`, `ridge`, and for the pseudo-inverse `cutoff`.
-        reference: pictures whose treatment should stay.
-        cache: where statistics are kept.
-        progress: whether to show bars.
-
-    Raises:
-        SettingError: a setting out of range.
+        problem: the problem.
+        how: the settings.
     """
-    architecture, ridge, cutoff = own["architecture"], own["ridge"], own.get("cutoff", 0.0)
-    if not 0 <= ridge < math.inf:
-        raise SettingError(f"expected a ridge of at least 0 but got {ridge}; 0.001 is usual")
-    check_sites(model, settings, rank=settings.rank, architecture=architecture)
-    problem = pose(model, exemplars, settings, reference=reference, cache=cache, progress=progress)
     changes, told = list[WeightChange](), []
     for seen in problem.observations:
         with stretch("statistics"):
-            moment = _moment_of_outputs(problem, seen, architecture, reference, progress=progress)
-        with stretch("solve"):
-            posed = pose_inverse(seen, architecture)
-            whitener = linalg.whitening(moment.to(posed.keys.device), floor=settings.floor)
-            memory = posed.matrix.T if form == "transpose" else matrices.pseudo_inverse(posed.matrix, cutoff=cutoff)
-            basis, coefficients = matrices.recall(
-                posed.keys, posed.values, posed.weights, whitener, memory, rank=settings.rank, ridge=ridge
-            )
-            changed = coefficients.T @ basis
-            delta = (
-                changed.T
-                if form == "transpose"
-                else matrices.pseudo_inverse_change(posed.matrix, changed, cutoff=cutoff)
-            )
-            changes.append(low_rank_of(seen, delta, architecture, settings.strength))
-            told.append(
-                {
-                    "site": seen.site.path,
-                    "recalled": {
-                        "before": missed(posed.keys @ memory.T, posed.values, posed.weights),
-                        "after": missed(posed.keys @ (memory + changed).T, posed.values, posed.weights),
-                    },
-                }
-            )
-    name = "inverse-transpose" if form == "transpose" else "inverse-pinv"
-    edit = assemble(problem, changes, method=name, own=own)
-    return replace(edit, provenance={**edit.provenance, "inverse": told})
+            moment = _moment_of_outputs(problem, seen, how)
+        posed = pose_inverse(seen, how.architecture)
+        matrix, whitener = posed.matrix, linalg.whitening(moment.to(posed.keys.device), floor=how.floor)
+        cutoff = how.cutoff if isinstance(how, InversePinv) else None
+        memory = matrix.T if cutoff is None else matrices.pseudo_inverse(matrix, cutoff=cutoff)
+        basis, coefficients = matrices.recall(
+            posed.keys, posed.values, posed.weights, whitener, memory, rank=how.rank, ridge=how.ridge
+        )
+        changed = coefficients.T @ basis
+        delta = changed.T if cutoff is None else matrices.pseudo_inverse_change(matrix, changed, cutoff=cutoff)
+        changes.append(low_rank_of(seen, delta, how.architecture, how.strength))
+        told.append(
+            {
+                "site": seen.site.path,
+                "recalled": {
+                    "before": missed(posed.keys @ memory.T, posed.values, posed.weights),
+                    "after": missed(posed.keys @ (memory + changed).T, posed.values, posed.weights),
+                },
+            }
+        )
+    return Solution(changes, {"inverse": told})
 
 
 def missed(found: Tensor, wanted: Tensor, weights: Tensor) -> float:
@@ -259,12 +185,10 @@ def _around(layer: Layer, output: Tensor) -> Tensor:
     return found.unflatten(-1, (-1, *layer.kernel_size)).flip(-1, -2).flatten(2)
 
 
-def _moment_of_outputs(
-    problem: Problem, seen: Observation, architecture: int, reference: Reference, *, progress: bool
-) -> Tensor:
+def _moment_of_outputs(problem: Problem, seen: Observation, how: InverseTranspose) -> Tensor:
     """E[k kᵀ] of what the memory is asked on the reference set, (K, K)."""
     layer = seen.layer
-    if architecture == 4:
+    if how.architecture == 4:
         matrix = matrices.matrix_of(precise(layer.weight.detach()).reshape(seen.site.shape), 4)
         return matrix @ problem.statistics[seen.site.path].moment.mean().to(matrix.device) @ matrix.T
     total, count = torch.zeros(()), 0
@@ -275,30 +199,22 @@ def _moment_of_outputs(
         asked = precise(_around(layer, output_of(layer, keys, weight)).flatten(0, 1))
         total, count = linalg.second_moment(asked) + total.to(asked), count + len(asked)
 
-    stream_keys(problem.model, reference, seen.site.path, read, progress=progress)
+    stream_keys(problem.model, problem.images(how.name), seen.site.path, read, progress=problem.run.progress)
     return total / count
 
 
 def stream_keys(
-    model: Classifier, reference: Reference, path: str, read: Callable[[Tensor], None], *, progress: bool
+    model: Classifier, images: ImageSet, path: str, read: Callable[[Tensor], None], *, progress: bool
 ) -> None:
     """Hand a site's keys on the reference set to a reader, batch by batch.
 
     Args:
         model: the classifier.
-        reference: a folder of pictures, or pictures in memory.
+        images: the reference set.
         path: of the site.
         read: told of each batch.
         progress: whether to show a bar.
-
-    Raises:
-        SettingError: statistics are given in the place of pictures.
     """
-    if isinstance(reference, Mapping):
-        raise SettingError(
-            "expected reference pictures but got statistics of them; the inverse direction looks at the pictures"
-        )
-    images = ImageSet.of(reference, model.classes)
     stream = ImageStream(
         images, model.preprocess, batch_size=model.batch_size, progress="outputs" if progress else None
     )  # fmt: skip

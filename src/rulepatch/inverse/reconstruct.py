@@ -15,13 +15,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rulepatch.core.edit import Edit
-from rulepatch.core.exemplars import Exemplar, Observation
-from rulepatch.editors.problem import Settings, look
+from rulepatch.core.exemplars import Exemplar
+from rulepatch.core.observations import Observation
+from rulepatch.editors.problem import record_exemplars
 from rulepatch.errors import SettingError
 from rulepatch.forward import gradients
 from rulepatch.inverse import matrices
-from rulepatch.inverse.memory import forward_architecture, pose_inverse
+from rulepatch.inverse.memory import pose_inverse
 from rulepatch.inverse.result import LEVELS, Inversion, Level, Reconstruction, When
+from rulepatch.methods import InverseTranspose
 from rulepatch.models.classifier import Classifier
 from rulepatch.progress import Bar
 from rulepatch.tracing import capture
@@ -217,14 +219,14 @@ def invert(
         SiteError: a site that the model does not have, or that cannot be edited.
         BaseMismatchError: the edit was made for another model.
     """
-    forward_architecture(architecture)
+    InverseTranspose.of({"architecture": architecture})  # refuses any but 3 and 4
     _check(levels, target, optimiser, steps, learning_rate, variation)
     if "key" in levels and edit is not None and any(change.gate for change in edit.changes if change.site == site):
         raise SettingError(
             f"expected an edit without a gate to rebuild single keys at {site} but it has one; leave out --level key, "
             "or make the edit with --gate none"
         )
-    inputs, _, (seen,) = look(model, exemplars, Settings(site), edited=False)
+    inputs, _, (seen,) = record_exemplars(model, exemplars, [site], edited=False)
     options = {"optimiser": optimiser, "steps": steps, "learning_rate": learning_rate}
     states: list[tuple[When, Classifier]] = [("before", model)] if before or edit is None else []
     if edit is not None:

@@ -12,12 +12,14 @@ from torch.nn import functional as F
 
 from rulepatch.core.changes import NewClass, Pool
 from rulepatch.core.edit import Edit, base_digest
-from rulepatch.core.exemplars import Exemplar, position_weights
+from rulepatch.core.exemplars import Exemplar
 from rulepatch.core.installation import Installation
+from rulepatch.core.observations import position_weights
 from rulepatch.data.folders import ImageSet, Picture
 from rulepatch.data.stream import ImageStream
 from rulepatch.editors.problem import masked_inputs
 from rulepatch.errors import ExemplarError, ModelError, SettingError, SiteError
+from rulepatch.methods import MAX_DROP
 from rulepatch.models.classifier import Classifier
 from rulepatch.new_classes import logit
 from rulepatch.new_classes.calibration import Heard, calibrated, hear
@@ -89,7 +91,7 @@ def new_class(
     ridge: float | None = None,
     pool: Pool = "mean",
     parts: Sequence[Exemplar] = (),
-    max_drop: float = 0.0025,
+    max_drop: float = MAX_DROP,
     loudness: float = 1.0,
     seed: int = 0,
     progress: bool = True,

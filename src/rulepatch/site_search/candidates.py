@@ -1,82 +1,75 @@
-"""What a search tries: proposals, the edits that they stand for, and how each did."""
+"""What a search tries: trials, the edits that they stand for, and how each did."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rulepatch.core.changes import GateKind
 from rulepatch.core.edit import Edit
 from rulepatch.core.moments import KeyStatistics
-from rulepatch.data.cache import Cache
+from rulepatch.core.observations import Observation
 from rulepatch.data.folders import ImageSet
 from rulepatch.data.statistics import identity_of, key_statistics
 from rulepatch.digests import digest_of_json, digest_of_tensors
+from rulepatch.editors.edit import solve
 from rulepatch.editors.problem import Problem
-from rulepatch.editors.rewrite import Coupling, Solving, rewrite_posed
 from rulepatch.evaluation.activations import Activations
+from rulepatch.methods import Rewrite
 from rulepatch.tracing.sites import Site
 
-__all__ = ["Candidate", "Maker", "Proposal", "Scorer", "predicted_damage"]
+__all__ = ["Candidate", "Maker", "Scorer", "Trial", "predicted_damage"]
 
 
 @dataclass(frozen=True)
-class Proposal:
-    """Settings that a search tries; their names are those of `rewrite`.
+class Trial:
+    """What a search tries: a rewrite at some sites.
 
     Attributes:
         sites: dotted paths, in the order of the forward pass.
+        how: the settings.
     """
 
     sites: tuple[str, ...]
-    rank: int = 3
-    strength: float = 1.0
-    gate: float | None = None
-    gate_kind: GateKind = "hard"
-    architecture: int = 1
-    ridge: float = 1e-3
-    coupling: Coupling = "none"
+    how: Rewrite = Rewrite()  # noqa: RUF009 - it is frozen
 
-    @property
-    def settings(self) -> dict[str, Any]:
-        """What to call `rewrite` with."""
-        found = asdict(self)
-        return {"site": list(found.pop("sites")), **found}
+    def but(self, **changes: Any) -> "Trial":
+        """The same sites with some settings changed."""
+        return Trial(self.sites, self.how.but(**changes))
+
+    def to_json(self) -> dict[str, Any]:
+        """Sites and settings by name, as JSON."""
+        return {"site": list(self.sites), **self.how.describe()}
 
 
-def predicted_damage(proposal: Proposal, edit: Edit) -> float:
-    """Damage predicted from the second moment alone, at the proposal's strength, the largest of the sites.
+def predicted_damage(trial: Trial, edit: Edit) -> float:
+    """Damage predicted from the second moment alone, at the trial's strength, the largest of the sites.
 
     Args:
-        proposal: what the edit was made of.
+        trial: what the edit was made of.
         edit: as `Maker.make` makes it, measured at strength 1.
 
     Returns:
         A share ≥ 0.
     """
-    return proposal.strength**2 * float(max(each["predicted_damage"] for each in edit.provenance["sites"]))
+    return trial.how.strength**2 * max(report.predicted_damage for report in edit.reports)
 
 
 class Maker:
-    """Makes edits of proposals from a problem that was posed once at all sites.
+    """Makes edits of trials from a problem that was built once at all sites.
 
     Args:
-        problem: posed at every site that a proposal may name.
-        images: the reference set, for statistics of patches, which only the second architecture needs.
-        cache: where these are kept.
-        progress: whether to show a bar while they are computed.
+        problem: built at every site that a trial may name.
+        images: the reference set, for statistics of unfolded patches.
     """
 
-    def __init__(self, problem: Problem, images: ImageSet, cache: Cache | None, *, progress: bool = False) -> None:
+    def __init__(self, problem: Problem, images: ImageSet) -> None:
         self.problem = problem
         self._images = images
-        self._progress = progress
-        self._cache = cache
-        self._made: dict[Proposal, Edit] = {}
-        self._patches: dict[str, Any] = {}
+        self._made: dict[Trial, Edit] = {}
+        self._patches: dict[str, KeyStatistics] = {}
 
     @property
     def sites(self) -> dict[str, Site]:
@@ -88,57 +81,41 @@ class Maker:
         (seen,) = (seen for seen in self.problem.observations if seen.site.path == path)
         return min(seen.concept_keys(1)[0].shape)
 
-    def make(self, proposal: Proposal) -> Edit:
-        """The edit of a proposal; those that differ in strength alone are solved once.
-
-        Args:
-            proposal: what to make.
-        """
-        unscaled = replace(proposal, strength=1.0)
+    def make(self, trial: Trial) -> Edit:
+        """The edit of a trial; those that differ in strength alone are solved once."""
+        unscaled = trial.but(strength=1.0)
         if unscaled not in self._made:
             self._made[unscaled] = self.finish(unscaled)
-        return self._made[unscaled].with_strength(proposal.strength)
+        return self._made[unscaled].with_strength(trial.how.strength)
 
-    def finish(self, proposal: Proposal, statistics: Mapping[str, KeyStatistics] | None = None) -> Edit:
-        """The edit of a proposal, with losses measured at its own strength.
+    def finish(self, trial: Trial, statistics: Mapping[str, KeyStatistics] | None = None) -> Edit:
+        """The edit of a trial, with losses measured at its own strength.
 
         Args:
-            proposal: what to make.
+            trial: what to make.
             statistics: of its sites; those of the problem if None.
         """
-        posed = self._posed(proposal)
-        if statistics is not None:
-            posed = replace(posed, statistics=statistics)
-        return rewrite_posed(posed, Solving(ridge=proposal.ridge, coupling=proposal.coupling))
+        seen = [each for each in self.problem.observations if each.site.path in trial.sites]
+        known = statistics or (self._unfolded(seen) if trial.how.unfolded else self.problem.statistics)
+        return solve(replace(self.problem, observations=seen, statistics=known), trial.how)
 
-    def _posed(self, proposal: Proposal) -> Problem:
-        seen = [each for each in self.problem.observations if each.site.path in proposal.sites]
-        settings = replace(
-            self.problem.settings,
-            site=proposal.sites,
-            rank=proposal.rank,
-            strength=proposal.strength,
-            gate=proposal.gate,
-            gate_kind=proposal.gate_kind,
-            architecture=proposal.architecture,
-        )
-        statistics = self.problem.statistics
-        if proposal.architecture == 2:
-            missing = [each.site for each in seen if each.site.path not in self._patches]
-            self._patches |= key_statistics(
-                self.problem.model, self._images, missing, architecture=2, products=torch.float32,
-                seed=settings.seed, cache=self._cache, progress=self._progress,
-            )  # fmt: skip
-            statistics = self._patches
-        return replace(self.problem, settings=settings, observations=seen, statistics=statistics)
+    def _unfolded(self, observations: Sequence[Observation]) -> dict[str, KeyStatistics]:
+        """Statistics of unfolded patches, each computed once."""
+        missing = [each.site for each in observations if each.site.path not in self._patches]
+        run = self.problem.run
+        self._patches |= key_statistics(
+            self.problem.model, self._images, missing, architecture=2, products=torch.float32, seed=run.seed,
+            cache=run.store, progress=run.progress,
+        )  # fmt: skip
+        return self._patches
 
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """A proposal and how its edit did.
+    """A trial and how its edit did.
 
     Attributes:
-        proposal: what was tried.
+        trial: what was tried.
         round: which round of the search tried it.
         predicted_damage: from the second moment alone, the largest of the sites.
         loss: masked error at the sites after the edit, as a share of that before, the mean of the sites.
@@ -151,7 +128,7 @@ class Candidate:
         failing: validation pictures of which the untouched model is wrong.
     """
 
-    proposal: Proposal
+    trial: Trial
     round: Literal["screen", "refine", "vary"]
     predicted_damage: float
     loss: float
@@ -171,7 +148,7 @@ class Candidate:
         """The candidate, as JSON."""
         return {
             "round": self.round,
-            **self.proposal.settings,
+            **self.trial.to_json(),
             "score": self.score,
             "repaired": self.repaired,
             "broken": self.broken,
@@ -189,13 +166,11 @@ class Scorer:
     Use it in a `with` block: its end removes activations from the disk.
 
     Args:
-        problem: its model is measured.
+        problem: its model is measured; its cache keeps what was.
         sites: every site that edits may start at.
         reference: pictures whose treatment should stay.
         validation: labelled pictures; None if there are none.
-        cache: where measurements are kept.
         groups: of the validation pictures, those made of the same picture, (n,); each is its own if None.
-        progress: whether to show bars.
     """
 
     def __init__(
@@ -206,19 +181,16 @@ class Scorer:
         validation: ImageSet | None,
         *,
         groups: NDArray[np.int64] | None = None,
-        cache: Cache | None,
-        progress: bool,
     ) -> None:
         self._model = problem.model
         self._groups = np.arange(0 if validation is None else len(validation)) if groups is None else groups
         self._sites = sites
         self._sets = {"reference": reference} | ({} if validation is None else {"validation": validation})
-        self._cache = cache
-        self._progress = progress
+        self._cache, self._progress = problem.run.store, problem.run.progress
         self._kept: dict[str, Activations] = {}
         self._identity = {"what": "search", "schema": 2, "sites": list(sites), **identity_of(problem.model)}
         self._identity |= {
-            name: [images.digest(progress=progress), _labels(images)] for name, images in self._sets.items()
+            name: [images.digest(progress=self._progress), _labels(images)] for name, images in self._sets.items()
         }
 
     def __enter__(self) -> "Scorer":
@@ -228,11 +200,11 @@ class Scorer:
         for kept in self._kept.values():
             kept.__exit__(*exception)
 
-    def score(self, proposal: Proposal, edit: Edit, turn: Literal["screen", "refine", "vary"]) -> Candidate:
+    def score(self, trial: Trial, edit: Edit, turn: Literal["screen", "refine", "vary"]) -> Candidate:
         """Measure an edit.
 
         Args:
-            proposal: what it was made of.
+            trial: what it was made of.
             edit: the edit.
             turn: the round of the search.
         """
@@ -245,13 +217,12 @@ class Scorer:
             found = self._measure(edit)
             if self._cache is not None:
                 self._cache.put(key, found)
-        about = edit.provenance["sites"]
-        ratios = [each["loss"]["after"] / max(each["loss"]["before"], 1e-12) for each in about]
+        ratios = [report.loss_after / max(report.loss_before, 1e-12) for report in edit.reports]
         gains = found["gains"].numpy()
         return Candidate(
-            proposal,
+            trial,
             turn,
-            predicted_damage=predicted_damage(proposal, edit),
+            predicted_damage=predicted_damage(trial, edit),
             loss=float(np.mean(ratios)),
             gains=gains if len(gains) else None,
             repaired=int(found["counts"][0]),

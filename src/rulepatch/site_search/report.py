@@ -56,10 +56,10 @@ def _best(search: "Search") -> list[Candidate]:
 def _rows(candidates: Sequence[Candidate]) -> list[list[object]]:
     return [
         [
-            "+".join(each.proposal.sites),
-            each.proposal.rank,
-            f"{each.proposal.strength:g}",
-            "none" if each.proposal.gate is None else f"{each.proposal.gate:g}",
+            "+".join(each.trial.sites),
+            each.trial.how.rank,
+            f"{each.trial.how.strength:g}",
+            "none" if each.trial.how.gate is None else f"{each.trial.how.gate:g}",
             "n/a" if each.score is None else f"{each.score:+.3f}",
             f"{100 * each.drop:+.2f}",
             percent(each.flips),
@@ -74,9 +74,9 @@ def figure_of(search: "Search") -> "Figure":
 
     figure = Figure(figsize=(9, 5), layout="constrained")
     axes = figure.add_subplot()
-    paths = list(dict.fromkeys("+".join(each.proposal.sites) for each in search.candidates))
+    paths = list(dict.fromkeys("+".join(each.trial.sites) for each in search.candidates))
     for number, path in enumerate(paths):
-        own = [each for each in search.candidates if "+".join(each.proposal.sites) == path]
+        own = [each for each in search.candidates if "+".join(each.trial.sites) == path]
         axes.scatter(
             [100 * each.flips for each in own],
             [or_zero(each.score) for each in own],

@@ -6,18 +6,18 @@ reference set, for what it costs; one that does nothing for its own exemplars is
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Literal
 
 import numpy as np
 
 from rulepatch.editors.judging import Judge
 from rulepatch.errors import UselessEditError
+from rulepatch.methods import Rewrite
 from rulepatch.progress import Bar
-from rulepatch.site_search.candidates import Candidate, Maker, Proposal, Scorer, predicted_damage
+from rulepatch.site_search.candidates import Candidate, Maker, Scorer, Trial, predicted_damage
 from rulepatch.site_search.selection import FLIPS, choose, is_within, name_of, or_zero
 
-__all__ = ["Run", "by_rule", "by_score"]
+__all__ = ["Rounds", "by_rule", "by_score"]
 
 RANKS = (1, 3)
 STRENGTHS = (1.0, 2.0, 3.0, 4.0)
@@ -31,8 +31,8 @@ MOST_DAMAGE = 0.3
 Turn = Literal["screen", "refine", "vary"]
 
 
-class Run:
-    """Measures proposals, each once, with a bar.
+class Rounds:
+    """Measures trials, each once, with a bar.
 
     Args:
         maker: makes their edits.
@@ -56,31 +56,31 @@ class Run:
         """Candidates within the budget."""
         return [each for each in self.found if is_within(each.drop, each.flips, self.pictures, self.max_drop)]
 
-    def try_all(self, turn: Turn, ladders: Sequence[Sequence[Proposal]]) -> None:
-        """Measure proposals. Each ladder rises in strength and is left where the damage is far beyond the budget."""
+    def try_all(self, turn: Turn, ladders: Sequence[Sequence[Trial]]) -> None:
+        """Measure trials. Each ladder rises in strength and is left where the damage is far beyond the budget."""
         total = sum(map(len, ladders))
         with Bar(total, turn, unit="edit", shown=self._progress) as bar:
             for ladder in ladders:
-                for proposal in ladder:
-                    candidate = self._try(turn, proposal)
+                for trial in ladder:
+                    candidate = self._try(turn, trial)
                     if candidate is None or candidate.flips > 3 * FLIPS * self.max_drop + 0.01:
                         break
                 bar.update(len(ladder))
 
-    def _try(self, turn: Turn, proposal: Proposal) -> Candidate | None:
+    def _try(self, turn: Turn, trial: Trial) -> Candidate | None:
         for known in self.found:
-            if known.proposal == proposal:
+            if known.trial == trial:
                 return known
-        edit = self.maker.make(proposal)
-        if proposal.gate is None and predicted_damage(proposal, edit) > MOST_DAMAGE:
+        edit = self.maker.make(trial)
+        if trial.how.gate is None and predicted_damage(trial, edit) > MOST_DAMAGE:
             return None
-        self.found.append(self._scorer.score(proposal, edit, turn))
+        self.found.append(self._scorer.score(trial, edit, turn))
         return self.found[-1]
 
     def is_useless(self, candidate: Candidate) -> bool:
         """Whether a candidate's edit does nothing for its own exemplars."""
         try:
-            return self._judge.outcomes(self.maker.make(candidate.proposal).changes).verdict == "useless"
+            return self._judge.outcomes(self.maker.make(candidate.trial).changes).verdict == "useless"
         except UselessEditError:
             return True
 
@@ -89,59 +89,62 @@ class Run:
         return min(rank, *(self.maker.most_rank(path) for path in sites))
 
 
-def by_score(run: Run) -> tuple[Candidate | None, str]:
+def by_score(rounds: Rounds) -> tuple[Candidate | None, str]:
     """Try everything and choose by what it does to the validation pictures.
 
     Returns:
         The choice, and why; None if nothing helps.
     """
-    paths = list(run.maker.sites)
-    rule = _rule(run)
-    run.try_all("screen", [ladder for path in paths for ladder in _screen(run, path)])
+    paths = list(rounds.maker.sites)
+    rule = _rule(rounds)
+    rounds.try_all("screen", [ladder for path in paths for ladder in _screen(rounds, path)])
     best_of = {
-        path: max((or_zero(c.score) for c in run.within if c.proposal.sites == (path,)), default=-np.inf)
+        path: max((or_zero(c.score) for c in rounds.within if c.trial.sites == (path,)), default=-np.inf)
         for path in paths
     }
     ranked = sorted(paths, key=lambda path: -best_of[path])
-    run.try_all("refine", [ladder for sites in _sets(ranked, paths) for ladder in _refine(run, sites)])
-    best = max(run.within, key=lambda each: or_zero(each.score), default=None)
+    rounds.try_all("refine", [ladder for sites in _sets(ranked, paths) for ladder in _refine(rounds, sites)])
+    best = max(rounds.within, key=lambda each: or_zero(each.score), default=None)
     if best is not None:
-        run.try_all("vary", [[proposal] for proposal in _vary(run, best.proposal)])
-    return choose(run.within, rule, run.is_useless)
+        rounds.try_all("vary", [[trial] for trial in _vary(rounds, best.trial)])
+    return choose(rounds.within, rule, rounds.is_useless)
 
 
-def _rule(run: Run) -> Candidate | None:
+def _rule(rounds: Rounds) -> Candidate | None:
     """The rule's edit: the last site, rank 3, gated, as strong as the budget allows; else weaker, never useless."""
-    last = tuple(run.maker.sites)[-1:]
+    last = tuple(rounds.maker.sites)[-1:]
     for rank, gate in ((3, GATE), (1, GATE), (3, HIGHER_GATE), (1, HIGHER_GATE)):
-        ladder = [Proposal(last, run.rank_of(last, rank), strength, gate) for strength in STRENGTHS[:3]]
-        run.try_all("screen", [ladder])
-        able = [each for each in run.within if each.proposal in ladder and not run.is_useless(each)]
+        ladder = [
+            Trial(last, Rewrite(rank=rounds.rank_of(last, rank), strength=strength, gate=gate))
+            for strength in STRENGTHS[:3]
+        ]
+        rounds.try_all("screen", [ladder])
+        able = [each for each in rounds.within if each.trial in ladder and not rounds.is_useless(each)]
         if able:
             return able[-1]
     return None
 
 
-def by_rule(run: Run) -> tuple[Candidate | None, str]:
+def by_rule(rounds: Rounds) -> tuple[Candidate | None, str]:
     """Choose by rule, where there are no validation pictures.
 
     Returns:
         The choice, and why; None if nothing helps.
     """
-    chosen = _rule(run)
+    chosen = _rule(rounds)
     if chosen is None or chosen.loss >= 1:
-        found = "does anything for the exemplars themselves" if run.within else "keeps to the budget"
+        found = "does anything for the exemplars themselves" if rounds.within else "keeps to the budget"
         return None, f"nothing helps: at the last site no rank, strength and gate {found}"
     return chosen, (
-        f"chosen: {name_of(chosen.proposal)} by rule (the last site, rank 3, gated, as strong as the budget "
+        f"chosen: {name_of(chosen.trial)} by rule (the last site, rank 3, gated, as strong as the budget "
         "allows), as there is nothing to measure repair on; give labelled validation pictures if you can"
     )
 
 
-def _screen(run: Run, path: str) -> Iterator[list[Proposal]]:
-    rank = run.rank_of([path], 3)
-    yield [Proposal((path,), rank, 2.0, GATE)]
-    yield [Proposal((path,), rank, 1.0, None)]
+def _screen(rounds: Rounds, path: str) -> Iterator[list[Trial]]:
+    rank = rounds.rank_of([path], 3)
+    yield [Trial((path,), Rewrite(rank=rank, strength=2.0, gate=GATE))]
+    yield [Trial((path,), Rewrite(rank=rank, gate=None))]
 
 
 def _sets(ranked: Sequence[str], paths: Sequence[str]) -> list[tuple[str, ...]]:
@@ -153,22 +156,22 @@ def _sets(ranked: Sequence[str], paths: Sequence[str]) -> list[tuple[str, ...]]:
     return list(dict.fromkeys(tuple(path for path in paths if path in each) for each in wanted))
 
 
-def _refine(run: Run, sites: tuple[str, ...]) -> Iterator[list[Proposal]]:
+def _refine(rounds: Rounds, sites: tuple[str, ...]) -> Iterator[list[Trial]]:
     strengths = STRENGTHS if len(sites) == 1 else STRENGTHS[:3]
-    for rank in sorted({run.rank_of(sites, rank) for rank in RANKS}):
+    for rank in sorted({rounds.rank_of(sites, rank) for rank in RANKS}):
         for gate in (GATE, None):
-            yield [Proposal(sites, rank, strength, gate) for strength in strengths]
+            yield [Trial(sites, Rewrite(rank=rank, strength=strength, gate=gate)) for strength in strengths]
 
 
-def _vary(run: Run, best: Proposal) -> Iterator[Proposal]:
+def _vary(rounds: Rounds, best: Trial) -> Iterator[Trial]:
     """Neighbours of the best edit, one setting changed at a time."""
-    yield from (replace(best, rank=run.rank_of(best.sites, rank)) for rank in (2, 5))
-    yield from (replace(best, strength=best.strength + step) for step in (-0.5, 0.5))
-    yield from (replace(best, ridge=ridge) for ridge in (1e-4, 1e-2))
-    if best.gate is not None:
-        yield from (replace(best, gate=gate) for gate in (0.95, 0.99))
-        yield replace(best, gate_kind="soft")
+    yield from (best.but(rank=rounds.rank_of(best.sites, rank)) for rank in (2, 5))
+    yield from (best.but(strength=best.how.strength + step) for step in (-0.5, 0.5))
+    yield from (best.but(ridge=ridge) for ridge in (1e-4, 1e-2))
+    if best.how.gate is not None:
+        yield from (best.but(gate=gate) for gate in (0.95, 0.99))
+        yield best.but(gate_kind="soft")
     if len(best.sites) > 1:
-        yield replace(best, coupling="sequence")
-    if any(max(run.maker.sites[path].shape[2:]) > 1 for path in best.sites):
-        yield replace(best, architecture=2)
+        yield best.but(coupling="sequence")
+    if any(max(rounds.maker.sites[path].shape[2:]) > 1 for path in best.sites):
+        yield best.but(architecture=2)

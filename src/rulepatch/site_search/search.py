@@ -5,7 +5,7 @@ What is tried, and which is taken, is in `rounds.py` and `choice.py`.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -14,18 +14,19 @@ from numpy.typing import NDArray
 from rulepatch.concepts.counterfactuals import Counterfactuals, counterfactuals_of, make_counterfactuals
 from rulepatch.core.edit import Edit
 from rulepatch.core.exemplars import Exemplar
-from rulepatch.data.cache import Cache, default_cache
 from rulepatch.data.folders import ImageSet
+from rulepatch.data.run import Run
 from rulepatch.data.statistics import key_statistics
 from rulepatch.editors.judging import judged, warn_of
-from rulepatch.editors.problem import Problem, Settings, pose
+from rulepatch.editors.problem import Problem, build_problem
 from rulepatch.errors import DamageError, FolderError, RulepatchError, SettingError, SiteError, UselessEditError
 from rulepatch.evaluation.evaluate import outcomes_of
 from rulepatch.evaluation.set_checks import check_validation, trusted
+from rulepatch.methods import MAX_DROP, Rewrite
 from rulepatch.models.classifier import Classifier
-from rulepatch.site_search.candidates import Candidate, Maker, Proposal, Scorer
+from rulepatch.site_search.candidates import Candidate, Maker, Scorer, Trial
 from rulepatch.site_search.report import figure_of, panel_of, text_of
-from rulepatch.site_search.rounds import Run, by_rule, by_score
+from rulepatch.site_search.rounds import Rounds, by_rule, by_score
 from rulepatch.site_search.selection import is_within, name_of
 from rulepatch.text import brief, percent, plural, quoted
 from rulepatch.timing import stretch
@@ -41,9 +42,6 @@ MOST_REFERENCE = 1000
 
 FEWEST_COUNTERFACTUALS = 10
 
-MAX_DROP = 0.0025
-"""The paper's budget: a quarter of a point of accuracy."""
-
 
 @dataclass(frozen=True)
 class Search:
@@ -58,7 +56,7 @@ class Search:
         max_drop: the budget, 0..1.
         reference_size: pictures on which damage was measured.
         model_name: of the model.
-        make: makes the edit of any candidate's proposal, as when another than the chosen one is wanted.
+        make: makes the edit of any candidate's trial, as when another than the chosen one is wanted.
     """
 
     edit: Edit | None
@@ -69,7 +67,7 @@ class Search:
     max_drop: float
     reference_size: int
     model_name: str
-    make: Callable[[Proposal], Edit] = field(repr=False)
+    make: Callable[[Trial], Edit] = field(repr=False)
 
     def is_within(self, candidate: Candidate) -> bool:
         """Whether a candidate keeps to the budget."""
@@ -101,7 +99,7 @@ class Search:
         }
 
     def __repr__(self) -> str:
-        chosen = "nothing chosen" if self.chosen is None else f"chosen {name_of(self.chosen.proposal)}"
+        chosen = "nothing chosen" if self.chosen is None else f"chosen {name_of(self.chosen.trial)}"
         return brief("Search", chosen, f"{len(self.candidates)} tried", quoted(self.model_name))
 
     def _repr_html_(self) -> str:
@@ -126,9 +124,8 @@ def search(
     sites: Sequence[str] | None = None,
     max_drop: float = MAX_DROP,
     leave_out: Sequence[int | str] = (),
-    seed: int = 0,
-    cache: Cache | Literal["user"] | None = "user",
-    progress: bool = True,
+    run: Run = Run(),  # noqa: B008 - it is frozen
+    **settings: Any,
 ) -> Search:
     """Choose where and how to edit, by what repairs most on validation pictures within a damage budget.
 
@@ -151,9 +148,8 @@ def search(
         sites: where to look; every site with positions in the second half of the network if None.
         max_drop: most accuracy that the edit may lose on the reference set, 0..1 (without labels: flips).
         leave_out: classes to leave out of the reference set, such as those of the exemplars.
-        seed: of the statistics and of the sample on which damage is measured.
-        cache: where statistics and measurements are kept; the user's own cache by default, None for nowhere.
-        progress: whether to show bars.
+        run: seed of the statistics and of the sample on which damage is measured, cache and progress.
+        settings: single settings of `run` by name, in place of its own.
 
     Returns:
         The search; its edit is None if nothing within the budget helps.
@@ -172,67 +168,53 @@ def search(
         ('blocks.4.conv',)
     """
     if not 0 <= max_drop <= 1:
-        raise SettingError(f"expected a budget in 0..1 but got {max_drop}; 0.0025 is usual")
-    kept = default_cache() if cache == "user" else cache
+        raise SettingError(f"expected a budget in 0..1 but got {max_drop}; {MAX_DROP} is usual")
+    run = run.but(**settings) if settings else run
     left_out = {model.classes.index(label) for label in leave_out}
     images = ImageSet.of(reference, model.classes).without(left_out)
     with stretch("search"):
-        images = trusted(model, images, seed=seed, progress=progress)
-        known, unseen = images.split(0.5, seed=seed)  # an edit spares the very pictures that its statistics come from
-        problem = _pose(model, exemplars, sites, known, seed=seed, cache=kept, progress=progress)
-        pictures, groups, told = _validation(problem, validation, images, progress=progress)
-        sample = unseen.sample(MOST_REFERENCE, seed=seed)
-        maker = Maker(problem, known, kept, progress=progress)
-        with Scorer(
-            problem, list(maker.sites), sample, pictures, groups=groups, cache=kept, progress=progress
-        ) as scorer:
-            run = Run(maker, scorer, len(sample), max_drop, progress)
-            if pictures is None:
-                chosen, why = by_rule(run)
-            else:
-                chosen, why = by_score(run)
+        images = trusted(model, images, seed=run.seed, progress=run.progress)
+        known, unseen = images.split(0.5, seed=run.seed)  # an edit spares the very images its statistics come from
+        problem = _build(model, exemplars, sites, known, run)
+        pictures, groups, told = _validation(problem, validation, images)
+        sample = unseen.sample(MOST_REFERENCE, seed=run.seed)
+        maker = Maker(problem, known)
+        with Scorer(problem, list(maker.sites), sample, pictures, groups=groups) as scorer:
+            rounds = Rounds(maker, scorer, len(sample), max_drop, run.progress)
+            chosen, why = by_rule(rounds) if pictures is None else by_score(rounds)
         edit = None
         if chosen is not None:
-            edit, told_of_edit = _made_final(maker, chosen, images, max_drop, cache=kept, progress=progress)
+            edit, told_of_edit = _made_final(maker, chosen, images, max_drop)
             why = f"{why}; {told_of_edit}; {edit.on_exemplars.why}"
             warn_of(edit)
-    return Search(edit, chosen, tuple(run.found), why, told, max_drop, len(sample), model.name, maker.make)
+    return Search(edit, chosen, tuple(rounds.found), why, told, max_drop, len(sample), model.name, maker.make)
 
 
-def _made_final(
-    maker: Maker, chosen: Candidate, images: ImageSet, max_drop: float, *, cache: Cache | None, progress: bool
-) -> tuple[Edit, str]:
+def _made_final(maker: Maker, chosen: Candidate, images: ImageSet, max_drop: float) -> tuple[Edit, str]:
     """The chosen edit made anew with statistics of the whole reference set, if that keeps to the budget as well."""
-    proposal, problem = chosen.proposal, maker.problem
+    trial, problem, run = chosen.trial, maker.problem, maker.problem.run
     statistics = key_statistics(
         problem.model,
         images,
-        [maker.sites[path] for path in proposal.sites],
-        architecture=proposal.architecture,
-        seed=problem.settings.seed,
-        cache=cache,
-        progress=progress,
+        [maker.sites[path] for path in trial.sites],
+        architecture=2 if trial.how.unfolded else 1,
+        seed=run.seed,
+        cache=run.store,
+        progress=run.progress,
     )
-    edit = judged(problem.model, maker.finish(proposal, statistics), problem.exemplars)
-    sample = images.sample(MOST_REFERENCE, seed=problem.settings.seed)
-    (found,) = outcomes_of(problem.model, [edit], sample, progress="damage" if progress else None)
+    edit = judged(problem.model, maker.finish(trial, statistics), problem.exemplars)
+    sample = images.sample(MOST_REFERENCE, seed=run.seed)
+    (found,) = outcomes_of(problem.model, [edit], sample, progress="damage" if run.progress else None)
     flips = len(found.flips) / len(found)
     told = f"{100 * found.drop:+.2f} points lost and {percent(flips)} flips on {plural(len(found), 'picture')}"
     if is_within(found.drop, flips, len(found), max_drop) and edit.on_exemplars.verdict != "useless":
         return edit, f"made anew with statistics of the whole reference set: {told}"
-    edit = judged(problem.model, maker.finish(proposal), problem.exemplars)
+    edit = judged(problem.model, maker.finish(trial), problem.exemplars)
     return edit, f"kept as it is, as with statistics of the whole reference set: {told}"
 
 
-def _pose(
-    model: Classifier,
-    exemplars: Sequence[Exemplar],
-    sites: Sequence[str] | None,
-    images: ImageSet,
-    *,
-    seed: int,
-    cache: Cache | None,
-    progress: bool,
+def _build(
+    model: Classifier, exemplars: Sequence[Exemplar], sites: Sequence[str] | None, images: ImageSet, run: Run
 ) -> Problem:
     """The problem at every site to be tried, statistics of all of them from one pass."""
     survey = find_sites(model.module, model.example())
@@ -245,18 +227,17 @@ def _pose(
         wanted = [survey.site(path) for path in sites]
     with stretch("statistics"):
         statistics = key_statistics(
-            model, images, wanted, products=torch.float32, seed=seed, cache=cache, progress=progress
+            model, images, wanted, products=torch.float32, seed=run.seed, cache=run.store, progress=run.progress
         )
-    settings = Settings([site.path for site in wanted], seed=seed)
-    return pose(model, exemplars, settings, reference=statistics, cache=cache, progress=progress)
+    return build_problem(model, exemplars, [site.path for site in wanted], Rewrite(), reference=statistics, run=run)
 
 
 def _validation(
-    problem: Problem, given: Any, images: ImageSet, *, progress: bool
+    problem: Problem, given: Any, images: ImageSet
 ) -> tuple[ImageSet | None, NDArray[np.int64] | None, str]:
     """The pictures on which repair is measured, which of them belong together, and what to say of them."""
     if given is None:
-        made = make_counterfactuals(problem, images, progress=progress)
+        made = make_counterfactuals(problem, images, progress=problem.run.progress)
         if made is None or len(made) < FEWEST_COUNTERFACTUALS:
             count = plural(0 if made is None else len(made), "counterfactual")
             return None, None, f"repair not measured: only {count} could be made"
@@ -270,7 +251,7 @@ def _validation(
             f"expected validation pictures in a folder for each class but {pictures.name} has some without; "
             "name the folders by class"
         )
-    check_validation(problem.model, pictures, images, problem.exemplars, progress=progress)
+    check_validation(problem.model, pictures, images, problem.exemplars, progress=problem.run.progress)
     return pictures, None, f"repair measured on {plural(len(pictures), 'labelled validation picture')}"
 
 

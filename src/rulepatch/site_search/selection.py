@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from rulepatch.site_search.candidates import Candidate, Proposal
+from rulepatch.site_search.candidates import Candidate, Trial
 from rulepatch.text import percent, plural
 
 __all__ = ["FLIPS", "choose", "is_within", "name_of", "or_zero"]
@@ -78,13 +78,11 @@ def _choose(candidates: Sequence[Candidate], rule: Candidate | None) -> tuple[Ca
     if rule is not None and rule in helping and _ahead(best, rule) <= DOUBT:
         return rule, (
             f"chosen: {_told_of(rule)}: the rule (the last site, rank 3, gated, as strong as the budget allows); the "
-            f"best score ({or_zero(best.score):+.3f}, {name_of(best.proposal)}) is not beyond doubt better"
+            f"best score ({or_zero(best.score):+.3f}, {name_of(best.trial)}) is not beyond doubt better"
         )
     near = [each for each in helping if _ahead(best, each) <= 1]
     chosen = min(near, key=lambda each: (each.flips, -or_zero(each.score)))
-    why = (
-        "the best score" if chosen is best else f"the fewest flips within a standard error of {name_of(best.proposal)}"
-    )
+    why = "the best score" if chosen is best else f"the fewest flips within a standard error of {name_of(best.trial)}"
     return chosen, f"chosen: {_told_of(chosen)}: {why}"
 
 
@@ -104,7 +102,7 @@ def _ahead(best: Candidate, other: Candidate) -> float:
 
 def _told_of(candidate: Candidate) -> str:
     return (
-        f"{name_of(candidate.proposal)}; validation gain {or_zero(candidate.score):+.3f} "
+        f"{name_of(candidate.trial)}; validation gain {or_zero(candidate.score):+.3f} "
         f"({candidate.repaired} repaired, {candidate.broken} broken), {100 * candidate.drop:+.2f} points lost, "
         f"{percent(candidate.flips)} flips"
     )
@@ -115,7 +113,7 @@ def or_zero(score: float | None) -> float:
     return 0.0 if score is None else score
 
 
-def name_of(proposal: Proposal) -> str:
-    """A proposal in words."""
-    gate = "no gate" if proposal.gate is None else f"gate {proposal.gate:g}"
-    return f"{' + '.join(proposal.sites)}, rank {proposal.rank}, strength {proposal.strength:g}, {gate}"
+def name_of(trial: Trial) -> str:
+    """A trial in words."""
+    gate = "no gate" if trial.how.gate is None else f"gate {trial.how.gate:g}"
+    return f"{' + '.join(trial.sites)}, rank {trial.how.rank}, strength {trial.how.strength:g}, {gate}"

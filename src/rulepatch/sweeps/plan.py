@@ -1,6 +1,5 @@
 """What a sweep is to try, as people write it: a YAML file."""
 
-import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -9,9 +8,9 @@ from typing import Any, NoReturn
 import yaml
 
 from rulepatch.concepts.cases import Exclusions, read_classes
-from rulepatch.editors.registry import editor_named
 from rulepatch.errors import SettingError, nearest
-from rulepatch.experiments.grids import METHODS, Settings, check_method, every_combination, grid_of
+from rulepatch.experiments.grids import Tried, check_method, every_combination, grid_of, tried
+from rulepatch.methods import MAX_DROP
 from rulepatch.text import read_share
 
 __all__ = ["Plan", "PlannedModel"]
@@ -62,7 +61,7 @@ class Plan:
     models: tuple[PlannedModel, ...]
     cases: tuple[Path, ...]
     reference: Path
-    methods: Mapping[str, Sequence[Settings]]
+    methods: Mapping[str, Sequence[Tried]]
     concepts: tuple[str, ...] = ()
     styles: tuple[str, ...] = ()
     targets: tuple[str, ...] | int = 1
@@ -70,7 +69,7 @@ class Plan:
     exclude: Exclusions = field(default_factory=dict)
     exemplars: tuple[int, ...] = (3, 10)
     validation: float = 0.3
-    max_drop: float = 0.0025
+    max_drop: float = MAX_DROP
     seeds: tuple[int, ...] = (0,)
 
     @classmethod
@@ -170,10 +169,10 @@ class _Reader:
             return self.whole(found, "sites")
         return tuple(str(each) for each in self.several(found))
 
-    def methods(self, found: Any) -> dict[str, Sequence[Settings]]:
+    def methods(self, found: Any) -> dict[str, Sequence[Tried]]:
         """Methods, each with what is tried."""
         wanted = found if isinstance(found, Mapping) else dict.fromkeys(map(str, self.several(found)), "default")
-        methods: dict[str, Sequence[Settings]] = {}
+        methods: dict[str, Sequence[Tried]] = {}
         for method, grid in wanted.items():
             check_method(str(method))
             if isinstance(grid, str):
@@ -183,13 +182,13 @@ class _Reader:
                 methods[method] = [settings for each in several for settings in self.combinations(method, each)]
         return methods
 
-    def combinations(self, method: str, found: Any) -> Iterable[Settings]:
+    def combinations(self, method: str, found: Any) -> Iterable[Tried]:
         """Every combination of the values of a method's options."""
-        name, fixed = METHODS[method]
-        taken = set(inspect.signature(editor_named(name)).parameters) - {"model", "exemplars", "reference", "site"}
-        known = taken - {"seed", "cache", "progress", "strength", *fixed}
-        given = self.mapping(found, known, f"settings of {method}")
-        return every_combination(**{key: self.several(value) for key, value in given.items()})
+        given = self.mapping(found, None, f"settings of {method}")
+        try:
+            return [tried(method, each) for each in every_combination(**{k: self.several(v) for k, v in given.items()})]
+        except SettingError as error:
+            self.refuse_as(error)
 
     def classes(self, found: Any, key: str) -> Mapping[str, Sequence[str]]:
         """Classes by name, written here or in a JSON file."""
@@ -226,6 +225,10 @@ class _Reader:
             if key not in found:
                 self.refuse(f"{key} to be given", f"only {', '.join(found) or 'nothing'}", "add it")
         return found
+
+    def refuse_as(self, error: SettingError) -> NoReturn:
+        """Say what is wrong with the plan, as a setting told it."""
+        raise SettingError(f"{error} (in {self.name})") from None
 
     def refuse(self, expected: str, got: object, advice: str = "mend it") -> NoReturn:
         """Say what is wrong with the plan."""

@@ -34,8 +34,7 @@ def base_of(method: str) -> str:
         >>> base_of("projected-adam-proj"), base_of("rewrite")
         ('projected-adam', 'rewrite')
     """
-    name, fixed = METHODS.get(method, (method, {}))
-    return name if fixed else method
+    return METHODS[method].name if method in METHODS and METHODS[method].given() else method
 
 
 def in_order(methods: Iterable[str]) -> list[str]:

@@ -20,6 +20,7 @@ from rulepatch.concepts.cases import CELLS, CaseSet, split
 from rulepatch.core.edit import Edit, base_digest
 from rulepatch.core.exemplars import Exemplar
 from rulepatch.data.folders import ImageSet, Snapshot
+from rulepatch.data.run import Run
 from rulepatch.errors import FolderError, RulepatchError
 from rulepatch.evaluation.activations import Activations
 from rulepatch.evaluation.evaluate import predictions_of
@@ -202,8 +203,8 @@ def run_job(job: Job) -> dict[str, Any]:
     what = job.what
     edit = edit_by(
         what["method"], bench.model, case.exemplars, settings=what["settings"],
-        sites=[] if what["site"] is None else [what["site"]], reference=damage.statistics, seed=what["seed"],
-        progress=False,
+        sites=[] if what["site"] is None else [what["site"]], reference=damage.statistics,
+        run=Run(seed=what["seed"], progress=False),
     )  # fmt: skip
     choice = _choose(edit, strengths_of(what["method"]), case, damage, what["max_drop"])
     return {

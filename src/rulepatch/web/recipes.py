@@ -2,7 +2,7 @@
 
 import tempfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,13 +11,11 @@ from rulepatch.core.edit import Edit
 from rulepatch.core.exemplars import Exemplar
 from rulepatch.data.exemplar_folders import write_exemplar
 from rulepatch.files import atomic_path
-from rulepatch.text import command_line, option_value
+from rulepatch.methods import Rewrite
+from rulepatch.settings import written
+from rulepatch.text import command_line
 
 __all__ = ["Draft", "Rule", "Sources", "State", "commands", "program", "title_of", "write_bundle"]
-
-
-OWN_OPTIONS = ("site", "rank", "strength", "gate")
-"""Settings that the command line has an option for, of the same name."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,14 +25,16 @@ class Draft:
     Attributes:
         edit: the edit.
         exemplars: what it was made from.
-        settings: what makes the edit by `rewrite`.
+        site: dotted path, or several.
+        how: the settings of the rewrite.
         why: why a search chose it; empty if nobody searched.
         tried: what the search tried, for people.
     """
 
     edit: Edit
     exemplars: tuple[Exemplar, ...]
-    settings: Mapping[str, Any]
+    site: str | Sequence[str]
+    how: Rewrite
     why: str = ""
     tried: str = ""
 
@@ -169,7 +169,8 @@ def program(state: State, sources: Sources) -> str:
             continue
         lines.append(f'exemplars = rp.read_exemplars([Path("{step.stem}")])')
         if not step.draft.why:
-            told = ", ".join(f"{key}={value!r}" for key, value in step.draft.settings.items())
+            own = {"site": step.draft.site, **step.draft.how.given()}
+            told = ", ".join(f"{key}={value!r}" for key, value in own.items())
             lines.append(f"{name} = rp.rewrite(model, exemplars, reference=Path({sources.reference!r}), {told})")
         else:
             further = "" if sources.validation is None else f", validation=Path({sources.validation!r})"
@@ -207,12 +208,9 @@ def write_bundle(state: State, sources: Sources, path: Path) -> None:
 
 
 def _options(draft: Draft, sources: Sources) -> dict[str, Any]:
-    """How a draft was made; what few people set has no option of its own."""
+    """How a draft was made."""
     if draft.why:
         return {"site": "auto", "validation": sources.validation}
-    options = {name: value for name, value in draft.settings.items() if name in OWN_OPTIONS}
-    if "gate" in options and options["gate"] is None:
-        options["gate"] = "none"
-    further = [f"{name}={option_value(value)}" for name, value in draft.settings.items() if name not in OWN_OPTIONS]
+    options = {name: written(value) for name, value in draft.how.given().items()}
     allowed = True if draft.edit.on_exemplars.verdict == "useless" else None
-    return {**options, "set": further, "allow-useless": allowed}
+    return {"site": draft.site, **options, "allow-useless": allowed}

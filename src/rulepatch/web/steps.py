@@ -12,13 +12,13 @@ from rulepatch.data.folders import Picture
 from rulepatch.errors import EditFileError, RulepatchError, SettingError
 from rulepatch.images import read_image
 from rulepatch.masks import read_mask
+from rulepatch.settings import written
 from rulepatch.web import views
 from rulepatch.web.canvas import CANVAS, canvas_of, fresh, mask_of
 from rulepatch.web.offers import pictures_of
 from rulepatch.web.recipes import commands, program, write_bundle
 from rulepatch.web.sessions import Session
 from rulepatch.web.workbench import Side
-from rulepatch.workflows.make import gate_level
 
 __all__ = ["ALL", "SEARCH", "Part", "Shown"]
 
@@ -228,18 +228,18 @@ def rewrite(session: Session, site: str, rank: float, strength: float, gate: str
         if site == SEARCH:
             draft = bench.search()
         else:
-            draft = bench.rewrite(site, rank=int(rank), strength=strength, gate=gate_level(gate))
+            draft = bench.rewrite(site, rank=rank, strength=strength, gate=gate.lower())
     except RulepatchError:
         while bench.state is not before and bench.undo():
             pass
         raise
-    chosen = {name: draft.settings[name] for name in ("rank", "strength")}
-    return {**_everything(session, damage=False), **chosen, "gate": str(draft.settings["gate"])}
+    chosen = {"rank": draft.how.rank, "strength": draft.how.strength, "gate": written(draft.how.gate)}
+    return {**_everything(session, damage=False), **chosen}
 
 
 def adjust(session: Session, rank: float, strength: float, gate: str) -> Shown:
     """Make the edit anew with other settings."""
-    if session.bench.adjust(rank=int(rank), strength=strength, gate=gate_level(gate)) is None:
+    if session.bench.adjust(rank=rank, strength=strength, gate=gate.lower()) is None:
         return {}
     return _result(session, damage=False)
 

@@ -3,8 +3,7 @@
 What a face for people needs between two questions, and nothing of how it looks.
 """
 
-import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,17 +16,18 @@ from rulepatch.concepts.match import Match, Matcher, key_of_edit
 from rulepatch.core.edit import Edit, base_digest
 from rulepatch.core.exemplars import Exemplar
 from rulepatch.core.moments import KeyStatistics
-from rulepatch.data.cache import Cache, default_cache
+from rulepatch.data.cache import Cache
 from rulepatch.data.folders import ImageSet, Picture
+from rulepatch.data.run import Run
 from rulepatch.data.statistics import key_statistics
 from rulepatch.data.stream import ImageStream
+from rulepatch.editors.edit import solve
 from rulepatch.editors.judging import judged
-from rulepatch.editors.problem import GateLevel
-from rulepatch.editors.registry import unjudged
-from rulepatch.editors.rewrite import rewrite
+from rulepatch.editors.problem import build_problem
 from rulepatch.errors import ExemplarError, SettingError
 from rulepatch.evaluation.activations import Activations, first_site
 from rulepatch.evaluation.outcomes import Outcomes
+from rulepatch.methods import Rewrite
 from rulepatch.models.classes import Classes
 from rulepatch.models.classifier import Classifier
 from rulepatch.site_search.search import search
@@ -109,7 +109,7 @@ class Workbench:
             "tests": None if tests is None else ImageSet.of(tests, model.classes),
             "clean": chosen.sample(MOST_CLEAN, seed=0),
         }
-        self._cache = default_cache() if cache == "user" else cache
+        self._run = Run(cache=cache, progress=False)
         self._base = base_digest(model.module)
         self._survey: Survey = find_sites(model.module, model.example())
         self._statistics: dict[tuple[tuple[str, ...], int], dict[str, KeyStatistics]] = {}
@@ -178,7 +178,7 @@ class Workbench:
         if key not in self._statistics:
             self._statistics[key] = key_statistics(
                 self.model, self.reference, [self._survey.site(path) for path in sites], architecture=architecture,
-                cache=self._cache, progress=False,
+                cache=self._run.store, progress=False,
             )  # fmt: skip
         return self._statistics[key]
 
@@ -195,24 +195,19 @@ class Workbench:
             del kept[index]
             self._go_on(exemplars=tuple(kept))
 
-    def rewrite(
-        self, site: str | Sequence[str], *, rank: int = 1, strength: float = 1.0, gate: GateLevel = "auto"
-    ) -> Draft:
+    def rewrite(self, site: str | Sequence[str], **settings: Any) -> Draft:
         """Make a draft from the exemplars.
 
         Args:
             site: dotted path, or several.
-            rank: number of directions.
-            strength: 1 is the solve.
-            gate: as of `rewrite`.
+            settings: of `Rewrite`, by name.
 
         Raises:
             ExemplarError: no exemplars, or one that does not fit the model.
             SettingError: a setting out of range.
             SiteError: a site that the model does not have.
         """
-        settings = {"site": site, "rank": rank, "strength": strength, "gate": gate}
-        return self._draft(self._exemplars(), settings)
+        return self._draft(self._exemplars(), site, Rewrite(**settings))
 
     def search(self) -> Draft:
         """Make a draft whose site and settings a search chooses.
@@ -223,23 +218,20 @@ class Workbench:
             ExemplarError: no exemplars, or one that does not fit the model.
         """
         exemplars = self._exemplars()
-        found = search(
-            self.model, exemplars, reference=self.reference, validation=self.validation, cache=self._cache,
-            progress=False,
-        )  # fmt: skip
+        found = search(self.model, exemplars, reference=self.reference, validation=self.validation, run=self._run)
         if found.edit is None or found.chosen is None:
             raise found.refusal("mark the concept more exactly, add an exemplar, or choose a site yourself")
-        draft = Draft(found.edit, exemplars, _plain(found.chosen.proposal.settings), found.why, found.to_text())
+        sites, how = found.chosen.trial.sites, found.chosen.trial.how
+        site = sites[0] if len(sites) == 1 else list(sites)
+        draft = Draft(found.edit, exemplars, site, how, found.why, found.to_text())
         self._go_on(draft=draft)
         return draft
 
-    def adjust(self, *, rank: int, strength: float, gate: GateLevel = "auto") -> Draft | None:
+    def adjust(self, **settings: Any) -> Draft | None:
         """Make the draft anew with other settings, and else as it was made, from the same exemplars.
 
         Args:
-            rank: number of directions.
-            strength: 1 is the solve.
-            gate: as of `rewrite`.
+            settings: of `Rewrite`, by name.
 
         Returns:
             The draft; None if there is none yet.
@@ -250,8 +242,8 @@ class Workbench:
         draft = self.state.draft
         if draft is None:
             return None
-        settings = {**draft.settings, "rank": rank, "strength": strength, "gate": gate}
-        return draft if settings == draft.settings else self._draft(draft.exemplars, settings, remember=False)
+        how = draft.how.but(**settings)
+        return draft if how == draft.how else self._draft(draft.exemplars, draft.site, how, remember=False)
 
     def keep(self, name: str = "") -> Rule:
         """Keep the draft as a rule, and begin a new one without exemplars.
@@ -363,13 +355,13 @@ class Workbench:
             )
         return self.state.exemplars
 
-    def _draft(self, exemplars: tuple[Exemplar, ...], settings: Mapping[str, Any], *, remember: bool = True) -> Draft:
-        site = settings["site"]
-        known = self.statistics([site] if isinstance(site, str) else site, architecture=settings.get("architecture", 1))
-        make = unjudged("rewrite")  # a face shows what is said of the exemplars; it needs no warning
-        edit = make(self.model, exemplars, reference=known, cache=None, progress=False, **settings)
-        edit = judged(self.model, edit, exemplars)
-        draft = Draft(edit, exemplars, settings)
+    def _draft(
+        self, exemplars: tuple[Exemplar, ...], site: str | Sequence[str], how: Rewrite, *, remember: bool = True
+    ) -> Draft:
+        known = self.statistics([site] if isinstance(site, str) else site, architecture=2 if how.unfolded else 1)
+        problem = build_problem(self.model, exemplars, site, how, reference=known, run=self._run)
+        edit = judged(self.model, solve(problem, how), exemplars)  # a face shows what is said; it needs no warning
+        draft = Draft(edit, exemplars, site, how)
         if remember:
             self._go_on(draft=draft)
         else:
@@ -395,11 +387,3 @@ class Workbench:
         for key in own[:-KEPT_SITES]:
             self._kept.pop(key).close()
         return kept
-
-
-def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings as people give them: one site by itself, no gate by its name, what is usual left out."""
-    usual = {name: each.default for name, each in inspect.signature(rewrite).parameters.items()}
-    named = {name: settings[name] for name in ("site", "rank", "strength", "gate")}
-    named |= {"site": named["site"][0] if len(named["site"]) == 1 else named["site"], "gate": named["gate"] or "none"}
-    return named | {name: value for name, value in settings.items() if name not in named and value != usual[name]}

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -13,13 +13,15 @@ from rulepatch.core.changes import LowRank
 from rulepatch.core.edit import Edit
 from rulepatch.core.exemplars import Exemplar
 from rulepatch.core.moments import KeyStatistics
-from rulepatch.data.cache import Cache, default_cache
 from rulepatch.data.folders import ImageSet
+from rulepatch.data.run import Run
 from rulepatch.data.statistics import key_statistics
-from rulepatch.editors.problem import Settings, errors_at, look, pose
-from rulepatch.editors.rules import Rule, solve_rules
+from rulepatch.editors.assembling import masked_errors
+from rulepatch.editors.multi_rule import SEPARATE, Rule, solve_rules
+from rulepatch.editors.problem import build_problem, record_exemplars
 from rulepatch.errors import SettingError
 from rulepatch.files import check_writable
+from rulepatch.methods import Rewrite
 from rulepatch.models.classifier import Classifier
 from rulepatch.text import table
 from rulepatch.tracing.sites import find_sites
@@ -27,12 +29,6 @@ from rulepatch.tracing.sites import find_sites
 __all__ = ["Composition", "compose", "compose_files"]
 
 log = logging.getLogger("rulepatch")
-
-SOLVED_TOGETHER = {
-    "architecture": 1, "match": "auto", "error": "squared", "coupling": "none", "whole_image": False,
-    "value_point": None, "ridge": 1e-3, "floor": 1e-5,
-}  # fmt: skip
-"""Settings of the edits that can be solved together; others are put beside each other as they are."""
 
 KEPT = 0.9
 """A rule that keeps less of its effect than this beside the others is said to be in a fight."""
@@ -96,8 +92,8 @@ def compose(
     *,
     reference: Any = None,
     exemplars: Sequence[Exemplar] = (),
-    cache: Cache | Literal["user"] | None = "user",
-    progress: bool = True,
+    run: Run = Run(),  # noqa: B008 - it is frozen
+    **settings: Any,
 ) -> Composition:
     """Make one edit of several.
 
@@ -109,13 +105,14 @@ def compose(
         edits: by name, at least two.
         reference: pictures whose treatment should stay, to measure how much the rules read the same.
         exemplars: those that the edits were made of, in any order; they are told apart by their digests.
-        cache: where statistics are kept; the user's own cache by default, None for nowhere.
-        progress: whether to show bars.
+        run: cache and progress.
+        settings: single settings of `run` by name, in place of its own.
 
     Raises:
         SettingError: fewer than two edits.
         BaseMismatchError: the edits were computed on different bases, or on another than the model.
     """
+    run = run.but(**settings) if settings else run
     if len(edits) < 2:
         raise SettingError(f"expected at least two edits to compose but got {len(edits)}; name more")
     stacked, names = Edit.compose(*edits.values()), tuple(edits)
@@ -123,13 +120,14 @@ def compose(
         return Composition(stacked, names, False, {}, None, None, ())
     for edit in edits.values():
         edit.check(model.module)
-    statistics = {} if reference is None else _statistics(model, stacked, reference, cache, progress)
+    statistics = {} if reference is None else _statistics(model, stacked, reference, run)
     interference = {site: _matrix(list(edits.values()), site, found) for site, found in statistics.items()}
     own = [_own(edit, exemplars) for edit in edits.values()]
     composed, jointly = stacked, False
     if statistics and all(own) and (rules := _rules(list(edits.values()), own)) is not None:
         sites = list(stacked.sites)
-        problem = pose(model, [each for part in own for each in part], Settings(sites), reference=statistics)
+        everything = [each for part in own for each in part]
+        problem = build_problem(model, everything, sites, rules[0].how, reference=statistics, run=run)
         composed, jointly = solve_rules(problem, rules), True
     alone = together = None
     if all(own):
@@ -182,14 +180,12 @@ def compose_files(
     return found
 
 
-def _statistics(
-    model: Classifier, edit: Edit, reference: Any, cache: Cache | Literal["user"] | None, progress: bool
-) -> dict[str, KeyStatistics]:
+def _statistics(model: Classifier, edit: Edit, reference: Any, run: Run) -> dict[str, KeyStatistics]:
     survey = find_sites(model.module, model.example())
     low_rank = {change.site for change in edit.changes if isinstance(change, LowRank) and change.architecture == 1}
     sites = [site for site in survey.sites if site.path in low_rank]
-    kept = default_cache() if cache == "user" else cache
-    return key_statistics(model, ImageSet.of(reference, model.classes), sites, cache=kept, progress=progress)
+    images = ImageSet.of(reference, model.classes)
+    return key_statistics(model, images, sites, cache=run.store, progress=run.progress)
 
 
 def _matrix(edits: Sequence[Edit], site: str, statistics: KeyStatistics) -> list[list[float]]:
@@ -218,30 +214,21 @@ def _rules(edits: Sequence[Edit], own: Sequence[Sequence[Exemplar]]) -> list[Rul
         return None
     rules = []
     for edit, exemplars in zip(edits, own, strict=True):
-        settings, method = edit.provenance.get("settings", {}), edit.provenance.get("method")
-        plain = all(settings.get(name) == value for name, value in SOLVED_TOGETHER.items())
-        protected = any("protected_damage" in site for site in edit.provenance.get("sites", []))
-        if method != "rewrite" or not plain or protected or edit.provenance.get("style") is not None:
+        how, change = edit.how, edit.changes[0]
+        protected = any(report.protected_damage is not None for report in edit.reports)
+        if not isinstance(how, Rewrite) or not isinstance(change, LowRank) or protected or edit.provenance.get("style"):
             return None
-        change = edit.changes[0]
-        assert isinstance(change, LowRank)
-        gate = change.gate
-        rules.append(
-            Rule(
-                exemplars,
-                change.rank,
-                change.strength,
-                None if gate is None else gate.level,
-                "hard" if gate is None else gate.kind,
-            )
-        )
+        if how.but(**{name: getattr(Rewrite(), name) for name in SEPARATE}) != Rewrite():
+            return None
+        gate = None if change.gate is None else change.gate.level
+        rules.append(Rule(exemplars, how.but(rank=change.rank, strength=change.strength, gate=gate)))
     return rules
 
 
 def _removed(model: Classifier, edit: Edit, exemplars: Sequence[Exemplar], of: Edit) -> float:
     """The share of the masked error of some exemplars at the sites of an edit that another edit removes."""
-    _, edited, observations = look(model, exemplars, Settings(list(of.sites)))
-    before, after = (sum(errors_at(model.module, edited, observations, each)) for each in ((), edit.changes))
+    _, edited, observations = record_exemplars(model, exemplars, of.sites)
+    before, after = (sum(masked_errors(model.module, edited, observations, each)) for each in ((), edit.changes))
     return 1 - after / before if before > 0 else 0.0
 
 

@@ -9,23 +9,40 @@ from typing import Any
 from rulepatch.core.edit import Edit
 from rulepatch.core.exemplars import Exemplar
 from rulepatch.data.folders import ImageSet
+from rulepatch.data.run import Run
+from rulepatch.editors.edit import check_images, solve
 from rulepatch.editors.judging import judged, warn_of
-from rulepatch.editors.problem import GateLevel
-from rulepatch.editors.registry import fitting, unjudged
+from rulepatch.editors.problem import build_problem
 from rulepatch.errors import DamageError, SettingError, UselessEditError
 from rulepatch.evaluation.evaluate import evaluate
 from rulepatch.evaluation.outcomes import Outcomes
 from rulepatch.evaluation.set_checks import trusted
 from rulepatch.files import check_writable
+from rulepatch.methods import MAX_DROP, Method, Rewrite
 from rulepatch.models.classifier import Classifier
-from rulepatch.site_search.search import MAX_DROP, Search, search
+from rulepatch.site_search.search import Search, search
 from rulepatch.text import table
 from rulepatch.timing import collected
-from rulepatch.tracing.sites import find_sites
 
-__all__ = ["Made", "gate_level", "make"]
+__all__ = ["Limits", "Made", "make"]
 
 log = logging.getLogger("rulepatch")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What is allowed of an edit.
+
+    Attributes:
+        max_drop: most accuracy that it may lose on the reference set, 0..1 (without labels: share of predictions that
+            may flip); not measured if None.
+        allow_damage: save it all the same, and say so.
+        allow_useless: save an edit that does nothing for its own exemplars all the same, and say so.
+    """
+
+    max_drop: float | None = None
+    allow_damage: bool = False
+    allow_useless: bool = False
 
 
 @dataclass(frozen=True)
@@ -48,19 +65,22 @@ class Made:
 
     def to_json(self) -> dict[str, Any]:
         """What was made, as JSON. Of several sites the losses are summed and the largest predicted damage is given."""
-        measured = self.edit.provenance["sites"]
+        reports = self.edit.reports
         change = self.edit.changes[0].describe() if self.edit.changes else {}
         gate = change.get("gate")
         return {
             "edit": str(self.path),
             "site": "+".join(self.edit.sites),
-            "sites": measured,
+            "sites": [report.to_json() for report in reports],
             "rank": change.get("rank"),
             "strength": change.get("strength"),
             "gate": None if gate is None else gate["level"],
             "method": self.edit.provenance["method"],
-            "loss": {when: sum(site["loss"][when] for site in measured) for when in ("before", "after")},
-            "predicted_damage": max(site["predicted_damage"] for site in measured),
+            "loss": {
+                "before": sum(report.loss_before for report in reports),
+                "after": sum(report.loss_after for report in reports),
+            },
+            "predicted_damage": max(report.predicted_damage for report in reports),
             "verdict": self.edit.on_exemplars.verdict,
             "exemplars": self.edit.on_exemplars.to_json(),
             "damage": None if self.damage is None else self.damage.numbers() | {"drop": self.damage.drop},
@@ -78,11 +98,11 @@ class Made:
         """What was made, for people."""
         rows = [
             [
-                site["site"],
-                f"{site['loss']['before']:.4g} → {site['loss']['after']:.4g}",
-                f"{100 * site['predicted_damage']:.2f} %",
+                report.site,
+                f"{report.loss_before:.4g} → {report.loss_after:.4g}",
+                f"{100 * report.predicted_damage:.2f} %",
             ]
-            for site in self.edit.provenance["sites"]
+            for report in self.edit.reports
         ]
         seconds = ", ".join(f"{name} {self.seconds.get(name, 0):.2f} s" for name in ("statistics", "solve", "total"))
         found = table(["site", "masked error", "predicted damage"], rows)
@@ -95,67 +115,33 @@ class Made:
         return "\n".join([str(self.path), found, *filter(None, [self.edit.note]), seconds])
 
 
-def gate_level(text: str) -> GateLevel:
-    """Read a gate as people write it.
-
-    Args:
-        text: a quantile in 0..1, "auto" or "none".
-
-    Returns:
-        The quantile, "auto" or "none".
-
-    Raises:
-        SettingError: anything else.
-
-    Examples:
-        >>> gate_level("0.98"), gate_level("none")
-        (0.98, 'none')
-    """
-    if text.lower() == "auto":
-        return "auto"
-    if text.lower() == "none":
-        return "none"
-    try:
-        return float(text)
-    except ValueError:
-        raise SettingError(
-            f"expected a gate in 0..1 (a quantile of the reference set, such as 0.98), auto or none but got {text!r}"
-        ) from None
-
-
 def make(
     model: Classifier,
     exemplars: Sequence[Exemplar],
     *,
     out: Path,
     reference: Any,
-    method: str = "rewrite",
+    site: Sequence[str] = (),
+    how: Method = Rewrite(),  # noqa: B008 - it is frozen
     leave_out: Sequence[int | str] = (),
-    settings: Mapping[str, Any],
-    protect_classes: Sequence[int | str] = (),
-    validation: Any = None,
-    max_drop: float | None = None,
-    allow_damage: bool = False,
-    allow_useless: bool = False,
-    progress: bool = True,
+    images: Mapping[str, Any] | None = None,
+    limits: Limits = Limits(),
+    run: Run = Run(),  # noqa: B008 - it is frozen
 ) -> Made:
-    """Make an edit by the method of a name, and save it, unless it is useless or does more damage than is allowed.
+    """Make an edit and save it, unless it is useless or does more damage than is allowed.
 
     Args:
         model: the classifier.
         exemplars: what to learn from.
         out: the file to write.
-        reference: pictures whose treatment should stay.
-        method: name of an editor.
+        reference: images whose treatment should stay.
+        site: dotted paths of sites; "auto" alone, to search for them and for all settings.
+        how: the method and its settings.
         leave_out: classes to leave out of the reference set, such as those of the exemplars.
-        settings: of the editor; None stands for what was not given. With the site "auto" all others are searched for.
-        protect_classes: classes of the reference set whose pictures must not change.
-        validation: labelled pictures for the search.
-        max_drop: most accuracy that the edit may lose on the reference set, 0..1 (without labels: share of predictions
-            that may flip); not measured if None.
-        allow_damage: save it all the same, and say so.
-        allow_useless: save an edit that does nothing for its own exemplars all the same, and say so.
-        progress: whether to show bars.
+        images: `protect` and `style` of `edit`; `protect_classes`, classes of the reference set whose images must not
+            change; `validation`, labelled images for the search.
+        limits: what is allowed of the edit.
+        run: seed, cache and progress.
 
     Returns:
         The edit, where it was written, and the seconds it took.
@@ -168,37 +154,34 @@ def make(
         SettingError: a setting that the method does not take.
     """
     check_writable(out)
-    if settings.get("site") == ["auto"]:
+    given = {name: value for name, value in (images or {}).items() if value}
+    validation, classes = given.pop("validation", None), given.pop("protect_classes", ())
+    if list(site) == ["auto"]:
+        others = [*given, *(["protect_classes"] if classes else []), *how.given()]
         return _make_by_search(
-            model, exemplars, out=out, reference=reference, method=method, leave_out=leave_out, settings=settings,
-            validation=validation, max_drop=max_drop, progress=progress,
+            model, exemplars, how, others, out=out, reference=reference, leave_out=leave_out, validation=validation,
+            limits=limits, run=run,
         )  # fmt: skip
     if validation is not None:
         raise SettingError("expected --site auto with validation pictures, which only a search looks at; leave one out")
-    if method != "rewrite" and settings.get("gate") == "none":
-        settings = {**settings, "gate": None}  # the other methods have no gate anyway
-    given = fitting(method, {**settings, "protect": settings.get("protect") or protect_classes or None})
-    if not given.get("site"):
-        last = [site.path for site in find_sites(model.module, model.example()).sites if site.is_spatial][-3:]
-        raise SettingError(
-            f"expected at least one site but got none; the last ones are a good start: --site {' --site '.join(last)}"
-        )
-    left_out = {model.classes.index(label) for label in leave_out}
-    images = ImageSet.of(reference, model.classes).without(left_out)
-    if protect_classes:
-        given["protect"] = _of_classes(model, ImageSet.of(reference, model.classes), protect_classes)
+    everything = ImageSet.of(reference, model.classes)
+    kept = everything.without({model.classes.index(label) for label in leave_out})
+    if classes:
+        given["protect"] = _of_classes(model, everything, classes)
+    check_images(how, **given)
     with collected() as seconds:
-        if max_drop is not None:
-            images = trusted(model, images, progress=progress)
-        edit = unjudged(method)(model, exemplars, reference=images, progress=progress, **given)
-        edit = judged(model, edit, exemplars)
-        _check_use(edit, allowed=allow_useless)
+        if limits.max_drop is not None:
+            kept = trusted(model, kept, progress=run.progress)
+        problem = build_problem(model, exemplars, list(site), how, reference=kept, run=run, **given)
+        edit = judged(model, solve(problem, how), exemplars)
+        _check_use(edit, allowed=limits.allow_useless)
         measured = None
-        if max_drop is not None:
-            measured = evaluate(model, edit, reference=images, exemplars=exemplars, progress=progress).reference
+        if limits.max_drop is not None:
+            found = evaluate(model, edit, reference=kept, exemplars=exemplars, progress=run.progress)
+            measured = found.reference
             assert measured is not None
-            if measured.drop > max_drop:
-                _refuse(measured, max_drop, allowed=allow_damage)
+            if measured.drop > limits.max_drop:
+                _refuse(measured, limits.max_drop, allowed=limits.allow_damage)
     edit.save(out)
     return Made(edit, out, seconds, measured)
 
@@ -217,20 +200,19 @@ def _of_classes(model: Classifier, images: ImageSet, classes: Sequence[int | str
 def _make_by_search(
     model: Classifier,
     exemplars: Sequence[Exemplar],
+    how: Method,
+    others: Sequence[str],
     *,
     out: Path,
     reference: Any,
-    method: str,
     leave_out: Sequence[int | str],
-    settings: Mapping[str, Any],
     validation: Any,
-    max_drop: float | None,
-    progress: bool,
+    limits: Limits,
+    run: Run,
 ) -> Made:
-    others = [name for name, value in settings.items() if value is not None and name not in {"site", "seed"}]
-    if method != "rewrite" or others:
+    if not isinstance(how, Rewrite) or others:
         raise SettingError(
-            f"expected --site auto to choose everything by itself but got {', '.join([method, *others])}; "
+            f"expected --site auto to choose everything by itself but got {', '.join([how.name, *others])}; "
             "name a site to set them"
         )
     with collected() as seconds:
@@ -239,10 +221,9 @@ def _make_by_search(
             exemplars,
             reference=reference,
             validation=validation,
-            max_drop=MAX_DROP if max_drop is None else max_drop,
+            max_drop=MAX_DROP if limits.max_drop is None else limits.max_drop,
             leave_out=leave_out,
-            seed=settings.get("seed") or 0,
-            progress=progress,
+            run=run,
         )
     if found.edit is None:
         raise found.refusal("give other exemplars, labelled validation pictures, or a larger budget")

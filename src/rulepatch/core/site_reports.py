@@ -1,0 +1,86 @@
+"""What is measured of an edit at each of its sites when it is made, as typed records that are kept in its file."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+__all__ = ["Certificate", "SiteReport"]
+
+_OLD_NAMES = {"still": "unchanged_share", "shut": "gate_closed_share"}
+"""What edit files of version 0.1 call two fields."""
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What a change can do at most, from its factors and a sample of the reference set's keys alone.
+
+    Attributes:
+        parameters: dotted paths of the parameters that are changed.
+        norm: of ΔW (Frobenius).
+        relative_norm: the same relative to W.
+        epsilon: a key whose output can move by less than this share of the usual output counts as unchanged.
+        unchanged_share: share of the reference set's positions where the output is unchanged in that sense, 0..1; None
+            for dense changes.
+        gate_closed_share: share of positions where every gate is closed, so that nothing moves, 0..1; None for dense
+            changes.
+    """
+
+    parameters: Sequence[str]
+    norm: float
+    relative_norm: float
+    epsilon: float
+    unchanged_share: float | None = None
+    gate_closed_share: float | None = None
+
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any]) -> Self:
+        """Read what an edit file holds, of this version or of 0.1."""
+        return cls(**{_OLD_NAMES.get(name, name): value for name, value in found.items()})
+
+
+@dataclass(frozen=True)
+class SiteReport:
+    """What is measured of an edit at a site.
+
+    Attributes:
+        site: dotted path.
+        loss_before: masked absolute error at the value point before the edit, the mean over channels and the mask.
+        loss_after: the same after the edit, all sites' changes in place.
+        predicted_damage: E‖ΔW k‖² / E‖W k‖² on the reference set, without gates.
+        rounding: what writing the weight in the model's own type loses, relative to the change.
+        certificate: what the change can do at most; None in files that do not tell.
+        protected_damage: the predicted damage on the protected images; None without them.
+    """
+
+    site: str
+    loss_before: float
+    loss_after: float
+    predicted_damage: float
+    rounding: float = 0.0
+    certificate: Certificate | None = None
+    protected_damage: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The report, as it stands in an edit file."""
+        return {
+            "site": self.site,
+            "loss": {"before": self.loss_before, "after": self.loss_after},
+            "predicted_damage": self.predicted_damage,
+            "rounding": self.rounding,
+            "certificate": None if self.certificate is None else asdict(self.certificate),
+            **({} if self.protected_damage is None else {"protected_damage": self.protected_damage}),
+        }
+
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any]) -> Self:
+        """Read what an edit file holds."""
+        certificate = found.get("certificate")
+        return cls(
+            found["site"],
+            found["loss"]["before"],
+            found["loss"]["after"],
+            found["predicted_damage"],
+            found.get("rounding", 0.0),
+            None if not certificate else Certificate.from_json(certificate),
+            found.get("protected_damage"),
+        )

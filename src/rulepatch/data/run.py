@@ -1,0 +1,37 @@
+"""How work is done, whatever it is: where statistics are kept, the seed, whether bars are shown."""
+
+from typing import Any, ClassVar
+
+from pydantic import Field, field_validator
+
+from rulepatch.data.cache import Cache, default_cache
+from rulepatch.settings import Settings
+
+__all__ = ["Run"]
+
+
+class Run(Settings):
+    """What changes how an edit is made but not what it is, save for the seed.
+
+    Examples:
+        >>> Run(seed=1, progress=False).given()
+        {'seed': 1, 'progress': False}
+    """
+
+    title: ClassVar[str] = "settings of a run"
+
+    cache: Any = Field(default="user", description="Where statistics are kept: the user's cache, a Cache, or none.")
+    seed: int = Field(default=0, ge=0, le=2**32 - 1, description="Of everything that is random.")
+    progress: bool = Field(default=True, description="Show progress bars on standard error.")
+
+    @field_validator("cache")
+    @classmethod
+    def _is_a_cache(cls, value: Any) -> Any:
+        if not (value is None or value == "user" or isinstance(value, Cache)):
+            raise ValueError(f"expected cache to be 'user', a Cache or None but got {value!r}; leave it out")
+        return value
+
+    @property
+    def store(self) -> Cache | None:
+        """The cache; None to keep nothing."""
+        return default_cache() if self.cache == "user" else self.cache
