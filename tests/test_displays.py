@@ -29,7 +29,7 @@ from rulepatch.models.classes import Classes
 from rulepatch.models.classifier import Classifier
 from rulepatch.models.preprocess import Preprocess
 from rulepatch.notebook import STYLE, details, line, panel, table
-from rulepatch.site_search.candidates import Candidate, Proposal
+from rulepatch.site_search.candidates import Candidate, Trial
 from rulepatch.site_search.search import Search
 from rulepatch.thumbnails import marked
 from rulepatch.tracing.sites import Refusal, Site, Survey, find_sites
@@ -121,14 +121,14 @@ def evaluation(name, labels=(0, 1, None)):
 
 
 def candidate(name):
-    return Candidate(Proposal((name,)), "vary", 0.1, 0.5, np.array([0.2, 0.4]), 2, 0, 0.0, 0.005)
+    return Candidate(Trial((name,)), "vary", 0.1, 0.5, np.array([0.2, 0.4]), 2, 0, 0.0, 0.005)
 
 
 def search(name, *, chosen=True):
     found = [candidate(name) for _ in range(3)]
     return Search(
         edit(name) if chosen else None, found[1] if chosen else None, tuple(found if chosen else ()), f"why: {name}",
-        f"measured on {name}", 0.0025, 100, name, lambda proposal: edit(name),
+        f"measured on {name}", 0.0025, 100, name, lambda trial: edit(name),
     )  # fmt: skip
 
 

@@ -82,13 +82,16 @@ def test_the_sketch_of_a_new_editor_names_what_there_is():
     """The snippet of CONTRIBUTING.md is a sketch of a file, not a program: it parses, and its names exist."""
     import ast
 
-    from rulepatch.editors import problem, reading, registry
+    from rulepatch import methods
+    from rulepatch.core import linalg, moments, observations
+    from rulepatch.editors import registry, subspace
 
     (sketch,) = (block for block in blocks(ROOT / "CONTRIBUTING.md", "python") if "@editor" in block)
-    tree = ast.parse(sketch.replace(", ...):", "):").replace(", ...)", ")"))
-    called = {node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
-    assert called >= {"editor", "pose", "Settings", "read", "change_of", "assemble"}
-    assert all(any(hasattr(room, name) for room in (problem, reading, registry)) for name in called)
+    calls = [node.func for node in ast.walk(ast.parse(sketch)) if isinstance(node, ast.Call)]
+    called = {call.id if isinstance(call, ast.Name) else call.attr for call in calls} - {"append"}
+    assert called == {"Field", "editor", "concept_keys", "whitening", "directions", "low_rank_change"}
+    homes = (methods, linalg, moments.KeyStatistics, observations.Observation, registry, subspace)
+    assert all(any(hasattr(home, name) for home in homes) for name in {*called, "Method", "FLOOR", "check_rank"})
 
 
 def test_the_sketch_of_a_new_segmenter_names_what_there_is():

@@ -18,7 +18,8 @@ FILES = sorted(SOURCE.rglob("*.py"))
 FLOORS = [
     {
         *("errors", "collectives", "colours", "digests", "files", "forward", "images", "mask_values", "masks"),
-        *("memory", "notebook", "pixels", "progress", "text", "thumbnails", "timing", "wrappers"),
+        *("memory", "methods", "notebook", "pixels", "progress", "settings", "text", "thumbnails", "timing"),
+        "wrappers",
     },
     {"tracing", "models"},
     {"core"},
@@ -35,7 +36,8 @@ FLOORS = [
 LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 # Within `core`, too, there is an up and a down.
 CORE = [
-    "linalg", "moments", "opinions", "exemplars", "agreement", "exemplar_outcomes", "changes", "installation",
+    "linalg", "moments", "opinions", "exemplars", "observations", "agreement", "exemplar_outcomes", "site_reports",
+    "changes", "installation",
     "adapters", "summary", "edit",
 ]  # fmt: skip
 

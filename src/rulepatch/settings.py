@@ -17,7 +17,7 @@ from rulepatch.errors import SettingError, nearest
 __all__ = ["Settings"]
 
 _SYMBOLS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
-_KINDS = {int: "a whole number", float: "a number", bool: "yes or no", str: "a text", type(None): "none"}
+_KINDS = {int: "a whole number", float: "a finite number", bool: "yes or no", str: "a text", type(None): "none"}
 
 
 class Settings(BaseModel):
@@ -129,7 +129,7 @@ def range_of(field: FieldInfo) -> str:
         >>> class Gated(Settings):
         ...     gate: Literal["auto"] | Annotated[float, Field(ge=0, lt=1)] | None = "auto"
         >>> range_of(Gated.model_fields["gate"])
-        'auto, a number ≥ 0 and < 1 or none'
+        'auto, a finite number ≥ 0 and < 1 or none'
     """
     told = []
     for kind, limits in _branches(field.annotation, tuple(field.metadata)):

@@ -154,8 +154,9 @@ def test_same_arguments_same_bits(run, editing, tmp_path, monkeypatch):
 )
 def test_every_option_is_taken_and_recorded(options, run, editing, tmp_path):
     command = editing(tmp_path / "edit.safetensors")
-    if "dense" in options:
-        del command[command.index("--rank") : command.index("--rank") + 2]
+    for name in ("--rank", "--gate"):
+        if "dense" in options or ("finetune-local" in options and name == "--gate"):
+            del command[command.index(name) : command.index(name) + 2]
     found = run(*command, *options, "--allow-useless", "--json").json()
     edit = rp.Edit.load(tmp_path / "edit.safetensors")
     settings = edit.provenance["settings"] | {"method": edit.provenance["method"], "device": "cpu", "leave_out": None}
@@ -505,7 +506,7 @@ def test_json_is_alone_on_standard_output_and_what_was_skipped_is_told_on_the_ot
 def test_bad_input_of_a_process_is_one_sentence(shell, editing, tmp_path):
     found = shell(*editing(tmp_path / "edit.safetensors"), "--rank", "few", "--json")
     assert (found.code, found.out) == (2, "")
-    assert found.err.startswith("rulepatch: Invalid value for '--rank'")
+    assert found.err.startswith("rulepatch: expected rank to be a whole number")
     assert found.err.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
 

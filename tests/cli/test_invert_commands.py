@@ -61,7 +61,7 @@ def test_help_is_printed(run):
         (["--site", "blocks.5.cnov"], "blocks.5.conv"),
         (["--steps", "0"], "1 step"),
         (["--level", "pixel"], "pixel"),
-        (["--architecture", "2"], "architecture 3 or 4"),
+        (["--architecture", "2"], "architecture to be 3 or 4"),
         (["--edit", "missing.safetensors"], "missing.safetensors"),
         (["--exemplar", "nowhere"], "nowhere"),
         (["--target", "other"], "other"),

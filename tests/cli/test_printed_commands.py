@@ -142,7 +142,7 @@ def test_settings_are_written_as_the_parser_reads_them():
     }
     line = command_line("edit", {**options, "any_base": False, "exemplar": "x", "reference": "y", "out": "it's"})
     found = whole(line).params
-    assert (found["site"], found["rank"], found["gate"], found["out"]) == (["a b", "c"], 2, "none", Path("it's"))
+    assert (found["site"], found["rank"], found["gate"], found["out"]) == (["a b", "c"], "2", "none", Path("it's"))
     line = command_line("evaluate", {"model": "m", "any_base": True}, "e")
     assert whole(line).params["any_base"] is True
 

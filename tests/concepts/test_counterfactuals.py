@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests.fixtures.solving import problem_at
 
 from rulepatch.concepts.counterfactuals import (
     _largest_rectangle,
@@ -16,7 +17,6 @@ from rulepatch.core.edit import Edit, base_digest
 from rulepatch.core.exemplars import Exemplar
 from rulepatch.data.folders import ImageSet
 from rulepatch.data.stream import ImageStream
-from rulepatch.editors.problem import Settings, pose
 from rulepatch.evaluation.evaluate import outcomes_of
 from rulepatch.models.classifier import Classifier
 from rulepatch.models.preprocess import Preprocess
@@ -35,7 +35,7 @@ def model():
 def problem(model):
     exemplars = [exemplar("van", ground="snow", seed=seed, ground_seed=1000) for seed in (1, 2)]
     reference = training_images(150, seed=3)
-    return pose(model, exemplars, Settings(SITES), reference=reference, cache=None, progress=False)
+    return problem_at(model, exemplars, reference, SITES)
 
 
 def test_roads_are_found_where_they_are(problem):

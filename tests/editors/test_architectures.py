@@ -11,15 +11,15 @@ import pytest
 import timm
 import torch
 from PIL import Image
+from tests.fixtures.solving import problem_at, solved
 from torchvision import models as torchvision_models
 
 from rulepatch.core import linalg
 from rulepatch.core.edit import Edit, base_digest
 from rulepatch.core.exemplars import Exemplar
 from rulepatch.data.folders import ImageSet
-from rulepatch.editors.problem import Settings, pose
-from rulepatch.editors.reading import read
-from rulepatch.editors.rewrite import Solving, rewrite_posed, solve
+from rulepatch.editors.edit import solve
+from rulepatch.methods import Rewrite
 from rulepatch.models.attention import call_projections
 from rulepatch.models.classifier import Classifier
 from rulepatch.models.open_clip_models import ZeroShot
@@ -205,10 +205,9 @@ def test_listed_sites_are_edited_and_taken_back(model, tmp_path):
     inputs = model.inputs(torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(3)))
     before, digest = model.logits(inputs), base_digest(model.module)
     for path in sampled(survey):
-        problem = pose(
-            model, exemplars(), Settings(path, gate=None), reference=reference, cache=None, progress=False
-        )  # fmt: skip
-        edit = rewrite_posed(problem, Solving(steps=5))
+        how = Rewrite(gate=None, steps=5)
+        problem = problem_at(model, exemplars(), reference, path, how)
+        edit = solve(problem, how)
         edit.save(tmp_path / "edit.safetensors")
         loaded = Edit.load(tmp_path / "edit.safetensors")
         with edit.applied(model.module):
@@ -218,9 +217,8 @@ def test_listed_sites_are_edited_and_taken_back(model, tmp_path):
         torch.testing.assert_close(loaded.apply(model).logits(inputs), after, rtol=1e-4, atol=1e-5)
         seen = problem.observations[0]
         if seen.site.exact:
-            reading = read(problem, seen)
-            found = solve(seen, reading, ridge=0)
-            assert gradient_left(problem, seen, found, reading) < 1e-6, path
+            reading = solved(problem, how.but(ridge=0))
+            assert gradient_left(problem, seen, reading.coefficients, reading) < 1e-6, path
 
 
 def test_the_matrix_is_as_wide_as_it_says():

@@ -4,32 +4,34 @@ import inspect
 
 import pytest
 import torch
+from pydantic import TypeAdapter
 
 from rulepatch.core.edit import Edit
 from rulepatch.core.installation import EditedLayer
-from rulepatch.editors.registry import editor_named, editors, fitting
+from rulepatch.data.run import Run
+from rulepatch.editors.edit import edit, front
+from rulepatch.editors.registry import editor_named, editors
 from rulepatch.errors import ExemplarError, SettingError, SiteError
+from rulepatch.methods import Dense
+from rulepatch.settings import range_of
 from rulepatch.tracing.sites import find_sites
 
 
 def takes(name, setting):
-    return setting in inspect.signature(editor_named(name)).parameters
+    return setting in editor_named(name).settings.model_fields
 
 
 every_editor = pytest.mark.parametrize("name", editors())
 every_changing = pytest.mark.parametrize("name", [name for name in editors() if name != "nothing"])
-every_local = pytest.mark.parametrize("name", ["rewrite", "projected-adam", "dense", "finetune-local"])
 every_low_rank = pytest.mark.parametrize("name", [name for name in editors() if takes(name, "gate")])
 SITES = ["0.0", "1.conv1", "1.conv2", "2.0", "3.conv", "6"]
-COMMON = ["reference", "site", "strength", "seed", "cache", "progress"]
 
 
 def make(name, model, exemplars, reference, **settings):
-    if "steps" in inspect.signature(editor_named(name)).parameters:
-        settings = {"steps": 30} | settings
+    settings = ({"steps": 30} if takes(name, "steps") else {}) | settings
     where = {} if name == "last-layer" else {"site": "1.conv2"}
     settings = where | {"cache": None, "progress": False} | settings
-    return editor_named(name)(model, exemplars, reference=reference, **settings)
+    return front(name)(model, exemplars, reference=reference, **settings)
 
 
 @every_changing
@@ -117,7 +119,7 @@ def test_gates_let_through_what_looks_like_the_concept(name, model, exemplars, r
 def test_how_it_was_made_is_kept(name, model, exemplars, reference):
     about = make(name, model, exemplars, reference, seed=5, **({"rank": 2} if takes(name, "rank") else {})).provenance
     assert about["method"] == name
-    assert about["settings"]["rank"] == 1 + takes(name, "rank") and about["settings"]["seed"] == 5
+    assert about["settings"].get("rank", 2) == 2 and about["settings"]["seed"] == 5
     assert [entry["digest"] for entry in about["exemplars"]] == [exemplar.digest() for exemplar in exemplars]
     assert about["exemplars"][0]["label"] == "ant"
     assert set(about["libraries"]) == {"rulepatch", "torch", "torchvision", "timm"}
@@ -126,31 +128,29 @@ def test_how_it_was_made_is_kept(name, model, exemplars, reference):
 
 
 @every_editor
-def test_editors_share_their_first_settings(name):
-    parameters = inspect.signature(editor_named(name)).parameters
-    assert list(parameters)[:2] == ["model", "exemplars"]
-    assert all(parameters[key].kind is inspect.Parameter.KEYWORD_ONLY for key in COMMON)
-    assert not any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
+def test_a_method_is_called_with_its_settings_by_name_or_as_one(name, model, exemplars, reference):
+    own = {"strength": 2.0} | ({"steps": 3} if takes(name, "steps") else {})
+    how, run = editor_named(name).settings(**own), Run(cache=None, progress=False, seed=3)
+    where = {"reference": reference, "site": None if name == "last-layer" else "1.conv2"}
+    one = edit(model, exemplars, how=how, run=run, **where)
+    other = front(name)(model, exemplars, cache=None, progress=False, seed=3, **own, **where)
+    third = edit(model, exemplars[:], how=how.but(strength=1.0), run=Run(), cache=None, progress=False, seed=3,
+                 strength=2.0, **where)  # fmt: skip
+    assert one.describe() == other.describe() == third.describe() and one.how == how
+    signature = inspect.signature(front(name)).parameters
+    assert list(signature)[:4] == ["model", "exemplars", "reference", "site"]
+    assert all(signature[key].default == field.get_default() for key, field in type(how).model_fields.items())
+    assert front(name).__name__ == name.replace("-", "_") and all(key in front(name).__doc__ for key in own)
 
 
 bad = {
     "no exemplars": ({"exemplars": []}, ExemplarError, "at least one exemplar"),
-    "rank 0": ({"rank": 0}, SettingError, "rank of at least 1 but got 0"),
     "rank beyond the channels": ({"rank": 9}, SettingError, "rank from 1 to 8"),
     "rank beyond the positions": ({"site": "6", "rank": 3}, SettingError, "2 marked positions"),
-    "a strength that is no number": ({"strength": float("nan")}, SettingError, "finite strength"),
-    "a gate out of range": ({"gate": 1.0}, SettingError, "gate in"),
-    "an unknown kind of gate": ({"gate": 0.9, "gate_kind": "velvet"}, SettingError, "velvet|hard gate"),
-    "architecture 5": ({"architecture": 5}, SettingError, "architecture 1 or 2|architecture 3 or 4"),
-    "an architecture of the other direction": ({"architecture": None}, SettingError, "architecture 1 or 2|3 or 4"),
-    "a cutoff out of range": ({"cutoff": 1.0}, SettingError, "cutoff"),
-    "a balance out of range": ({"balance": -1.0}, SettingError, "balance"),
-    "a floor out of range": ({"floor": 2.0}, SettingError, "floor"),
     "an unknown site": ({"site": "1.conv9"}, SiteError, "nearest"),
     "a site named twice": ({"site": ["6", "6"]}, SettingError, "different sites"),
-    "no site": ({"site": []}, SettingError, "different sites"),
+    "no site": ({"site": []}, SettingError, "at least one site"),
     "a value point for two sites": ({"site": ["2.0", "6"], "value_point": "6"}, SettingError, "value point"),
-    "steps below 0": ({"steps": -1}, SettingError, "steps"),
 }
 
 
@@ -160,19 +160,42 @@ bad = {
         (name, case)
         for name in editors()
         for case, (settings, *_) in bad.items()
-        if all(key == "exemplars" or takes(name, key) for key in settings) and name != "last-layer"
+        if all(key in {"exemplars", "site"} or takes(name, key) for key in settings) and name != "last-layer"
     ],
 )
 def test_bad_settings_are_refused_before_the_reference_set_is_read(name, model, exemplars, untouched, case):
     settings, error, words = bad[case]
     if name == "finetune-global" and isinstance(settings.get("site"), list):
         words = "one site"
-    settings = {"exemplars": exemplars} | settings
-    if "architecture" in settings and settings["architecture"] is None:
-        settings["architecture"] = 1 if name.startswith("inverse") else 3
+    projected = {"projected": True} if name.startswith("finetune") and "rank" in settings else {}
+    settings = {"exemplars": exemplars} | settings | projected
     untouched(model.module)
     with pytest.raises(error, match=words):
         make(name, model, settings.pop("exemplars"), "no such folder", **settings)
+
+
+WRONG = ["bogus", "pre_activation", "Auto", "", True, -1.5, 1e999, float("nan"), [1], {}, "1.5", 0, 5, None, 2.5]
+
+
+@pytest.mark.parametrize(
+    ("name", "setting"), [(name, key) for name in editors() for key in editor_named(name).settings.model_fields]
+)
+def test_a_setting_is_what_it_is_declared_to_be_or_is_refused_in_a_sentence(name, setting, model, exemplars):
+    """Whatever is not refused is of the declared type and in its range; the exemplars are not even looked at."""
+    settings = editor_named(name).settings
+    told = range_of(settings.model_fields[setting])
+    refused = 0
+    for value in WRONG:
+        try:
+            found = getattr(settings(**{setting: value}), setting)
+        except SettingError as error:
+            assert str(error).startswith(f"expected {setting} to be {told} but got ") or "gate" in str(error)
+            with pytest.raises(SettingError):
+                make(name, model, exemplars, "no such folder", **{setting: value})
+            refused += 1
+        else:
+            assert TypeAdapter(settings.model_fields[setting].annotation).validate_python(found, strict=True) == found
+    assert refused >= 5
 
 
 def test_unknown_methods_name_the_known_ones():
@@ -180,10 +203,12 @@ def test_unknown_methods_name_the_known_ones():
         editor_named("rewrit")
 
 
-def test_settings_of_other_methods_are_refused():
-    assert fitting("rewrite", {"rank": 2, "steps": None}) == {"rank": 2}
-    with pytest.raises(SettingError, match="learning_rate"):
-        fitting("rewrite", {"learning_rate": 0.1})
+def test_settings_of_other_methods_are_refused(model, exemplars):
+    for key, value in {"learning_rate": 0.1, "rnak": 3, "progres": True}.items():
+        with pytest.raises(SettingError, match=f"expected settings of rewrite but got '{key}'.*nearest"):
+            edit(model, exemplars, reference="no such folder", site="6", **{key: value})
+    with pytest.raises(SettingError, match="dense but got protect"):
+        edit(model, exemplars, reference="no such folder", site="6", how=Dense(), protect="no such folder")
 
 
 def test_labels_unknown_to_the_model_are_refused(model, exemplars, reference):

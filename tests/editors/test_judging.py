@@ -6,15 +6,19 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests.fixtures.solving import QUIET
 from torch import nn
 
 from rulepatch.core.changes import Dense
 from rulepatch.core.edit import Edit
 from rulepatch.core.exemplars import Exemplar
+from rulepatch.editors.edit import front, solve
 from rulepatch.editors.judging import Judge, judged
-from rulepatch.editors.registry import editor_named, editors, unjudged
-from rulepatch.editors.rules import Rule, rewrite_rules
+from rulepatch.editors.multi_rule import Rule, rewrite_rules
+from rulepatch.editors.problem import build_problem
+from rulepatch.editors.registry import editor_named, editors
 from rulepatch.errors import ModelError, RulepatchWarning, UselessEditError
+from rulepatch.methods import Rewrite
 from rulepatch.models.classifier import Classifier
 from rulepatch.models.preprocess import Preprocess
 from rulepatch.models.registry import load_model
@@ -33,7 +37,7 @@ def rewrite(world, *exemplars, method="rewrite", **settings):
     model, van, reference = world
     settings = {"site": SITE, "strength": 2.0, "gate": 0.95, "cache": None, "progress": False} | settings
     settings = {name: value for name, value in settings.items() if value is not None}
-    return editor_named(method)(model, exemplars or [van], reference=reference, **settings)
+    return front(method)(model, exemplars or [van], reference=reference, **settings)
 
 
 def test_what_is_said_is_what_the_edited_model_says(world):
@@ -58,7 +62,7 @@ def test_what_is_said_is_what_the_edited_model_says(world):
 def test_the_model_is_as_it_was(world, untouched):
     model, van, _ = world
     untouched(model.module)
-    Judge.of(model, [van]).outcomes(unjudged("nothing")(model, [van], reference=world[2], site=SITE).changes)
+    Judge.of(model, [van]).outcomes(())
     rewrite(world)
 
 
@@ -130,18 +134,20 @@ def test_every_editor_looks_at_its_exemplars(world, name):
     where = {} if name == "last-layer" else {"site": SITE}
     given = {"reference": reference, "cache": None, "progress": False, "strength": 0.0, **where}
     if name == "nothing":
-        edit = editor_named(name)(model, [van], **given)
+        edit = front(name)(model, [van], **given)
     else:
         with pytest.warns(RulepatchWarning, match="repairs 0 of 1"):
-            edit = editor_named(name)(model, [van], **given)
+            edit = front(name)(model, [van], **given)
     assert edit.on_exemplars.verdict == "useless"
-    assert unjudged(name)(model, [van], **given).on_exemplars.verdict == "untested"
+    how = editor_named(name).settings(strength=0.0)
+    problem = build_problem(model, [van], where.get("site"), how, reference=reference, run=QUIET)
+    assert solve(problem, how).on_exemplars.verdict == "untested"
 
 
 def test_several_rules_are_tried_on_all_their_exemplars(world):
     model, van, reference = world
-    rules = [Rule([van], strength=2.0), Rule([exemplar("car", ground="snow", seed=3)], strength=2.0)]
-    edit = rewrite_rules(model, rules, reference=reference, site=SITE, cache=None, progress=False)
+    rules = [Rule([each], Rewrite(strength=2.0, gate=None)) for each in (van, exemplar("car", ground="snow", seed=3))]
+    edit = rewrite_rules(model, rules, reference=reference, site=SITE, run=QUIET)
     assert len(edit.on_exemplars.outcomes) == 2 and edit.on_exemplars.verdict == "repairs"
 
 

@@ -4,11 +4,11 @@ import copy
 
 import pytest
 import torch
+from tests.fixtures.solving import problem_at, solved
 
 from rulepatch.core import linalg
-from rulepatch.editors.problem import Settings, pose
-from rulepatch.editors.reading import read
-from rulepatch.editors.rewrite import rewrite, solve
+from rulepatch.editors.edit import rewrite
+from rulepatch.methods import Rewrite
 from rulepatch.tracing import capture
 from rulepatch.tracing.sites import patches, rows
 
@@ -16,18 +16,18 @@ SITES = ["0.0", "1.conv1", "1.conv2", "2.0", "3.conv", "6"]
 
 
 def posed_at(model, exemplars, reference, site, **settings):
-    settings = Settings(site, **{"rank": 2} | settings)
-    return pose(model, exemplars, settings, reference=reference, cache=None, progress=False)
+    how = Rewrite(**{"rank": 2, "gate": None} | settings)
+    return problem_at(model, exemplars, reference, site, how), how
 
 
 @pytest.mark.parametrize("site", SITES)
 @pytest.mark.parametrize("architecture", [1, 2])
 def test_the_closed_form_is_the_dense_optimum_of_its_objective(model, exemplars, reference, site, architecture):
     """L-BFGS on the coefficients, through convolutions with the whole changed weight, gets no lower and ends there."""
-    problem = posed_at(model, exemplars, reference, site, architecture=architecture)
-    observation = problem.observations[0]
-    reading = read(problem, observation)
-    found = solve(observation, reading, match="pre-activation", ridge=0)
+    settings = {"architecture": architecture, "match": "pre-activation", "ridge": 0}
+    problem, how = posed_at(model, exemplars, reference, site, **settings)
+    observation, reading = problem.observations[0], solved(problem, how)
+    found = reading.coefficients
     layer, keys = copy.deepcopy(observation.layer).double(), observation.keys.double()
     head = observation.edited.route.to(dtype=torch.float64).split()[0]
     head_of_original = observation.original.route.to(dtype=torch.float64).split()[0]
@@ -63,7 +63,7 @@ def test_the_closed_form_is_the_dense_optimum_of_its_objective(model, exemplars,
 @pytest.mark.parametrize("site", SITES)
 def test_the_loss_that_is_reported_is_the_networks_own(model, exemplars, reference, site):
     edit = rewrite(model, exemplars, reference=reference, site=site, rank=2, cache=None, progress=False)
-    problem = posed_at(model, exemplars, reference, site)
+    problem, _ = posed_at(model, exemplars, reference, site)
     observation = problem.observations[0]
     pixels = torch.stack([model.preprocess.pixels(exemplar.edited) for exemplar in exemplars])
     edited = capture.record(edit.apply(model).module, model.inputs(pixels), site, observation.site.value_point)
@@ -77,10 +77,9 @@ def test_the_loss_that_is_reported_is_the_networks_own(model, exemplars, referen
 @pytest.mark.parametrize("match", ["pre-activation", "value"])
 @pytest.mark.parametrize("error", ["squared", "absolute"])
 def test_first_order_steps_lower_the_error_that_they_are_told_to(model, exemplars, reference, match, error):
-    problem = posed_at(model, exemplars, reference, "1.conv2")
-    observation = problem.observations[0]
-    reading = read(problem, observation)
-    start, found = (solve(observation, reading, match=match, error=error, steps=steps, ridge=0) for steps in (0, 800))
+    problem, how = posed_at(model, exemplars, reference, "1.conv2", match=match, error=error, ridge=0)
+    observation, (reading, last) = problem.observations[0], [solved(problem, how.but(steps=n)) for n in (0, 800)]
+    start, found = reading.coefficients, last.coefficients
 
     def errors(coefficients):
         delta = linalg.low_rank(coefficients, reading.directions).float()
@@ -125,10 +124,9 @@ def test_sites_that_mix_channels_in_their_block_are_solved_by_differentiation_by
 
 def test_the_gate_is_change_of_the_solve(model, exemplars, reference):
     """Coefficients are fitted to what the gate lets through: with them the objective has no gradient left."""
-    problem = posed_at(model, exemplars, reference, "3.conv", gate=0.8)
-    observation = problem.observations[0]
-    reading = read(problem, observation)
-    found = solve(observation, reading, match="pre-activation", ridge=0)
+    problem, how = posed_at(model, exemplars, reference, "3.conv", gate=0.8, match="pre-activation", ridge=0)
+    observation, reading = problem.observations[0], solved(problem, how)
+    found = reading.coefficients
     keys = observation.keys.double()
     gate = (torch.einsum("nchw,c->nhw", keys, reading.gate.direction) > reading.gate.thresholds)[:, None]
     assert 0 < float(gate.double().mean()) < 1
@@ -142,10 +140,9 @@ def test_the_gate_is_change_of_the_solve(model, exemplars, reference):
 def test_a_higher_rank_fits_the_exemplars_at_least_as_well(model, exemplars, reference):
     losses = []
     for rank in (1, 2, 4, 8):
-        problem = posed_at(model, exemplars, reference, "1.conv2", rank=rank)
-        observation = problem.observations[0]
-        found = solve(observation, (reading := read(problem, observation)), ridge=0)
-        delta = linalg.low_rank(found, reading.directions)
+        problem, how = posed_at(model, exemplars, reference, "1.conv2", rank=rank, ridge=0)
+        observation, reading = problem.observations[0], solved(problem, how)
+        delta = linalg.low_rank(reading.coefficients, reading.directions)
         added = torch.nn.functional.conv2d(observation.keys.double(), delta, padding=1)
         weights, under_mask = observation.output_weights[observation.marked], rows(added, 1)[observation.marked]
         losses.append(float(linalg.masked_error(under_mask, observation.residuals, weights, "squared").sum()))
@@ -153,7 +150,7 @@ def test_a_higher_rank_fits_the_exemplars_at_least_as_well(model, exemplars, ref
 
 
 def test_precomputed_statistics_give_the_same_edit(model, exemplars, reference):
-    problem = posed_at(model, exemplars, reference, ["2.0", "6"])
+    problem, _ = posed_at(model, exemplars, reference, ["2.0", "6"], rank=1)
     first, second = (
         rewrite(model, exemplars, reference=given, site=["2.0", "6"], cache=None, progress=False)
         for given in (reference, problem.statistics)
@@ -193,7 +190,7 @@ def test_coupled_sites_see_each_other(model, exemplars, reference, gate, untouch
 
 
 def squared_errors(model, exemplars, reference, edit):
-    problem = posed_at(model, exemplars, reference, SEVERAL)
+    problem, _ = posed_at(model, exemplars, reference, SEVERAL)
     points = {seen.site.path: seen.site.value_point for seen in problem.observations}
     with edit.applied(model.module):
         values = capture.values_at(model.module, problem.edited, points)
@@ -221,7 +218,7 @@ def test_steps_on_all_coefficients_lower_the_error_of_all_sites(model, exemplars
 
 
 def test_values_from_one_pass_are_those_of_a_recording(model, exemplars, reference):
-    problem = posed_at(model, exemplars, reference, SEVERAL)
+    problem, _ = posed_at(model, exemplars, reference, SEVERAL)
     points = {seen.site.path: seen.site.value_point for seen in problem.observations}
     values = capture.values_at(model.module, problem.edited, points)
     for seen in problem.observations:

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from rulepatch.core.edit import base_digest
+from rulepatch.editors.registry import editor_named
 from rulepatch.errors import SettingError
 from rulepatch.experiments import grids as module
 from rulepatch.experiments.compare import compare
@@ -93,8 +94,8 @@ def test_the_model_is_as_it_was(model, world, untouched):
 
 
 def test_every_method_has_an_editor_and_a_default_grid():
-    for name, _ in METHODS.values():
-        assert name in GRIDS["default"]
+    for method in METHODS.values():
+        assert method.name in GRIDS["default"] and editor_named(method.name).settings is type(method)
 
 
 def test_the_papers_grid_is_the_papers():

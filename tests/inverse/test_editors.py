@@ -4,12 +4,14 @@ import pytest
 import torch
 
 from rulepatch.core.edit import Edit, base_digest
-from rulepatch.editors.problem import Settings, look
+from rulepatch.editors.edit import front
+from rulepatch.editors.problem import record_exemplars
 from rulepatch.errors import SettingError, SiteError
 from rulepatch.inverse.convolution import power_spectrum_at
-from rulepatch.inverse.editors import inverse_fourier, inverse_pinv, inverse_transpose
 from rulepatch.inverse.memory import pose_inverse
 from rulepatch.tracing.sites import find_sites
+
+inverse_fourier, inverse_pinv, inverse_transpose = map(front, ("inverse-fourier", "inverse-pinv", "inverse-transpose"))
 
 QUIET = {"cache": None, "progress": False}
 SAME = ["0.0", "1.conv1", "1.conv2", "3.conv", "6"]
@@ -58,7 +60,7 @@ def weight_after(edit, seen):
 
 
 def seen_at(model, exemplars, site):
-    return look(model, exemplars, Settings(site))[2][0]
+    return record_exemplars(model, exemplars, [site])[2][0]
 
 
 def relative(found, wanted, weights):

@@ -7,6 +7,7 @@ from torch.nn import functional as F
 from rulepatch.core import linalg
 from rulepatch.inverse import fourier, matrices
 from rulepatch.inverse.fourier import Marks
+from rulepatch.methods import FLOOR
 
 GRID = (3, 4)
 CELLS = GRID[0] * GRID[1]
@@ -157,7 +158,7 @@ def test_the_edited_layer_gives_the_original_s_output_for_what_the_edited_invers
     marks = marks_of([(0, 0, 0), (0, 1, 2), (1, 2, 3)])
     targets, power = randn(3, c, seed=5), fourier.power_spectrum(coloured(c)) / 40
     layer = layer_of(kernel)
-    change, recalled = fourier.inverse_change(layer, power, originals, targets, marks, balance=balance)
+    change, recalled = fourier.inverse_change(layer, power, originals, targets, marks, balance=balance, floor=FLOOR)
     reached = float((marks.of(recalled) - targets).abs().max())
     assert reached < 1e-8 if balance == 0 else reached > 1e-3
     outputs = fourier.convolve(layer.forward, originals)
@@ -169,7 +170,7 @@ def test_a_kernel_cut_off_at_the_layer_s_taps_loses_it():
     kernel, originals, marks = randn(3, 2, 3, 3), randn(1, 2, 5, 6, seed=1), marks_of([(0, 0, 0), (0, 1, 2)])
     layer = fourier.factored(fourier.transfer(kernel, (5, 6)), cutoff=1e-9)
     power = fourier.power_spectrum(coloured(2, grid=(5, 6))) / 40
-    change, recalled = fourier.inverse_change(layer, power, originals, randn(2, 2, seed=5), marks, balance=0)
+    change, recalled = fourier.inverse_change(layer, power, originals, randn(2, 2, seed=5), marks, balance=0, floor=FLOOR)
     cut = fourier.transfer(fourier.kernel_of(change, (5, 6), (3, 3)), (5, 6))
     outputs = fourier.convolve(layer.forward, originals)
     assert not torch.allclose(fourier.convolve(layer.forward + cut, recalled), outputs, rtol=1e-2, atol=1e-2)

@@ -7,13 +7,14 @@ import pytest
 import torch
 from tests.fixtures import colours
 
-from rulepatch.editors.problem import Settings, look
-from rulepatch.editors.edit import rewrite
+from rulepatch.editors.edit import front, rewrite
+from rulepatch.editors.problem import record_exemplars
 from rulepatch.errors import BaseMismatchError, SettingError, SiteError
-from rulepatch.inverse.editors import inverse_pinv
 from rulepatch.inverse.memory import pose_inverse
 from rulepatch.inverse.reconstruct import invert, reconstruct, total_variation
 from rulepatch.inverse.report import draw_curves, draw_similarity
+
+inverse_pinv = front("inverse-pinv")
 
 SITE = "3"
 model, world = colours.model, colours.world
@@ -74,7 +75,7 @@ def test_total_variation_is_that_of_neighbours():
 
 def test_keys_end_where_the_pseudo_inverse_of_the_edited_weight_says(model, exemplars, edit, found):
     """The shortest input for an output is W'† y, up to the noise of the start."""
-    seen = look(model, exemplars[:1], Settings(SITE))[2][0]
+    seen = record_exemplars(model, exemplars[:1], [SITE])[2][0]
     posed = pose_inverse(seen, 4)
     changed = posed.matrix + edit.changes[0].delta().flatten(1)
     for each, weight in zip(found.of("key"), (posed.matrix, changed), strict=True):

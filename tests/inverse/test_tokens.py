@@ -3,10 +3,12 @@
 import timm
 import torch
 
-from rulepatch.inverse.editors import inverse_fourier, inverse_pinv, inverse_transpose
+from rulepatch.editors.edit import front
 from rulepatch.models.classifier import Classifier
 from rulepatch.models.preprocess import Preprocess
 from rulepatch.tracing.sites import find_sites
+
+inverse_fourier, inverse_pinv, inverse_transpose = map(front, ("inverse-fourier", "inverse-pinv", "inverse-transpose"))
 
 
 def test_tokens_are_positions_each_by_itself(exemplars, reference, untouched):

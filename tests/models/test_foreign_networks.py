@@ -24,7 +24,7 @@ import rulepatch as rp
 from rulepatch.core.edit import base_digest
 from rulepatch.data.folders import ImageSet, Picture
 from rulepatch.data.statistics import key_statistics
-from rulepatch.editors.registry import editor_named
+from rulepatch.editors.edit import front
 from rulepatch.errors import ModelError, RulepatchError, RulepatchWarning
 from rulepatch.models.classifier import Classifier
 from rulepatch.models.export import export
@@ -404,7 +404,7 @@ class Outcome:
         if survey is not None and survey.sites:
             self.attempt("statistics", lambda: key_statistics(model, reference, survey.sites[:1], **quiet))
         edit = self.attempt("rewrite", lambda: rp.rewrite(model, [exemplar()], gate=None, **settings))
-        finetune = editor_named("finetune-local")
+        finetune = front("finetune-local")
         self.attempt("finetune", lambda: finetune(model, [exemplar()], steps=2, **settings))
         if edit is not None:
             self.attempt("apply", lambda: edit.apply(model).logits(model.inputs(pixels)).detach())

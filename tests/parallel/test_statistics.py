@@ -13,7 +13,9 @@ from safetensors.torch import load_file
 
 import rulepatch as rp
 from rulepatch.data.cache import default_cache
+from rulepatch.data.run import Run
 from rulepatch.errors import FolderError, SettingError, WorkerError
+from rulepatch.methods import Rewrite
 from rulepatch.models.registry import load_model
 from rulepatch.parallel import statistics as module
 from rulepatch.parallel.statistics import gather_statistics, merge_as_tree
@@ -191,11 +193,11 @@ def edit(monkeypatch, tmp_path):
             lambda *args, **kwargs: streamed.append(1) or real(*args, **kwargs),
         )
         from rulepatch.playground.pictures import exemplar
-        from rulepatch.workflows.make import make
+        from rulepatch.workflows.make import Limits, make
 
         out = tmp_path / f"{name}.safetensors"
         leave_out = settings.pop("leave_out", ())
-        given = {"site": SITES, "gate": 0.9, "rank": 2, **settings}
+        given = {"gate": 0.9, "rank": 2, **settings}
         shown = exemplar("van", ground="snow", seed=3)
         make(
             load_model("playground"),
@@ -203,9 +205,10 @@ def edit(monkeypatch, tmp_path):
             out=out,
             reference=reference,
             leave_out=leave_out,
-            settings=given,
-            allow_useless=True,  # what it repairs is not asked here
-            progress=False,
+            site=given.pop("site", SITES),
+            run=Run(seed=given.pop("seed", 0), progress=False),
+            how=Rewrite(**given),
+            limits=Limits(allow_useless=True),  # what it repairs is not asked here
         )
         return bool(streamed), out
 

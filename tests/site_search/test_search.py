@@ -16,7 +16,7 @@ from rulepatch.models.registry import load_model
 from rulepatch.playground.pictures import exemplar, image_set, training_images
 from rulepatch.playground.scenes import render
 from rulepatch.site_search import candidates
-from rulepatch.site_search.candidates import Candidate, Proposal
+from rulepatch.site_search.candidates import Candidate, Trial
 from rulepatch.site_search.search import search
 from rulepatch.site_search.selection import choose, is_within
 
@@ -69,17 +69,17 @@ def test_what_was_chosen_is_hardly_behind_the_best(found):
 
 
 def test_candidates_are_sites_and_sets_at_many_settings(found):
-    proposals = [each.proposal for each in found.candidates]
-    assert len(set(proposals)) == len(proposals)
-    assert {len(each.sites) for each in proposals} == {1, 2, 3}
-    assert {each.gate for each in proposals} >= {None, 0.98} and {each.rank for each in proposals} >= {1, 3}
+    trials = [each.trial for each in found.candidates]
+    assert len(set(trials)) == len(trials)
+    assert {len(each.sites) for each in trials} == {1, 2, 3}
+    assert {each.how.gate for each in trials} >= {None, 0.98} and {each.how.rank for each in trials} >= {1, 3}
     assert {each.round for each in found.candidates} == {"screen", "refine", "vary"}
-    assert {each.architecture for each in proposals} == {1, 2} and len({each.ridge for each in proposals}) == 3
+    assert {each.how.architecture for each in trials} == {1, 2} and len({each.how.ridge for each in trials}) == 3
 
 
 def test_the_edit_says_at_what_strength_it_was_measured(found):
-    assert found.edit.provenance["settings"]["strength"] == found.chosen.proposal.strength
-    assert found.edit.provenance["settings"]["site"] == list(found.chosen.proposal.sites)
+    assert found.edit.provenance["settings"]["strength"] == found.chosen.trial.how.strength
+    assert found.edit.provenance["settings"]["site"] == list(found.chosen.trial.sites)
 
 
 def test_table_and_figure(found, tmp_path):
@@ -149,7 +149,7 @@ def test_without_anything_to_measure_repair_on_a_rule_stands_in(model, exemplars
 
 def candidate(sites, gains, *, drop=0.0, flips=0.0, turn="refine", repaired=0, broken=0, failing=0):
     given = None if gains is None else np.array(gains, float)
-    return Candidate(Proposal(sites), turn, 0.0, 0.5, given, repaired, broken, drop, flips, failing)
+    return Candidate(Trial(sites), turn, 0.0, 0.5, given, repaired, broken, drop, flips, failing)
 
 
 def test_nothing_is_chosen_that_does_not_help():

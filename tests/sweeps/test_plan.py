@@ -42,8 +42,11 @@ def test_a_whole_plan_is_read_from_a_file(tmp_path):
     [
         ({"modles": "x"}, "modles; the nearest are models"),
         ({"methods": {"rewrte": "default"}}, "the nearest are rewrite"),
-        ({"methods": {"rewrite": {"rnak": 1}}}, "rnak; the nearest are rank"),
+        ({"methods": {"rewrite": {"rnak": 1}}}, "'rnak', which is none; the nearest are rank"),
         ({"methods": {"rewrite-mask": {"whole_image": True}}}, "whole_image"),
+        ({"methods": {"rewrite": {"rank": [1, 1.5]}}}, "rank to be a whole number .* got 1.5"),
+        ({"methods": {"rewrite": {"match": "pre_activation"}}}, "match to be auto, pre-activation or value"),
+        ({"methods": {"rewrite": {"strength": 2}}}, "several are tried of every edit"),
         ({"methods": {"rewrite": "paper"}}, "expected a grid of rewrite"),
         ({"models": [{"weights": "x"}]}, "expected name to be given"),
         ({"models": [{"name": "x", "site": "y"}]}, "site; the nearest are sites"),

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from tests.fixtures.solving import QUIET
 
 from rulepatch.concepts.cases import CELLS, CaseSet, split
 from rulepatch.data.folders import ImageSet
@@ -58,7 +59,7 @@ def test_a_job_says_what_its_naive_twin_says(swept_world):
     known, unseen = ImageSet.of(swept_world / "reference", model.classes).split(0.5, seed=0)
     edit = edit_by(
         "rewrite", model, [each.exemplar() for each in parts.exemplars], settings={"rank": 1, "gate": "none"},
-        sites=[SITE], reference=known, cache=None, progress=False,
+        sites=[SITE], reference=known, run=QUIET,
     )  # fmt: skip
 
     def seen(chosen, *, styled=True):

@@ -21,6 +21,7 @@ from rulepatch.data.folders import Picture
 from rulepatch.editors.edit import rewrite
 from rulepatch.errors import OutputError
 from rulepatch.experiments.demo import scenes_on_snow, write_pictures
+from rulepatch.methods import Rewrite
 from rulepatch.models.registry import load_model
 from rulepatch.new_classes.editor import new_class
 from rulepatch.playground.pictures import image_set, picture_of, training_images
@@ -224,7 +225,9 @@ def test_whatever_a_search_may_have_chosen_can_be_done_again(
 ):
     exemplar = painted(1, "snow")
     given = {"reference": Path(sources.reference), "cache": None, "progress": False}
-    state = State(draft=Draft(rewrite(model, [exemplar], **settings, **given), (exemplar,), settings))
+    how = {name: value for name, value in settings.items() if name != "site"}
+    edit = rewrite(model, [exemplar], **settings, **given)
+    state = State(draft=Draft(edit, (exemplar,), settings["site"], Rewrite(**how)))
     if way == "commands":
         found = by_commands(state, sources, tmp_path, run, monkeypatch)
     else:
@@ -307,12 +310,12 @@ def test_where_nothing_was_done_there_is_nothing_to_do_again(sources, another):
 
 
 def test_words_with_spaces_are_quoted(another):
-    draft = Draft(Edit.load(another), (painted(1, "snow"),), {"site": SITE, "rank": 1, "strength": 2.0, "gate": "auto"})
+    draft = Draft(Edit.load(another), (painted(1, "snow"),), SITE, Rewrite(rank=3, strength=2.0))
     sources = Sources("my nets/net.py:build", "the reference", "it's tests", "$HOME/clean; rm", "validation")
     edit, evaluate = commands(State(draft=draft), sources).splitlines()
     assert shlex.split(edit) == [
         "rulepatch", "edit", "--model", "my nets/net.py:build", "--exemplar", "rule-1", "--reference", "the reference",
-        "--site", SITE, "--rank", "1", "--strength", "2", "--gate", "auto", "--out", "rule-1.safetensors",
+        "--site", SITE, "--strength", "2", "--rank", "3", "--out", "rule-1.safetensors",
     ]  # fmt: skip
     assert shlex.split(evaluate) == [
         "rulepatch", "evaluate", "rule-1.safetensors", "--model", "my nets/net.py:build", "--tests", "it's tests",
@@ -321,7 +324,7 @@ def test_words_with_spaces_are_quoted(another):
 
 
 def test_what_there_is_not_is_not_named(another):
-    draft = Draft(Edit.load(another), (painted(1, "snow"),), {"site": SITE, "rank": 1}, why="it is best")
+    draft = Draft(Edit.load(another), (painted(1, "snow"),), SITE, Rewrite(), why="it is best")
     sources = Sources("playground", "reference")
     told = commands(State(draft=draft), sources)
     assert "None" not in told and "--tests" not in told and "--validation" not in told
@@ -345,7 +348,7 @@ def test_a_draft_is_called_by_what_it_replaces():
     exemplar = painted(1, "snow")
     bare = replace(exemplar, concept=None, replacement=None)
     for made, title in ((exemplar, "snow as road"), (noted(1), "ox as blank note"), (bare, "this as the concept")):
-        assert Draft(Edit((), ""), (made, exemplar), {}).title == title
+        assert Draft(Edit((), ""), (made, exemplar), SITE, Rewrite()).title == title
 
 
 # The bundle

@@ -29,10 +29,12 @@ from rulepatch.errors import (
 from rulepatch.evaluation.activations import Activations
 from rulepatch.evaluation.evaluate import evaluate
 from rulepatch.experiments.demo import scenes_on_snow
+from rulepatch.methods import Rewrite
 from rulepatch.models.registry import load_model
 from rulepatch.new_classes.editor import new_class
 from rulepatch.playground.pictures import exemplar, image_set, training_images
 from rulepatch.progress import watched
+from rulepatch.site_search.candidates import Trial
 from rulepatch.site_search.search import search
 from rulepatch.tracing.sites import find_sites
 from rulepatch.web import workbench
@@ -259,16 +261,15 @@ def test_a_search_is_that_of_the_function_and_an_adjustment_keeps_what_it_chose(
 ):
     bench.add(snow)
     draft = bench.search()
-    chosen = found.chosen.proposal
+    sites, how = found.chosen.trial.sites, found.chosen.trial.how
     assert same(draft.edit, found.edit) and draft.why == found.why and draft.tried == found.to_text()
-    settings = {"rank": chosen.rank, "strength": chosen.strength, "gate": chosen.gate or "none"}
-    assert {name: draft.settings[name] for name in settings} == settings
-    assert bench.adjust(**settings) is draft
+    settings = {"rank": how.rank, "strength": how.strength, "gate": how.gate}
+    assert draft.how == how and bench.adjust(**settings) is draft
     adjusted = bench.adjust(**settings | {"strength": 2.25})
-    expected = rewritten(model, [snow], reference, **chosen.settings | {"strength": 2.25})
+    expected = rewritten(model, [snow], reference, site=list(sites), **how.but(strength=2.25).given())
     assert same(adjusted.edit, expected)
-    assert adjusted.why == "" and adjusted.settings["strength"] == 2.25
-    plain = rewritten(model, [snow], reference, site=chosen.settings["site"], **settings | {"strength": 2.25})
+    assert adjusted.why == "" and adjusted.how.strength == 2.25
+    plain = rewritten(model, [snow], reference, site=list(sites), **settings | {"strength": 2.25})
     assert not same(adjusted.edit, plain), "the search chose something else besides: the sites are coupled"
     bench.undo()
     assert bench.state.draft is None
@@ -285,17 +286,16 @@ CHOICES = [
 @pytest.mark.parametrize("choice", CHOICES, ids=lambda choice: next(iter(choice.keys() - {"sites", "gate", "rank"})))
 def test_whatever_a_search_chose_besides_is_kept(bench, model, reference, snow, monkeypatch, choice):
     found = search(model, [snow], reference=reference, sites=[SITE], cache=None, progress=False)
-    proposal = replace(found.chosen.proposal, **choice)
-    candidate = replace(found.chosen, proposal=proposal)
+    sites, how = choice["sites"], Rewrite(**{name: value for name, value in choice.items() if name != "sites"})
+    candidate = replace(found.chosen, trial=Trial(sites, how))
     monkeypatch.setattr(workbench, "search", lambda *_, **__: replace(found, chosen=candidate))
     bench.add(snow)
     draft = bench.search()
-    first_four = {"rank": proposal.rank, "strength": proposal.strength, "gate": choice["gate"] or "none"}
-    assert {name: draft.settings[name] for name in first_four} == first_four
+    assert draft.how == how and draft.site == (sites[0] if len(sites) == 1 else list(sites))
     assert draft.why == found.why and draft.tried == found.to_text() and draft.edit is found.edit
     adjusted = bench.adjust(rank=2, strength=1.5, gate=0.9)
-    settings = proposal.settings | {"rank": 2, "strength": 1.5, "gate": 0.9}
-    assert same(adjusted.edit, rewritten(model, [snow], reference, **settings))
+    settings = how.but(rank=2, strength=1.5, gate=0.9).given()
+    assert same(adjusted.edit, rewritten(model, [snow], reference, site=list(sites), **settings))
     check_outcomes(bench, adjusted.edit)
 
 

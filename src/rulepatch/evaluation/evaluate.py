@@ -64,7 +64,7 @@ class Evaluation:
     @property
     def predicted_damage(self) -> float | None:
         """Damage predicted from the second moment alone, 0..1, the largest of the sites; None if it was not."""
-        found = [site["predicted_damage"] for site in self.edit.provenance.get("sites", [])]
+        found = [report.predicted_damage for report in self.edit.reports]
         return max((damage for damage in found if damage is not None), default=None)
 
     def to_json(self) -> dict[str, Any]:

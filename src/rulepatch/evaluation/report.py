@@ -56,9 +56,7 @@ def render_report(evaluation: Evaluation) -> str:
         "report.html.jinja",
         evaluation=evaluation,
         described=evaluation.edit.describe(),
-        certificates=[
-            site["certificate"] for site in evaluation.edit.provenance.get("sites", []) if site.get("certificate")
-        ],
+        certificates=[report.certificate for report in evaluation.edit.reports if report.certificate],
         unchanged=None if reference is None else _unchanged(reference),
         title=_title(evaluation),
         exemplars=[_exemplar(exemplar) for exemplar in evaluation.exemplars],

@@ -7,6 +7,7 @@ from rulepatch.evaluation.figures import label_of
 from rulepatch.evaluation.page import svg_of
 from rulepatch.notebook import drawing, line, panel, remark
 from rulepatch.notebook import table as html_table
+from rulepatch.settings import written
 from rulepatch.site_search.candidates import Candidate
 from rulepatch.site_search.selection import or_zero
 from rulepatch.text import percent, plural, table
@@ -59,7 +60,7 @@ def _rows(candidates: Sequence[Candidate]) -> list[list[object]]:
             "+".join(each.trial.sites),
             each.trial.how.rank,
             f"{each.trial.how.strength:g}",
-            "none" if each.trial.how.gate is None else f"{each.trial.how.gate:g}",
+            written(each.trial.how.gate),
             "n/a" if each.score is None else f"{each.score:+.3f}",
             f"{100 * each.drop:+.2f}",
             percent(each.flips),

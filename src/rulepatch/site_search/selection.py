@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from rulepatch.settings import written
 from rulepatch.site_search.candidates import Candidate, Trial
 from rulepatch.text import percent, plural
 
@@ -115,5 +116,5 @@ def or_zero(score: float | None) -> float:
 
 def name_of(trial: Trial) -> str:
     """A trial in words."""
-    gate = "no gate" if trial.how.gate is None else f"gate {trial.how.gate:g}"
+    gate = "no gate" if trial.how.gate is None else f"gate {written(trial.how.gate)}"
     return f"{' + '.join(trial.sites)}, rank {trial.how.rank}, strength {trial.how.strength:g}, {gate}"

@@ -2,13 +2,16 @@
 
 import pytest
 import torch
+from tests.fixtures.solving import QUIET
 
 from rulepatch.core import linalg
 from rulepatch.core.installation import Installation
-from rulepatch.editors.problem import Settings, errors_at, look
+from rulepatch.editors.assembling import masked_errors
 from rulepatch.editors.edit import rewrite
-from rulepatch.editors.rules import Rule, rewrite_rules
+from rulepatch.editors.multi_rule import Rule, rewrite_rules
+from rulepatch.editors.problem import record_exemplars
 from rulepatch.errors import ExemplarError, SettingError
+from rulepatch.methods import Rewrite
 from rulepatch.models.registry import load_model
 from rulepatch.playground.pictures import exemplar, training_images
 
@@ -36,8 +39,8 @@ def grass():
 
 
 def removed(model, edit, exemplars):
-    _, edited, seen = look(model, exemplars, Settings(SITE))
-    before, after = (sum(errors_at(model.module, edited, seen, each)) for each in ((), edit.changes))
+    _, edited, seen = record_exemplars(model, exemplars, [SITE])
+    before, after = (sum(masked_errors(model.module, edited, seen, each)) for each in ((), edit.changes))
     return 1 - after / before
 
 
@@ -45,15 +48,16 @@ def removed(model, edit, exemplars):
 def test_one_rule_is_what_rewrite_makes(model, snow, reference, gate):
     alone = rewrite(model, snow, reference=reference, site=SITE, rank=2, gate=gate, strength=2, cache=None)
     together = rewrite_rules(
-        model, [Rule(snow, rank=2, gate=gate, strength=2)], reference=reference, site=SITE, cache=None
+        model, [Rule(snow, Rewrite(rank=2, gate=gate, strength=2))], reference=reference, site=SITE, run=QUIET
     )
     assert torch.equal(alone.changes[0].delta(), together.changes[0].delta())
 
 
 def test_two_rules_together_fit_both_better_than_two_put_beside_each_other(model, snow, grass, reference):
     given = {"reference": reference, "site": SITE, "cache": None, "progress": False}
-    apart = [rewrite(model, each, rank=2, **given) for each in (snow, grass)]
-    both = rewrite_rules(model, [Rule(snow, rank=2), Rule(grass, rank=2)], **given)
+    apart = [rewrite(model, each, rank=2, gate=None, **given) for each in (snow, grass)]
+    rules = [Rule(each, Rewrite(rank=2, gate=None)) for each in (snow, grass)]
+    both = rewrite_rules(model, rules, reference=reference, site=SITE, run=QUIET)
     stacked = apart[0].compose(*apart)
     assert [len(edit.changes) for edit in (both, stacked)] == [2, 2]
     for own, exemplars in zip(apart, (snow, grass), strict=True):
@@ -66,10 +70,9 @@ def test_two_rules_together_fit_both_better_than_two_put_beside_each_other(model
 
 def test_the_joint_solve_is_the_least_squares_of_all_exemplars(model, snow, grass, reference):
     """No small change of the coefficients lowers the squared error of both together (ridge 0)."""
-    edit = rewrite_rules(
-        model, [Rule(snow), Rule(grass)], reference=reference, site=SITE, ridge=0, cache=None, progress=False
-    )
-    _, _, (seen,) = look(model, [*snow, *grass], Settings(SITE))
+    rules = [Rule(each, Rewrite(gate=None, ridge=0)) for each in (snow, grass)]
+    edit = rewrite_rules(model, rules, reference=reference, site=SITE, run=QUIET)
+    _, _, (seen,) = record_exemplars(model, [*snow, *grass], [SITE])
     weights = seen.output_weights[seen.marked]
 
     def squared(changes):
@@ -104,6 +107,9 @@ def test_interference_of_directions():
 
 def test_bad_input(model, snow, reference):
     with pytest.raises(SettingError, match="at least one rule"):
-        rewrite_rules(model, [], reference=reference, site=SITE, cache=None)
+        rewrite_rules(model, [], reference=reference, site=SITE, run=QUIET)
     with pytest.raises(ExemplarError, match="at least one exemplar"):
-        rewrite_rules(model, [Rule([])], reference=reference, site=SITE, cache=None)
+        rewrite_rules(model, [Rule([])], reference=reference, site=SITE, run=QUIET)
+    rules = [Rule(snow), Rule(snow, Rewrite(ridge=0.1))]
+    with pytest.raises(SettingError, match="rank, strength and gate alone"):
+        rewrite_rules(model, rules, reference=reference, site=SITE, run=QUIET)

@@ -4,13 +4,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests.fixtures.solving import problem_at
 
 from rulepatch.core import linalg
 from rulepatch.core.exemplars import Exemplar
 from rulepatch.data.folders import ImageSet
 from rulepatch.data.statistics import key_statistics
-from rulepatch.editors.problem import Settings, pose
-from rulepatch.editors.reading import read
 from rulepatch.editors.edit import rewrite
 from rulepatch.errors import ExemplarError, SettingError
 from rulepatch.evaluation.evaluate import evaluate
@@ -50,7 +49,7 @@ def test_a_gate_of_its_own_lets_most_of_the_concept_through(model, snow, referen
     edit = rewrite(model, snow, reference=reference, site=SITE, gate="auto", cache=None, progress=False)
     gate = edit.changes[0].gate
     assert 0.9 <= gate.level <= 0.98
-    problem = pose(model, snow, Settings(SITE), reference=reference, cache=None, progress=False)
+    problem = problem_at(model, snow, reference, SITE)
     keys, weights = problem.observations[0].concept_keys(1)
     passed = (keys @ gate.direction.double() > gate.thresholds.double()).double()
     assert float(weights @ passed / weights.sum()) >= 0.85
@@ -112,7 +111,7 @@ def test_features_of_a_style_stand_in_for_an_edited_picture(model, snow, referen
 
 def test_pasted_keys_are_the_styles_under_the_mask_and_the_originals_elsewhere(model, snow, reference):
     style = Image.new("RGB", (64, 64), (240, 240, 255))
-    problem = pose(model, snow, Settings(SITE), reference=reference, style=style, cache=None, progress=False)
+    problem = problem_at(model, snow, reference, SITE, style=style)
     seen = problem.observations[0]
     axis = key_axis(seen.site.kind)
     keys, original = rows(seen.keys, axis), rows(seen.original.keys, axis)
@@ -154,22 +153,22 @@ def test_a_certificate_says_where_nothing_moves(model, snow, reference, gate):
     assert found["norm"] == pytest.approx(float(edit.changes[0].delta().norm()))
     weight = model.module.get_submodule(SITE).weight
     assert found["relative_norm"] == pytest.approx(found["norm"] / float(weight.norm()), rel=1e-5)
-    assert found["shut"] <= found["still"] <= 1
-    assert found["shut"] == pytest.approx(gate or 0, abs=0.01)
+    assert found["gate_closed_share"] <= found["unchanged_share"] <= 1
+    assert found["gate_closed_share"] == pytest.approx(gate or 0, abs=0.01)
 
 
 def test_a_soft_gate_and_patches_have_certificates(model, snow, reference):
     soft = rewrite(model, snow, reference=reference, site=SITE, gate=0.95, gate_kind="soft", cache=None, progress=False)
-    assert soft.provenance["sites"][0]["certificate"]["shut"] == pytest.approx(0.95, abs=0.01)
+    assert soft.provenance["sites"][0]["certificate"]["gate_closed_share"] == pytest.approx(0.95, abs=0.01)
     wide = rewrite(model, snow, reference=reference, site=SITE, architecture=2, gate=0.9, cache=None, progress=False)
-    assert wide.provenance["sites"][0]["certificate"]["shut"] == pytest.approx(0.9, abs=0.01)
+    assert wide.provenance["sites"][0]["certificate"]["gate_closed_share"] == pytest.approx(0.9, abs=0.01)
 
 
 def test_statistics_of_protected_pictures_can_be_given(model, snow, reference):
-    problem = pose(model, snow, Settings(SITE), reference=reference, cache=None, progress=False)
+    problem = problem_at(model, snow, reference, SITE)
     found = key_statistics(model, on_snow(30, "sleigh"), [problem.observations[0].site], progress=False)
     given = {"reference": reference, "site": SITE, "cache": None, "progress": False}
     one = rewrite(model, snow, protect=found, **given)
     other = rewrite(model, snow, protect=ImageSet(on_snow(30, "sleigh").pictures, "kept"), **given)
     assert torch.equal(one.changes[0].delta(), other.changes[0].delta())
-    assert len(read(problem, problem.observations[0]).directions) == 1
+    assert one.changes[0].rank == 1
