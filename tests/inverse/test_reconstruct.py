@@ -13,7 +13,7 @@ from rulepatch.errors import BaseMismatchError, SettingError, SiteError
 from rulepatch.inverse.editors import inverse_pinv
 from rulepatch.inverse.memory import pose_inverse
 from rulepatch.inverse.reconstruct import invert, reconstruct, total_variation
-from rulepatch.inverse.report import draw_curves, draw_similarity
+from rulepatch.inverse.report import draw_curves, draw_similarity, write_inversion
 
 SITE = "3"
 model, world = colours.model, colours.world
@@ -145,7 +145,7 @@ def test_variation_smooths_pictures(model, exemplars):
 
 
 def test_everything_is_written(found, tmp_path):
-    report = found.write(tmp_path / "out")
+    report = write_inversion(found, tmp_path / "out")
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         "report.html", "inversion.json", "curves.svg", "similarity.svg"
     }  # fmt: skip

@@ -99,6 +99,7 @@ def discover(
     """Find the concepts that each class relies on. Writes exemplars of these rules, for the command `edit`."""
     from rulepatch.concepts.cases import read_classes
     from rulepatch.discovery.discover import discover as run
+    from rulepatch.discovery.report import write_discovery
     from rulepatch.text import read_share
 
     found = run(
@@ -112,7 +113,8 @@ def discover(
         seed=seed,
     )
     given = {"reference": reference, "weights": weights, "device": None if device == "cpu" else device}
-    commands = found.write(out, models=model, options={key: value for key, value in given.items() if value is not None})
+    told = {key: value for key, value in given.items() if value is not None}
+    commands = write_discovery(found, out, models=model, options=told)
     print_result(
         lambda: found.to_json() | {"report": str(out / "report.html"), "commands": commands},
         lambda: "\n".join([found.to_text(), "", *commands[:5], str(out / "report.html")]),

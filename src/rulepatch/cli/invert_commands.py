@@ -77,6 +77,7 @@ def invert(
     from rulepatch.core.edit import Edit
     from rulepatch.data.exemplar_folders import read_exemplars
     from rulepatch.inverse.reconstruct import invert as run
+    from rulepatch.inverse.report import write_inversion
     from rulepatch.inverse.result import LEVELS
 
     found = run(
@@ -93,5 +94,5 @@ def invert(
         variation=variation,
         seed=seed,
     )
-    report = found.write(out)
+    report = write_inversion(found, out)
     print_result(lambda: found.to_json() | {"report": str(report)}, lambda: f"{found.to_text()}\n\n{report}", as_json)

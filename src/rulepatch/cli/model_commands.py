@@ -118,6 +118,7 @@ def evaluate(
     """Measure what an edit repairs and costs. Without FILE: how good the model is by itself."""
     from rulepatch.core.edit import Edit
     from rulepatch.evaluation.evaluate import evaluate as measure
+    from rulepatch.evaluation.report import write_report
     from rulepatch.files import check_writable
 
     if report is not None:
@@ -134,7 +135,7 @@ def evaluate(
         any_base=any_base,
     )
     if report is not None:
-        evaluation.to_html(report)
+        write_report(evaluation, report)
     print_result(evaluation.to_json, evaluation.to_text, as_json)
 
 

@@ -70,9 +70,10 @@ def report(
 ) -> None:
     """Figures and tables of the paper from the results of a sweep, finished or not."""
     from rulepatch.sweeps.analysis import SweepReport
+    from rulepatch.sweeps.report import write_report
 
     found = SweepReport.read(store, least=least, sites=site or ())
-    files = found.write(out)
+    files = write_report(found, out)
     print_result(
         lambda: found.to_json() | {"report": str(files[0]), "files": list(map(str, files))},
         lambda: f"{found.to_text()}\n{files[0]}",

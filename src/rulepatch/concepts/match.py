@@ -23,7 +23,7 @@ from rulepatch.data.stream import ImageStream
 from rulepatch.editors.problem import Problem, Reference, Settings, pose
 from rulepatch.errors import SettingError, SiteError
 from rulepatch.models.classifier import Classifier
-from rulepatch.text import percent, table
+from rulepatch.text import Table, percent
 from rulepatch.tracing import capture
 from rulepatch.tracing.sites import Layer, find_sites, key_axis, rows
 
@@ -347,7 +347,7 @@ class Matches:
             [f"{each.best:.4g}", f"{each.level:.4f}", percent((each.scores > self.threshold).mean()), each.picture.name]
             for each in self.matches[:20]
         ]
-        told = table(["score", "level", "area", "picture"], rows)
+        told = Table(["score", "level", "area", "picture"], rows).to_text()
         return (
             f"{self.key.name} at {self.key.site}: fires above the {self.level} quantile in {len(self.firing)} of "
             f"{len(self)} pictures\n{told}"

@@ -21,7 +21,7 @@ from rulepatch.core.summary import COLUMNS, line_of, panel_of, rows_of
 from rulepatch.digests import digest_of_json, digest_of_state, digest_of_tensors
 from rulepatch.errors import BaseMismatchError, EditFileError, ModelError, SettingError, reason_of
 from rulepatch.files import atomic_path
-from rulepatch.text import table
+from rulepatch.text import Table
 from rulepatch.wrappers import unwrapped
 
 __all__ = ["Edit", "base_digest"]
@@ -281,7 +281,7 @@ class Edit:
 
     def to_text(self) -> str:
         """What the edit is and how it was made, for people."""
-        found = table(COLUMNS, rows_of(self.changes))
+        found = Table(COLUMNS, rows_of(self.changes)).to_text()
         found += f"\n{self.note}" if self.note else ""
         if self.on_exemplars.outcomes:
             found += f"\n\n{self.on_exemplars.to_text()}"

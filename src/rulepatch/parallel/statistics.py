@@ -29,7 +29,7 @@ from rulepatch.models.classifier import Classifier
 from rulepatch.models.registry import load_model
 from rulepatch.parallel.workers import LOCAL, Lost, Workers
 from rulepatch.progress import Bar
-from rulepatch.text import plural, table
+from rulepatch.text import Table, plural
 from rulepatch.timing import collected
 from rulepatch.tracing.sites import Site, find_sites
 
@@ -87,7 +87,7 @@ class Gathered:
             ]
             for each in self.to_json()["sites"]
         ]
-        told = table(["site", "channels", "keys", "sample", "in the cache"], rows)
+        told = Table(["site", "channels", "keys", "sample", "in the cache"], rows).to_text()
         shared = "1 process" if self.processes == 1 else f"{self.processes} processes"
         return f"{told}\n{plural(self.pictures, 'picture')}, {shared}, {self.seconds:.1f} s\n{self.cache}"
 

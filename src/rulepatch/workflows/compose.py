@@ -21,7 +21,7 @@ from rulepatch.editors.rules import Rule, solve_rules
 from rulepatch.errors import SettingError
 from rulepatch.files import check_writable
 from rulepatch.models.classifier import Classifier
-from rulepatch.text import table
+from rulepatch.text import Table
 from rulepatch.tracing.sites import find_sites
 
 __all__ = ["Composition", "compose", "compose_files"]
@@ -82,11 +82,11 @@ class Composition:
         lines = [f"{', '.join(self.names)}: {how}, at {', '.join(self.edit.sites)}"]
         for site, matrix in self.interference.items():
             rows = [[name, *(f"{each:.2f}" for each in row)] for name, row in zip(self.names, matrix, strict=True)]
-            lines.append(table([f"interference at {site}", *self.names], rows))
+            lines.append(Table([f"interference at {site}", *self.names], rows).to_text())
         if self.alone is not None and self.together is not None:
             rows = [[name, *(f"{each:.0%}" for each in row)] for name, row in zip(self.names, self.alone, strict=True)]
             rows.append(["all together", *(f"{each:.0%}" for each in self.together)])
-            lines.append(table(["masked error removed by", *(f"of {name}" for name in self.names)], rows))
+            lines.append(Table(["masked error removed by", *(f"of {name}" for name in self.names)], rows).to_text())
         return "\n".join([*lines, *self.fights])
 
 

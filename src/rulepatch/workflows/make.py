@@ -19,7 +19,7 @@ from rulepatch.evaluation.set_checks import trusted
 from rulepatch.files import check_writable
 from rulepatch.models.classifier import Classifier
 from rulepatch.site_search.search import MAX_DROP, Search, search
-from rulepatch.text import table
+from rulepatch.text import Table
 from rulepatch.timing import collected
 from rulepatch.tracing.sites import find_sites
 
@@ -85,7 +85,7 @@ class Made:
             for site in self.edit.provenance["sites"]
         ]
         seconds = ", ".join(f"{name} {self.seconds.get(name, 0):.2f} s" for name in ("statistics", "solve", "total"))
-        found = table(["site", "masked error", "predicted damage"], rows)
+        found = Table(["site", "masked error", "predicted damage"], rows).to_text()
         if self.damage is not None:
             lost, flips = 100 * self.damage.drop, len(self.damage.flips)
             found += f"\nmeasured damage: {lost:.2f} points lost, {flips} of {len(self.damage)} predictions flipped"
