@@ -35,8 +35,8 @@ FLOORS = [
 LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 # Within `core`, too, there is an up and a down.
 CORE = [
-    "linalg", "moments", "opinions", "exemplars", "agreement", "exemplar_outcomes", "changes", "installation",
-    "adapters", "summary", "edit",
+    "model_sites", "linalg", "moments", "opinions", "exemplars", "agreement", "exemplar_outcomes", "changes",
+    "installation", "adapters", "summary", "edit",
 ]  # fmt: skip
 
 

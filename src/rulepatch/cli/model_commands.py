@@ -38,12 +38,12 @@ def sites(
     as_json: Json = False,
 ) -> None:
     """Where can a model be edited? Needs no weights."""
+    from rulepatch.core.model_sites import sites_of
     from rulepatch.models.registry import load_skeleton
-    from rulepatch.tracing.sites import find_sites
 
     name = one_model(model, named)
     classifier = load_skeleton(name) if weights is None else load_classifier(name, weights, "cpu")
-    survey = find_sites(classifier.module, classifier.example())
+    survey = sites_of(classifier)
     classifier.logits_of(survey.trace.calls[0].result)  # says so now if it returns none
     print_result(survey.to_json, survey.to_text, as_json)
 

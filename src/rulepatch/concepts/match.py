@@ -15,6 +15,7 @@ from rulepatch.core.changes import LowRank
 from rulepatch.core.edit import Edit
 from rulepatch.core.exemplars import Exemplar, Observation
 from rulepatch.core.installation import Reader
+from rulepatch.core.model_sites import sites_of
 from rulepatch.core.moments import KeyStatistics
 from rulepatch.data.cache import Cache, default_cache
 from rulepatch.data.folders import ImageSet, Picture
@@ -25,7 +26,7 @@ from rulepatch.errors import SettingError, SiteError
 from rulepatch.models.classifier import Classifier
 from rulepatch.text import Table, percent
 from rulepatch.tracing import capture
-from rulepatch.tracing.sites import Layer, find_sites, key_axis, rows
+from rulepatch.tracing.sites import Layer, key_axis, rows
 
 __all__ = [
     "Key",
@@ -105,7 +106,7 @@ def key_of_concept(
         SiteError: a site that the model does not have.
     """
     if site is None:
-        survey = find_sites(model.module, model.example())
+        survey = sites_of(model)
         site = [each.path for each in survey.sites if each.is_spatial][-1]
     problem = pose(model, exemplars, Settings(site), reference=reference, cache=cache, progress=progress)
     return key_at(problem, problem.observations[0], which)
@@ -149,7 +150,7 @@ def key_of_points(
         SettingError: there are no points, or the network does not see one.
         SiteError: the model does not have the site, or its positions form no grid.
     """
-    where = find_sites(model.module, model.example()).site(site)
+    where = sites_of(model).site(site)
     if where.key_places is None or not where.is_spatial:
         raise SiteError(f"expected a site whose positions lie in the picture but got {site}; choose an earlier one")
     if not points:
@@ -205,7 +206,7 @@ class Matcher:
         progress: bool = True,
     ) -> None:
         self.model, self.key = model, key
-        site = find_sites(model.module, model.example()).site(key.site)
+        site = sites_of(model).site(key.site)
         layer = model.module.get_submodule(key.site)
         assert isinstance(layer, Layer)
         architecture = 1 if key.direction.ndim == 1 else 2
@@ -385,12 +386,7 @@ def match(
     if not 0 <= level < 1:
         raise SettingError(f"expected a level in 0..1 (a quantile of the reference set, such as 0.99) but got {level}")
     matcher = Matcher(model, key, reference=reference, cache=cache, progress=progress)
-    stream = ImageStream(
-        ImageSet.of(images, model.classes),
-        model.preprocess,
-        batch_size=model.batch_size,
-        progress="matching" if progress else None,
-    )
+    stream = ImageStream.of(model, ImageSet.of(images, model.classes), "matching", progress=progress)
     ranked = tuple(sorted(matcher.look(stream), key=lambda each: -each.best))
     threshold = float(np.quantile(matcher.usual, level))
     return Matches(key, ranked, threshold, level, tuple(picture.name for picture in stream.skipped))

@@ -11,6 +11,7 @@ from rulepatch.core import linalg
 from rulepatch.core.changes import Dense, WeightChange
 from rulepatch.core.edit import Edit
 from rulepatch.core.exemplars import Exemplar
+from rulepatch.core.model_sites import sites_of
 from rulepatch.data.cache import Cache
 from rulepatch.editors.problem import Problem, Reference, Settings, assemble, pose
 from rulepatch.editors.reading import change_of, read
@@ -21,7 +22,6 @@ from rulepatch.forward import gradients
 from rulepatch.models.classifier import Classifier
 from rulepatch.progress import Bar
 from rulepatch.timing import stretch
-from rulepatch.tracing.sites import find_sites
 from rulepatch.tracing.trace import Trace
 
 __all__ = ["finetune_global", "finetune_local"]
@@ -126,7 +126,7 @@ def finetune_global(
         SiteError: a site that the model does not have, or that cannot be edited.
     """
     check_stepping(steps, learning_rate)
-    survey = find_sites(model.module, model.example())
+    survey = sites_of(model)
     first = survey.site(_only(site))
     sites = [each.path for each in survey.sites[survey.sites.index(first) :]] if projected else [first.path]
     settings = Settings(sites, rank=rank, strength=strength, floor=floor, seed=seed)

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from rulepatch.core.changes import Dense
 from rulepatch.core.edit import Edit
 from rulepatch.core.exemplars import Exemplar
+from rulepatch.core.model_sites import sites_of
 from rulepatch.data.cache import Cache
 from rulepatch.data.folders import ImageSet
 from rulepatch.data.stream import ImageStream
@@ -22,7 +23,6 @@ from rulepatch.forward import gradients
 from rulepatch.models.classifier import Classifier
 from rulepatch.progress import Bar
 from rulepatch.timing import stretch
-from rulepatch.tracing.sites import find_sites
 
 __all__ = ["last_layer"]
 
@@ -77,7 +77,7 @@ def last_layer(
         raise SettingError(
             f"expected a pull and a ridge above 0 and at least 1 picture but got {pull}, {ridge} and {pictures}"
         )
-    last = find_sites(model.module, model.example()).sites[-1].path
+    last = sites_of(model).sites[-1].path
     if site not in (None, last, [last], (last,)):
         raise SettingError(f"expected the last layer, {last}, but got {site}; leave the site out")
     settings = Settings(last, strength=strength, seed=seed)

@@ -17,6 +17,7 @@ from rulepatch.core.changes import Change, GateKind, LowRank, WeightChange
 from rulepatch.core.edit import Edit, base_digest
 from rulepatch.core.exemplars import Exemplar, Observation, observe
 from rulepatch.core.installation import Installation, with_delta
+from rulepatch.core.model_sites import sites_of
 from rulepatch.core.moments import KeyStatistics
 from rulepatch.data.cache import Cache, default_cache
 from rulepatch.data.folders import ImageSet
@@ -29,7 +30,7 @@ from rulepatch.models.classifier import Classifier
 from rulepatch.progress import steps
 from rulepatch.timing import stretch
 from rulepatch.tracing import capture
-from rulepatch.tracing.sites import Site, Survey, find_sites
+from rulepatch.tracing.sites import Site, Survey
 
 __all__ = [
     "GateLevel",
@@ -238,7 +239,7 @@ def look(
     for exemplar in exemplars:
         if exemplar.label is not None:
             model.classes.index(exemplar.label)
-    survey = find_sites(model.module, model.example())
+    survey = sites_of(model)
     model.logits_of(survey.trace.calls[0].result)  # says so now if the class names do not fit
     sites = [survey.site(path, value_point=settings.value_point) for path in settings.paths]
     originals, counterparts, masks = _inputs(model, exemplars)

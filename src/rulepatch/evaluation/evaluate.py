@@ -153,8 +153,7 @@ def _sets(classes: Classes, *, tests: Any, reference: Any, leave_out: Sequence[i
                 "name the folders by class"
             )
     if reference is not None:
-        left_out = {classes.index(label) for label in leave_out}
-        sets["reference"] = ImageSet.of(reference, classes).without(left_out)
+        sets["reference"] = ImageSet.of(reference, classes, leave_out=leave_out)
     return sets
 
 
@@ -232,7 +231,7 @@ def outcomes_of(
     Returns:
         The outcomes of each edit.
     """
-    stream = ImageStream(images, model.preprocess, batch_size=batch_size or model.batch_size, progress=progress)
+    stream = ImageStream.of(model, images, progress, batch_size=batch_size)
     every_way = _every_way(model, edits)
     pictures: list[Picture] = []
     inputs: list[str] = []
@@ -262,7 +261,7 @@ def predictions_of(model: Classifier, images: ImageSet, *, progress: str | None 
     Raises:
         FolderError: a picture cannot be read.
     """
-    stream = ImageStream(images, model.preprocess, batch_size=model.batch_size, progress=progress)
+    stream = ImageStream.of(model, images, progress)
     found = []
     with capture.inference(model.module):
         for batch in stream:

@@ -255,13 +255,7 @@ def predict(
     sources = [pictures] if isinstance(pictures, str | Path) else pictures
     are_paths = isinstance(sources, list | tuple) and all(isinstance(each, str | Path) for each in sources)
     images = pictures_of(sources, classes) if are_paths else ImageSet.of(pictures, classes)
-    stream = ImageStream(
-        images,
-        model.preprocess,
-        batch_size=model.batch_size,
-        progress="pictures" if progress else None,
-        unreadable=1.0,
-    )
+    stream = ImageStream.of(model, images, "pictures", progress=progress, unreadable=1.0)
     answers: list[Answer] = []
     for batch in stream:
         inputs = model.inputs(batch.pixels)

@@ -249,8 +249,7 @@ def compare(
     """
     for method in methods:
         check_method(method)
-    left_out = {model.classes.index(label) for label in leave_out}
-    known, unseen = ImageSet.of(reference, model.classes).without(left_out).split(0.5, seed=seed)
+    known, unseen = ImageSet.of(reference, model.classes, leave_out=leave_out).split(0.5, seed=seed)
     held = ImageSet.of(tests, model.classes)
     if validation is None:
         chosen_on, held = held.split(validation_share, seed=seed)

@@ -12,6 +12,7 @@ from rulepatch.core import linalg
 from rulepatch.core.changes import LowRank, WeightChange
 from rulepatch.core.edit import Edit
 from rulepatch.core.exemplars import Exemplar, Observation
+from rulepatch.core.model_sites import sites_of
 from rulepatch.data.cache import Cache
 from rulepatch.data.folders import ImageSet
 from rulepatch.data.stream import ImageStream
@@ -21,7 +22,7 @@ from rulepatch.inverse import matrices
 from rulepatch.models.classifier import Classifier
 from rulepatch.timing import stretch
 from rulepatch.tracing import capture
-from rulepatch.tracing.sites import Layer, Site, find_sites, key_axis, patches, rows, with_weight
+from rulepatch.tracing.sites import Layer, Site, key_axis, patches, rows, with_weight
 
 __all__ = [
     "Form",
@@ -89,7 +90,7 @@ def check_sites(model: Classifier, settings: Settings, *, rank: int, architectur
         SettingError: the rank is above the numbers that an output has.
         SiteError: an architecture other than the fourth, at a site with fewer outputs than inputs.
     """
-    survey = find_sites(model.module, model.example())
+    survey = sites_of(model)
     for path in settings.paths:
         site = survey.site(path)
         c_out, _, y, x = site.shape
@@ -299,10 +300,7 @@ def stream_keys(
             "expected reference pictures but got statistics of them; the inverse direction looks at the pictures"
         )
     images = ImageSet.of(reference, model.classes)
-    stream = ImageStream(
-        images, model.preprocess, batch_size=model.batch_size, progress="outputs" if progress else None
-    )  # fmt: skip
-    for batch in stream:
+    for batch in ImageStream.of(model, images, "outputs", progress=progress):
         capture.read_keys(model.module, model.inputs(batch.pixels), {path: read})
 
 

@@ -191,8 +191,7 @@ def evaluate_new_classes(
     known = model.with_module(model.module, edits[0].new_classes).classes
     with together.applied(model, any_base=any_base) as extended, capture.inference(model.module):
         for images, own in ((ImageSet.of(positives, known), label), (negatives, None)):
-            bar = images.name if progress else None
-            for batch in ImageStream(images, model.preprocess, batch_size=model.batch_size, progress=bar):
+            for batch in ImageStream.of(model, images, images.name, progress=progress):
                 labels += [picture.label if own is None else own for picture in batch.pictures]  # type: ignore[misc]
                 logits.append(extended.logits(model.inputs(batch.pixels)).cpu().double())
     said = torch.cat(logits)

@@ -12,6 +12,7 @@ from rulepatch.core import linalg
 from rulepatch.core.changes import LowRank
 from rulepatch.core.edit import Edit
 from rulepatch.core.exemplars import Exemplar
+from rulepatch.core.model_sites import sites_of
 from rulepatch.core.moments import KeyStatistics
 from rulepatch.data.cache import Cache, default_cache
 from rulepatch.data.folders import ImageSet
@@ -22,7 +23,6 @@ from rulepatch.errors import SettingError
 from rulepatch.files import check_writable
 from rulepatch.models.classifier import Classifier
 from rulepatch.text import Table
-from rulepatch.tracing.sites import find_sites
 
 __all__ = ["Composition", "compose", "compose_files"]
 
@@ -175,8 +175,7 @@ def compose_files(
     names = [stem if stems.count(stem) == 1 else str(file) for stem, file in zip(stems, files, strict=True)]
     edits = {name: Edit.load(file) for name, file in zip(names, files, strict=True)}
     if model is not None and reference is not None:
-        left_out = {model.classes.index(label) for label in leave_out}
-        reference = ImageSet.of(reference, model.classes).without(left_out)
+        reference = ImageSet.of(reference, model.classes, leave_out=leave_out)
     found = compose(model, edits, reference=reference, exemplars=exemplars, progress=progress)
     found.edit.save(out)
     return found
@@ -185,7 +184,7 @@ def compose_files(
 def _statistics(
     model: Classifier, edit: Edit, reference: Any, cache: Cache | Literal["user"] | None, progress: bool
 ) -> dict[str, KeyStatistics]:
-    survey = find_sites(model.module, model.example())
+    survey = sites_of(model)
     low_rank = {change.site for change in edit.changes if isinstance(change, LowRank) and change.architecture == 1}
     sites = [site for site in survey.sites if site.path in low_rank]
     kept = default_cache() if cache == "user" else cache

@@ -8,6 +8,7 @@ from typing import Any
 
 from rulepatch.core.edit import Edit
 from rulepatch.core.exemplars import Exemplar
+from rulepatch.core.model_sites import sites_of
 from rulepatch.data.folders import ImageSet
 from rulepatch.editors.judging import judged, warn_of
 from rulepatch.editors.problem import GateLevel
@@ -21,7 +22,6 @@ from rulepatch.models.classifier import Classifier
 from rulepatch.site_search.search import MAX_DROP, Search, search
 from rulepatch.text import Table
 from rulepatch.timing import collected
-from rulepatch.tracing.sites import find_sites
 
 __all__ = ["Made", "gate_level", "make"]
 
@@ -179,12 +179,11 @@ def make(
         settings = {**settings, "gate": None}  # the other methods have no gate anyway
     given = fitting(method, {**settings, "protect": settings.get("protect") or protect_classes or None})
     if not given.get("site"):
-        last = [site.path for site in find_sites(model.module, model.example()).sites if site.is_spatial][-3:]
+        last = [site.path for site in sites_of(model).sites if site.is_spatial][-3:]
         raise SettingError(
             f"expected at least one site but got none; the last ones are a good start: --site {' --site '.join(last)}"
         )
-    left_out = {model.classes.index(label) for label in leave_out}
-    images = ImageSet.of(reference, model.classes).without(left_out)
+    images = ImageSet.of(reference, model.classes, leave_out=leave_out)
     if protect_classes:
         given["protect"] = _of_classes(model, ImageSet.of(reference, model.classes), protect_classes)
     with collected() as seconds:
