@@ -71,8 +71,6 @@ def test_rooms_import_only_from_floors_below(path):
 
 KNOWN_CIRCLES = {
     ("site_search.search", "site_search.report"): "the search is still a record and a program in one",
-    ("models.preprocess", "models.transforms"): "`Preprocess.of` reads what `transforms` describes as a `Preprocess`",
-    ("models.transforms", "models.huggingface"): "which reads processors by what `transforms` tries",
 }
 """Imports that close a circle among files and are still to be removed, and why they are there."""
 
