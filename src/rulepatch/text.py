@@ -6,11 +6,12 @@ import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Protocol, Self, runtime_checkable
 
 from rulepatch.errors import SettingError
 
 __all__ = [
+    "Result",
     "Table",
     "are_numbers",
     "brief",
@@ -26,6 +27,17 @@ __all__ = [
     "shortened",
     "without_controls",
 ]
+
+
+@runtime_checkable
+class Result(Protocol):
+    """What a command prints."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The result for programs."""
+
+    def to_text(self) -> str:
+        """The result for people."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from rulepatch.cli.commands import app, load_classifier, print_result
+from rulepatch.cli.commands import app, load_classifier
+from rulepatch.cli.messages import print_result
 from rulepatch.cli.options import (
     Device,
     Exemplars,
@@ -95,4 +96,4 @@ def invert(
         seed=seed,
     )
     report = write_inversion(found, out)
-    print_result(lambda: found.to_json() | {"report": str(report)}, lambda: f"{found.to_text()}\n\n{report}", as_json)
+    print_result(found, as_json, more={"report": str(report)}, then=f"\n{report}")

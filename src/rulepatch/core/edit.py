@@ -279,6 +279,10 @@ class Edit:
         changes = [change.describe() for change in self.changes]
         return {"schema": SCHEMA, "base": self.base, "changes": changes, "provenance": dict(self.provenance)}
 
+    def to_json(self) -> dict[str, Any]:
+        """The same, as every result gives it."""
+        return self.describe()
+
     def to_text(self) -> str:
         """What the edit is and how it was made, for people."""
         found = Table(COLUMNS, rows_of(self.changes)).to_text()
