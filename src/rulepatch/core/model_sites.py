@@ -4,6 +4,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from rulepatch.models.classifier import Classifier
 from rulepatch.tracing.sites import Survey, find_sites
@@ -48,7 +49,7 @@ def _state_of(network: nn.Module) -> list[Any]:
         for path, module in network.named_modules(remove_duplicate=False)
     ]
     tensors = [
-        (path, id(tensor), tensor.dtype, tensor.shape, tensor.device)
+        (path, id(tensor), tensor.dtype, None if is_lazy(tensor) else tensor.shape, tensor.device)
         for path, tensor in network.named_parameters(remove_duplicate=False)
     ]
     return [modules, tensors]
