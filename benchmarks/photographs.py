@@ -24,7 +24,9 @@ from rulepatch.concepts.make_cases import make_cases
 from rulepatch.concepts.segment import load_segmenter
 from rulepatch.concepts.stylize import load_stylizer, styles
 from rulepatch.data.folders import ImageSet
-from rulepatch.discovery.discover import Discovery, discover
+from rulepatch.discovery.discover import discover
+from rulepatch.discovery.report import write_discovery
+from rulepatch.discovery.result import Discovery
 from rulepatch.images import read_image
 from rulepatch.models.classes import Classes
 from rulepatch.models.registry import load_model
@@ -140,7 +142,7 @@ def main() -> None:
         print(json.dumps(cases.to_json()["by_case"]))
         groups = {name: [str(i) for i in labels] for name, labels in GROUPS.items()}
         found = discover(models, cases, groups=groups, least_drop=LEAST_DROP)
-        found.write(folder / "found")
+        write_discovery(found, folder / "found")
     labels = ("all classes", *GROUPS)
     rows = [
         each

@@ -13,7 +13,8 @@ from rulepatch.core.exemplars import Exemplar
 from rulepatch.data.exemplar_folders import read_exemplars
 from rulepatch.data.folders import ImageSet
 from rulepatch.editors.registry import editor_named
-from rulepatch.evaluation.evaluate import Evaluation, evaluate_all
+from rulepatch.evaluation.evaluate import evaluate_all
+from rulepatch.evaluation.result import Evaluation
 from rulepatch.models.classifier import Classifier
 from rulepatch.models.registry import load_model
 

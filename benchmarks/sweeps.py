@@ -25,6 +25,7 @@ from rulepatch.playground.pictures import image_set, training_images
 from rulepatch.playground.worlds import SHORTCUTS, sample
 from rulepatch.sweeps.analysis import SweepReport
 from rulepatch.sweeps.plan import Plan
+from rulepatch.sweeps.report import write_report
 from rulepatch.sweeps.run import Swept, sweep
 
 PLANS = Path(__file__).parent / "plans"
@@ -170,7 +171,7 @@ def main() -> None:
             )
             print(done.to_text())
         report = SweepReport.read(folder / "results.sqlite")
-        files = report.write(folder / "report")
+        files = write_report(report, folder / "report")
         for path in files:
             if path.suffix == ".svg" and path.stem.endswith(SHOWN[given.what]):
                 shutil.copy(path, PICTURES / f"sweep-{path.name}")

@@ -13,6 +13,7 @@ from rulepatch.concepts.segment import load_segmenter
 from rulepatch.concepts.stylize import load_stylizer
 from rulepatch.discovery.concept_effects import EVERY_CLASS
 from rulepatch.discovery.discover import discover
+from rulepatch.discovery.report import write_discovery
 from rulepatch.playground.pictures import image_set, training_images
 from rulepatch.playground.scenes import render
 
@@ -35,7 +36,7 @@ def main() -> None:
         classes=model.classes,
     )
     before = discover(model, cases)
-    before.write(out / "before")
+    write_discovery(before, out / "before")
     print(before.to_text())
 
     rule = next(rule for rule in before.findings[0].rules if rule.label == EVERY_CLASS and rule.style is not None)
@@ -48,7 +49,7 @@ def main() -> None:
     print(f"the edit loses {100 * damage.drop:.1f} points of accuracy on other scenes")
 
     after = discover(edit.apply(model), cases)
-    after.write(out / "after")
+    write_discovery(after, out / "after")
     row = next(row for row in after.findings[0].dependences if row.key == rule.key)
     print(f"{rule.style} in place of {rule.concept} costs {100 * row.drop:.0f} points now")
 

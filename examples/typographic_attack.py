@@ -22,7 +22,7 @@ import rulepatch as rp
 from rulepatch.concepts.typographic import note
 from rulepatch.data.folders import Picture
 from rulepatch.images import read_image
-from rulepatch.text import percent, table
+from rulepatch.text import Table, percent
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -83,7 +83,7 @@ def _run(options: argparse.Namespace) -> None:
     with edit.applied(model):
         after = {name: _says(model, each) for name, each in pictures.items()}
     print(f"{options.image} in the eyes of {model.name}, before and after an edit of {site}:\n")
-    print(table(["the picture", "before", "after"], [[name, before[name], after[name]] for name in pictures]))
+    print(Table(["the picture", "before", "after"], [[name, before[name], after[name]] for name in pictures]).to_text())
     if options.tests is not None:
         tests = _attacked(model, options)
         print(f"\nThe same word on notes on {options.tests}, and pictures that should stay as they are:\n")

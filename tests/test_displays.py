@@ -22,8 +22,9 @@ from rulepatch.core.edit import Edit
 from rulepatch.core.exemplars import Exemplar
 from rulepatch.core.opinions import Opinions
 from rulepatch.data.folders import ImageSet, Picture, Snapshot
-from rulepatch.evaluation.evaluate import Evaluation
 from rulepatch.evaluation.outcomes import Outcomes, Predictions
+from rulepatch.evaluation.report import render_frame
+from rulepatch.evaluation.result import Evaluation
 from rulepatch.experiments.compare import Comparison, Result
 from rulepatch.models.classes import Classes
 from rulepatch.models.classifier import Classifier
@@ -266,7 +267,7 @@ def test_every_type_that_has_pictures_or_tables_shows_them():
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("title", [title for title in DRAWN if title != "Evaluation"])
+@pytest.mark.parametrize("title", DRAWN)
 @pytest.mark.filterwarnings("ignore:Glyph")  # the drawings' font has no Chinese
 def test_a_notebook_gets_sound_html_in_which_all_text_is_escaped(title, name):
     page = MADE[title][0](NAMES[name])._repr_html_()
@@ -279,7 +280,7 @@ def test_a_notebook_gets_sound_html_in_which_all_text_is_escaped(title, name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_an_evaluation_stands_in_a_frame_of_its_own(name):
-    found = Page(evaluation(NAMES[name])._repr_html_())
+    found = Page(render_frame(evaluation(NAMES[name])))
     assert found.tags == ["iframe"]
 
 

@@ -3,7 +3,8 @@ import stat
 
 import pytest
 
-from rulepatch.files import atomic_path
+from rulepatch.errors import OutputError
+from rulepatch.files import atomic_path, write_texts
 
 
 def test_a_file_appears_whole(tmp_path):
@@ -66,3 +67,12 @@ def test_a_result_is_as_public_as_any_other_file(umask, tmp_path):
         assert os.umask(before) == umask
     modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("result", "plain")]
     assert modes[0] == modes[1] == 0o666 & ~umask
+
+
+def test_texts_are_written_into_a_folder_that_is_made_or_there(tmp_path):
+    folder = tmp_path / "new" / "folder"
+    write_texts(folder, {"a.md": "é", "b.csv": "1"})
+    write_texts(folder, {"a.md": "e"})
+    assert {path.name: path.read_text("utf-8") for path in folder.iterdir()} == {"a.md": "e", "b.csv": "1"}
+    with pytest.raises(OutputError, match=r"b\.csv is a file"):
+        write_texts(folder / "b.csv" / "deeper", {"a.md": ""})

@@ -1,10 +1,10 @@
 import pytest
 
-from rulepatch.text import percent, plural, points, table
+from rulepatch.text import Table, percent, plural, points
 
 
 def test_columns_are_aligned_numbers_to_the_right():
-    lines = table(["name", "n", "share"], [["a", 7, "5 %"], ["much longer", 1234, "-"]]).splitlines()
+    lines = Table(["name", "n", "share"], [["a", 7, "5 %"], ["much longer", 1234, "-"]]).to_text().splitlines()
     assert lines == [
         "name            n  share",
         "a               7  5 %",
@@ -13,7 +13,7 @@ def test_columns_are_aligned_numbers_to_the_right():
 
 
 def test_table_without_rows_is_its_header():
-    assert table(["a", "b"], []) == "a  b"
+    assert Table(["a", "b"], []).to_text() == "a  b"
 
 
 @pytest.mark.parametrize(

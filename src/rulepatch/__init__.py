@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from rulepatch.data.folders import ImageSet
     from rulepatch.editors.edit import projected_adam, rewrite
     from rulepatch.errors import RulepatchError
-    from rulepatch.evaluation.evaluate import Evaluation, evaluate
+    from rulepatch.evaluation.evaluate import evaluate
+    from rulepatch.evaluation.result import Evaluation
     from rulepatch.models.classes import Classes
     from rulepatch.models.classifier import Classifier
     from rulepatch.models.preprocess import Preprocess
@@ -44,7 +45,7 @@ _HOMES = {
     "Classes": "models.classes",
     "Classifier": "models.classifier",
     "Edit": "core.edit",
-    "Evaluation": "evaluation.evaluate",
+    "Evaluation": "evaluation.result",
     "Exemplar": "core.exemplars",
     "ImageSet": "data.folders",
     "Preprocess": "models.preprocess",

@@ -1,13 +1,13 @@
 """Files written whole or not at all."""
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from rulepatch.errors import OutputError
 
-__all__ = ["atomic_path", "check_writable"]
+__all__ = ["atomic_path", "check_folder", "check_writable", "write_texts"]
 
 
 def check_writable(target: Path) -> None:
@@ -58,3 +58,31 @@ def atomic_path(target: Path) -> Iterator[Path]:
         path.replace(target)
     finally:
         path.unlink(missing_ok=True)
+
+
+def check_folder(folder: Path) -> None:
+    """Make sure that a folder can be made where it is wanted, or is there.
+
+    Raises:
+        OutputError: it, or one that it is in, is a file.
+    """
+    there = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+    if not there.is_dir():
+        raise OutputError(f"expected a folder to write to but {there} is a file; name another")
+
+
+def write_texts(folder: Path, texts: Mapping[str, str]) -> None:
+    """Write files of text into a folder, each whole or not at all.
+
+    Args:
+        folder: made if there is none.
+        texts: what each file holds, by its name; they are written in this order.
+
+    Raises:
+        OutputError: the folder, or one that it is in, is a file.
+    """
+    check_folder(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in texts.items():
+        with atomic_path(folder / name) as unfinished:
+            unfinished.write_text(text, encoding="utf-8")

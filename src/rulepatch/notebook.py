@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 
 from PIL import Image
 
-from rulepatch.text import without_controls
+from rulepatch.text import are_numbers, without_controls
 from rulepatch.thumbnails import inline
 
 __all__ = ["Html", "details", "drawing", "line", "panel", "pictures", "remark", "table"]
@@ -78,7 +78,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]], *, marked: in
         marked: the row to be set off from the others.
     """
     cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
-    kinds = ["number" if _are_numbers([row[column] for row in cells]) else "" for column in range(len(header))]
+    kinds = ["number" if are_numbers([row[column] for row in cells]) else "" for column in range(len(header))]
     head = _row("th", header, kinds)
     body = [_row("td", row, kinds, is_marked=number == marked) for number, row in enumerate(cells)]
     found = _element("table", _element("thead", head), _element("tbody", *body))
@@ -89,10 +89,6 @@ def _row(tag: str, texts: Sequence[str], kinds: Sequence[str], *, is_marked: boo
     inside = [_element("b", text) if is_marked else text for text in texts]
     cells = [_element(tag, text, kind=kind) for text, kind in zip(inside, kinds, strict=True)]
     return _element("tr", *cells, kind="marked" if is_marked else "")
-
-
-def _are_numbers(cells: Sequence[str]) -> bool:
-    return any(cells) and all(not cell or cell.lstrip("+-−")[:1].isdecimal() for cell in cells)
 
 
 def details(summary: str, *parts: Html) -> Html:

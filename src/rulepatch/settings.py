@@ -6,6 +6,7 @@ fields.
 """
 
 from collections.abc import Mapping
+from decimal import Decimal
 from types import UnionType
 from typing import Annotated, Any, ClassVar, Literal, Self, Union, get_args, get_origin
 
@@ -171,5 +172,6 @@ def written(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
-        return f"{value:.10f}".rstrip("0").removesuffix(".") if 1e-9 < abs(value) < 1e6 else f"{value:g}"
+        plain = f"{Decimal(repr(value)):f}" if 1e-9 < abs(value) < 1e9 else repr(value)
+        return plain.removesuffix(".0")
     return "none" if value is None else str(value)

@@ -5,14 +5,17 @@ import io
 import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol, Self, runtime_checkable
 
 from rulepatch.errors import SettingError
 
 __all__ = [
+    "Result",
+    "Table",
+    "are_numbers",
     "brief",
     "command_line",
-    "csv_of",
     "duration",
     "option_value",
     "percent",
@@ -22,35 +25,94 @@ __all__ = [
     "read_pairs",
     "read_share",
     "shortened",
-    "table",
     "without_controls",
 ]
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Lay out rows in columns; numbers stand to the right.
+@runtime_checkable
+class Result(Protocol):
+    """What a command prints."""
 
-    Args:
+    def to_json(self) -> dict[str, Any]:
+        """The result for programs."""
+
+    def to_text(self) -> str:
+        """The result for people."""
+
+
+@dataclass(frozen=True)
+class Table:
+    r"""Rows under a header, in each of the forms that tables are given in.
+
+    Attributes:
         header: of each column.
         rows: cells, as many as the header has.
 
     Examples:
-        >>> print(table(["site", "rank"], [["conv_head", 3], ["fc", 12]]))
-        site       rank
-        conv_head     3
-        fc           12
+        >>> table = Table(["site", "rank", "gain"], [["conv_head", 3, None], ["fc", 12, "+2 %"]])
+        >>> print(table.to_text())
+        site       rank  gain
+        conv_head     3  None
+        fc           12  +2 %
+        >>> print(table.to_markdown())
+        | site | rank | gain |
+        | :-- | --: | --: |
+        | conv_head | 3 |  |
+        | fc | 12 | +2 % |
+        >>> table.to_csv()
+        'site,rank,gain\nconv_head,3,\nfc,12,+2 %\n'
+        >>> table.to_json()[1]
+        {'site': 'fc', 'rank': 12, 'gain': '+2 %'}
     """
-    cells = [[str(cell) for cell in row] for row in [header, *rows]]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
-    right = [all(isinstance(row[column], int | float) for row in rows) for column in range(len(header))]
-    lines = (
-        "  ".join(
-            cell.rjust(width) if to_right else cell.ljust(width)
-            for cell, width, to_right in zip(row, widths, right, strict=True)
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[object]]
+
+    @classmethod
+    def of(cls, rows: Sequence[Mapping[str, object]]) -> Self:
+        """A table of rows that have the same keys, at least one."""
+        return cls(list(rows[0]), [list(row.values()) for row in rows])
+
+    def to_text(self) -> str:
+        """Rows in columns; numbers stand to the right."""
+        cells = [[str(cell) for cell in row] for row in [self.header, *self.rows]]
+        widths = [max(len(row[column]) for row in cells) for column in range(len(self.header))]
+        right = [all(isinstance(row[column], int | float) for row in self.rows) for column in range(len(self.header))]
+        lines = (
+            "  ".join(
+                cell.rjust(width) if to_right else cell.ljust(width)
+                for cell, width, to_right in zip(row, widths, right, strict=True)
+            )
+            for row in cells
         )
-        for row in cells
-    )
-    return "\n".join(line.rstrip() for line in lines)
+        return "\n".join(line.rstrip() for line in lines)
+
+    def to_markdown(self) -> str:
+        """The table in Markdown; numbers, and what begins with one, stand to the right."""
+        cells = [["" if cell is None else str(cell) for cell in row] for row in self.rows]
+        marks = ["--:" if are_numbers(column) else ":--" for column in zip(*cells, strict=True)]
+        return "\n".join(f"| {' | '.join(row)} |" for row in [self.header, marks, *cells])
+
+    def to_csv(self) -> str:
+        """The table as comma-separated values; None is empty."""
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([self.header, *self.rows])
+        return text.getvalue()
+
+    def to_json(self) -> list[dict[str, object]]:
+        """A dictionary for each row."""
+        return [dict(zip(self.header, row, strict=True)) for row in self.rows]
+
+
+def are_numbers(cells: Iterable[str]) -> bool:
+    """Whether there is a number, and every cell is one, begins with one, is empty or "n/a".
+
+    Examples:
+        >>> are_numbers(["42.7 %", "-1", "", "n/a (0)"]), are_numbers(["3", "none"]), are_numbers(["n/a", ""])
+        (True, False, False)
+    """
+    told = [cell.lstrip("+-−") for cell in cells if cell and not cell.startswith("n/a")]
+    return bool(told) and all(cell[:1].isdecimal() for cell in told)
 
 
 def brief(kind: str, *parts: str, most: int = 120) -> str:
@@ -99,23 +161,6 @@ def without_controls(text: str) -> str:
         "a file's name�� of any kind"
     """
     return re.sub("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]", "\N{REPLACEMENT CHARACTER}", text)
-
-
-def csv_of(rows: Sequence[Mapping[str, object]]) -> str:
-    r"""Write rows as comma-separated values; None is empty.
-
-    Args:
-        rows: with the same keys, at least one.
-
-    Examples:
-        >>> csv_of([{"method": "rewrite", "site": None}])
-        'method,site\nrewrite,\n'
-    """
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
 
 
 def percent(share: float | None) -> str:

@@ -215,6 +215,14 @@ def test_leaving_out_classes_keeps_the_others():
         thirty().without({0, 1, 2})
 
 
+def test_classes_are_left_out_by_name_or_index_where_a_set_is_made():
+    name = CLASSES[1]
+    assert ImageSet.of(thirty(), CLASSES, leave_out=[0, name]) == thirty().without([0, CLASSES.index(name)])
+    assert ImageSet.of(thirty(), CLASSES, leave_out=[]) == thirty()
+    with pytest.raises(SettingError, match="no such"):
+        ImageSet.of(thirty(), CLASSES, leave_out=["no such class"])
+
+
 def test_the_digest_is_of_contents_and_order_alone(tmp_path, paint):
     paths = [paint(tmp_path / name, seed=i) for i, name in enumerate(("a.png", "b.png"))]
     digest = ImageSet.of(paths, CLASSES).digest()

@@ -14,6 +14,7 @@ from rulepatch.data.folders import ImageSet, Picture
 from rulepatch.data.stream import ImageStream
 from rulepatch.errors import FolderError, ImageError
 from rulepatch.images import read_image
+from rulepatch.models.classifier import Classifier
 from rulepatch.models.preprocess import Preprocess
 
 PREPROCESS = Preprocess((8, 8))
@@ -29,6 +30,15 @@ def no_thread_is_left(monkeypatch):
 def pictures(count):
     colours = np.random.default_rng(count).integers(0, 256, (count, 3))
     return ImageSet(tuple(Picture(Image.new("RGB", (9, 8), tuple(map(int, c))), i) for i, c in enumerate(colours)), "x")
+
+
+@pytest.mark.parametrize("progress", [False, True])
+def test_a_stream_for_a_model_is_prepared_as_the_model_is(progress):
+    model = Classifier(torch.nn.Flatten(), Preprocess((8, 6)), [str(i) for i in range(144)])
+    stream, images = ImageStream.of(model, pictures(70), "seen", progress=progress), pictures(70)
+    plain = ImageStream(images, model.preprocess, batch_size=model.batch_size)
+    assert all(torch.equal(a.pixels, b.pixels) for a, b in zip(stream, plain, strict=True))
+    assert stream.progress == ("seen" if progress else None) and ImageStream.of(model, images).progress is None
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from rulepatch.data.exemplar_folders import read_exemplars
 from rulepatch.data.folders import ImageSet
 from rulepatch.discovery.concept_effects import EVERY_CLASS
 from rulepatch.discovery.discover import discover
+from rulepatch.discovery.report import write_discovery
 from rulepatch.editors.edit import rewrite
 from rulepatch.errors import FolderError, SettingError
 from rulepatch.models.registry import load_model
@@ -64,13 +65,13 @@ def test_another_picture_of_the_same_style_is_no_rule(found):
 
 
 def test_what_was_found_is_written_for_people_for_programs_and_for_the_next_command(found, tmp_path):
-    commands = found.write(tmp_path / "found")
+    commands = write_discovery(found, tmp_path / "found")
     told = json.loads((tmp_path / "found" / "discovery.json").read_text())
     assert told["models"][0]["rules"] and told["counterfactuals"] == len(found.cases)
     page = (tmp_path / "found" / "report.html").read_text()
     assert "<svg" in page and "road" in page and not re.search(r"""(src|href)=["']http""", page)
     assert commands and all(command.startswith("rulepatch edit --model playground --exemplar ") for command in commands)
-    named = found.write(tmp_path / "found", models=["net.py:build"])
+    named = write_discovery(found, tmp_path / "found", models=["net.py:build"])
     assert [command.replace("net.py:build", "playground") for command in named] == commands != named
     folders = sorted((tmp_path / "found" / "rules").iterdir())
     assert len(folders) == len(commands)
@@ -81,7 +82,7 @@ def test_what_was_found_is_written_for_people_for_programs_and_for_the_next_comm
 
 
 def test_a_rule_is_edited_as_it_was_found_and_then_it_is_gone(model, cases, found, tmp_path):
-    found.write(tmp_path)
+    write_discovery(found, tmp_path)
     exemplars = read_exemplars([tmp_path / "rules" / "playground-all-classes-road-snow"])
     reference = training_images(400, seed=9)
     edit = rewrite(model, exemplars, reference=reference, site="blocks.3.conv", gate=0.98, cache=None, progress=False)

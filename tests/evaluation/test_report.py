@@ -14,8 +14,9 @@ from rulepatch.core.changes import Gate, LowRank
 from rulepatch.core.edit import Edit
 from rulepatch.core.exemplars import Exemplar
 from rulepatch.errors import OutputError, RulepatchError
-from rulepatch.evaluation.evaluate import Evaluation, evaluate
+from rulepatch.evaluation.evaluate import evaluate
 from rulepatch.evaluation.report import MOST_THUMBNAILS, render_report, write_report
+from rulepatch.evaluation.result import Evaluation
 from rulepatch.models.classifier import Classifier
 
 same_pictures = pytest.mark.filterwarnings("ignore:.*in the reference set as well")
@@ -88,7 +89,7 @@ def exemplar():
 def test_a_report_shows_the_numbers_the_exemplar_and_the_pictures(dominant, red_as_green, exemplar, tmp_path):
     tests = coloured(((200, 9, 9), "green"), ((9, 200, 9), "green"), ((200, 9, 9), "red"))
     found = evaluate(dominant, red_as_green, tests=tests, reference=tests[1:], exemplars=[exemplar], progress=False)
-    found.to_html(tmp_path / "report.html")
+    write_report(found, tmp_path / "report.html")
     text = (tmp_path / "report.html").read_text("utf-8")
     assert "://" not in text
     page = assert_self_contained(text)
@@ -169,7 +170,7 @@ def test_hostile_names_are_shown_and_not_run(dominant, red_as_green, exemplar, p
 def test_file_names_that_are_no_text_can_be_reported(dominant, red_as_green, paint, tmp_path):
     paint(tmp_path / "set" / "0" / os.fsdecode(b"gr\xfcn.png"), colour=(200, 9, 9))
     found = evaluate(dominant, red_as_green, tests=tmp_path / "set", progress=False)
-    found.to_html(tmp_path / "report.html")
+    write_report(found, tmp_path / "report.html")
     assert_self_contained((tmp_path / "report.html").read_text("utf-8"))
 
 
@@ -216,9 +217,9 @@ def test_gates_several_sites_and_composed_edits_are_described(dominant):
 def test_a_report_goes_where_there_is_a_folder_and_replaces_a_file_whole(dominant, red_as_green, tmp_path, monkeypatch):
     found = evaluate(dominant, red_as_green, tests=coloured(("red", 0)), progress=False)
     with pytest.raises(OutputError, match="make it"):
-        found.to_html(tmp_path / "missing" / "report.html")
+        write_report(found, tmp_path / "missing" / "report.html")
     with pytest.raises(RulepatchError, match="folder"):
-        found.to_html(tmp_path)
+        write_report(found, tmp_path)
     assert list(tmp_path.iterdir()) == []
     path = tmp_path / "report.html"
     path.write_text("old")
@@ -227,6 +228,6 @@ def test_a_report_goes_where_there_is_a_folder_and_replaces_a_file_whole(dominan
         write_report(found, path)
     assert path.read_text() == "old"
     monkeypatch.undo()
-    found.to_html(str(path))
+    write_report(found, str(path))
     assert path.read_text("utf-8").startswith("<!doctype html>")
     assert [file.name for file in tmp_path.iterdir()] == ["report.html"]

@@ -170,7 +170,9 @@ def test_a_kernel_cut_off_at_the_layer_s_taps_loses_it():
     kernel, originals, marks = randn(3, 2, 3, 3), randn(1, 2, 5, 6, seed=1), marks_of([(0, 0, 0), (0, 1, 2)])
     layer = fourier.factored(fourier.transfer(kernel, (5, 6)), cutoff=1e-9)
     power = fourier.power_spectrum(coloured(2, grid=(5, 6))) / 40
-    change, recalled = fourier.inverse_change(layer, power, originals, randn(2, 2, seed=5), marks, balance=0, floor=FLOOR)
+    change, recalled = fourier.inverse_change(
+        layer, power, originals, randn(2, 2, seed=5), marks, balance=0, floor=FLOOR
+    )
     cut = fourier.transfer(fourier.kernel_of(change, (5, 6), (3, 3)), (5, 6))
     outputs = fourier.convolve(layer.forward, originals)
     assert not torch.allclose(fourier.convolve(layer.forward + cut, recalled), outputs, rtol=1e-2, atol=1e-2)

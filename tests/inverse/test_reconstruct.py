@@ -12,7 +12,7 @@ from rulepatch.editors.problem import record_exemplars
 from rulepatch.errors import BaseMismatchError, SettingError, SiteError
 from rulepatch.inverse.memory import pose_inverse
 from rulepatch.inverse.reconstruct import invert, reconstruct, total_variation
-from rulepatch.inverse.report import draw_curves, draw_similarity
+from rulepatch.inverse.report import draw_curves, draw_similarity, write_inversion
 
 inverse_pinv = front("inverse-pinv")
 
@@ -146,7 +146,7 @@ def test_variation_smooths_pictures(model, exemplars):
 
 
 def test_everything_is_written(found, tmp_path):
-    report = found.write(tmp_path / "out")
+    report = write_inversion(found, tmp_path / "out")
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         "report.html", "inversion.json", "curves.svg", "similarity.svg"
     }  # fmt: skip

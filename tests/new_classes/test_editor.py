@@ -15,6 +15,7 @@ from rulepatch.core.exemplars import Exemplar
 from rulepatch.data.folders import ImageSet, Picture
 from rulepatch.errors import BaseMismatchError, ExemplarError, SettingError, SiteError
 from rulepatch.evaluation.evaluate import evaluate
+from rulepatch.evaluation.report import write_report
 from rulepatch.models.classifier import Classifier
 from rulepatch.new_classes.calibration import hear
 from rulepatch.new_classes.editor import METHODS, new_class
@@ -63,7 +64,7 @@ def test_it_applies_reverts_saves_and_loads_like_any_edit(
     with pytest.raises(BaseMismatchError):
         dataclasses.replace(edit, base="0" * 64).apply(model)
     found = evaluate(model, edit, reference=labelled, tests=labelled, progress=False)
-    found.to_html(tmp_path / "report.html")
+    write_report(found, tmp_path / "report.html")
     assert "fox" in (tmp_path / "report.html").read_text("utf-8")
     assert found.reference.before == 1 and found.reference.after == pytest.approx(1 - found.reference.drop)
 

@@ -12,6 +12,7 @@ from rulepatch.playground.pictures import image_set, training_images
 from rulepatch.playground.scenes import render
 from rulepatch.sweeps.analysis import SweepReport
 from rulepatch.sweeps.plan import Plan
+from rulepatch.sweeps.report import write_report
 from rulepatch.sweeps.run import sweep
 
 CLASSES = ("car", "motorcycle", "pickup", "van", "snowbike", "snowmobile", "sleigh")
@@ -70,7 +71,7 @@ def test_editing_beats_fine_tuning_on_other_classes_within_the_budget(report):
 
 @pytest.mark.slow
 def test_the_report_is_written_whole(report, tmp_path):
-    report.write(tmp_path / "report")
+    write_report(report, tmp_path / "report")
     names = {path.name for path in (tmp_path / "report").iterdir()}
     assert {"report.html", "summary.json", "summary.md", "results.csv", "playground-cells-3.svg"} <= names
     assert {"playground-sites-3.svg", "playground-ablations-3.svg", "playground-damage-3.svg"} <= names

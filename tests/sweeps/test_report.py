@@ -16,9 +16,9 @@ from rulepatch.errors import OutputError, SettingError
 from rulepatch.experiments.grids import METHODS
 from rulepatch.sweeps.analysis import SweepReport
 from rulepatch.sweeps.failures import Failures
-from rulepatch.sweeps.figures import draw_cells
-from rulepatch.sweeps.plot_style import LOOKS, base_of, order_of_sites
-from rulepatch.sweeps.report import drawings_of, page_of
+from rulepatch.sweeps.figures import LOOKS, draw_cells
+from rulepatch.sweeps.report import drawings_of, page_of, write_report
+from rulepatch.sweeps.results import base_of, order_of_sites
 from rulepatch.sweeps.store import Store
 
 KINDS = {"cells", "sites", "ablations", "ablations-by-site", "damage"}
@@ -32,7 +32,7 @@ def report(swept_records):
 @pytest.fixture(scope="module")
 def written(report, tmp_path_factory):
     folder = tmp_path_factory.mktemp("report") / "new" / "folder"
-    return folder, report.write(folder)
+    return folder, write_report(report, folder)
 
 
 def names(records, **settings):
@@ -58,7 +58,7 @@ def test_figures_are_well_formed_and_hold_something(written):
 def test_the_same_records_give_the_same_files_to_the_byte_in_any_order(written, swept_records, tmp_path):
     folder, _ = written
     again = SweepReport("sweep.sqlite", random.Random(1).sample(swept_records, len(swept_records)))
-    for path in again.write(tmp_path):
+    for path in write_report(again, tmp_path):
         assert path.read_bytes() == (folder / path.name).read_bytes(), path.name
 
 
@@ -151,7 +151,7 @@ def test_each_model_budget_and_version_has_a_page_of_its_own(sweep_record, tmp_p
         "small net, model 01234567, budget 0.25 %", "small net, model 01234567, budget 1 %",
         "small net, model ffffffff, budget 0.25 %", "small-net",
     }  # fmt: skip
-    assert len({path.name for path in report.write(tmp_path)}) == len(list(tmp_path.iterdir())) == 4 + 4 * 2
+    assert len({path.name for path in write_report(report, tmp_path)}) == len(list(tmp_path.iterdir())) == 4 + 4 * 2
 
 
 def test_file_names_of_models_alike_differ(sweep_record):
@@ -195,7 +195,7 @@ def test_an_errors_caused_without_bound_do_not_break_the_axes(sweep_record):
 def test_nothing_is_written_where_a_file_is(report, tmp_path, where):
     (tmp_path / "taken").write_text("mine")
     with pytest.raises(OutputError, match="taken is a file"):
-        report.write(tmp_path / where)
+        write_report(report, tmp_path / where)
     assert (tmp_path / "taken").read_text() == "mine"
 
 

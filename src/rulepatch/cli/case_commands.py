@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from rulepatch.cli.commands import app, load_classifier, print_result
+from rulepatch.cli.commands import app, load_classifier
+from rulepatch.cli.messages import print_result
 from rulepatch.cli.options import Device, Json, Seed, Weights, example, model_option, out_option
 
 __all__ = ["app"]
@@ -73,7 +74,7 @@ def cases(
         exclude={} if exclude is None else read_classes(exclude),
         seed=seed,
     )
-    print_result(found.to_json, found.to_text, as_json)
+    print_result(found, as_json)
 
 
 @app.command(epilog=example("discover cases -m torchvision/resnet50 -o rules"))
@@ -99,6 +100,7 @@ def discover(
     """Find the concepts that each class relies on. Writes exemplars of these rules, for the command `edit`."""
     from rulepatch.concepts.cases import read_classes
     from rulepatch.discovery.discover import discover as run
+    from rulepatch.discovery.report import write_discovery
     from rulepatch.text import read_share
 
     found = run(
@@ -112,9 +114,8 @@ def discover(
         seed=seed,
     )
     given = {"reference": reference, "weights": weights, "device": None if device == "cpu" else device}
-    commands = found.write(out, models=model, options={key: value for key, value in given.items() if value is not None})
-    print_result(
-        lambda: found.to_json() | {"report": str(out / "report.html"), "commands": commands},
-        lambda: "\n".join([found.to_text(), "", *commands[:5], str(out / "report.html")]),
-        as_json,
-    )
+    told = {key: value for key, value in given.items() if value is not None}
+    commands = write_discovery(found, out, models=model, options=told)
+    report = str(out / "report.html")
+    more = {"report": report, "commands": commands}
+    print_result(found, as_json, more=more, then="\n".join(["", *commands[:5], report]))

@@ -1,7 +1,6 @@
 """The program, and its commands about edits: one typed function a command, no logic."""
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,7 +17,7 @@ from rulepatch.cli.groups import (
     grouped,
     method_of,
 )
-from rulepatch.cli.messages import warnings_so_far
+from rulepatch.cli.messages import Told, print_result
 from rulepatch.cli.options import (
     AnyBase,
     Device,
@@ -45,7 +44,7 @@ if TYPE_CHECKING:
     from rulepatch.core.exemplars import Exemplar
     from rulepatch.models.classifier import Classifier
 
-__all__ = ["app", "load_classifier", "print_result", "read_exemplars_of"]
+__all__ = ["app", "load_classifier", "read_exemplars_of"]
 
 
 @dataclass(frozen=True)
@@ -125,7 +124,7 @@ def demo(
     from rulepatch.experiments.demo import run_demo
 
     story = run_demo(out, seed=seed, progress=True)
-    print_result(story.to_json, story.to_text, as_json)
+    print_result(story, as_json)
 
 
 @app.command(
@@ -182,9 +181,7 @@ def edit(
         "leave_out": reference.leave_out,
     }  # fmt: skip
     then = command_line("evaluate", measured, out)
-    print_result(
-        made.to_json, lambda: f"{made.to_text()}\nnext: {then}\n(and --tests DIR, to see what it repairs)", as_json
-    )
+    print_result(made, as_json, then=f"next: {then}\n(and --tests DIR, to see what it repairs)")
 
 
 @app.command(epilog=example("show rulepatch-demo/snow-to-road.safetensors"))
@@ -193,7 +190,7 @@ def show(file: EditFile, as_json: Json = False) -> None:
     from rulepatch.core.edit import Edit
 
     found = Edit.load(file)
-    print_result(found.describe, found.to_text, as_json)
+    print_result(found, as_json)
 
 
 @app.command(epilog=example("apply rulepatch-demo/snow-to-road.safetensors -m playground -o edited.pt2"))
@@ -215,7 +212,7 @@ def apply(
     check_format(found, out)
     write_edited(load_classifier(model, weights, "cpu"), found, out, any_base=any_base)
     result = {"weights": str(out), "edit": str(file), "sites": list(found.sites)}
-    print_result(lambda: result, lambda: f"{out}: {model}, edited at {', '.join(found.sites)}", as_json)
+    print_result(Told(result, f"{out}: {model}, edited at {', '.join(found.sites)}"), as_json)
 
 
 @app.command(
@@ -271,7 +268,7 @@ def compare(
         seed=seed,
     )
     comparison.write(out)
-    print_result(comparison.to_json, comparison.to_text, as_json)
+    print_result(comparison, as_json)
 
 
 @app.command(epilog=example("compose one.safetensors other.safetensors -o both.safetensors"))
@@ -301,7 +298,7 @@ def compose(
         leave_out=leave_out or (),
         exemplars=read_exemplars_of(exemplar, mask, replacement, label, mask_value),
     )
-    print_result(composition.to_json, composition.to_text, as_json)
+    print_result(composition, as_json)
 
 
 def load_classifier(model: str, weights: Path | None, device: str) -> "Classifier":
@@ -335,14 +332,3 @@ def read_exemplars_of(
         unedited=unedited,
         mask_value=mask_value,
     )
-
-
-def print_result(to_json: Callable[[], Any], to_text: Callable[[], str], as_json: bool) -> None:
-    """Print what came out, for people or as one JSON object, which names the warnings."""
-    if not as_json:
-        typer.echo(to_text())
-        return
-    found = to_json()
-    if warnings := warnings_so_far():
-        found = {**found, "warnings": warnings}
-    typer.echo(json.dumps(found, indent=2, ensure_ascii=False))

@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from rulepatch.cli.commands import app, load_classifier, print_result
+from rulepatch.cli.commands import app, load_classifier
+from rulepatch.cli.messages import print_result
 from rulepatch.cli.options import (
     Device,
     Json,
@@ -67,4 +68,4 @@ def exemplar(
         seed=seed,
         model=None if model is None else load_classifier(model, weights, device),
     )
-    print_result(made.to_json, made.to_text, as_json)
+    print_result(made, as_json)

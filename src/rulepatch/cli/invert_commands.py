@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from rulepatch.cli.commands import app, load_classifier, print_result
+from rulepatch.cli.commands import app, load_classifier
+from rulepatch.cli.messages import print_result
 from rulepatch.cli.options import (
     Device,
     Exemplars,
@@ -77,6 +78,7 @@ def invert(
     from rulepatch.core.edit import Edit
     from rulepatch.data.exemplar_folders import read_exemplars
     from rulepatch.inverse.reconstruct import invert as run
+    from rulepatch.inverse.report import write_inversion
     from rulepatch.inverse.result import LEVELS
 
     found = run(
@@ -93,5 +95,5 @@ def invert(
         variation=variation,
         seed=seed,
     )
-    report = found.write(out)
-    print_result(lambda: found.to_json() | {"report": str(report)}, lambda: f"{found.to_text()}\n\n{report}", as_json)
+    report = write_inversion(found, out)
+    print_result(found, as_json, more={"report": str(report)}, then=f"\n{report}")

@@ -1,17 +1,54 @@
-"""What the command line says beside its result: warnings, as sentences on standard error."""
+"""What the command line says: its result, and warnings as sentences on standard error."""
 
+import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import typer
 
 from rulepatch.errors import RulepatchWarning
+from rulepatch.text import Result
 
-__all__ = ["sentence", "warnings_as_sentences", "warnings_so_far"]
+__all__ = ["Told", "print_result", "sentence", "warnings_as_sentences", "warnings_so_far"]
 
 _said: list[str] = []
+
+
+@dataclass(frozen=True)
+class Told:
+    """A result that is no more than what is printed of it."""
+
+    json: dict[str, Any]
+    text: str
+
+    def to_json(self) -> dict[str, Any]:
+        """The result for programs."""
+        return self.json
+
+    def to_text(self) -> str:
+        """The result for people."""
+        return self.text
+
+
+def print_result(result: Result, as_json: bool, *, more: Mapping[str, Any] | None = None, then: str = "") -> None:
+    """Print what came out, for people or as one JSON object, which names the warnings.
+
+    Args:
+        result: what came out.
+        as_json: whether to print JSON.
+        more: what else the JSON holds.
+        then: what else people are told, on lines of its own.
+    """
+    if not as_json:
+        typer.echo(result.to_text() + (f"\n{then}" if then else ""))
+        return
+    found = {**result.to_json(), **(more or {})}
+    if warnings := warnings_so_far():
+        found["warnings"] = warnings
+    typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
 
 
 def sentence(text: str) -> str:

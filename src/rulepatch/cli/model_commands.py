@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from rulepatch.cli.commands import app, load_classifier, print_result, read_exemplars_of
+from rulepatch.cli.commands import app, load_classifier, read_exemplars_of
+from rulepatch.cli.messages import print_result
 from rulepatch.cli.options import (
     AnyBase,
     Device,
@@ -38,14 +39,14 @@ def sites(
     as_json: Json = False,
 ) -> None:
     """Where can a model be edited? Needs no weights."""
+    from rulepatch.core.model_sites import sites_of
     from rulepatch.models.registry import load_skeleton
-    from rulepatch.tracing.sites import find_sites
 
     name = one_model(model, named)
     classifier = load_skeleton(name) if weights is None else load_classifier(name, weights, "cpu")
-    survey = find_sites(classifier.module, classifier.example())
+    survey = sites_of(classifier)
     classifier.logits_of(survey.trace.calls[0].result)  # says so now if it returns none
-    print_result(survey.to_json, survey.to_text, as_json)
+    print_result(survey, as_json)
 
 
 @app.command(epilog=example("predict playground rulepatch-demo/tests --edit rulepatch-demo/snow-to-road.safetensors"))
@@ -88,7 +89,7 @@ def predict(
     if csv == "-":
         typer.echo(answers.to_csv(), nl=False)
     else:
-        print_result(answers.to_json, answers.to_text, as_json)
+        print_result(answers, as_json)
 
 
 @app.command(
@@ -118,6 +119,7 @@ def evaluate(
     """Measure what an edit repairs and costs. Without FILE: how good the model is by itself."""
     from rulepatch.core.edit import Edit
     from rulepatch.evaluation.evaluate import evaluate as measure
+    from rulepatch.evaluation.report import write_report
     from rulepatch.files import check_writable
 
     if report is not None:
@@ -134,8 +136,8 @@ def evaluate(
         any_base=any_base,
     )
     if report is not None:
-        evaluation.to_html(report)
-    print_result(evaluation.to_json, evaluation.to_text, as_json)
+        write_report(evaluation, report)
+    print_result(evaluation, as_json)
 
 
 @app.command(
@@ -184,4 +186,4 @@ def match(
     matches = run(classifier, key, images, reference=reference, level=level)
     if report is not None:
         write_match_report(classifier, matches, report)
-    print_result(matches.to_json, matches.to_text, as_json)
+    print_result(matches, as_json)

@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from rulepatch.cli.commands import app, load_classifier, print_result
+from rulepatch.cli.commands import app, load_classifier
+from rulepatch.cli.messages import print_result
 from rulepatch.cli.options import Device, Json, MaskValue, MaxDrop, ModelName, Seed, Weights, example, out_option
 
 __all__ = ["app"]
@@ -82,4 +83,4 @@ def new_class(
         tests=tests,
     )
     then = command_line("evaluate", {"model": model, "weights": weights, "tests": tests, "reference": reference}, out)
-    print_result(added.to_json, lambda: f"{added.to_text()}\nnext: {then}", as_json)
+    print_result(added, as_json, then=f"next: {then}")

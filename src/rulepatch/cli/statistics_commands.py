@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from rulepatch.cli.commands import app, print_result
+from rulepatch.cli.commands import app
+from rulepatch.cli.messages import print_result
 from rulepatch.cli.options import (
     Dask,
     Device,
@@ -55,4 +56,4 @@ def statistics(
         dask=dask,
     )
     if gathered is not None:
-        print_result(gathered.to_json, gathered.to_text, as_json)
+        print_result(gathered, as_json)

@@ -6,7 +6,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from rulepatch.cli.commands import app, print_result
+from rulepatch.cli.commands import app
+from rulepatch.cli.messages import Told, print_result
 from rulepatch.cli.options import Dask, Device, Json, example, out_option
 
 __all__ = ["app"]
@@ -51,10 +52,10 @@ def run(
     store = out or plan.with_suffix(".sqlite")
     if dry_run:
         told = estimate(plan, store, workers=workers, dask=dask, device=device)
-        print_result(told.to_json, told.to_text, as_json)
+        print_result(told, as_json)
     else:
         found = sweep(plan, store, workers=workers, dask=dask, device=device, tries=tries)
-        print_result(found.to_json, found.to_text, as_json)
+        print_result(found, as_json)
 
 
 @sweep_app.command(epilog=example("sweep report plan.sqlite -o report"))
@@ -70,14 +71,12 @@ def report(
 ) -> None:
     """Figures and tables of the paper from the results of a sweep, finished or not."""
     from rulepatch.sweeps.analysis import SweepReport
+    from rulepatch.sweeps.report import write_report
 
     found = SweepReport.read(store, least=least, sites=site or ())
-    files = found.write(out)
-    print_result(
-        lambda: found.to_json() | {"report": str(files[0]), "files": list(map(str, files))},
-        lambda: f"{found.to_text()}\n{files[0]}",
-        as_json,
-    )
+    files = write_report(found, out)
+    more = {"report": str(files[0]), "files": list(map(str, files))}
+    print_result(found, as_json, more=more, then=str(files[0]))
 
 
 @sweep_app.command(epilog=example("sweep export plan.sqlite -o results.csv"))
@@ -91,7 +90,7 @@ def export(
     from rulepatch.text import plural
 
     count = export_records(store, out)
-    print_result(lambda: {"table": str(out), "records": count}, lambda: f"{out}: {plural(count, 'record')}", as_json)
+    print_result(Told({"table": str(out), "records": count}, f"{out}: {plural(count, 'record')}"), as_json)
 
 
 @sweep_app.command(epilog=example("sweep failures plan.sqlite"))
@@ -100,4 +99,4 @@ def failures(store: StoreFile, as_json: Json = False) -> None:
     from rulepatch.sweeps.failures import Failures
 
     found = Failures.read(store)
-    print_result(found.to_json, found.to_text, as_json)
+    print_result(found, as_json)

@@ -20,7 +20,7 @@ from rulepatch.errors import FolderError, SettingError, nearest
 from rulepatch.images import read_image
 from rulepatch.masks import read_mask
 from rulepatch.models.classes import Classes
-from rulepatch.text import plural, table
+from rulepatch.text import Table, plural
 
 __all__ = [
     "CELLS",
@@ -224,7 +224,7 @@ class CaseSet:
         found = self.to_json()
         rows = [[each["concept"], each["style"], each["counterfactuals"]] for each in found["by_case"]]
         head = f"{self.root}: {len(self):,} counterfactuals of {plural(found['pictures'], 'picture')}"
-        return f"{head}\n{table(['concept', 'style', 'counterfactuals'], rows)}"
+        return f"{head}\n{Table(['concept', 'style', 'counterfactuals'], rows).to_text()}"
 
     def only(self, chosen: Iterable[Counterfactual]) -> "CaseSet":
         """Some counterfactuals of the set.

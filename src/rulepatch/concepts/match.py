@@ -15,6 +15,7 @@ from rulepatch.core.changes import LowRank
 from rulepatch.core.edit import Edit
 from rulepatch.core.exemplars import Exemplar
 from rulepatch.core.installation import Projection
+from rulepatch.core.model_sites import sites_of
 from rulepatch.core.moments import KeyStatistics
 from rulepatch.core.observations import Observation
 from rulepatch.data.cache import Cache, default_cache
@@ -26,9 +27,9 @@ from rulepatch.editors.problem import Problem, Reference, build_problem
 from rulepatch.errors import SettingError, SiteError
 from rulepatch.methods import FLOOR, Rewrite
 from rulepatch.models.classifier import Classifier
-from rulepatch.text import percent, table
+from rulepatch.text import Table, percent
 from rulepatch.tracing import capture
-from rulepatch.tracing.sites import Layer, find_sites, key_axis, rows
+from rulepatch.tracing.sites import Layer, key_axis, rows
 
 __all__ = [
     "Key",
@@ -108,7 +109,7 @@ def key_of_concept(
         SiteError: a site that the model does not have.
     """
     if site is None:
-        survey = find_sites(model.module, model.example())
+        survey = sites_of(model)
         site = [each.path for each in survey.sites if each.is_spatial][-1]
     run = Run(cache=cache, progress=progress)
     problem = build_problem(model, exemplars, site, Rewrite(), reference=reference, run=run)
@@ -153,7 +154,7 @@ def key_of_points(
         SettingError: there are no points, or the network does not see one.
         SiteError: the model does not have the site, or its positions form no grid.
     """
-    where = find_sites(model.module, model.example()).site(site)
+    where = sites_of(model).site(site)
     if where.key_places is None or not where.is_spatial:
         raise SiteError(f"expected a site whose positions lie in the picture but got {site}; choose an earlier one")
     if not points:
@@ -209,7 +210,7 @@ class Matcher:
         progress: bool = True,
     ) -> None:
         self.model, self.key = model, key
-        site = find_sites(model.module, model.example()).site(key.site)
+        site = sites_of(model).site(key.site)
         layer = model.module.get_submodule(key.site)
         assert isinstance(layer, Layer)
         architecture = 1 if key.direction.ndim == 1 else 2
@@ -351,7 +352,7 @@ class Matches:
             [f"{each.best:.4g}", f"{each.level:.4f}", percent((each.scores > self.threshold).mean()), each.picture.name]
             for each in self.matches[:20]
         ]
-        told = table(["score", "level", "area", "picture"], rows)
+        told = Table(["score", "level", "area", "picture"], rows).to_text()
         return (
             f"{self.key.name} at {self.key.site}: fires above the {self.level} quantile in {len(self.firing)} of "
             f"{len(self)} pictures\n{told}"
@@ -389,12 +390,7 @@ def match(
     if not 0 <= level < 1:
         raise SettingError(f"expected a level in 0..1 (a quantile of the reference set, such as 0.99) but got {level}")
     matcher = Matcher(model, key, reference=reference, cache=cache, progress=progress)
-    stream = ImageStream(
-        ImageSet.of(images, model.classes),
-        model.preprocess,
-        batch_size=model.batch_size,
-        progress="matching" if progress else None,
-    )
+    stream = ImageStream.of(model, ImageSet.of(images, model.classes), "matching", progress=progress)
     ranked = tuple(sorted(matcher.look(stream), key=lambda each: -each.best))
     threshold = float(np.quantile(matcher.usual, level))
     return Matches(key, ranked, threshold, level, tuple(picture.name for picture in stream.skipped))

@@ -23,7 +23,7 @@ from rulepatch.digests import digest_of_json, digest_of_state, digest_of_tensors
 from rulepatch.errors import BaseMismatchError, EditFileError, ModelError, SettingError, reason_of
 from rulepatch.files import atomic_path
 from rulepatch.methods import Method
-from rulepatch.text import table
+from rulepatch.text import Table
 from rulepatch.wrappers import unwrapped
 
 __all__ = ["Edit", "base_digest"]
@@ -295,9 +295,13 @@ class Edit:
         changes = [change.describe() for change in self.changes]
         return {"schema": SCHEMA, "base": self.base, "changes": changes, "provenance": dict(self.provenance)}
 
+    def to_json(self) -> dict[str, Any]:
+        """The same, as every result gives it."""
+        return self.describe()
+
     def to_text(self) -> str:
         """What the edit is and how it was made, for people."""
-        found = table(COLUMNS, rows_of(self.changes))
+        found = Table(COLUMNS, rows_of(self.changes)).to_text()
         found += f"\n{self.note}" if self.note else ""
         if self.on_exemplars.outcomes:
             found += f"\n\n{self.on_exemplars.to_text()}"

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
-from rulepatch.text import plural, table
+from rulepatch.text import Table, plural
 
 __all__ = ["ExemplarOutcome", "ExemplarOutcomes", "ExemplarPrediction", "Usefulness", "usefulness"]
 
@@ -187,7 +187,7 @@ class ExemplarOutcomes:
             for each in self.outcomes
         ]
         header = ["exemplar", "should be", "original", "edited", "after the edit", ""]
-        return "\n".join([*([table(header, rows)] if rows else []), self.why])
+        return "\n".join([*([Table(header, rows).to_text()] if rows else []), self.why])
 
     def to_json(self) -> list[dict[str, Any]]:
         """What is said of each exemplar, as JSON."""

@@ -50,16 +50,22 @@ class ImageSet:
         return all(picture.label is not None for picture in self.pictures)
 
     @classmethod
-    def of(cls, source: Any, classes: Classes) -> "ImageSet":
+    def of(cls, source: Any, classes: Classes, *, leave_out: Collection[int | str] = ()) -> "ImageSet":
         """Pictures from a folder, or from anything that yields pictures or (picture, label) pairs.
 
         Args:
             source: a folder, an `ImageSet`, or an iterable such as a torchvision data set without a transform.
             classes: of the model, to understand labels.
+            leave_out: classes whose pictures do not count, by name or index.
 
         Raises:
-            FolderError: the folder is missing, holds no pictures, or has a folder that no class matches.
+            FolderError: the folder is missing, holds no pictures, or has a folder that no class matches; or nothing is
+                left.
+            SettingError: a class to leave out is unknown.
         """
+        if leave_out:
+            left_out = {classes.index(label) for label in leave_out}
+            return cls.of(source, classes).without(left_out)
         if isinstance(source, ImageSet):
             return source
         if isinstance(source, str | Path):

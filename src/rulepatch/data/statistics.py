@@ -274,9 +274,7 @@ def part_statistics(
         )
         for site in sites
     }
-    stream = ImageStream(
-        own, model.preprocess, batch_size=recipe.batch_size, progress="statistics" if progress else None
-    )
+    stream = ImageStream.of(model, own, "statistics", progress=progress, batch_size=recipe.batch_size)
     for number, batch in enumerate(stream):
         piece = part + number * parts
         readers = {site.path: _reader(model, site, recipe.architecture, found[site.path], piece) for site in sites}

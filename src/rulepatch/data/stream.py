@@ -7,13 +7,14 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Self, TypeVar
 
 import torch
 from torch import Tensor
 
 from rulepatch.data.folders import ImageSet, Picture
 from rulepatch.errors import FolderError, ImageError
+from rulepatch.models.classifier import Classifier
 from rulepatch.models.preprocess import Preprocess
 from rulepatch.progress import Bar
 
@@ -112,6 +113,35 @@ class ImageStream:
         self.progress = progress
         self.unreadable = unreadable
         self._skipped = Skipped(images, unreadable)
+
+    @classmethod
+    def of(
+        cls,
+        model: Classifier,
+        images: ImageSet,
+        what: str | None = None,
+        *,
+        progress: bool = True,
+        batch_size: int | None = None,
+        unreadable: float = LARGEST_UNREADABLE_SHARE,
+    ) -> Self:
+        """The pictures of a set as a model is shown them.
+
+        Args:
+            model: prepares the pictures.
+            images: the set.
+            what: the progress bar says; there is none if None.
+            progress: whether to show it.
+            batch_size: pictures in a batch; what suits the model's device if None.
+            unreadable: share of the pictures that may be unreadable, 0..1.
+        """
+        return cls(
+            images,
+            model.preprocess,
+            batch_size=batch_size or model.batch_size,
+            progress=what if progress else None,
+            unreadable=unreadable,
+        )
 
     @property
     def skipped(self) -> list[Picture]:

@@ -1,27 +1,33 @@
 """The report of a discovery: ranked rules, heat maps, and the pairs of pictures that tell most."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rulepatch.concepts.cases import plain_name
+from rulepatch.data.exemplar_folders import write_exemplar
 from rulepatch.discovery.concept_effects import EVERY_CLASS, Dependence
+from rulepatch.discovery.result import Discovery, Finding
 from rulepatch.evaluation.page import THUMBNAIL, inline, render, svg_element, svg_of, write_page
-from rulepatch.files import check_writable
+from rulepatch.files import check_writable, write_texts
 from rulepatch.images import read_image
+from rulepatch.text import command_line
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from rulepatch.discovery.discover import Discovery, Finding
-
-__all__ = ["draw_heat_maps", "write_discovery_report"]
+__all__ = ["draw_heat_maps", "write_discovery", "write_report"]
 
 MOST_RULES = 60
 SHOWN_RULES = 12
 """Rules of each model of which pairs of pictures are shown."""
+
+WRITTEN = 20
+"""Rules of each model that exemplars are written for."""
 
 PAIRS = 4
 MOST_LABELS = 40
@@ -31,7 +37,7 @@ MOST_COLUMNS = 40
 """Columns of all heat maps together that stand side by side."""
 
 
-def write_discovery_report(discovery: "Discovery", path: Path) -> None:
+def write_report(discovery: Discovery, path: Path | str) -> None:
     """Write the report, whole or not at all.
 
     Args:
@@ -41,29 +47,71 @@ def write_discovery_report(discovery: "Discovery", path: Path) -> None:
     Raises:
         OutputError: the folder does not exist, or the path is one.
     """
+    path = Path(path)
     check_writable(path)
+    maps = [(finding.model, finding.dependences, finding.rules) for finding in discovery.findings]
     page = render(
         "discovery.html.jinja",
         title="rules discovered",
         discovery=discovery,
         models=[_model(discovery, finding) for finding in discovery.findings],
-        heat_map=svg_element(svg_of(draw_heat_maps(discovery))),
+        heat_map=svg_element(svg_of(draw_heat_maps(maps, _labels(discovery)))),
         differences=[each for each in discovery.compared if each.q <= discovery.level][:MOST_RULES],
         most_rules=MOST_RULES,
     )
     write_page(page, path)
 
 
-def draw_heat_maps(discovery: "Discovery") -> "Figure":
-    """Accuracy lost by class × concept and style, a map for each model, side by side if they fit; dots mark rules.
+def write_discovery(
+    discovery: Discovery,
+    folder: Path,
+    *,
+    models: Sequence[str] | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> list[str]:
+    """Write `discovery.json`, `report.html`, and exemplars of the first rules as `rulepatch edit` takes them.
 
     Args:
         discovery: what was discovered.
+        folder: made if there is none.
+        models: how a command line names the models; as they call themselves if None.
+        options: of the commands, such as the reference set; that is the case set's own pictures if none is named.
+
+    Returns:
+        For each rule about which exemplars can be written, the command that edits it.
+    """
+    write_texts(folder, {"discovery.json": json.dumps(discovery.to_json(), indent=1, ensure_ascii=False) + "\n"})
+    write_report(discovery, folder / "report.html")
+    commands = []
+    names = models or [finding.model for finding in discovery.findings]
+    for model, finding in zip(names, discovery.findings, strict=True):
+        for rule in finding.rules[:WRITTEN]:
+            exemplars = discovery.exemplars(finding, rule)
+            if not exemplars:
+                continue
+            name = plain_name(" ".join([finding.model, rule.label, rule.concept, rule.style or "any style"]))
+            own = folder / "rules" / name
+            for number, each in enumerate(exemplars):
+                write_exemplar(each.exemplar(), own / f"exemplar_{number}")
+            given = {"reference": discovery.cases.root / "images", **(options or {}), "site": "auto"}
+            out = folder / "rules" / f"{name}.safetensors"
+            commands.append(command_line("edit", {"model": model, "exemplar": own, **given, "out": out}))
+    return commands
+
+
+def draw_heat_maps(
+    maps: Sequence[tuple[str, Sequence[Dependence], Sequence[Dependence]]], labels: Sequence[str]
+) -> "Figure":
+    """Accuracy lost by class × concept and style, a map for each model, side by side if they fit; dots mark rules.
+
+    Args:
+        maps: the title of each, its rows, and those of them that count as rules; rows of all styles together are left
+            out.
+        labels: classes and groups that the maps show, in order.
     """
     from matplotlib.figure import Figure
 
-    shown = [[row for row in each.dependences if row.style is not None] for each in discovery.findings]
-    labels = _labels(discovery, [row for rows in shown for row in rows])
+    shown = [[row for row in rows if row.style is not None] for _, rows, _ in maps]
     columns = sorted({(row.concept, row.style or "") for rows in shown for row in rows})
     beside = len(columns) * len(shown) <= MOST_COLUMNS
     across, down = (len(shown), 1) if beside else (1, len(shown))
@@ -71,9 +119,9 @@ def draw_heat_maps(discovery: "Discovery") -> "Figure":
     figure = Figure(figsize=(max(width, 6), max(height, 3)), layout="constrained")
     every = figure.subplots(down, across, squeeze=False, sharex=not beside, sharey=beside).ravel()
     image = None
-    for axes, finding, rows in zip(every, discovery.findings, shown, strict=True):
+    for axes, (title, _, found), rows in zip(every, maps, shown, strict=True):
         grid = np.full((len(labels), len(columns)), np.nan)
-        rules = {rule.key for rule in finding.rules}
+        rules = {rule.key for rule in found}
         for row in rows:
             if row.label in labels:
                 y, x = labels.index(row.label), columns.index((row.concept, row.style or ""))
@@ -83,24 +131,24 @@ def draw_heat_maps(discovery: "Discovery") -> "Figure":
         image = axes.imshow(grid, cmap="RdBu_r", vmin=-100, vmax=100, aspect="auto")
         axes.set_xticks(range(len(columns)), [f"{c}: {s}" for c, s in columns], rotation=90, fontsize=7)
         axes.set_yticks(range(len(labels)), labels, fontsize=7)
-        axes.set_title(finding.model, fontsize=9)
+        axes.set_title(title, fontsize=9)
         axes.set_facecolor("#e8e8e8")
     if image is not None and labels:
         figure.colorbar(image, ax=list(every), label="points of accuracy lost", shrink=0.8)
     return figure
 
 
-def _labels(discovery: "Discovery", rows: Sequence[Dependence]) -> list[str]:
+def _labels(discovery: Discovery) -> list[str]:
     """What a heat map has rows for: all classes together, groups, and the classes that lose most anywhere."""
     worst: dict[str, float] = {}
-    for row in rows:
+    for row in (row for finding in discovery.findings for row in finding.dependences if row.style is not None):
         worst[row.label] = max(worst.get(row.label, 0.0), row.drop)
     first = [name for name in (EVERY_CLASS, *discovery.groups) if name in worst]
     others = sorted((label for label in worst if label not in first), key=lambda label: (-worst[label], label))
     return [*first, *others][:MOST_LABELS]
 
 
-def _model(discovery: "Discovery", finding: "Finding") -> dict[str, Any]:
+def _model(discovery: Discovery, finding: Finding) -> dict[str, Any]:
     return {
         "finding": finding,
         "rules": finding.rules[:MOST_RULES],
@@ -112,7 +160,7 @@ def _model(discovery: "Discovery", finding: "Finding") -> dict[str, Any]:
     }
 
 
-def _pairs(discovery: "Discovery", finding: "Finding", rule: Dependence) -> list[dict[str, str]]:
+def _pairs(discovery: Discovery, finding: Finding, rule: Dependence) -> list[dict[str, str]]:
     examples = finding.examples(discovery.cases, rule, discovery.groups.get(rule.label))
     before, after = finding.predictions
     found = []

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from rulepatch.core import linalg
 from rulepatch.core.changes import Dense, WeightChange
+from rulepatch.core.model_sites import sites_of
 from rulepatch.core.observations import Observation
 from rulepatch.editors.problem import Problem
 from rulepatch.editors.registry import editor
@@ -18,7 +19,7 @@ from rulepatch.forward import gradients
 from rulepatch.methods import FineTuneGlobal, FineTuneLocal
 from rulepatch.models.classifier import Classifier
 from rulepatch.progress import Bar
-from rulepatch.tracing.sites import Survey, find_sites
+from rulepatch.tracing.sites import Survey
 from rulepatch.tracing.trace import Trace
 
 __all__ = ["finetune_global", "finetune_local"]
@@ -68,7 +69,7 @@ def finetune_global(problem: Problem, how: FineTuneGlobal) -> list[WeightChange]
     if how.projected:
         return _tuned(problem, [f"{path}.weight" for path in problem.paths], how)
     model = problem.model
-    trace = find_sites(model.module, model.example()).trace
+    trace = sites_of(model).trace
     return _tuned(problem, _parameters_from(model.module, trace, problem.paths[0]), how)
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from rulepatch.core.agreement import check_agreement
 from rulepatch.core.exemplars import Exemplar
+from rulepatch.core.model_sites import sites_of
 from rulepatch.core.moments import KeyStatistics
 from rulepatch.core.observations import Observation, observe
 from rulepatch.data.folders import ImageSet
@@ -23,7 +24,7 @@ from rulepatch.models.classifier import Classifier
 from rulepatch.progress import steps
 from rulepatch.timing import stretch
 from rulepatch.tracing import capture
-from rulepatch.tracing.sites import Site, Survey, find_sites
+from rulepatch.tracing.sites import Site, Survey
 
 __all__ = ["Problem", "Reference", "build_problem", "masked_inputs", "record_exemplars"]
 
@@ -106,7 +107,7 @@ def build_problem(
     editor = editor_named(how.name)
     paths = [site] if isinstance(site, str) else list(site or ())
     if editor.sites is not None:
-        paths = list(editor.sites(find_sites(model.module, model.example()), paths, how))
+        paths = list(editor.sites(sites_of(model), paths, how))
     originals, edited, observations = record_exemplars(
         model,
         exemplars,
@@ -173,7 +174,7 @@ def record_exemplars(
         SettingError: a label is unknown to the model, or the sites are none, `auto` or given twice.
         SiteError: a site that the model does not have, or that cannot be edited.
     """
-    survey = find_sites(model.module, model.example())
+    survey = sites_of(model)
     _check_paths(survey, paths, value_point)
     if not exemplars:
         raise ExemplarError("expected at least one exemplar but got none; give a picture with a mask")

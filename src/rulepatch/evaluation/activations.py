@@ -151,7 +151,7 @@ class Activations:
             raise
 
     def _fill(self, most_bytes: int, progress: str | None) -> None:
-        stream = ImageStream(self.images, self.model.preprocess, batch_size=self.model.batch_size, progress=progress)
+        stream = ImageStream.of(self.model, self.images, progress)
         plans = list(self._plans.values())
         for batch in stream:
             _, starts = capture.checkpoint(self.model.module, plans, self.model.inputs(batch.pixels))

@@ -1,8 +1,7 @@
 """Predictions before and after an edit, or of a model alone, on test pictures and on a reference set."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -18,129 +17,18 @@ from rulepatch.evaluation.activations import first_site
 from rulepatch.evaluation.label_check import doubt_of
 from rulepatch.evaluation.outcomes import Outcomes, Predictions
 from rulepatch.evaluation.overlaps import inputs_of, warn_of_overlap
+from rulepatch.evaluation.result import Evaluation
 from rulepatch.models.classes import Classes
 from rulepatch.models.classifier import Classifier
-from rulepatch.text import brief, percent, quoted, table
 from rulepatch.tracing import capture
 
-__all__ = ["Evaluation", "believed", "check_tests", "evaluate", "evaluate_all", "outcomes_of", "predictions_of"]
+__all__ = ["believed", "check_tests", "evaluate", "evaluate_all", "outcomes_of", "predictions_of"]
 
 KEPT_BYTES = 1 << 30
 """Memory for the changed weights of edits that are evaluated together; those beyond are computed for each batch."""
 
 SEVERAL = 10
 """Pictures of a reference set that should not all be of one class."""
-
-
-MOST_CLASSES = 20
-"""Classes that are listed of each set where there is no edit."""
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What an edit did; of an edit of nothing, how good the model is by itself.
-
-    Attributes:
-        edit: the edit.
-        model_name: of the model that was edited.
-        classes: names of its classes.
-        tests: on pictures that the edit should repair; None if there were none.
-        reference: on pictures whose treatment should stay; None if there were none.
-        exemplars: what the edit was made from, for the report.
-    """
-
-    edit: Edit
-    model_name: str
-    classes: Classes
-    tests: Outcomes | None
-    reference: Outcomes | None
-    exemplars: tuple[Exemplar, ...] = field(default=(), repr=False)
-
-    def __repr__(self) -> str:
-        sets = {"tests": self.tests, "reference": self.reference}
-        told = [f"{name} {found.told()}" for name, found in sets.items() if found is not None]
-        return brief("Evaluation", *told, quoted(self.model_name))
-
-    @property
-    def predicted_damage(self) -> float | None:
-        """Damage predicted from the second moment alone, 0..1, the largest of the sites; None if it was not."""
-        found = [report.predicted_damage for report in self.edit.reports]
-        return max((damage for damage in found if damage is not None), default=None)
-
-    def to_json(self) -> dict[str, Any]:
-        """The numbers, as JSON.
-
-        Returns:
-            A dictionary with `tests` and `reference`, as far as they were measured, and `predicted_damage`; without an
-            edit with what is said of before alone.
-        """
-        sets = {"tests": self.tests, "reference": self.reference}
-        if not self.edit.changes:
-            return {name: found.to_json_before(self.classes) for name, found in sets.items() if found is not None}
-        measured = {name: found.to_json(self.classes) for name, found in sets.items() if found is not None}
-        return {**measured, "predicted_damage": self.predicted_damage}
-
-    def to_text(self) -> str:
-        """The numbers, for people."""
-        if not self.edit.changes:
-            return "\n".join(self._model_alone())
-        rows: list[list[object]] = []
-        for name, found in {"tests": self.tests, "reference": self.reference}.items():
-            if found is None:
-                continue
-            classes = found.by_class() if name == "tests" else {}
-            named = [(name, found), *((f"  {self.classes[label]}", own) for label, own in classes.items())]
-            rows += [[title, *_cells(own)] for title, own in named]
-        told = table(["", "pictures", "before", "after", "repaired", "broken", "flips"], rows)
-        return "\n".join([told, *self._surprises()])
-
-    def _model_alone(self) -> Iterator[str]:
-        """How often the model is right by itself, the classes that it knows worst first, and what it confuses most."""
-        rows: list[list[object]] = []
-        confused = []
-        for name, found in {"tests": self.tests, "reference": self.reference}.items():
-            if found is None:
-                continue
-            rows.append([name, len(found), percent(found.before)])
-            worst = sorted(found.by_class().items(), key=lambda each: each[1].before or 0)
-            rows += [[f"  {self.classes[label]}", len(own), percent(own.before)] for label, own in worst[:MOST_CLASSES]]
-            if len(worst) > MOST_CLASSES:
-                rows.append([f"  … {len(worst) - MOST_CLASSES} classes more", "", ""])
-            most = [f"{self.classes[a]} as {self.classes[b]} ({count})" for a, b, count in found.confusions()[:8]]
-            if most:
-                confused.append(f"most often confused in the {name}: {', '.join(most)}")
-        yield table(["", "pictures", "right"], rows)
-        yield from confused
-
-    def _surprises(self) -> Iterator[str]:
-        """What a person must see at once: the classes that lost most on the reference set."""
-        if self.reference is None:
-            return
-        lost = [e for e in self.reference.exposures() if e.right[1] < e.right[0]]
-        if lost:
-            named = ", ".join(f"{self.classes[e.label]} {e.right[0]} → {e.right[1]} of {e.n}" for e in lost[:8])
-            yield f"lost most (right before and after): {named}{', …' if len(lost) > 8 else ''}"
-
-    def to_html(self, path: Path | str) -> None:
-        """Write a self-contained report with pictures.
-
-        Args:
-            path: the file.
-        """
-        from rulepatch.evaluation.report import write_report
-
-        write_report(self, Path(path))
-
-    def _repr_html_(self) -> str:
-        """The report in a frame of a notebook."""
-        from rulepatch.evaluation.report import render_frame
-
-        return render_frame(self)
-
-
-def _cells(found: Outcomes) -> list[object]:
-    numbers = [len(found.repaired), len(found.broken), percent(len(found.flips) / len(found))]
-    return [len(found), percent(found.before), percent(found.after), *numbers]
 
 
 def evaluate(
@@ -265,8 +153,7 @@ def _sets(classes: Classes, *, tests: Any, reference: Any, leave_out: Sequence[i
                 "name the folders by class"
             )
     if reference is not None:
-        left_out = {classes.index(label) for label in leave_out}
-        sets["reference"] = ImageSet.of(reference, classes).without(left_out)
+        sets["reference"] = ImageSet.of(reference, classes, leave_out=leave_out)
     return sets
 
 
@@ -344,7 +231,7 @@ def outcomes_of(
     Returns:
         The outcomes of each edit.
     """
-    stream = ImageStream(images, model.preprocess, batch_size=batch_size or model.batch_size, progress=progress)
+    stream = ImageStream.of(model, images, progress, batch_size=batch_size)
     every_way = _every_way(model, edits)
     pictures: list[Picture] = []
     inputs: list[str] = []
@@ -374,7 +261,7 @@ def predictions_of(model: Classifier, images: ImageSet, *, progress: str | None 
     Raises:
         FolderError: a picture cannot be read.
     """
-    stream = ImageStream(images, model.preprocess, batch_size=model.batch_size, progress=progress)
+    stream = ImageStream.of(model, images, progress)
     found = []
     with capture.inference(model.module):
         for batch in stream:

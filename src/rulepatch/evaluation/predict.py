@@ -14,7 +14,7 @@ from rulepatch.files import atomic_path
 from rulepatch.models.classes import Classes
 from rulepatch.models.classifier import Classifier
 from rulepatch.models.prediction import TOP, Prediction
-from rulepatch.text import csv_of, percent, plural, table
+from rulepatch.text import Table, percent, plural
 from rulepatch.tracing import capture
 
 __all__ = ["Answer", "Answers", "pictures_of", "predict"]
@@ -112,7 +112,7 @@ class Answers:
 
     def to_csv(self) -> str:
         """The rows as comma-separated values."""
-        return csv_of(self.rows())
+        return Table.of(self.rows()).to_csv()
 
     def write_csv(self, path: Path) -> None:
         """Write the rows to a file.
@@ -169,7 +169,7 @@ class Answers:
                 for row, guess in zip(columns, answer.after.top, strict=False)
             ]
             header = ["before", "", "after", ""]
-        return [title, table(header, columns)]
+        return [title, Table(header, columns).to_text()]
 
     def _several(self) -> list[str]:
         edited = self.answers[0].after is not None
@@ -188,7 +188,7 @@ class Answers:
                 f"{then[0].name} {percent(then[0].probability)}" if then else "",
             ])  # fmt: skip
         kept = [i for i in range(len(header)) if any(row[i] for row in rows)]
-        told = [table([header[i] for i in kept], [[row[i] for i in kept] for row in rows])]
+        told = [Table([header[i] for i in kept], [[row[i] for i in kept] for row in rows]).to_text()]
         if len(self) > MOST_ROWS:
             told.append(f"… and {len(self) - MOST_ROWS:,} more; --csv - prints them all")
         return told
@@ -255,13 +255,7 @@ def predict(
     sources = [pictures] if isinstance(pictures, str | Path) else pictures
     are_paths = isinstance(sources, list | tuple) and all(isinstance(each, str | Path) for each in sources)
     images = pictures_of(sources, classes) if are_paths else ImageSet.of(pictures, classes)
-    stream = ImageStream(
-        images,
-        model.preprocess,
-        batch_size=model.batch_size,
-        progress="pictures" if progress else None,
-        unreadable=1.0,
-    )
+    stream = ImageStream.of(model, images, "pictures", progress=progress, unreadable=1.0)
     answers: list[Answer] = []
     for batch in stream:
         inputs = model.inputs(batch.pixels)

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from rulepatch.core.exemplars import Exemplar
-from rulepatch.evaluation.evaluate import Evaluation
 from rulepatch.evaluation.outcomes import Exposure, Outcome, Outcomes
 from rulepatch.evaluation.page import MOST_THUMBNAILS, THUMBNAIL, frame, inline, render, write_page
+from rulepatch.evaluation.result import Evaluation
 from rulepatch.files import check_writable
 from rulepatch.thumbnails import marked
 
@@ -30,12 +30,17 @@ class _Tile:
     after: str
 
 
-def write_report(evaluation: Evaluation, path: Path) -> None:
-    """Write the report, whole or not at all.
+def write_report(evaluation: Evaluation, path: Path | str) -> None:
+    """Write a self-contained report with pictures, whole or not at all.
+
+    Args:
+        evaluation: what an edit did.
+        path: the file.
 
     Raises:
         OutputError: the folder does not exist, or the path is one.
     """
+    path = Path(path)
     check_writable(path)
     write_page(render_report(evaluation), path)
 

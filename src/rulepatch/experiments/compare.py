@@ -10,17 +10,18 @@ from rulepatch.core.edit import Edit, base_digest
 from rulepatch.core.exemplars import Exemplar
 from rulepatch.data.folders import ImageSet
 from rulepatch.data.run import Run
-from rulepatch.evaluation.evaluate import Evaluation, evaluate_all
+from rulepatch.evaluation.evaluate import evaluate_all
 from rulepatch.evaluation.figures import label_of
 from rulepatch.evaluation.page import svg_of
+from rulepatch.evaluation.result import Evaluation
 from rulepatch.experiments.grids import METHODS, Tried, check_method, edit_by, grid_of, strengths_of
-from rulepatch.files import atomic_path
+from rulepatch.files import write_texts
 from rulepatch.methods import MAX_DROP
 from rulepatch.models.classifier import Classifier
 from rulepatch.notebook import drawing, panel, remark
 from rulepatch.notebook import table as html_table
 from rulepatch.progress import steps
-from rulepatch.text import brief, csv_of, percent, plural, quoted, table
+from rulepatch.text import Table, brief, percent, plural, quoted
 from rulepatch.timing import collected
 
 if TYPE_CHECKING:
@@ -107,8 +108,8 @@ class Comparison:
 
     def _repr_html_(self) -> str:
         """The table, the best method first, and the figure."""
-        rows = self.rows()
-        told = html_table(list(rows[0]), [list(row.values()) for row in rows])
+        found = self._table()
+        told = html_table(found.header, found.rows)
         figure = drawing(svg_of(self.figure()), "repair against damage")
         return panel(f"Comparison: {self.model_name}", remark(self._told()), told, figure)
 
@@ -152,20 +153,20 @@ class Comparison:
             )
         return found
 
+    def _table(self) -> Table:
+        return Table.of(self.rows())
+
     def to_text(self) -> str:
         """The table, for people."""
-        rows = self.rows()
-        return f"{self._told()}\n{table(list(rows[0]), [list(row.values()) for row in rows])}"
+        return f"{self._told()}\n{self._table().to_text()}"
 
     def to_markdown(self) -> str:
         """The table in Markdown."""
-        rows = self.rows()
-        lines = [list(rows[0]), [":--", *["--:"] * (len(rows[0]) - 2), ":--"], *(list(row.values()) for row in rows)]
-        return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+        return self._table().to_markdown() + "\n"
 
     def to_csv(self) -> str:
         """The table as comma-separated values."""
-        return csv_of(self.rows())
+        return self._table().to_csv()
 
     def figure(self) -> "Figure":
         """Repair against damage, a point for each method."""
@@ -195,17 +196,13 @@ class Comparison:
         Args:
             folder: made if there is none.
         """
-        folder.mkdir(parents=True, exist_ok=True)
         texts = {
             "json": json.dumps(self.to_json(), indent=2, ensure_ascii=False) + "\n",
             "csv": self.to_csv(),
             "md": self.to_markdown(),
+            "svg": svg_of(self.figure()),
         }
-        for suffix, text in texts.items():
-            with atomic_path(folder / f"comparison.{suffix}") as path:
-                path.write_text(text, encoding="utf-8")
-        with atomic_path(folder / "comparison.svg") as path:
-            self.figure().savefig(path, metadata={"Date": None})
+        write_texts(folder, {f"comparison.{suffix}": text for suffix, text in texts.items()})
 
 
 def compare(
@@ -252,8 +249,7 @@ def compare(
     run = run.but(**settings) if settings else run
     for method in methods:
         check_method(method)
-    left_out = {model.classes.index(label) for label in leave_out}
-    known, unseen = ImageSet.of(reference, model.classes).without(left_out).split(0.5, seed=run.seed)
+    known, unseen = ImageSet.of(reference, model.classes, leave_out=leave_out).split(0.5, seed=run.seed)
     held = ImageSet.of(tests, model.classes)
     if validation is None:
         chosen_on, held = held.split(validation_share, seed=run.seed)

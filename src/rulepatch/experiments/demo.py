@@ -10,13 +10,15 @@ import numpy as np
 from rulepatch.data.exemplar_folders import read_exemplars, write_exemplar
 from rulepatch.editors.edit import rewrite
 from rulepatch.errors import FolderError
-from rulepatch.evaluation.evaluate import Evaluation, evaluate
+from rulepatch.evaluation.evaluate import evaluate
 from rulepatch.evaluation.outcomes import Outcomes
+from rulepatch.evaluation.report import write_report
+from rulepatch.evaluation.result import Evaluation
 from rulepatch.models.classes import Classes
 from rulepatch.models.registry import load_model
 from rulepatch.playground.pictures import exemplar, image_set, training_images
 from rulepatch.playground.scenes import CLASSES, TRAIN_STYLES, Scene, default_style, render
-from rulepatch.text import command_line, percent, table
+from rulepatch.text import Table, command_line, percent
 from rulepatch.timing import collected, stretch
 
 __all__ = ["Story", "run_demo", "write_pictures"]
@@ -102,7 +104,7 @@ class Story:
                 f"{1000 * self.seconds['solve']:.0f} ms.",
                 "Now it treats snow as road, in every class:",
                 "",
-                table(["pictures of", "", "before", "after", "repaired", "broken"], rows),
+                Table(["pictures of", "", "before", "after", "repaired", "broken"], rows).to_text(),
                 "",
                 f"edit      {self.edit_path}",
                 f"report    {self.report_path}",
@@ -195,5 +197,5 @@ def run_demo(out: Path, *, seed: int = 0, progress: bool = True) -> Story:
             )
         edit_path, report_path = out / "snow-to-road.safetensors", out / "report.html"
         edit.save(edit_path)
-        evaluation.to_html(report_path)
+        write_report(evaluation, report_path)
     return Story(evaluation, out, edit_path, report_path, seconds)

@@ -1,5 +1,6 @@
 """The report of an inversion: curves, similarity maps, pictures rebuilt (thesis figs. 3-4 to 3-9)."""
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -7,15 +8,14 @@ import numpy as np
 from PIL import Image
 
 from rulepatch.evaluation.page import THUMBNAIL, inline, render, svg_element, svg_of, write_page
-from rulepatch.files import atomic_path
+from rulepatch.files import write_texts
 from rulepatch.images import as_image
+from rulepatch.inverse.result import Inversion
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from rulepatch.inverse.result import Inversion
-
-__all__ = ["draw_curves", "draw_similarity", "write_inversion_report"]
+__all__ = ["draw_curves", "draw_similarity", "write_inversion"]
 
 COLOURS = {"before": ("#4b3b8f", "#a99ee0"), "after": ("#17804d", "#86cfa8")}
 """Towards the edited picture, and towards the original, as in the thesis: purple before the edit, green after it."""
@@ -25,18 +25,23 @@ TITLES = {"key": "keys", "map": "feature map", "image": "picture"}
 MOST_PICTURES = 4
 
 
-def write_inversion_report(inversion: "Inversion", out: Path) -> None:
-    """Write the report and its figures into a folder.
+def write_inversion(inversion: Inversion, folder: Path) -> Path:
+    """Write `inversion.json`, `curves.svg`, `similarity.svg` if there are feature maps, and `report.html`.
 
     Args:
         inversion: what was rebuilt.
-        out: the folder.
+        folder: made if there is none.
+
+    Returns:
+        The report.
     """
     figures = {"curves": draw_curves(inversion), "similarity": draw_similarity(inversion)}
     drawings = {name: svg_of(figure) for name, figure in figures.items() if figure is not None}
-    for name, drawing in drawings.items():
-        with atomic_path(out / f"{name}.svg") as unfinished:
-            unfinished.write_text(drawing, "utf-8")
+    texts = {
+        "inversion.json": json.dumps(inversion.to_json(), indent=1, ensure_ascii=False) + "\n",
+        **{f"{name}.svg": drawing for name, drawing in drawings.items()},
+    }
+    write_texts(folder, texts)
     page = render(
         "inversion.html.jinja",
         title=f"inverted at {inversion.site}",
@@ -45,10 +50,11 @@ def write_inversion_report(inversion: "Inversion", out: Path) -> None:
         drawings={name: svg_element(each) for name, each in drawings.items()},
         pictures=_pictures(inversion),
     )
-    write_page(page, out / "report.html")
+    write_page(page, folder / "report.html")
+    return folder / "report.html"
 
 
-def draw_curves(inversion: "Inversion") -> "Figure":
+def draw_curves(inversion: Inversion) -> "Figure":
     """Loss and cosine on the way, a column for each level (thesis figs. 3-7 to 3-9).
 
     Args:
@@ -74,7 +80,7 @@ def draw_curves(inversion: "Inversion") -> "Figure":
     return figure
 
 
-def draw_similarity(inversion: "Inversion") -> "Figure | None":
+def draw_similarity(inversion: Inversion) -> "Figure | None":
     """Dot products of rebuilt feature maps with those of both pictures, over the pictures (thesis figs. 3-4 and 3-5).
 
     Args:
@@ -112,7 +118,7 @@ def draw_similarity(inversion: "Inversion") -> "Figure | None":
     return figure
 
 
-def _pictures(inversion: "Inversion") -> list[dict[str, Any]]:
+def _pictures(inversion: Inversion) -> list[dict[str, Any]]:
     """For each exemplar its pictures and those rebuilt."""
     found = []
     for index, exemplar in enumerate(inversion.exemplars[:MOST_PICTURES]):

@@ -1,17 +1,13 @@
-"""Reconstructions before and after an edit: their curves, as text, as JSON, as files."""
+"""Reconstructions before and after an edit: their curves, as text and as JSON."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 from torch import Tensor
 
 from rulepatch.core.exemplars import Exemplar
-from rulepatch.files import atomic_path
-from rulepatch.inverse.report import write_inversion_report
-from rulepatch.text import table
+from rulepatch.text import Table
 
 __all__ = ["LEVELS", "Inversion", "Level", "Reconstruction", "When"]
 
@@ -115,16 +111,4 @@ class Inversion:
             ]
             for each in self.reconstructions
         ]
-        return table(["rebuilt", "edit", "loss left", "cosine to the edited", "to the original"], lines)
-
-    def write(self, out: Path) -> Path:
-        """Write `inversion.json`, `curves.svg`, `similarity.svg` if there are feature maps, and `report.html`.
-
-        Args:
-            out: a folder; made if there is none.
-        """
-        out.mkdir(parents=True, exist_ok=True)
-        with atomic_path(out / "inversion.json") as unfinished:
-            unfinished.write_text(json.dumps(self.to_json(), indent=1, ensure_ascii=False) + "\n", "utf-8")
-        write_inversion_report(self, out)
-        return out / "report.html"
+        return Table(["rebuilt", "edit", "loss left", "cosine to the edited", "to the original"], lines).to_text()

@@ -1,7 +1,6 @@
 """Image classifiers of Hugging Face: `hf/NAME`, or `hf/FOLDER` for one that lies here."""
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -12,28 +11,13 @@ from timm.data import ImageNetInfo
 from torch import Tensor
 
 from rulepatch.errors import MissingExtraError, ModelError, WeightsError, reason_of
+from rulepatch.models import library_settings
 from rulepatch.models.classes import Classes
-from rulepatch.models.preprocess import MODES, Interpolation, Preprocess
+from rulepatch.models.preprocess import Preprocess
 from rulepatch.models.registry import Request, Sourced, Translate, source
-from rulepatch.models.timm_models import imagenet_classes, preprocess_of
-from rulepatch.models.transform_steps import Affine
-from rulepatch.models.transforms import Tried, first_that_repeats, guesses, probe
+from rulepatch.models.timm_models import imagenet_classes
 
 __all__ = ["quiet", "read_processor", "transformers_library"]
-
-_FOREIGN = ("do_pad", "do_thumbnail", "do_flip_channel_order", "do_color_quantize")
-"""Steps of processors that our preprocessing has not."""
-
-_RESAMPLE: dict[int | None, Interpolation] = {
-    0: "nearest",
-    1: "lanczos",
-    2: "bilinear",
-    3: "bicubic",
-    4: "box",
-    5: "hamming",
-    None: "bilinear",
-}
-"""Numbers that Pillow and the processors' files have for interpolations, and what none means."""
 
 
 @source("hf")
@@ -202,48 +186,10 @@ def _preprocess(transformers: Any, name: str) -> Preprocess | None:
 def read_processor(processor: Any) -> Preprocess | None:
     """Read the preprocessing off an image processor of transformers.
 
-    What a processor does with its settings differs from class to class, so every reading of them that makes sense is
-    tried on pictures, and the one that does the same is taken.
-
     Args:
         processor: an image processor.
 
     Returns:
         The same preprocessing; None if it has steps that ours has not: padding, other orders of the channels, patches.
     """
-    if type(processor).__name__ == "TimmWrapperImageProcessor":
-        return preprocess_of(processor.data_config)
-    settings = processor.to_dict()
-    size, interpolation = settings.get("size"), _RESAMPLE.get(settings.get("resample"))
-    if not settings.get("do_resize") or any(settings.get(step) for step in _FOREIGN):
-        return None
-    if not isinstance(size, Mapping) or "longest_edge" in size or interpolation is None:
-        return None
-    means = settings.get("image_mean")
-    tried = Tried(
-        lambda image: processor(images=image, return_tensors="pt"),
-        MODES.get(len(means), "RGB") if isinstance(means, Sequence) and settings.get("do_normalize") else "RGB",
-    )
-    written = [side for side in (*size.values(), settings.get("resize_short")) if side]
-    try:
-        seen, affine = probe(tried, 2 * max((*written, 64)) + 1, [_affine(settings)])
-    except (ModelError, KeyError, TypeError, ValueError):  # patches, tokens, or settings that do not go together
-        return None
-    if seen is None:
-        return None
-    scales = [1.0, 1 / (settings.get("crop_pct") or 1), 256 / 224]
-    sides = [math.floor(side * scale) for side in (min(seen), *written) for scale in scales]
-    candidates = guesses(seen, affine, sides, [interpolation])
-    return first_that_repeats(candidates, tried)
-
-
-def _affine(settings: Mapping[str, Any]) -> Affine:
-    """Mean and std, in units of 0..1, of all that is done to the values of pixels."""
-    scale = 255 * settings["rescale_factor"] if settings.get("do_rescale") else 255
-    offset = 1 if settings.get("do_rescale") and settings.get("rescale_offset") else 0
-    normalises = settings.get("do_normalize")
-    means = settings["image_mean"] if normalises else [0.0]
-    stds = settings["image_std"] if normalises else [1.0]
-    if settings.get("include_top"):  # EfficientNet's divides by it once more
-        stds = [std * again for std, again in zip(stds, settings["image_std"], strict=True)]
-    return tuple((mean + offset) / scale for mean in means), tuple(std / scale for std in stds)
+    return Preprocess.first_of(library_settings.read_processor(processor))

@@ -1,10 +1,10 @@
 """How a picture becomes a network's input: resized, cropped, normalised."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from numbers import Integral, Real
-from typing import Any, Literal, Self, get_args
+from typing import Any, Self, get_args
 
 import numpy as np
 import torch
@@ -14,18 +14,17 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as TF
 
-from rulepatch.errors import SettingError
+from rulepatch.errors import ModelError, SettingError
 from rulepatch.images import in_mode
+from rulepatch.models import transforms
+from rulepatch.models.modes import MODES, Interpolation, Mode, OddMargins
+from rulepatch.models.transform_trials import Reading, Tried, refuse
 from rulepatch.text import brief
 
-__all__ = ["MODES", "Interpolation", "Mode", "OddMargins", "Preprocess"]
+__all__ = ["Preprocess"]
 
-Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]
-Mode = Literal["L", "LA", "RGB", "RGBA"]
-OddMargins = Literal["even", "floor"]
-
-MODES: dict[int, Mode] = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
-"""Pillow's mode of a picture for each number of channels."""
+TOLERANCE = 0.75 / 255
+"""Mean absolute difference of pixels, 0..1, up to which two resizes only round differently."""
 
 
 @dataclass(frozen=True)
@@ -279,9 +278,28 @@ class Preprocess:
             >>> Preprocess.of(mnist, input_size=28).mode
             'L'
         """
-        from rulepatch.models import transforms  # which describes what it finds as a `Preprocess`
+        if isinstance(transform, Preprocess):
+            return transform
+        size = None if input_size is None else cls(input_size).input_size  # type: ignore[arg-type]
+        reading = transforms.read(transform, input_size=size, channels=channels)
+        return cls.first_of(reading) or refuse(*reading.otherwise)
 
-        return transforms.read(transform, input_size=input_size, channels=channels)
+    @classmethod
+    def first_of(cls, reading: Reading | None) -> "Preprocess | None":
+        """The first candidate of a reading that does what the transform does.
+
+        Args:
+            reading: what a transform may be; None if nothing.
+        """
+        if reading is None:
+            return None
+        if reading.tried is None:
+            return cls(**next(iter(reading.candidates)))
+        try:
+            made = (cls(**settings) for settings in reading.candidates)
+            return next((each for each in made if each._does_as(reading.tried)), None)
+        except SettingError:  # a std below 0, as of a negative
+            return None
 
     def repeats(self, transform: Callable[[Image.Image], Tensor]) -> bool:
         """Whether this does what a transform does, up to rounding; one for squares alone is held to squares.
@@ -292,9 +310,39 @@ class Preprocess:
         Returns:
             Whether it does, on pictures of noise of many sizes.
         """
-        from rulepatch.models import transforms
+        return self._does_as(Tried(transform, self.mode))
 
-        return transforms.repeats(self, transforms.Tried(transform, self.mode))
+    def _does_as(self, tried: Tried) -> bool:
+        """Whether it does, wherever the transform gives a picture of the input size."""
+        compared = 0
+        for size in _sizes(self):
+            try:
+                picture, expected = tried.on_noise(size)
+            except ModelError:
+                return False
+            if expected.shape != (self.channels, *self.input_size):
+                if size[0] == size[1] and not self.keep_exact_size:
+                    return False
+                continue
+            difference = self.normalise(self.pixels(picture)) - expected
+            if not (difference * expected.new_tensor(self.std)[:, None, None]).abs().mean() < TOLERANCE:
+                return False
+            compared += 1
+        return compared > 0
+
+
+def _sizes(preprocess: Preprocess) -> Iterator[tuple[int, int]]:
+    """Widths and heights on which a mistake would be seen: larger, smaller, long, of the input size, of odd margins."""
+    height, width = preprocess.input_size
+    larger = 3 * width // 2 + 7, 3 * height // 2 + 7
+    yield larger
+    yield width, height
+    yield from ((2 * width, larger[1]), (larger[0], 2 * height), (width + 1, height), (width, height + 3))
+    yield from ((width // 2 + 1, height // 3 + 1), (width // 3 + 1, height))
+    resize = preprocess.resize or min(height, width)
+    if not preprocess.squash:  # not resized at all but cropped, from margins that are rounded up and down
+        yield from ((resize + more, resize) for more in range(1, 5) if (resize + more - width) % 2)
+        yield from ((resize, resize + more) for more in range(1, 5) if (resize + more - height) % 2)
 
 
 def _whole(name: str, values: Any, count: int) -> tuple[int, ...]:

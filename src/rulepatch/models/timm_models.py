@@ -1,6 +1,5 @@
 """Models of timm: `timm/NAME`."""
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,6 +7,7 @@ import timm
 from timm.data import ImageNetInfo, resolve_model_data_config
 
 from rulepatch.errors import ModelError, WeightsError, nearest
+from rulepatch.models import library_settings
 from rulepatch.models.classes import Classes
 from rulepatch.models.preprocess import Preprocess
 from rulepatch.models.registry import Request, Sourced, source
@@ -63,18 +63,4 @@ def preprocess_of(config: Mapping[str, Any]) -> Preprocess | None:
     Returns:
         The same preprocessing, or None if it pads the picture.
     """
-    _, height, width = config["input_size"]
-    is_squashed = config["crop_mode"] == "squash"
-    if config["crop_mode"] == "border" or config["crop_pct"] > 1:  # pads the picture: there is no such setting
-        return None
-    if height != width and not is_squashed:  # resized until it covers the input, rounded as timm alone does
-        return None
-    return Preprocess(
-        (height, width),
-        resize=math.floor(min(height, width) / config["crop_pct"]),
-        interpolation=config["interpolation"],
-        mean=tuple(config["mean"]),
-        std=tuple(config["std"]),
-        squash=is_squashed,
-        keep_exact_size=False,
-    )
+    return Preprocess.first_of(library_settings.read_config(config))

@@ -9,12 +9,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from rulepatch.models.preprocess import MODES, Interpolation, Mode
+from rulepatch.models.modes import MODES, Affine, Interpolation, Mode
 
-__all__ = ["Affine", "Steps"]
-
-Affine = tuple[tuple[float, ...], tuple[float, ...]]
-"""A mean and a std for each channel."""
+__all__ = ["Steps"]
 
 _RESIZES, _CROPS = {"Resize", "ResizeKeepRatio"}, {"CenterCrop"}
 _SEVERAL, _PADS = {"FiveCrop", "TenCrop"}, {"Pad", "CenterCropOrPad", "LetterBox"}

@@ -49,7 +49,7 @@ def hear(model: Classifier, change: NewClass, images: ImageSet, *, progress: str
     pictures: list[Picture] = []
     responses, rivals, right, powers = [], [], [], []
     installation = Installation(model.module, [change])
-    stream = ImageStream(images, model.preprocess, batch_size=model.batch_size, progress=progress)
+    stream = ImageStream.of(model, images, progress)
     with capture.inference(model.module), installation:
         for batch in stream:
             old = known.logits(model.inputs(batch.pixels))[:, :-1].cpu().double()

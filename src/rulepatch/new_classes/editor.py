@@ -14,6 +14,7 @@ from rulepatch.core.changes import NewClass, Pool
 from rulepatch.core.edit import Edit, base_digest
 from rulepatch.core.exemplars import Exemplar
 from rulepatch.core.installation import Installation
+from rulepatch.core.model_sites import sites_of
 from rulepatch.core.observations import position_weights
 from rulepatch.data.folders import ImageSet, Picture
 from rulepatch.data.stream import ImageStream
@@ -24,7 +25,7 @@ from rulepatch.models.classifier import Classifier
 from rulepatch.new_classes import logit
 from rulepatch.new_classes.calibration import Heard, calibrated, hear
 from rulepatch.tracing import capture
-from rulepatch.tracing.sites import Layer, Site, find_sites, key_axis, patches, rows
+from rulepatch.tracing.sites import Layer, Site, key_axis, patches, rows
 
 __all__ = ["METHODS", "Method", "new_class"]
 
@@ -67,13 +68,7 @@ class _Posed:
 
     def batches(self) -> Iterator[tuple[tuple[Picture, ...], Tensor]]:
         """The half of the reference set that may be learnt from, as inputs."""
-        stream = ImageStream(
-            self.learn,
-            self.model.preprocess,
-            batch_size=self.model.batch_size,
-            progress="negatives" if self.progress else None,
-        )
-        for batch in stream:
+        for batch in ImageStream.of(self.model, self.learn, "negatives", progress=self.progress):
             yield batch.pictures, self.model.inputs(batch.pixels)
 
 
@@ -206,7 +201,7 @@ def _check_name(model: Classifier, name: str) -> None:
 
 def _places(model: Classifier, inputs: Tensor, name: str, path: str | None) -> tuple[Site, Site]:
     """The site and the head; a class of zeros at the head shows whether the logits are its outputs."""
-    survey = find_sites(model.module, model.example())
+    survey = sites_of(model)
     spatial = [site for site in survey.sites if site.is_spatial]
     if path is None and not spatial:
         raise SiteError(f"expected a layer with positions in {model.name} but it has none; name the site")
@@ -328,7 +323,7 @@ def _under(posed: _Posed, inputs: Tensor, masks: Tensor) -> Tensor:
     if head.is_spatial:
         values, axis, places = capture.keys_at(module, inputs, head.path), key_axis(head.kind), head.key_places
     else:
-        site = [each for each in find_sites(module, posed.model.example()).sites if each.is_spatial][-1]
+        site = [each for each in sites_of(posed.model).sites if each.is_spatial][-1]
         values = capture.record(module, inputs, site.path, site.value_point).values
         axis, places = site.channel_axis, site.value_places
     values, masks = values.cpu(), masks.cpu()

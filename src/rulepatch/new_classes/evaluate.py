@@ -15,7 +15,7 @@ from rulepatch.data.stream import ImageStream
 from rulepatch.errors import FolderError, SettingError
 from rulepatch.evaluation import metrics
 from rulepatch.models.classifier import Classifier
-from rulepatch.text import percent, plural, table
+from rulepatch.text import Table, percent, plural
 from rulepatch.tracing import capture
 
 __all__ = ["NewClassEvaluation", "evaluate_new_class", "evaluate_new_classes"]
@@ -111,7 +111,7 @@ class NewClassEvaluation:
             ]
             for name in ("logit", "margin")
         ]
-        curves = table([self.name, "area under the curve", "true positives at 1 % false ones"], rows)
+        curves = Table([self.name, "area under the curve", "true positives at 1 % false ones"], rows).to_text()
         return (
             f"{curves}\nrecognised {percent(self.recognised)} of {told['pictures']}; the others lost "
             f"{percent(self.drop)} of accuracy, {percent(self.flips)} of {told['others']} predictions changed"
@@ -191,8 +191,7 @@ def evaluate_new_classes(
     known = model.with_module(model.module, edits[0].new_classes).classes
     with together.applied(model, any_base=any_base) as extended, capture.inference(model.module):
         for images, own in ((ImageSet.of(positives, known), label), (negatives, None)):
-            bar = images.name if progress else None
-            for batch in ImageStream(images, model.preprocess, batch_size=model.batch_size, progress=bar):
+            for batch in ImageStream.of(model, images, images.name, progress=progress):
                 labels += [picture.label if own is None else own for picture in batch.pictures]  # type: ignore[misc]
                 logits.append(extended.logits(model.inputs(batch.pixels)).cpu().double())
     said = torch.cat(logits)

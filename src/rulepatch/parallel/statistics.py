@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import torch
 
 from rulepatch.collectives import rank, size
+from rulepatch.core.model_sites import sites_of
 from rulepatch.core.moments import KeyStatistics
 from rulepatch.data.cache import Cache, default_cache
 from rulepatch.data.folders import ImageSet
@@ -29,9 +30,9 @@ from rulepatch.models.classifier import Classifier
 from rulepatch.models.registry import load_model
 from rulepatch.parallel.workers import LOCAL, Lost, Workers
 from rulepatch.progress import Bar
-from rulepatch.text import plural, table
+from rulepatch.text import Table, plural
 from rulepatch.timing import collected
-from rulepatch.tracing.sites import Site, find_sites
+from rulepatch.tracing.sites import Site
 
 __all__ = ["Gathered", "gather_statistics", "merge_as_tree"]
 
@@ -87,7 +88,7 @@ class Gathered:
             ]
             for each in self.to_json()["sites"]
         ]
-        told = table(["site", "channels", "keys", "sample", "in the cache"], rows)
+        told = Table(["site", "channels", "keys", "sample", "in the cache"], rows).to_text()
         shared = "1 process" if self.processes == 1 else f"{self.processes} processes"
         return f"{told}\n{plural(self.pictures, 'picture')}, {shared}, {self.seconds:.1f} s\n{self.cache}"
 
@@ -141,7 +142,7 @@ def gather_statistics(
             raise SettingError("expected torchrun or workers but got both; leave one out")
         task = _Task(name, weights, own, reference, tuple(leave_out))
         model, images = together(task.load)
-        survey = find_sites(model.module, model.example())
+        survey = sites_of(model)
         wanted = [survey.site(path) for path in dict.fromkeys(sites)]
         with Workers(workers, dask=dask) as crew:
             measure = _by_workers(task, model, crew, dask, progress) if by_workers else None
@@ -177,8 +178,7 @@ class _Task:
 
     def load(self) -> tuple[Classifier, ImageSet]:
         model = load_model(self.model, weights=self.weights, device=self.device)
-        left_out = {model.classes.index(label) for label in self.leave_out}
-        return model, ImageSet.of(self.reference, model.classes).without(left_out)
+        return model, ImageSet.of(self.reference, model.classes, leave_out=self.leave_out)
 
 
 @dataclass(frozen=True)
@@ -236,7 +236,7 @@ def _work(share: _Share) -> dict[str, Any]:
             f"expected the same model {share.task.model} and pictures in {share.task.reference} wherever workers "
             f"are but part {share.part + 1} of {share.parts} has others; give all machines the same files"
         )
-    survey = find_sites(model.module, model.example())
+    survey = sites_of(model)
     part = part_statistics(
         model, images, [survey.site(path) for path in share.sites], share.recipe, part=share.part, parts=share.parts,
         progress=False,

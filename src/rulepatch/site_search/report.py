@@ -10,7 +10,7 @@ from rulepatch.notebook import table as html_table
 from rulepatch.settings import written
 from rulepatch.site_search.candidates import Candidate
 from rulepatch.site_search.selection import or_zero
-from rulepatch.text import percent, plural, table
+from rulepatch.text import Table, percent, plural
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -26,7 +26,7 @@ MOST_ROWS = 12
 
 def text_of(search: "Search") -> str:
     """The best of what was tried, and why one was chosen."""
-    return "\n".join([_counted(search), table(COLUMNS, _rows(_best(search))), search.why])
+    return "\n".join([_counted(search), Table(COLUMNS, _rows(_best(search))).to_text(), search.why])
 
 
 def panel_of(search: "Search") -> str:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from rulepatch.concepts.counterfactuals import Counterfactuals, counterfactuals_of, make_counterfactuals
 from rulepatch.core.edit import Edit
 from rulepatch.core.exemplars import Exemplar
+from rulepatch.core.model_sites import sites_of
 from rulepatch.data.folders import ImageSet
 from rulepatch.data.run import Run
 from rulepatch.data.statistics import key_statistics
@@ -30,7 +31,6 @@ from rulepatch.site_search.rounds import Rounds, by_rule, by_score
 from rulepatch.site_search.selection import is_within, name_of
 from rulepatch.text import brief, percent, plural, quoted
 from rulepatch.timing import stretch
-from rulepatch.tracing.sites import find_sites
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -170,8 +170,7 @@ def search(
     if not 0 <= max_drop <= 1:
         raise SettingError(f"expected a budget in 0..1 but got {max_drop}; {MAX_DROP} is usual")
     run = run.but(**settings) if settings else run
-    left_out = {model.classes.index(label) for label in leave_out}
-    images = ImageSet.of(reference, model.classes).without(left_out)
+    images = ImageSet.of(reference, model.classes, leave_out=leave_out)
     with stretch("search"):
         images = trusted(model, images, seed=run.seed, progress=run.progress)
         known, unseen = images.split(0.5, seed=run.seed)  # an edit spares the very images its statistics come from
@@ -217,7 +216,7 @@ def _build(
     model: Classifier, exemplars: Sequence[Exemplar], sites: Sequence[str] | None, images: ImageSet, run: Run
 ) -> Problem:
     """The problem at every site to be tried, statistics of all of them from one pass."""
-    survey = find_sites(model.module, model.example())
+    survey = sites_of(model)
     if sites is None:
         grids = [site for site in survey.sites if site.is_spatial]
         wanted = grids[len(grids) // 2 :]

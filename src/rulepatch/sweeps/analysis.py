@@ -1,7 +1,6 @@
-"""Figures and tables of the paper from the results of a sweep: a page, drawings, and every number (paper 4)."""
+"""What a sweep found: every number and the tables of the paper from its results (paper 4)."""
 
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
@@ -9,31 +8,32 @@ from pathlib import Path
 from typing import Any, Self
 
 from rulepatch.concepts.cases import CELLS
-from rulepatch.errors import OutputError, SettingError
-from rulepatch.evaluation.page import write_page
-from rulepatch.files import atomic_path
-from rulepatch.sweeps.captions import told_exemplars, told_points, told_share
+from rulepatch.errors import SettingError
 from rulepatch.sweeps.export import flattened
-from rulepatch.sweeps.plot_style import DAMAGE_CELL, base_of, in_order, of_method, order_of_sites
 from rulepatch.sweeps.results import (
+    DAMAGE_CELL,
     Chosen,
     Measure,
     Study,
     average_by_case,
+    base_of,
     chosen_results,
     compare_methods,
     compare_values,
     corrected,
+    in_order,
     names_of,
     net,
+    of_method,
+    order_of_sites,
     points_lost,
     study_of,
     summarise,
 )
 from rulepatch.sweeps.store import Record, read_records
-from rulepatch.text import command_line, csv_of, table
+from rulepatch.text import Table, command_line, plural
 
-__all__ = ["SweepReport"]
+__all__ = ["SweepReport", "told_difference", "told_exemplars", "told_points", "told_share"]
 
 HEADLINE = "rewrite"
 """What the others are compared with, if it is there."""
@@ -267,14 +267,10 @@ class SweepReport:
 
     def to_csv(self) -> str:
         """The chosen results as comma-separated values."""
-        return csv_of(self.rows())
+        return Table.of(self.rows()).to_csv()
 
-    def tables(self) -> Iterator[tuple[str, list[str], list[list[str]]]]:
-        """The tables of methods, as text.
-
-        Yields:
-            Heading, header and rows, for each study and number of exemplars.
-        """
+    def tables(self) -> Iterator[tuple[str, Table]]:
+        """The tables of methods, each with its heading, for each study and number of exemplars."""
         for study, count in self.parts:
             rows = [
                 [each["method"]]
@@ -283,20 +279,17 @@ class SweepReport:
                 for each in self.methods(self.part(study, count))
             ]
             header = ["method", *CELLS, f"net, {DAMAGE_CELL}", "points lost"]
-            yield f"{self.titles[study]}, {told_exemplars(count)}", header, rows
+            yield f"{self.titles[study]}, {told_exemplars(count)}", Table(header, rows)
 
     def to_text(self) -> str:
         """The numbers of methods, for people."""
-        return "\n\n".join(f"{heading}\n{table(header, rows)}" for heading, header, rows in self.tables()) + (
+        return "\n\n".join(f"{heading}\n{found.to_text()}" for heading, found in self.tables()) + (
             f"\nerrors corrected with 95 % intervals over cases; cases with at least {self.least} errors count"
         )
 
     def to_markdown(self) -> str:
         """The same in Markdown."""
-        told = []
-        for heading, header, rows in self.tables():
-            lines = [header, [":--", *["--:"] * (len(header) - 1)], *rows]
-            told.append(f"## {heading}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n")
+        told = [f"## {heading}\n\n{found.to_markdown()}\n" for heading, found in self.tables()]
         return (
             "# Results of a sweep\n\n"
             "Errors corrected on the tests, with 95 % intervals over cases and the number of cases that count, which "
@@ -304,37 +297,58 @@ class SweepReport:
             "budget.\n\n"
         ) + "\n".join(told)
 
-    def write(self, folder: Path) -> list[Path]:
-        """Write page, drawings, results and summaries to a folder, each whole or not at all.
 
-        Args:
-            folder: made if there is none.
+def told_exemplars(count: int) -> str:
+    """A number of exemplars in words."""
+    return plural(count, "exemplar")
 
-        Returns:
-            The files, the page first.
 
-        Raises:
-            OutputError: the folder, or one that it is in, is a file.
-        """
-        there = next(each for each in (folder, *folder.absolute().parents) if each.exists())
-        if not there.is_dir():
-            raise OutputError(f"expected a folder to write to but {there} is a file; name another")
-        from rulepatch.sweeps.report import drawings_of, page_of
+def told_share(summary: Mapping[str, Any]) -> str:
+    """A mean share over cases, with its interval and the number of cases.
 
-        drawings = drawings_of(self)
-        texts = {
-            "results.csv": self.to_csv(),
-            "summary.json": json.dumps(self.to_json(), indent=2, ensure_ascii=False) + "\n",
-            "summary.md": self.to_markdown(),
-            **{f"{each.name}.svg": each.svg for own in drawings.values() for each in own},
-        }
-        page = page_of(self, drawings)
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, text in texts.items():
-            with atomic_path(folder / name) as path:
-                path.write_text(text, encoding="utf-8")
-        write_page(page, folder / "report.html")  # last, as it stands for all of them
-        return [folder / name for name in ("report.html", *texts)]
+    Examples:
+        >>> told_share({"mean": 0.5, "interval": (0.25, 0.75), "cases": 4})
+        '50 % (25 to 75; 4)'
+        >>> told_share({"mean": 0.5, "interval": None, "cases": 1}), told_share({"mean": None, "cases": 0})
+        ('50 % (1)', 'n/a (0)')
+    """
+    return _told(summary, "{:.0f}", " %")
+
+
+def told_points(summary: Mapping[str, Any]) -> str:
+    """Mean points lost over cases.
+
+    Examples:
+        >>> told_points({"mean": 0.0012, "interval": (-0.001, 0.002), "cases": 4})
+        '0.12 (-0.10 to 0.20; 4)'
+    """
+    return _told(summary, "{:.2f}", "")
+
+
+def told_difference(paired: Mapping[str, Any]) -> str:
+    """A difference over cases, in points, with its interval, wins, losses and the sign test.
+
+    Examples:
+        >>> told_difference({"mean": 0.25, "interval": (0.1, 0.4), "cases": 5, "wins": 5, "losses": 0, "p": 0.0625})
+        '+25 (+10 to +40; 5), 5 : 0, p = 0.062'
+    """
+    if paired["mean"] is None:
+        return "n/a (0)"
+    return f"{_told(paired, '{:+.0f}', '')}, {paired['wins']} : {paired['losses']}, p = {paired['p']:.2g}"
+
+
+def _told(summary: Mapping[str, Any], form: str, unit: str) -> str:
+    if summary["mean"] is None:
+        return f"n/a ({summary['cases']})"
+    ends = summary["interval"]
+    between = "" if ends is None else " to ".join(_number(100 * end, form) for end in ends) + "; "
+    return f"{_number(100 * summary['mean'], form)}{unit} ({between}{summary['cases']})"
+
+
+def _number(value: float, form: str) -> str:
+    """A number without a sign that rounding left to zero."""
+    told = form.format(value)
+    return told.replace("-", "+" if "+" in form else "") if float(told) == 0 else told
 
 
 def _title(study: Study, others: Sequence[Study]) -> str:

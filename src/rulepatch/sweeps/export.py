@@ -8,7 +8,7 @@ from typing import Any
 from rulepatch.errors import MissingExtraError, SettingError
 from rulepatch.files import atomic_path, check_writable
 from rulepatch.sweeps.store import Record, read_records
-from rulepatch.text import csv_of
+from rulepatch.text import Table
 
 __all__ = ["export_records", "flattened", "rows_of"]
 
@@ -101,7 +101,7 @@ def export_records(store: Path | str, path: Path | str) -> int:
     rows = rows_of(records)
     with atomic_path(path) as unfinished:
         if arrow is None:
-            unfinished.write_text(csv_of(rows), encoding="utf-8")
+            unfinished.write_text(Table.of(rows).to_csv(), encoding="utf-8")
         else:
             table, write = arrow
             write(table.from_pylist(rows), unfinished)

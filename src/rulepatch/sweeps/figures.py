@@ -4,16 +4,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rulepatch.concepts.cases import CELLS
-from rulepatch.sweeps.plot_style import DAMAGE_CELL, base_of, in_order, look_of, of_method, order_of_sites
 from rulepatch.sweeps.results import (
+    DAMAGE_CELL,
     Chosen,
     Measure,
     Paired,
     Summary,
     average_by_case,
+    base_of,
     compare_methods,
     corrected,
+    in_order,
     net,
+    of_method,
+    order_of_sites,
     points_lost,
     summarise,
 )
@@ -23,11 +27,35 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["draw_ablations", "draw_by_exemplars", "draw_by_site", "draw_cells", "draw_damage"]
+__all__ = ["LOOKS", "draw_ablations", "draw_by_exemplars", "draw_by_site", "draw_cells", "draw_damage", "look_of"]
+
+LOOKS = {
+    "nothing": ("#6e6e6e", "x"),
+    "rewrite": ("#0072b2", "o"),
+    "projected-adam": ("#56b4e9", "s"),
+    "finetune-local": ("#d55e00", "^"),
+    "finetune-global": ("#e69f00", "v"),
+    "last-layer": ("#009e73", "D"),
+    "dense": ("#cc79a7", "P"),
+}
+"""Colour and mark of each editor; the colours can be told apart by the colour-blind (Okabe and Ito 2008)."""
 
 WIDTH = 10.5
 LOWEST = -1.0
 """Axes of shares end here at the latest; errors caused know no bound."""
+
+
+def look_of(method: str) -> dict[str, Any]:
+    """Colour and mark of a method; those of an ablation are hollow, without the projection half so.
+
+    Args:
+        method: a key of `METHODS`; others are black.
+    """
+    colour, mark = LOOKS.get(base_of(method), ("#000000", "*"))
+    look = {"color": colour, "marker": mark, "markersize": 7}
+    if base_of(method) == method:
+        return look
+    return look | ({"mfc": "white"} if method.endswith("-mask") else {"fillstyle": "left", "mfcalt": "white"})
 
 
 def _errors(summaries: Sequence[Summary]) -> list[list[float]]:

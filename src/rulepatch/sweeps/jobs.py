@@ -10,6 +10,7 @@ from typing import Any, Self
 import numpy as np
 
 from rulepatch.concepts.cases import CaseSet, Exclusions
+from rulepatch.core.model_sites import sites_of
 from rulepatch.data.folders import ImageSet, Snapshot
 from rulepatch.data.statistics import identity_of
 from rulepatch.digests import digest_of_json
@@ -20,7 +21,6 @@ from rulepatch.models.registry import load_model
 from rulepatch.progress import steps
 from rulepatch.sweeps.plan import Plan, PlannedModel
 from rulepatch.sweeps.store import job_key
-from rulepatch.tracing.sites import find_sites
 
 __all__ = ["Job", "Place", "Reference", "case_digest", "jobs_of", "model_digest", "split_key"]
 
@@ -210,7 +210,7 @@ def _check_names(plan: Plan, sets: Mapping[Path, CaseSet]) -> None:
 
 def _sites(model: Classifier, planned: PlannedModel) -> tuple[str, ...]:
     """Sites by name, or some evenly spread over the depth; the last layer has a method of its own."""
-    paths = [site.path for site in find_sites(model.module, model.example()).sites]
+    paths = [site.path for site in sites_of(model).sites]
     if isinstance(planned.sites, int):
         inner = paths[:-1] or paths
         places = np.linspace(0, len(inner) - 1, min(planned.sites, len(inner)) + 1)[1:].round().astype(int)

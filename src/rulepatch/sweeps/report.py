@@ -1,22 +1,18 @@
-"""The page of a sweep: its figures, each with how to read it, and the tables beside them."""
+"""The report of a sweep: its figures, each with how to read it, the tables beside them, and every number in files."""
 
 import base64
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rulepatch.concepts.cases import CELLS
 from rulepatch.evaluation.page import render, svg_of
-from rulepatch.sweeps.captions import (
-    HEADINGS,
-    READINGS,
-    told_difference,
-    told_exemplars,
-    told_points,
-    told_share,
-)
+from rulepatch.files import check_folder, write_texts
+from rulepatch.sweeps.analysis import SweepReport, told_difference, told_exemplars, told_points, told_share
 from rulepatch.sweeps.figures import (
     draw_ablations,
     draw_by_exemplars,
@@ -24,15 +20,54 @@ from rulepatch.sweeps.figures import (
     draw_cells,
     draw_damage,
 )
-from rulepatch.sweeps.plot_style import DAMAGE_CELL, base_of
-from rulepatch.sweeps.results import Chosen, Study
+from rulepatch.sweeps.results import DAMAGE_CELL, Chosen, Study, base_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from rulepatch.sweeps.analysis import SweepReport
+__all__ = ["Drawing", "drawings_of", "page_of", "write_report"]
 
-__all__ = ["Drawing", "drawings_of", "page_of"]
+HEADINGS: Mapping[str, str] = {
+    "cells": "Errors corrected in the four cells",
+    "sites": "By site",
+    "ablations": "Ablations",
+    "ablations-by-site": "Ablations by site",
+    "damage": "Repair against accuracy lost",
+    "exemplars": "By number of exemplars",
+}
+"""What each kind of figure shows."""
+
+READINGS: Mapping[str, str] = {
+    "cells": (
+        "Longer bars are better: the share of the errors that the style makes which the edit corrects, with the "
+        "site chosen by validation like any other setting. Lines are 95 % intervals. A white diamond is the same "
+        "less the errors that the edit causes; one at -100 % may stand for less. Hatched bars are ablations."
+    ),
+    "sites": (
+        "Higher is better: errors corrected with the best settings by validation at each site. A dotted line with "
+        "a band is a method that finds its own site, the same at every depth. Points stand beside each other so "
+        "that their intervals can be seen."
+    ),
+    "ablations": (
+        "Above, each method and its ablations: -mask learns from the whole picture instead of the marked region, "
+        "-proj leaves out the projection onto the directions of the rule, and +proj adds it to fine-tuning. Below, "
+        "the method minus its ablation on the same cases: right of zero the method is better, left of it the "
+        "ablation; where the interval holds zero they cannot be told apart."
+    ),
+    "ablations-by-site": ("The same by site, with ablations dashed."),
+    "damage": (
+        "Up and to the left is best: net repair on classes and pictures of the style that no exemplar showed, "
+        "against accuracy lost on the half of the reference set that nothing was chosen on. Large marks are means "
+        "with 95 % intervals, faint dots are cases, both of those that count in that cell alone; those at -100 % "
+        "may stand for less. The dotted line is the budget, which was enforced on the other half."
+    ),
+    "exemplars": (
+        "Errors corrected with fewer and with more exemplars, over the cases that have results with each number, "
+        "which larger numbers of exemplars leave fewer of. The site is chosen by validation; ablations are left "
+        "out."
+    ),
+}
+"""How to read each kind of figure."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +97,32 @@ class Drawing:
         return "data:image/svg+xml;base64," + base64.b64encode(self.svg.encode()).decode()
 
 
-def drawings_of(report: "SweepReport") -> dict[Study, list[Drawing]]:
+def write_report(report: SweepReport, folder: Path) -> list[Path]:
+    """Write page, drawings, results and summaries to a folder, each whole or not at all.
+
+    Args:
+        report: what a sweep found.
+        folder: made if there is none.
+
+    Returns:
+        The files, the page first.
+
+    Raises:
+        OutputError: the folder, or one that it is in, is a file.
+    """
+    check_folder(folder)
+    drawings = drawings_of(report)
+    texts = {
+        "results.csv": report.to_csv(),
+        "summary.json": json.dumps(report.to_json(), indent=2, ensure_ascii=False) + "\n",
+        "summary.md": report.to_markdown(),
+        **{f"{each.name}.svg": each.svg for own in drawings.values() for each in own},
+    }
+    write_texts(folder, texts | {"report.html": page_of(report, drawings)})  # the page last, as it stands for them all
+    return [folder / name for name in ("report.html", *texts)]
+
+
+def drawings_of(report: SweepReport) -> dict[Study, list[Drawing]]:
     """Every figure in which there is something to show.
 
     Args:
@@ -72,7 +132,7 @@ def drawings_of(report: "SweepReport") -> dict[Study, list[Drawing]]:
     return {study: list(_drawings(report, study, names[study])) for study in report.titles}
 
 
-def _drawings(report: "SweepReport", study: Study, name: str) -> "Iterable[Drawing]":
+def _drawings(report: SweepReport, study: Study, name: str) -> Iterable[Drawing]:
     title, least = report.titles[study], report.least
     for count in report.numbers_of_exemplars(study):
         results, sited = report.part(study, count), report.part(study, count, by_site=True)
@@ -115,7 +175,7 @@ def _file_names(titles: Mapping[Study, str]) -> dict[Study, str]:
     return found
 
 
-def page_of(report: "SweepReport", drawings: Mapping[Study, Sequence[Drawing]]) -> str:
+def page_of(report: SweepReport, drawings: Mapping[Study, Sequence[Drawing]]) -> str:
     """The page.
 
     Args:

@@ -4,6 +4,7 @@ Nothing of the tests or of the unseen half of the reference set is looked at bef
 independent units are the cases (case set × concept × style): targets and seeds of one case are averaged first.
 """
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,10 +15,12 @@ from rulepatch.concepts.cases import CELLS
 from rulepatch.discovery.concept_effects import bootstrap_mean
 from rulepatch.errors import SettingError
 from rulepatch.evaluation.metrics import Corrected, mcnemar
+from rulepatch.experiments.grids import METHODS
 from rulepatch.sweeps.jobs import TRIED, split_key
 from rulepatch.sweeps.store import Record
 
 __all__ = [
+    "DAMAGE_CELL",
     "Case",
     "Chosen",
     "Measure",
@@ -25,12 +28,16 @@ __all__ = [
     "Study",
     "Summary",
     "average_by_case",
+    "base_of",
     "chosen_results",
     "compare_methods",
     "compare_values",
     "corrected",
+    "in_order",
     "names_of",
     "net",
+    "of_method",
+    "order_of_sites",
     "points_lost",
     "study_of",
     "summarise",
@@ -40,6 +47,9 @@ NEEDED = frozenset({"model", "case", "target", "exemplars", "seed", "reference",
 
 ROUNDING = 1e-12
 """Differences below it are those of the order in which numbers were added, and no differences."""
+
+DAMAGE_CELL = "other, held-out style"
+"""Where repair is hardest: neither the class nor the picture of the style was in the exemplars."""
 
 Measure = Callable[["Chosen"], float | None]
 """A number of a result; None where it is not defined, or rests on too little."""
@@ -127,6 +137,50 @@ class Chosen:
         """What became of the errors of a cell."""
         counts = self.cells[cell]
         return Corrected(counts["errors"], counts["left"], counts["caused"])
+
+
+def base_of(method: str) -> str:
+    """The method that one is an ablation of, or itself.
+
+    Returns:
+        A key of `METHODS`, or the name as it is if there is none.
+
+    Examples:
+        >>> base_of("projected-adam-proj"), base_of("rewrite")
+        ('projected-adam', 'rewrite')
+    """
+    return METHODS[method].name if method in METHODS and METHODS[method].given() else method
+
+
+def in_order(methods: Iterable[str]) -> list[str]:
+    """Methods in the order of `METHODS`, each once; unknown ones last."""
+    known = list(METHODS)
+    return sorted(set(methods), key=lambda each: (known.index(each) if each in known else len(known), each))
+
+
+def order_of_sites(sites: Iterable[str], first: Sequence[str] = ()) -> list[str]:
+    """Sites in the order given, then the others by name, numbers by their value.
+
+    Args:
+        sites: dotted paths.
+        first: those whose order is known.
+
+    Examples:
+        >>> order_of_sites(["layer10.conv", "layer2.conv", "stem"], first=["stem"])
+        ['stem', 'layer2.conv', 'layer10.conv']
+    """
+    names = set(sites)
+    known = [each for each in dict.fromkeys(first) if each in names]
+    return known + sorted(names - set(known), key=_natural)
+
+
+def _natural(name: str) -> list[tuple[int, int, str]]:
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)|\.", name) if part]
+
+
+def of_method(results: Iterable[Chosen], method: str) -> list[Chosen]:
+    """Results of one method."""
+    return [each for each in results if each.method == method]
 
 
 def corrected(cell: str, least: int = 5) -> Measure:

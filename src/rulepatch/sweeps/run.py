@@ -21,7 +21,7 @@ from rulepatch.sweeps.jobs import Job, jobs_of
 from rulepatch.sweeps.plan import Plan
 from rulepatch.sweeps.store import Record, Store
 from rulepatch.sweeps.worker import release, run_jobs
-from rulepatch.text import command_line, duration, plural, table
+from rulepatch.text import Table, command_line, duration, plural
 
 __all__ = ["Estimate", "Swept", "estimate", "sweep"]
 
@@ -91,7 +91,7 @@ class Estimate:
     def to_text(self) -> str:
         """The numbers, for people."""
         return (
-            f"{table(['method', 'jobs'], [[method, count] for method, count in self.jobs.items()])}\n"
+            f"{Table(['method', 'jobs'], [[method, count] for method, count in self.jobs.items()]).to_text()}\n"
             f"{plural(sum(self.jobs.values()), 'job')}, {self.found:,} done already; the rest will take about "
             f"{duration(self.seconds)} with {plural(self.workers, 'worker')}, by {plural(self.tried, 'job')} that were "
             "tried; nothing was written"

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from rulepatch.concepts.cases import CELLS, CaseSet, split
 from rulepatch.core.edit import Edit, base_digest
 from rulepatch.core.exemplars import Exemplar
+from rulepatch.core.model_sites import sites_of
 from rulepatch.data.folders import ImageSet, Snapshot
 from rulepatch.data.run import Run
 from rulepatch.errors import FolderError, RulepatchError
@@ -32,7 +33,6 @@ from rulepatch.models.registry import load_model
 from rulepatch.parallel.devices import own_device
 from rulepatch.sweeps.jobs import Job, Place, Reference, case_digest, model_digest
 from rulepatch.sweeps.store import Record
-from rulepatch.tracing.sites import find_sites
 
 __all__ = ["release", "run_job", "run_jobs"]
 
@@ -99,7 +99,7 @@ class _Bench:
         self.model = load_model(place.model, weights=place.weights, device=own_device(place.device))
         self.digest = model_digest(self.model)
         self._reference = Reference.read(place.reference, self.model)
-        last = find_sites(self.model.module, self.model.example()).sites[-1].path
+        last = sites_of(self.model).sites[-1].path
         # What edits no site of the plan starts at the last layer, whatever else the plan holds.
         self._sites = tuple(dict.fromkeys((*place.sites, last)))
         self._sets: dict[Place, tuple[CaseSet, Mapping[str, str]]] = {}

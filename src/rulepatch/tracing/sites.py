@@ -17,7 +17,7 @@ from torch.nn.utils import parametrize
 from rulepatch.errors import SiteError, nearest
 from rulepatch.notebook import details, panel
 from rulepatch.notebook import table as html_table
-from rulepatch.text import brief, plural, table
+from rulepatch.text import Table, brief, plural
 from rulepatch.tracing import capture
 from rulepatch.tracing.positions import PlaceFinder, Places
 from rulepatch.tracing.trace import Trace
@@ -169,10 +169,10 @@ class Survey:
 
     def to_text(self) -> str:
         """The survey as tables."""
-        found = table(COLUMNS, self._rows())
+        found = Table(COLUMNS, self._rows()).to_text()
         if not self.refused:
             return found
-        refused = table(REFUSED, [[refusal.path, refusal.reason] for refusal in self.refused])
+        refused = Table(REFUSED, [[refusal.path, refusal.reason] for refusal in self.refused]).to_text()
         return f"{found}\n\n{refused}"
 
     def site(self, path: str, *, value_point: str | None = None) -> Site:

@@ -15,6 +15,7 @@ from PIL import Image
 from rulepatch.concepts.match import Match, Matcher, key_of_edit
 from rulepatch.core.edit import Edit, base_digest
 from rulepatch.core.exemplars import Exemplar
+from rulepatch.core.model_sites import sites_of
 from rulepatch.core.moments import KeyStatistics
 from rulepatch.data.cache import Cache
 from rulepatch.data.folders import ImageSet, Picture
@@ -31,7 +32,7 @@ from rulepatch.methods import Rewrite
 from rulepatch.models.classes import Classes
 from rulepatch.models.classifier import Classifier
 from rulepatch.site_search.search import search
-from rulepatch.tracing.sites import Survey, find_sites
+from rulepatch.tracing.sites import Survey
 from rulepatch.web.recipes import Draft, Rule, State
 
 __all__ = ["Firing", "Opinion", "Side", "Workbench"]
@@ -111,7 +112,7 @@ class Workbench:
         }
         self._run = Run(cache=cache, progress=False)
         self._base = base_digest(model.module)
-        self._survey: Survey = find_sites(model.module, model.example())
+        self._survey: Survey = sites_of(model)
         self._statistics: dict[tuple[tuple[str, ...], int], dict[str, KeyStatistics]] = {}
         self._kept: dict[tuple[Side, str], Activations] = {}
         self._found: dict[Side, tuple[Edit, Outcomes]] = {}
@@ -341,9 +342,7 @@ class Workbench:
         key = key_of_edit(self.edit)
         known = self.statistics([key.site], architecture=1 if key.direction.ndim == 1 else 2)
         matcher = Matcher(self.model, key, reference=known)
-        stream = ImageStream(
-            ImageSet(tuple(pictures), "pictures"), self.model.preprocess, batch_size=self.model.batch_size
-        )
+        stream = ImageStream.of(self.model, ImageSet(tuple(pictures), "pictures"))
         return Firing(key.site, float(np.quantile(matcher.usual, level)), tuple(matcher.look(stream)))
 
     # Within

@@ -12,6 +12,7 @@ from rulepatch.core import linalg
 from rulepatch.core.changes import LowRank
 from rulepatch.core.edit import Edit
 from rulepatch.core.exemplars import Exemplar
+from rulepatch.core.model_sites import sites_of
 from rulepatch.core.moments import KeyStatistics
 from rulepatch.data.folders import ImageSet
 from rulepatch.data.run import Run
@@ -23,8 +24,7 @@ from rulepatch.errors import SettingError
 from rulepatch.files import check_writable
 from rulepatch.methods import Rewrite
 from rulepatch.models.classifier import Classifier
-from rulepatch.text import table
-from rulepatch.tracing.sites import find_sites
+from rulepatch.text import Table
 
 __all__ = ["Composition", "compose", "compose_files"]
 
@@ -78,11 +78,11 @@ class Composition:
         lines = [f"{', '.join(self.names)}: {how}, at {', '.join(self.edit.sites)}"]
         for site, matrix in self.interference.items():
             rows = [[name, *(f"{each:.2f}" for each in row)] for name, row in zip(self.names, matrix, strict=True)]
-            lines.append(table([f"interference at {site}", *self.names], rows))
+            lines.append(Table([f"interference at {site}", *self.names], rows).to_text())
         if self.alone is not None and self.together is not None:
             rows = [[name, *(f"{each:.0%}" for each in row)] for name, row in zip(self.names, self.alone, strict=True)]
             rows.append(["all together", *(f"{each:.0%}" for each in self.together)])
-            lines.append(table(["masked error removed by", *(f"of {name}" for name in self.names)], rows))
+            lines.append(Table(["masked error removed by", *(f"of {name}" for name in self.names)], rows).to_text())
         return "\n".join([*lines, *self.fights])
 
 
@@ -173,15 +173,14 @@ def compose_files(
     names = [stem if stems.count(stem) == 1 else str(file) for stem, file in zip(stems, files, strict=True)]
     edits = {name: Edit.load(file) for name, file in zip(names, files, strict=True)}
     if model is not None and reference is not None:
-        left_out = {model.classes.index(label) for label in leave_out}
-        reference = ImageSet.of(reference, model.classes).without(left_out)
+        reference = ImageSet.of(reference, model.classes, leave_out=leave_out)
     found = compose(model, edits, reference=reference, exemplars=exemplars, progress=progress)
     found.edit.save(out)
     return found
 
 
 def _statistics(model: Classifier, edit: Edit, reference: Any, run: Run) -> dict[str, KeyStatistics]:
-    survey = find_sites(model.module, model.example())
+    survey = sites_of(model)
     low_rank = {change.site for change in edit.changes if isinstance(change, LowRank) and change.architecture == 1}
     sites = [site for site in survey.sites if site.path in low_rank]
     images = ImageSet.of(reference, model.classes)

@@ -21,7 +21,7 @@ from rulepatch.files import check_writable
 from rulepatch.methods import MAX_DROP, Method, Rewrite
 from rulepatch.models.classifier import Classifier
 from rulepatch.site_search.search import Search, search
-from rulepatch.text import table
+from rulepatch.text import Table
 from rulepatch.timing import collected
 
 __all__ = ["Limits", "Made", "make"]
@@ -105,7 +105,7 @@ class Made:
             for report in self.edit.reports
         ]
         seconds = ", ".join(f"{name} {self.seconds.get(name, 0):.2f} s" for name in ("statistics", "solve", "total"))
-        found = table(["site", "masked error", "predicted damage"], rows)
+        found = Table(["site", "masked error", "predicted damage"], rows).to_text()
         if self.damage is not None:
             lost, flips = 100 * self.damage.drop, len(self.damage.flips)
             found += f"\nmeasured damage: {lost:.2f} points lost, {flips} of {len(self.damage)} predictions flipped"
@@ -164,10 +164,9 @@ def make(
         )  # fmt: skip
     if validation is not None:
         raise SettingError("expected --site auto with validation pictures, which only a search looks at; leave one out")
-    everything = ImageSet.of(reference, model.classes)
-    kept = everything.without({model.classes.index(label) for label in leave_out})
+    kept = ImageSet.of(reference, model.classes, leave_out=leave_out)
     if classes:
-        given["protect"] = _of_classes(model, everything, classes)
+        given["protect"] = _of_classes(model, ImageSet.of(reference, model.classes), classes)
     check_images(how, **given)
     with collected() as seconds:
         if limits.max_drop is not None:

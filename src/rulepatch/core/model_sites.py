@@ -1,0 +1,61 @@
+"""The sites of a classifier, found once for its network as it is."""
+
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+from rulepatch.models.classifier import Classifier
+from rulepatch.tracing.sites import Survey, find_sites
+
+__all__ = ["sites_of"]
+
+_KNOWN: WeakKeyDictionary[Classifier, tuple[list[Any], Survey]] = WeakKeyDictionary()
+
+
+def sites_of(model: Classifier) -> Survey:
+    """Find every place where a classifier can be edited, or give what was found before.
+
+    The pass that is followed takes as long as several that are not, and an edit asks for the sites more than once.
+
+    Args:
+        model: the classifier. If its network has been changed since (other layers or parameters, hooks, settings of
+            its modules that are numbers, texts or functions), it is followed anew; what an edit does to the contents
+            of weights makes no difference.
+
+    Examples:
+        >>> from rulepatch.models.registry import load_model
+        >>> model = load_model("playground")
+        >>> sites_of(model) is sites_of(model)
+        True
+    """
+    state = _state_of(model.module)
+    known = _KNOWN.get(model)
+    if known is None or known[0] != state:
+        known = _KNOWN[model] = state, find_sites(model.module, model.example())
+    return known[1]
+
+
+def _state_of(network: nn.Module) -> list[Any]:
+    """What decides on a network's sites: what it is made of and how that is set, not the contents of its tensors."""
+    modules = [
+        (
+            path,
+            module,
+            {name: value for name, value in vars(module).items() if name != "training" and _is_plain(value)},
+            [tuple(hooks) for hooks in (module._forward_pre_hooks, module._forward_hooks)],
+        )
+        for path, module in network.named_modules(remove_duplicate=False)
+    ]
+    tensors = [
+        (path, id(tensor), tensor.dtype, None if is_lazy(tensor) else tensor.shape, tensor.device)
+        for path, tensor in network.named_parameters(remove_duplicate=False)
+    ]
+    return [modules, tensors]
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, tuple):
+        return all(map(_is_plain, value))
+    return value is None or callable(value) or isinstance(value, bool | int | float | str)

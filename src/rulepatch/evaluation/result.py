@@ -1,0 +1,111 @@
+"""The result of an evaluation: a model's predictions before and after an edit, as numbers and as text."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from rulepatch.core.edit import Edit
+from rulepatch.core.exemplars import Exemplar
+from rulepatch.evaluation.outcomes import Outcomes
+from rulepatch.models.classes import Classes
+from rulepatch.notebook import line, panel
+from rulepatch.notebook import table as html_table
+from rulepatch.text import Table, brief, percent, quoted
+
+__all__ = ["Evaluation"]
+
+MOST_CLASSES = 20
+"""Classes that are listed of each set where there is no edit."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an edit did; of an edit of nothing, how good the model is by itself.
+
+    Attributes:
+        edit: the edit.
+        model_name: of the model that was edited.
+        classes: names of its classes.
+        tests: on pictures that the edit should repair; None if there were none.
+        reference: on pictures whose treatment should stay; None if there were none.
+        exemplars: what the edit was made from, for the report.
+    """
+
+    edit: Edit
+    model_name: str
+    classes: Classes
+    tests: Outcomes | None
+    reference: Outcomes | None
+    exemplars: tuple[Exemplar, ...] = field(default=(), repr=False)
+
+    def __repr__(self) -> str:
+        told = [f"{name} {found.told()}" for name, found in self._sets]
+        return brief("Evaluation", *told, quoted(self.model_name))
+
+    @property
+    def predicted_damage(self) -> float | None:
+        """Damage predicted from the second moment alone, 0..1, the largest of the sites; None if it was not."""
+        found = [report.predicted_damage for report in self.edit.reports]
+        return max((damage for damage in found if damage is not None), default=None)
+
+    def to_json(self) -> dict[str, Any]:
+        """The numbers, as JSON.
+
+        Returns:
+            A dictionary with `tests` and `reference`, as far as they were measured, and `predicted_damage`; without an
+            edit with what is said of before alone.
+        """
+        if not self.edit.changes:
+            return {name: found.to_json_before(self.classes) for name, found in self._sets}
+        measured = {name: found.to_json(self.classes) for name, found in self._sets}
+        return {**measured, "predicted_damage": self.predicted_damage}
+
+    def to_text(self) -> str:
+        """The numbers, for people."""
+        return "\n".join([self._table().to_text(), *self._remarks()])
+
+    def _repr_html_(self) -> str:
+        """The same in a notebook."""
+        found = self._table()
+        return panel(
+            f"Evaluation: {self.model_name}", html_table(found.header, found.rows), *map(line, self._remarks())
+        )
+
+    @property
+    def _sets(self) -> list[tuple[str, Outcomes]]:
+        return [(n, found) for n, found in (("tests", self.tests), ("reference", self.reference)) if found is not None]
+
+    def _table(self) -> Table:
+        """Each set, and the classes of the tests; without an edit those of all sets, the one known worst first."""
+        rows: list[list[object]] = []
+        for name, found in self._sets:
+            classes = [(f"  {self.classes[label]}", own) for label, own in found.by_class().items()]
+            if self.edit.changes:
+                named = [(name, found), *(classes if name == "tests" else [])]
+                rows += [[title, *_cells(own)] for title, own in named]
+                continue
+            classes.sort(key=lambda each: each[1].before or 0)
+            named = [(name, found), *classes[:MOST_CLASSES]]
+            rows += [[title, len(own), percent(own.before)] for title, own in named]
+            if len(classes) > MOST_CLASSES:
+                rows.append([f"  … {len(classes) - MOST_CLASSES} classes more", "", ""])
+        header = ["before", "after", "repaired", "broken", "flips"] if self.edit.changes else ["right"]
+        return Table(["", "pictures", *header], rows)
+
+    def _remarks(self) -> Iterator[str]:
+        """What a person must see at once: the classes that lost most; without an edit what is confused most often."""
+        if self.edit.changes:
+            lost = [e for e in self.reference.exposures() if e.right[1] < e.right[0]] if self.reference else []
+            if lost:
+                named = ", ".join(f"{self.classes[e.label]} {e.right[0]} → {e.right[1]} of {e.n}" for e in lost[:8])
+                yield f"lost most (right before and after): {named}{', …' if len(lost) > 8 else ''}"
+            return
+        for name, found in self._sets:
+            most = [f"{self.classes[a]} as {self.classes[b]} ({count})" for a, b, count in found.confusions()[:8]]
+            if most:
+                yield f"most often confused in the {name}: {', '.join(most)}"
+
+
+def _cells(found: Outcomes) -> list[object]:
+    numbers = [len(found.repaired), len(found.broken), percent(len(found.flips) / len(found))]
+    return [len(found), percent(found.before), percent(found.after), *numbers]
