@@ -2,6 +2,7 @@
 
 import json
 import struct
+from pathlib import Path
 
 import pytest
 import torch
@@ -353,3 +354,24 @@ def test_saving_is_whole_or_not_at_all(net, saved, monkeypatch):
 def test_saving_into_no_folder_says_so(net, tmp_path):
     with pytest.raises(RulepatchError, match="folder"):
         edit_of(net, change_at("6")).save(tmp_path / "nowhere" / "edit.safetensors")
+
+
+OLD = Path(__file__).parent / "edits_0_1"
+
+
+@pytest.mark.parametrize("path", sorted(OLD.glob("*.safetensors")), ids=lambda path: path.stem)
+def test_edits_of_version_0_1_are_read_and_do_what_they_did(path):
+    """They were made by that version; what the edited playground said then lies beside them."""
+    from rulepatch.models.registry import load_model
+
+    edit, model = Edit.load(path), load_model("playground")
+    inputs = model.inputs(torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)))
+    with edit.applied(model):
+        said = model.logits(inputs).flatten()[:4]
+    assert said.tolist() == pytest.approx(json.loads((OLD / "logits.json").read_text())[path.stem], rel=1e-4, abs=1e-4)
+    (report,) = edit.reports
+    assert report.loss_after < report.loss_before and 0 <= report.certificate.unchanged_share <= 1
+    method = edit.provenance["method"]
+    assert (edit.how is None) == (method == "rewrite-rules")
+    if edit.how is not None:
+        assert edit.how.name == method and edit.how.strength == edit.changes[0].strength

@@ -1,0 +1,112 @@
+"""Settings: the same wherever they come from, and refused in one sentence wherever they are wrong."""
+
+import json
+import tomllib
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from rulepatch.data.cache import Cache
+from rulepatch.data.run import Run
+from rulepatch.errors import SettingError
+from rulepatch.methods import Method, Rewrite
+from rulepatch.settings import range_of, written
+from rulepatch.sweeps.plan import Plan
+from rulepatch.text import read_pairs
+
+ALL = {
+    "strength": 2.5, "rank": 3, "gate": 0.98, "gate_kind": "soft", "architecture": 2, "match": "value",
+    "error": "absolute", "steps": 7, "ridge": 0.01, "coupling": "joint", "floor": 1e-7, "value_point": "layer4.1",
+    "whole_image": True, "protected_share": 0.5,
+}  # fmt: skip
+
+WAYS = {
+    "python": lambda given: Rewrite(**given),
+    "pairs": lambda given: Rewrite.of(read_pairs(f"{name.replace('_', '-')}={_text(v)}" for name, v in given.items())),
+    "yaml": lambda given: Rewrite.of(yaml.safe_load(yaml.safe_dump(given))),
+    "toml": lambda given: Rewrite.of(tomllib.loads("\n".join(f"{name} = {_toml(v)}" for name, v in given.items()))),
+    "json": lambda given: Rewrite.of(json.loads(json.dumps(given))),
+}
+
+WRONG = [
+    {"rank": 0}, {"rank": 1.5}, {"rank": True}, {"rank": "two"}, {"rank": []}, {"rank": -3}, {"strength": "much"},
+    {"strength": float("nan")}, {"strength": float("inf")}, {"gate": 1}, {"gate": -0.1}, {"gate": "Auto"},
+    {"gate": True}, {"gate_kind": "velvet"}, {"architecture": 3}, {"match": "pre_activation"}, {"match": "bogus"},
+    {"error": "l1"}, {"error": "Squared"}, {"steps": -1}, {"ridge": -1e-3}, {"coupling": "some"}, {"floor": 1},
+    {"whole_image": "perhaps"}, {"protected_share": 0}, {"rnak": 3},
+]  # fmt: skip
+
+
+def _text(value):
+    return written(value) if isinstance(value, bool | int | float | str) else str(value)
+
+
+def _toml(value):
+    if isinstance(value, bool | str):
+        return json.dumps(value)
+    return str(value) if not isinstance(value, list) else "[]"
+
+
+def test_every_setting_is_tried_here():
+    assert set(ALL) == set(Rewrite.model_fields)
+    assert all(getattr(Rewrite(), name) != value for name, value in ALL.items())
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_same_settings_come_of_every_way(way):
+    assert WAYS[way](ALL) == Rewrite(**ALL)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("wrong", WRONG, ids=str)
+def test_what_is_wrong_is_one_sentence_whichever_way_it_comes(wrong, way):
+    (name,) = wrong
+    with pytest.raises(SettingError) as refused:
+        WAYS[way](wrong)
+    told = str(refused.value)
+    assert told.startswith("expected ") and name in told and "\n" not in told and "; " in told
+
+
+@pytest.mark.parametrize("wrong", [each for each in WRONG if "rnak" not in each], ids=str)
+def test_a_plan_refuses_it_too(wrong):
+    plan = {"models": "playground", "cases": "s", "reference": "r", "methods": {"rewrite": wrong}}
+    with pytest.raises(SettingError, match=r"expected|a value or a list"):
+        Plan.of(plan)
+
+
+@pytest.mark.parametrize("value", [np.int64(2), np.float32(2), torch.tensor(2), 2.0, "2"], ids=repr)
+def test_numbers_of_other_libraries_are_numbers(value):
+    assert type(Rewrite(rank=value).rank) is int and Rewrite(rank=value, strength=value) == Rewrite(rank=2, strength=2)
+
+
+def test_none_is_written_by_its_name():
+    assert Rewrite(gate="none") == Rewrite(gate=None) and Rewrite(coupling="none").coupling == "none"
+
+
+@pytest.mark.parametrize("settings", Method.known.values(), ids=Method.known)
+def test_what_is_described_makes_the_same_settings(settings):
+    how = settings()
+    assert settings.of(json.loads(json.dumps(how.describe()))) == how and how.given() == {}
+    for name, field in settings.model_fields.items():
+        assert field.description and field.description.endswith(".") and range_of(field), name
+        assert settings.of({name: written(field.get_default())}) == how
+
+
+def test_settings_are_frozen_and_changes_are_checked():
+    how = Rewrite(rank=2)
+    with pytest.raises(Exception, match="frozen"):
+        how.rank = 3
+    assert how.but(strength=2).given() == {"strength": 2.0, "rank": 2}
+    with pytest.raises(SettingError, match="rank"):
+        how.but(rank=0)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"cache": "here"}, {"cache": []}, {"seed": -1}, {"seed": 1.5}, {"progress": 3}], ids=str
+)
+def test_a_run_is_checked(wrong, tmp_path):
+    with pytest.raises(SettingError, match=next(iter(wrong))):
+        Run(**wrong)
+    assert Run(cache=None).store is None and Run(cache=(kept := Cache(tmp_path))).store is kept
