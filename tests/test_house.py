@@ -18,7 +18,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 FLOORS = [
     {
         *("errors", "collectives", "colours", "digests", "files", "forward", "images", "mask_values", "masks"),
-        *("memory", "notebook", "pixels", "progress", "text", "thumbnails", "timing", "wrappers"),
+        *("memory", "notebook", "pixels", "progress", "registry", "text", "thumbnails", "timing", "wrappers"),
     },
     {"tracing", "models"},
     {"core"},
