@@ -108,7 +108,7 @@ def test_what_cannot_be_read_is_refused_in_a_sentence_and_nothing_is_lost(someon
     assert who.told("expected a picture of at most 40000000 pixels")
     who.tab("Upload a mask")
     who.upload("#mask", "small.png", png(32))
-    assert who.told("expected a mask of the picture's size, 64x64, but got 32x32")
+    assert who.told("expected the mask to have the picture's size 64x64 but got 32x32")
     who.upload("#load", "edit.safetensors", b"\x08\x00\x00\x00\x00\x00\x00\x00{}      ", "application/octet-stream")
     assert who.told("expected")
     who.texture(SNOW)  # the mark of before is still there
