@@ -65,7 +65,7 @@ def test_help_reads_no_entry_points():
     program = """
 import importlib.metadata, sys
 def refuse(**_): raise AssertionError("entry points were read")
-importlib.metadata.entry_points = refuse
+importlib.metadata.distributions = importlib.metadata.entry_points = refuse
 from rulepatch.cli import main
 main(sys.argv[1:])
 """
@@ -132,13 +132,13 @@ def test_a_module_is_imported_when_its_name_is_asked_for(shapes, package):
 def test_entry_points_are_read_once_and_not_for_names_of_rulepatch(shapes, package, monkeypatch):
     package("own_shapes", registering("square"), {})
     package("other", registering("circle"), {"circle": "other"})
-    reads, entry_points = [], metadata.entry_points
-    monkeypatch.setattr(metadata, "entry_points", lambda **given: reads.append(given) or entry_points(**given))
+    reads, distributions = [], metadata.distributions
+    monkeypatch.setattr(metadata, "distributions", lambda: reads.append(1) or distributions())
     shapes["square"]()
     assert reads == []
     for _ in range(2):
         shapes["circle"](), shapes.names(), "oval" in shapes
-    assert reads == [{"group": "rulepatch_test.shapes"}]
+    assert reads == [1]
 
 
 def test_one_module_registers_several_names_and_may_be_named_with_its_function(shapes, package):
@@ -180,10 +180,31 @@ def test_a_broken_package_is_one_sentence_and_breaks_nothing_else(shapes, packag
         assert shapes["triangle"]() == "triangle" and shapes["square"]() == "square"
 
 
-@pytest.mark.parametrize("value", ["no_such_module", "other:no_such_function", "other:corners_0.nothing"])
+@pytest.mark.parametrize(
+    "value", ["no_such_module", "other:no_such_function", "other:corners_0.nothing", "not a module!", ""]
+)
 def test_an_entry_point_that_leads_nowhere_is_one_sentence(shapes, package, value):
     package("other", registering("circle"), {"circle": value})
     assert "of the package other 1.0 but it cannot be imported" in refused(shapes, "circle")
+
+
+def test_entry_points_that_cannot_be_read_are_told_and_break_nothing_else(shapes, package, tmp_path):
+    package("other", registering("circle"), {"circle": "other"})
+    package("damaged", "", {})
+    with (tmp_path / "damaged-1.0.dist-info" / "entry_points.txt").open("a") as file:
+        file.write("a line of something else\n")
+    with pytest.warns(RulepatchWarning, match="entry points of the package damaged are left out"):
+        assert shapes.names() == ["circle", "square"]
+    assert shapes["circle"]() == "circle"
+
+
+def test_of_a_package_that_is_there_twice_the_first_counts(shapes, package, tmp_path, monkeypatch):
+    package("other", registering("circle"), {"circle": "other"})
+    (tmp_path / "before").mkdir()
+    (tmp_path / "other-1.0.dist-info").rename(tmp_path / "before" / "other-1.0.dist-info")
+    package("other", registering("circle"), {"circle": "other", "oval": "other"})
+    monkeypatch.syspath_prepend(tmp_path / "before")
+    assert shapes.names() == ["circle", "square"] and shapes["circle"]() == "circle"
 
 
 def test_a_name_of_two_packages_is_refused_and_both_are_told(shapes, package):
@@ -197,7 +218,7 @@ def test_a_name_of_two_packages_is_refused_and_both_are_told(shapes, package):
 def test_a_name_of_rulepatch_cannot_be_taken(shapes, package):
     package("own_shapes", registering("square"), {})
     package("other", registering("square"), {"square": "other", "circle": "other"})
-    with pytest.warns(RulepatchWarning, match="the package other has a shape 'square'.* left out"):
+    with pytest.warns(RulepatchWarning, match="the shape 'square' of the package other is left out"):
         assert shapes.names() == ["circle", "square"]
     assert shapes["square"].__module__ == "own_shapes"
     with pytest.raises(SettingError, match="'square' is a shape of rulepatch"):

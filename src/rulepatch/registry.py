@@ -73,12 +73,13 @@ class Registry(Generic[T]):
         return sorted({*self._modules, *self._objects, *self._entry_points})
 
     def __contains__(self, name: str) -> bool:
-        return name in self._modules or name in self._objects or name in self._entry_points
+        key = name.partition("/")[0]
+        return key in self._modules or key in self._objects or key in self._entry_points
 
     def __getitem__(self, name: str) -> T:
         """The object of a name, whatever follows a slash; `error` if there is none or it cannot be imported."""
         key = name.partition("/")[0]
-        if key not in self:
+        if name not in self:
             raise self._error(
                 f"expected a {self._kind} ({', '.join(self.names())}) but got {name!r}; "
                 f"the nearest is {nearest(key, self.names(), count=1)}"
@@ -111,12 +112,22 @@ class Registry(Generic[T]):
     def _entry_points(self) -> dict[str, list[metadata.EntryPoint]]:
         """Entry points of other packages by name, more than one where packages have the same name."""
         found: dict[str, list[metadata.EntryPoint]] = {}
-        for point in metadata.entry_points(group=self._group):
-            if point.name not in self._modules:
-                found.setdefault(point.name, []).append(point)
-            elif point.dist:
-                warn(
-                    f"the package {point.dist.name} has a {self._kind} {point.name!r}, which is a name of rulepatch's "
-                    "own; it is left out"
-                )
+        packages = set()
+        for package in metadata.distributions():
+            try:
+                points = package.entry_points.select(group=self._group)
+            except Exception as error:  # a file that no installer wrote
+                warn(f"the entry points of the package {package.name} are left out: {reason_of(error)}")
+                continue
+            if not points or package.name in packages:  # the first one of a package on the path is what is imported
+                continue
+            packages.add(package.name)
+            for point in points:
+                if point.name not in self._modules:
+                    found.setdefault(point.name, []).append(point)
+                else:
+                    warn(
+                        f"the {self._kind} {point.name!r} of the package {package.name} is left out: the name is "
+                        "rulepatch's own"
+                    )
         return found

@@ -1,13 +1,12 @@
 """A segmenter without a network: what is bright in a picture, and what is dark."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 
 from rulepatch.concepts.segment import Region, Request, regions_of, segmenter
-from rulepatch.concepts.segmenters.bases import ClosedVocabulary
+from rulepatch.concepts.segmenters.bases import ClosedVocabulary, Entries
 from rulepatch.data.folders import Picture
 
 
@@ -23,9 +22,7 @@ class Brightness(ClosedVocabulary):
     kind = "brightness"
     vocabulary = ("bright", "dark")
 
-    def find(
-        self, picture: Picture, image: Image.Image, queries: Mapping[str, tuple[int, ...]]
-    ) -> dict[str, list[Region]]:
+    def find(self, picture: Picture, image: Image.Image, queries: Entries) -> dict[str, list[Region]]:
         """A region for each concept that is there."""
         lightness = np.asarray(image.convert("L"), np.float32) / np.float32(255)
         probabilities = np.stack([lightness, 1 - lightness])  # (concepts, height, width)

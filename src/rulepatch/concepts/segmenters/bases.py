@@ -13,7 +13,10 @@ from rulepatch.concepts.segmenters.checkpoints import Checkpoint, load_checkpoin
 from rulepatch.data.folders import Picture
 from rulepatch.errors import SettingError
 
-__all__ = ["ClosedVocabulary", "OpenVocabulary", "SingleNetwork"]
+__all__ = ["ClosedVocabulary", "Entries", "OpenVocabulary", "SingleNetwork"]
+
+Entries = Mapping[str, tuple[int, ...]]
+"""Numbers of entries of a vocabulary by concept."""
 
 Query = TypeVar("Query")
 

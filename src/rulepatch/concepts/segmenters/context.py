@@ -1,6 +1,5 @@
 """Context matching as a segmenter: a concept is where a rule's own key fires (Bau et al. 2020; thesis 2.1.2)."""
 
-from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +11,7 @@ from PIL import Image
 
 from rulepatch.concepts.match import Key, Matcher, key_of_edit
 from rulepatch.concepts.segment import Region, Request, regions_of, segmenter
-from rulepatch.concepts.segmenters.bases import ClosedVocabulary
+from rulepatch.concepts.segmenters.bases import ClosedVocabulary, Entries
 from rulepatch.core.edit import Edit
 from rulepatch.data.cache import Cache
 from rulepatch.data.folders import Picture
@@ -87,9 +86,7 @@ class ContextMatch(ClosedVocabulary):
         key = self._matcher.key
         return {**super().describe(), "site": key.site, "concept": key.name, **self._digests}
 
-    def find(
-        self, picture: Picture, image: Image.Image, queries: Mapping[str, tuple[int, ...]]
-    ) -> dict[str, list[Region]]:
+    def find(self, picture: Picture, image: Image.Image, queries: Entries) -> dict[str, list[Region]]:
         """A region if the key fires."""
         preprocess = self._matcher.model.preprocess
         scores = self._matcher.scores(preprocess.pixels(image)[None])[0]

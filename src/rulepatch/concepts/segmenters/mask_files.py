@@ -1,6 +1,5 @@
 """Masks that somebody painted: `FOLDER/CONCEPT/PICTURE.png`, white where the concept is."""
 
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 from PIL import Image
 
 from rulepatch.concepts.segment import Region, Request, regions_of, segmenter
-from rulepatch.concepts.segmenters.bases import ClosedVocabulary
+from rulepatch.concepts.segmenters.bases import ClosedVocabulary, Entries
 from rulepatch.data.folders import Picture
 from rulepatch.digests import digest_of_bytes, digest_of_json
 from rulepatch.errors import FolderError, ImageError, SettingError
@@ -51,9 +50,7 @@ class MaskFiles(ClosedVocabulary):
         masks = digest_of_json([list(self.vocabulary), names, digests])
         return {**super().describe(), "masks": masks, "files": len(files)}
 
-    def find(
-        self, picture: Picture, image: Image.Image, queries: Mapping[str, tuple[int, ...]]
-    ) -> dict[str, list[Region]]:
+    def find(self, picture: Picture, image: Image.Image, queries: Entries) -> dict[str, list[Region]]:
         """The masks of a picture.
 
         Raises:

@@ -1,12 +1,11 @@
 """The playground's exact masks, from the scenes that its pictures carry."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from PIL import Image
 
 from rulepatch.concepts.segment import Region, Request, regions_of, segmenter
-from rulepatch.concepts.segmenters.bases import ClosedVocabulary
+from rulepatch.concepts.segmenters.bases import ClosedVocabulary, Entries
 from rulepatch.data.folders import Picture
 from rulepatch.errors import SettingError
 from rulepatch.playground.pictures import scene_of
@@ -32,9 +31,7 @@ class Playground(ClosedVocabulary):
     vocabulary: tuple[str, ...] = tuple(dict.fromkeys((*CONCEPTS, *GROUNDS, *WHEELS, *SIGNS)))
     kind = "playground"
 
-    def find(
-        self, picture: Picture, image: Image.Image, queries: Mapping[str, tuple[int, ...]]
-    ) -> dict[str, list[Region]]:
+    def find(self, picture: Picture, image: Image.Image, queries: Entries) -> dict[str, list[Region]]:
         """The exact mask of each concept that the scene has.
 
         Raises:

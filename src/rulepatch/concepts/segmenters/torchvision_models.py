@@ -16,7 +16,7 @@ from torchvision import models
 from torchvision.transforms import functional as TF
 
 from rulepatch.concepts.segment import Region, Request, regions_of, segmenter
-from rulepatch.concepts.segmenters.bases import ClosedVocabulary
+from rulepatch.concepts.segmenters.bases import ClosedVocabulary, Entries
 from rulepatch.concepts.segmenters.checkpoints import resized, size_of
 from rulepatch.data.folders import Picture
 from rulepatch.digests import digest_of_tensors
@@ -80,9 +80,7 @@ class InstanceSegmenter(_OfTorchvision):
     The threshold is that of the instance's score times its mask's probability at a pixel.
     """
 
-    def find(
-        self, picture: Picture, image: Image.Image, queries: Mapping[str, tuple[int, ...]]
-    ) -> dict[str, list[Region]]:
+    def find(self, picture: Picture, image: Image.Image, queries: Entries) -> dict[str, list[Region]]:
         """A region for each instance of each concept, the best first."""
         output: Mapping[str, Tensor] = self.module([TF.to_tensor(image).to(self._device())])[0]
         found = {}
@@ -112,9 +110,7 @@ class SemanticSegmenter(_OfTorchvision):
         """What its answers depend on."""
         return {**super().describe(), "transform": " ".join(repr(self.transform).split())}
 
-    def find(
-        self, picture: Picture, image: Image.Image, queries: Mapping[str, tuple[int, ...]]
-    ) -> dict[str, list[Region]]:
+    def find(self, picture: Picture, image: Image.Image, queries: Entries) -> dict[str, list[Region]]:
         """A region for each concept that is found."""
         output = self.module(self.transform(image)[None].to(self._device()))["out"][0].softmax(0)
         found = {}

@@ -1,6 +1,5 @@
 """Mask2Former and OneFormer: a list of classes, things and stuff alike (Cheng et al. 2022; Jain et al. 2023)."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rulepatch.concepts.segment import Region, Request, regions_of, segmenter
-from rulepatch.concepts.segmenters.bases import ClosedVocabulary, SingleNetwork
+from rulepatch.concepts.segmenters.bases import ClosedVocabulary, Entries, SingleNetwork
 from rulepatch.concepts.segmenters.checkpoints import resized, size_of
 from rulepatch.data.folders import Picture
 
@@ -35,9 +34,7 @@ class Universal(SingleNetwork, ClosedVocabulary):
         names = self.network.module.config.id2label
         return tuple(str(names[index]).strip() for index in sorted(names))
 
-    def find(
-        self, picture: Picture, image: Image.Image, queries: Mapping[str, tuple[int, ...]]
-    ) -> dict[str, list[Region]]:
+    def find(self, picture: Picture, image: Image.Image, queries: Entries) -> dict[str, list[Region]]:
         """A region for each concept that is found."""
         if not queries:
             return {}
