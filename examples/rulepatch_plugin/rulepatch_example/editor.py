@@ -1,12 +1,12 @@
 """An editor, `mean-key`: the smallest change that gives the mean key its new value, without second moments."""
 
 import torch
-from rulepatch.editors.subspace import low_rank_change
-from rulepatch.methods import Method
 
 from rulepatch.core.changes import LowRank
 from rulepatch.editors.problem import Problem
 from rulepatch.editors.registry import editor
+from rulepatch.editors.subspace import low_rank_change
+from rulepatch.methods import Method
 
 
 class MeanKey(Method):
