@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -96,15 +97,25 @@ def test_the_sketch_of_a_new_editor_names_what_there_is():
 
 def test_the_sketch_of_a_new_segmenter_names_what_there_is():
     import ast
+    import inspect
 
     from rulepatch.concepts import segment
-    from rulepatch.concepts.segmenters import checkpoints
+    from rulepatch.concepts.segmenters.bases import SingleNetwork
 
     (sketch,) = (block for block in blocks(ROOT / "CONTRIBUTING.md", "python") if "@segmenter" in block)
-    calls = [node.func.id for node in ast.walk(ast.parse(sketch)) if isinstance(node, ast.Call)]
-    assert set(calls) == {"segmenter", "load_checkpoint", "MySegmenter"}
-    assert hasattr(segment, "segmenter") and hasattr(checkpoints, "load_checkpoint")
-    assert {"name", "threshold", "device"} <= set(segment.Request.__dataclass_fields__)
+    calls = [ast.unparse(node.func) for node in ast.walk(ast.parse(sketch)) if isinstance(node, ast.Call)]
+    assert calls == ["segmenter", "MySegmenter.of"]
+    assert hasattr(segment, "segmenter") and {"default"} <= set(inspect.signature(SingleNetwork.of).parameters)
+
+
+def test_the_page_on_plugins_shows_the_example():
+    page, example = ROOT / "docs" / "plugins.md", ROOT / "examples" / "rulepatch_plugin"
+    shown = [*blocks(page, "python"), *blocks(page, "py")]
+    for name in ("segmenter", "editor"):
+        assert (example / "rulepatch_example" / f"{name}.py").read_text("utf-8") in shown
+    (table,) = blocks(page, "toml")
+    points = tomllib.loads((example / "pyproject.toml").read_text("utf-8"))["project"]["entry-points"]
+    assert tomllib.loads(table)["project"]["entry-points"] == points
 
 
 def test_the_tables_are_what_was_recorded():

@@ -18,7 +18,18 @@ FILES = sorted(SOURCE.rglob("*.py"))
 FLOORS = [
     {
         *("errors", "collectives", "colours", "digests", "files", "forward", "images", "mask_values", "masks"),
-        *("memory", "methods", "notebook", "pixels", "progress", "settings", "text", "thumbnails", "timing"),
+        *(
+            "memory",
+            "methods",
+            "notebook",
+            "pixels",
+            "progress",
+            "registry",
+            "settings",
+            "text",
+            "thumbnails",
+            "timing",
+        ),
         "wrappers",
     },
     {"tracing", "models"},

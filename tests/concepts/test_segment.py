@@ -154,7 +154,7 @@ def test_a_folder_says_the_same_wherever_it_lies(kind, segmenter_sample, tmp_pat
 
 
 def test_a_segmenter_is_registered_by_its_file(monkeypatch):
-    monkeypatch.setattr(registry, "_SEGMENTERS", dict(registry._SEGMENTERS))
+    monkeypatch.setattr(registry._SEGMENTERS, "_objects", dict(registry._SEGMENTERS._objects))
     segmenter("own")(lambda request: request)
     assert "own" in segmenters()
     assert load_segmenter("own/a/b", threshold=0.5).name == "a/b"
@@ -369,7 +369,7 @@ def test_universal_networks_are_mapped_back_without_their_padding(kind, segmente
         halves = torch.stack([maps, maps, -maps, -maps], dim=1)
         return {"class_queries_logits": classes, "masks_queries_logits": halves}
 
-    mask, score = found_red(type(found)(kind, planted(found.network, answer)))
+    mask, score = found_red(type(found)(planted(found.network, answer)))
     assert overlap(mask) > 0.8 and 0.8 <= score <= 1
 
 

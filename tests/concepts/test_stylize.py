@@ -272,7 +272,7 @@ def test_optimising_lowers_its_own_loss(loaded, photo, pair):
     content, style = (pixels(each, torch.device("cpu")) for each in (photo, pair[1].picture))
     found, losses = one.optimised(content, style)
     assert min(losses) == losses[-1] < 0.6 * losses[0]
-    again = sum(one.style_weight * (gram(a) - gram(b)).square().mean() for a, b in zip(
+    again = sum(one.how.style_weight * (gram(a) - gram(b)).square().mean() for a, b in zip(
         one._read(found, (0, 2, 4, 8, 12)), one._read(style, (0, 2, 4, 8, 12)), strict=True
     ))  # fmt: skip
     assert float(again) < losses[0], "the style came nearer"

@@ -393,7 +393,7 @@ def test_half_precision_files_fill_a_network_of_single_precision(small, tmp_path
 
 
 def test_a_source_can_be_added(monkeypatch):
-    monkeypatch.setattr(registry, "_SOURCES", dict(registry._SOURCES))
+    monkeypatch.setattr(registry._SOURCES, "_objects", dict(registry._SOURCES._objects))
 
     @registry.source("mine")
     def load(request):
@@ -404,7 +404,7 @@ def test_a_source_can_be_added(monkeypatch):
 
 
 def test_a_source_hears_of_the_classes_in_a_model_file_and_its_translation_is_heeded(monkeypatch, small, tmp_path):
-    monkeypatch.setitem(registry._SOURCES, "mine", None)  # and so gone after the test
+    monkeypatch.setattr(registry._SOURCES, "_objects", dict(registry._SOURCES._objects))
     heard = []
 
     @registry.source("mine")

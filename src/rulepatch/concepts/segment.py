@@ -1,6 +1,5 @@
 """Where a named concept is in a picture: what every segmenter answers, and the registry of them."""
 
-import importlib
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from rulepatch.data.folders import Picture
 from rulepatch.editors.problem import Reference
 from rulepatch.errors import ImageError, SettingError, nearest
 from rulepatch.models.classifier import Classifier
+from rulepatch.registry import Registry
 
 __all__ = [
     "Factory",
@@ -146,45 +146,53 @@ class Request:
 
 Factory = Callable[[Request], Segmenter]
 
-_SEGMENTERS: dict[str, Factory] = {}
-_FILES = {
-    "grounded-sam": "rulepatch.concepts.segmenters.grounded_sam",
-    "clipseg": "rulepatch.concepts.segmenters.clipseg",
-    "sam3": "rulepatch.concepts.segmenters.sam3",
-    "mask2former": "rulepatch.concepts.segmenters.universal",
-    "oneformer": "rulepatch.concepts.segmenters.universal",
-    "torchvision": "rulepatch.concepts.segmenters.torchvision_models",
-    "files": "rulepatch.concepts.segmenters.mask_files",
-    "playground": "rulepatch.concepts.segmenters.playground",
-    "context": "rulepatch.concepts.segmenters.context",
-}
+
+@dataclass(frozen=True)
+class _Kind:
+    """A kind of segmenter: the function that loads one, and whether it takes a local file of weights."""
+
+    load: Factory
+    weights: bool
 
 
-def segmenter(kind: str) -> Callable[[Factory], Factory]:
+_SEGMENTERS = Registry[_Kind](
+    "segmenter",
+    {
+        "grounded-sam": "rulepatch.concepts.segmenters.grounded_sam",
+        "clipseg": "rulepatch.concepts.segmenters.clipseg",
+        "sam3": "rulepatch.concepts.segmenters.sam3",
+        "mask2former": "rulepatch.concepts.segmenters.universal",
+        "oneformer": "rulepatch.concepts.segmenters.universal",
+        "torchvision": "rulepatch.concepts.segmenters.torchvision_models",
+        "files": "rulepatch.concepts.segmenters.mask_files",
+        "playground": "rulepatch.concepts.segmenters.playground",
+        "context": "rulepatch.concepts.segmenters.context",
+    },
+    group="rulepatch.segmenters",
+)
+
+
+def segmenter(kind: str, *, weights: bool = False) -> Callable[[Factory], Factory]:
     """Register a kind of segmenter under the first part of its names: `kind` or `kind/NAME`.
+
+    Args:
+        kind: the name.
+        weights: whether it takes a local file of weights, `Request.weights`.
 
     Returns:
         A decorator for a function of a `Request`.
     """
-
-    def register(function: Factory) -> Factory:
-        _SEGMENTERS[kind] = function
-        return function
-
-    return register
+    return _SEGMENTERS.register(kind, lambda load: _Kind(load, weights))
 
 
 def segmenters() -> list[str]:
-    """Kinds of segmenters.
-
-    Returns:
-        Kinds, sorted.
+    """Kinds of segmenters, sorted.
 
     Examples:
         >>> "clipseg" in segmenters()
         True
     """
-    return sorted({*_SEGMENTERS, *_FILES})
+    return _SEGMENTERS.names()
 
 
 def load_segmenter(
@@ -204,7 +212,7 @@ def load_segmenter(
         name: `grounded-sam` or `grounded-sam/DETECTOR+SAM`, `clipseg` or `clipseg/CHECKPOINT`, `sam3` or
             `sam3/CHECKPOINT`, `mask2former/CHECKPOINT`, `oneformer/CHECKPOINT` (a checkpoint is a local folder or a
             model of Hugging Face), `torchvision/ARCHITECTURE`, `files/FOLDER`, `playground` or
-            `context/EDIT.safetensors`.
+            `context/EDIT.safetensors`; or a name that another package registers.
         threshold: probability at or above which a pixel belongs to a concept, above 0 and at most 1; the kind's own
             if None.
         device: where its network runs; the CPU if None.
@@ -230,19 +238,13 @@ def load_segmenter(
         (0.5, True)
     """
     kind, _, rest = name.partition("/")
-    if kind not in _SEGMENTERS and kind in _FILES:
-        importlib.import_module(_FILES[kind])
-    if kind not in _SEGMENTERS:
-        raise SettingError(
-            f"expected a segmenter but got {name!r}; the nearest are {nearest(kind, segmenters())}, "
-            f"and all are {', '.join(segmenters())}"
-        )
+    found = _SEGMENTERS[name]
     if threshold is not None and not 0 < threshold <= 1:
         raise SettingError(f"expected a threshold above 0 and at most 1 but got {threshold}; 0.5 is an even chance")
-    if weights is not None and kind != "torchvision":
+    if weights is not None and not found.weights:
         raise SettingError(f"expected no file of weights for {name} but got {weights}; name a folder, {kind}/FOLDER")
     local = None if weights is None else Path(weights)
-    return _SEGMENTERS[kind](Request(rest, threshold, device, local, model, reference, cache, progress))
+    return found.load(Request(rest, threshold, device, local, model, reference, cache, progress))
 
 
 # What the segmenters share

@@ -4,10 +4,8 @@ A style is one picture (of snow, say) and words for it. A stylizer takes a pictu
 picture with the masked region in that style and all else untouched, to the bit.
 """
 
-import importlib
-import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -19,10 +17,12 @@ from rulepatch.concepts.textures import COUNT, PICTURES, STYLES, file_name
 from rulepatch.digests import digest_of_bytes, digest_of_json
 from rulepatch.errors import FolderError, ImageError, SettingError, nearest
 from rulepatch.images import SUFFIXES, composite, read_image
+from rulepatch.registry import Registry
 
 __all__ = [
     "BLEND",
     "STYLES",
+    "NoSettings",
     "Style",
     "Stylizer",
     "check_parts",
@@ -87,37 +87,54 @@ class Stylizer(Protocol):
         """
 
 
-Factory = Callable[..., Stylizer]
-Registered = TypeVar("Registered", bound=Factory)
-
-_STYLIZERS: dict[str, Factory] = {}
-_FILES = {
-    "playground": "rulepatch.concepts.stylizers.playground",
-    "paste": "rulepatch.concepts.stylizers.paste",
-    "gatys": "rulepatch.concepts.stylizers.gatys",
-    "adain": "rulepatch.concepts.stylizers.adain",
-    "ghiasi": "rulepatch.concepts.stylizers.ghiasi",
-    "inpainting": "rulepatch.concepts.stylizers.inpainting",
-}
+@dataclass(frozen=True)
+class NoSettings:
+    """The settings of a stylizer that has none of its own."""
 
 
-def stylizer(name: str) -> Callable[[Registered], Registered]:
-    """Register a function that loads a stylizer: of the rest of its name, `blend`, `device` and settings of its own."""
+Factory = TypeVar("Factory", bound=Callable[..., Stylizer])
 
-    def register(function: Registered) -> Registered:
-        _STYLIZERS[name] = function
-        return function
 
-    return register
+@dataclass(frozen=True)
+class _Kind:
+    """A kind of stylizer: the function that loads one, and the class of its settings."""
+
+    load: Callable[..., Stylizer]
+    settings: type[Any]
+
+
+_STYLIZERS = Registry[_Kind](
+    "stylizer",
+    {
+        "playground": "rulepatch.concepts.stylizers.playground",
+        "paste": "rulepatch.concepts.stylizers.paste",
+        "gatys": "rulepatch.concepts.stylizers.gatys",
+        "adain": "rulepatch.concepts.stylizers.adain",
+        "ghiasi": "rulepatch.concepts.stylizers.ghiasi",
+        "inpainting": "rulepatch.concepts.stylizers.inpainting",
+    },
+    group="rulepatch.stylizers",
+)
+
+
+def stylizer(name: str, settings: type[Any] = NoSettings) -> Callable[[Factory], Factory]:
+    """Register a function that loads a stylizer: `load(rest, how, *, blend, device)`.
+
+    `rest` is what follows the name and a slash, and `how` the settings.
+
+    Args:
+        name: of the stylizer.
+        settings: a frozen dataclass of the settings that it alone has, each with a default, checked at construction.
+
+    Returns:
+        A decorator.
+    """
+    return _STYLIZERS.register(name, lambda load: _Kind(load, settings))
 
 
 def stylizers() -> list[str]:
-    """Names of all stylizers.
-
-    Returns:
-        Names, sorted.
-    """
-    return sorted({*_STYLIZERS, *_FILES})
+    """Names of all stylizers, sorted."""
+    return _STYLIZERS.names()
 
 
 def load_stylizer(
@@ -126,7 +143,8 @@ def load_stylizer(
     """Load a stylizer by name.
 
     Args:
-        name: `paste`, `gatys` or `gatys/WEIGHTS`, `adain/ENCODER+DECODER`, `ghiasi/FOLDER`, `inpainting/ID-or-FOLDER`.
+        name: `paste`, `gatys` or `gatys/WEIGHTS`, `adain/ENCODER+DECODER`, `ghiasi/FOLDER`, `inpainting/ID-or-FOLDER`,
+            or a name that another package registers.
         blend: share of the style in the result, in 0..1; the rest is the original.
         device: where to run; the CPU if None.
         settings: of that stylizer alone, such as `steps` of `gatys`.
@@ -146,23 +164,16 @@ def load_stylizer(
         ((105, 105, 105), True)
     """
     kind, _, rest = name.partition("/")
-    if kind not in _STYLIZERS and kind in _FILES:
-        importlib.import_module(_FILES[kind])
-    if kind not in _STYLIZERS:
-        raise SettingError(
-            f"expected a stylizer ({', '.join(stylizers())}) but got {name!r}; "
-            f"the nearest is {nearest(kind, stylizers(), count=1)}"
-        )
+    found = _STYLIZERS[name]
     if not 0 <= blend <= 1:
         raise SettingError(f"expected a blend in 0..1 but got {blend}; choose within")
-    factory, given = _STYLIZERS[kind], dict(settings or {})
-    own = inspect.signature(factory).parameters.keys() - {"rest", "blend", "device"}
-    for key in given:
+    own = sorted(each.name for each in fields(found.settings))
+    for key in settings or ():
         if key not in own:
             raise SettingError(
-                f"expected settings of the stylizer {kind} but got {key!r}; it takes {', '.join(sorted(own)) or 'none'}"
+                f"expected settings of the stylizer {kind} but got {key!r}; it takes {', '.join(own) or 'none'}"
             )
-    return factory(rest, blend=blend, device=device, **given)
+    return found.load(rest, found.settings(**(settings or {})), blend=blend, device=device)
 
 
 def styles(names: Sequence[str] | None = None, *, folder: Path | None = None) -> list[Style]:

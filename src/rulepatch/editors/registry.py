@@ -1,31 +1,16 @@
 """The registry of editors, by the names that the command line knows them by."""
 
-import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
 from rulepatch.core.changes import WeightChange
-from rulepatch.errors import SettingError
 from rulepatch.methods import Method
+from rulepatch.registry import Registry
 
 __all__ = ["Editor", "Solution", "editor", "editor_named", "editors"]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
-
-_EDITORS: dict[str, "Editor"] = {}
-_FILES = {
-    "rewrite": "rulepatch.editors.rewrite",
-    "projected-adam": "rulepatch.editors.projected_adam",
-    "finetune-local": "rulepatch.editors.finetune",
-    "finetune-global": "rulepatch.editors.finetune",
-    "last-layer": "rulepatch.editors.last_layer",
-    "dense": "rulepatch.editors.dense",
-    "inverse-transpose": "rulepatch.inverse.editors",
-    "inverse-pinv": "rulepatch.inverse.editors",
-    "inverse-fourier": "rulepatch.inverse.editors",
-    "nothing": "rulepatch.editors.nothing",
-}
 
 
 class Solution(NamedTuple):
@@ -66,17 +51,30 @@ def editor(
     sites: Callable[..., Sequence[str]] | None = None,
 ) -> Callable[[Function], Function]:
     """Register a function of a problem and settings that returns changes; see `Editor`."""
+    return _EDITORS.register(settings.name, lambda solve: Editor(settings, solve, check, sites))
 
-    def register(solve: Function) -> Function:
-        _EDITORS[settings.name] = Editor(settings, solve, check, sites)
-        return solve
 
-    return register
+_EDITORS = Registry[Editor](
+    "method",
+    {
+        "rewrite": "rulepatch.editors.rewrite",
+        "projected-adam": "rulepatch.editors.projected_adam",
+        "finetune-local": "rulepatch.editors.finetune",
+        "finetune-global": "rulepatch.editors.finetune",
+        "last-layer": "rulepatch.editors.last_layer",
+        "dense": "rulepatch.editors.dense",
+        "inverse-transpose": "rulepatch.inverse.editors",
+        "inverse-pinv": "rulepatch.inverse.editors",
+        "inverse-fourier": "rulepatch.inverse.editors",
+        "nothing": "rulepatch.editors.nothing",
+    },
+    group="rulepatch.editors",
+)
 
 
 def editors() -> list[str]:
     """Names of all editors, sorted."""
-    return sorted({*_EDITORS, *_FILES})
+    return _EDITORS.names()
 
 
 def editor_named(name: str) -> Editor:
@@ -89,8 +87,4 @@ def editor_named(name: str) -> Editor:
         >>> editor_named("rewrite").settings().rank
         1
     """
-    if name not in _EDITORS and name in _FILES:
-        importlib.import_module(_FILES[name])
-    if name not in _EDITORS:
-        raise SettingError(f"expected a method but got {name!r}; the methods are {', '.join(editors())}")
     return _EDITORS[name]

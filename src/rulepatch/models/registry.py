@@ -1,6 +1,5 @@
 """Models by name: one registry of sources, and loading weights from local files."""
 
-import importlib
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -15,9 +14,10 @@ from rulepatch.forward import run
 from rulepatch.models.checkpoints import read_state
 from rulepatch.models.classes import Classes
 from rulepatch.models.classifier import Classifier
-from rulepatch.models.names import advice
+from rulepatch.models.names import OF_FILES, advice
 from rulepatch.models.preprocess import Preprocess
 from rulepatch.models.weights import Translate, load_weights, refuse_unsound, save_weights
+from rulepatch.registry import Registry
 
 __all__ = [
     "Request",
@@ -73,17 +73,21 @@ class Sourced:
 
 Source = Callable[[Request], Sourced]
 
-_SOURCES: dict[str, Source] = {}
-_FILES = {
-    "torchvision": "rulepatch.models.torchvision_models",
-    "timm": "rulepatch.models.timm_models",
-    "hf": "rulepatch.models.huggingface",
-    "open_clip": "rulepatch.models.open_clip_models",
-    "places365": "rulepatch.models.places365",
-    "playground": "rulepatch.models.playground",
-    "python": "rulepatch.models.python_file",
-    "toml": "rulepatch.models.model_file",
-}
+_SOURCES = Registry[Source](
+    "source of models",
+    {
+        "torchvision": "rulepatch.models.torchvision_models",
+        "timm": "rulepatch.models.timm_models",
+        "hf": "rulepatch.models.huggingface",
+        "open_clip": "rulepatch.models.open_clip_models",
+        "places365": "rulepatch.models.places365",
+        "playground": "rulepatch.models.playground",
+        "python": "rulepatch.models.python_file",
+        "toml": "rulepatch.models.model_file",
+    },
+    group="rulepatch.models",
+    error=ModelError,
+)
 
 
 def source(prefix: str) -> Callable[[Source], Source]:
@@ -92,21 +96,12 @@ def source(prefix: str) -> Callable[[Source], Source]:
     Returns:
         A decorator for a function of a `Request`.
     """
-
-    def register(function: Source) -> Source:
-        _SOURCES[prefix] = function
-        return function
-
-    return register
+    return _SOURCES.register(prefix)
 
 
 def sources() -> list[str]:
-    """Prefixes of all sources.
-
-    Returns:
-        Prefixes, sorted.
-    """
-    return sorted({*_SOURCES, *_FILES})
+    """Prefixes of all sources, sorted."""
+    return _SOURCES.names()
 
 
 def load_model(name: str, *, weights: Path | str | None = None, device: str | torch.device | None = None) -> Classifier:
@@ -114,7 +109,7 @@ def load_model(name: str, *, weights: Path | str | None = None, device: str | to
 
     Args:
         name: `torchvision/NAME`, `timm/NAME`, `hf/NAME`, `open_clip/NAME`, `places365/NAME`, `playground`,
-            `FILE.py:FUNCTION` or a model file `FILE.toml`.
+            `FILE.py:FUNCTION`, a model file `FILE.toml`, or `PREFIX/NAME` of a source that another package registers.
         weights: a local file of weights (safetensors, or what `torch.save` wrote) instead of the source's own;
             `FILE::KEY` for those under one key of a checkpoint that holds several, such as `last.pth::state_dict_ema`.
         device: where to put it; the CPU if None.
@@ -192,12 +187,11 @@ def build(
         ModelError: no source has that name.
     """
     prefix, request_name = _split(name)
-    if prefix not in _SOURCES and prefix in _FILES:
-        importlib.import_module(_FILES[prefix])
     if prefix not in _SOURCES:
+        named = [f"{each}/NAME" for each in sources() if each not in {"playground", *OF_FILES}]
         raise ModelError(
-            "expected torchvision/NAME, timm/NAME, hf/NAME, open_clip/NAME, places365/NAME, playground, "
-            f"FILE.py:FUNCTION or FILE.toml but got {name!r}; {advice(name, sources())}"
+            f"expected {', '.join(named)}, playground, FILE.py:FUNCTION or FILE.toml but got {name!r}; "
+            f"{advice(name, sources())}"
         )
     return _SOURCES[prefix](Request(request_name, kwargs or {}, pretrained, classes))
 

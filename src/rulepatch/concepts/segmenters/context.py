@@ -1,6 +1,5 @@
 """Context matching as a segmenter: a concept is where a rule's own key fires (Bau et al. 2020; thesis 2.1.2)."""
 
-from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -11,7 +10,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from rulepatch.concepts.match import Key, Matcher, key_of_edit
-from rulepatch.concepts.segment import Region, Request, entries_of, regions_of, segmenter
+from rulepatch.concepts.segment import Region, Request, regions_of, segmenter
+from rulepatch.concepts.segmenters.bases import ClosedVocabulary, Entries
 from rulepatch.core.edit import Edit
 from rulepatch.data.cache import Cache
 from rulepatch.data.folders import Picture
@@ -24,7 +24,7 @@ from rulepatch.models.classifier import Classifier
 __all__ = ["ContextMatch", "load"]
 
 
-class ContextMatch:
+class ContextMatch(ClosedVocabulary):
     """A segmenter of the one concept that a key stands for.
 
     A pixel's probability is the share of the reference set's positions that score less than it does; outside of the
@@ -51,6 +51,8 @@ class ContextMatch:
         >>> found.vocabulary, found.threshold
         (('stripes',), 0.99)
     """
+
+    kind = "context"
 
     def __init__(
         self,
@@ -82,30 +84,10 @@ class ContextMatch:
     def describe(self) -> dict[str, Any]:
         """What its answers depend on."""
         key = self._matcher.key
-        return {
-            "segmenter": "context",
-            "threshold": self.threshold,
-            "site": key.site,
-            "concept": key.name,
-            **self._digests,
-        }
+        return {**super().describe(), "site": key.site, "concept": key.name, **self._digests}
 
-    @torch.inference_mode()
-    def segment(self, picture: Picture, image: Image.Image, concepts: Sequence[str]) -> dict[str, list[Region]]:
-        """Look for the key's concept in a picture.
-
-        Args:
-            picture: the picture.
-            image: the same, read, RGB.
-            concepts: the key's name, or one of the names in it.
-
-        Returns:
-            A region if the key fires.
-
-        Raises:
-            SettingError: another concept than the key's.
-        """
-        entries = entries_of(concepts, self.vocabulary)
+    def find(self, picture: Picture, image: Image.Image, queries: Entries) -> dict[str, list[Region]]:
+        """A region if the key fires."""
         preprocess = self._matcher.model.preprocess
         scores = self._matcher.scores(preprocess.pixels(image)[None])[0]
         left, top, right, bottom = preprocess.window(image.size)
@@ -113,7 +95,7 @@ class ContextMatch:
         across, inside_across = _interpolation(image.width, left, right, scores.shape[1])
         levels = self._matcher.levels((down @ scores @ across.T).astype(np.float32))
         probability = np.where(np.outer(inside_down, inside_across), levels, 0).astype(np.float32)
-        return {concept: regions_of(probability[None], self.threshold) for concept in entries}
+        return {concept: regions_of(probability[None], self.threshold) for concept in queries}
 
 
 def _interpolation(pixels: int, start: float, end: float, cells: int) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:

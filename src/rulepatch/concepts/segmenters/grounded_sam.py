@@ -3,7 +3,7 @@
 Liu et al., "Grounding DINO", ECCV 2024; Ravi et al., "SAM 2", 2024; Ren et al., "Grounded SAM", 2024.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,8 @@ from PIL import Image
 from torch import Tensor
 
 from rulepatch.concepts.segment import Region, Request, regions_of, segmenter
-from rulepatch.concepts.segmenters.checkpoints import Checkpoint, load_checkpoint, size_of, words_of
+from rulepatch.concepts.segmenters.bases import OpenVocabulary
+from rulepatch.concepts.segmenters.checkpoints import Checkpoint, load_checkpoint, size_of
 from rulepatch.data.folders import Picture
 from rulepatch.errors import SettingError
 
@@ -25,7 +26,7 @@ MOST_BOXES = 32
 
 
 @dataclass(frozen=True, eq=False)
-class GroundedSAM:
+class GroundedSAM(OpenVocabulary):
     """A segmenter of any words by two networks, a region for each box.
 
     Attributes:
@@ -39,38 +40,24 @@ class GroundedSAM:
     masker: Checkpoint
     threshold: float = 0.15
     box_threshold: float = 0.25
-    vocabulary: None = None
+    kind = "grounded-sam"
 
     def describe(self) -> dict[str, Any]:
         """What its answers depend on."""
         return {
-            "segmenter": "grounded-sam",
-            "threshold": self.threshold,
+            **super().describe(),
             "box_threshold": self.box_threshold,
             "detector": self.detector.describe(),
             "masker": self.masker.describe(),
         }
 
-    @torch.inference_mode()
-    def segment(self, picture: Picture, image: Image.Image, concepts: Sequence[str]) -> dict[str, list[Region]]:
-        """Look for concepts in a picture.
-
-        Args:
-            picture: the picture.
-            image: the same, read, RGB.
-            concepts: what to look for, in words.
-
-        Returns:
-            A region for each box of each concept, the best first.
-
-        Raises:
-            SettingError: a concept without words.
-        """
-        detected = [self._boxes(image, words) for words in words_of(concepts)]
+    def find(self, picture: Picture, image: Image.Image, queries: Mapping[str, str]) -> dict[str, list[Region]]:
+        """A region for each box of each concept, the best first."""
+        detected = [self._boxes(image, words) for words in queries.values()]
         boxes = torch.cat([boxes for boxes, _ in detected]) if detected else torch.zeros(0, 4)
         masks = self._masks(image, boxes).split([len(boxes) for boxes, _ in detected]) if len(boxes) else None
         found: dict[str, list[Region]] = {}
-        for number, (concept, (_, scores)) in enumerate(zip(concepts, detected, strict=True)):
+        for number, (concept, (_, scores)) in enumerate(zip(queries, detected, strict=True)):
             if masks is None:
                 found[concept] = []
                 continue

@@ -1,6 +1,5 @@
 """Masks that somebody painted: `FOLDER/CONCEPT/PICTURE.png`, white where the concept is."""
 
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,7 +7,8 @@ from typing import Any
 
 from PIL import Image
 
-from rulepatch.concepts.segment import Region, Request, entries_of, regions_of, segmenter
+from rulepatch.concepts.segment import Region, Request, regions_of, segmenter
+from rulepatch.concepts.segmenters.bases import ClosedVocabulary, Entries
 from rulepatch.data.folders import Picture
 from rulepatch.digests import digest_of_bytes, digest_of_json
 from rulepatch.errors import FolderError, ImageError, SettingError
@@ -18,7 +18,7 @@ __all__ = ["MaskFiles", "load"]
 
 
 @dataclass(frozen=True, eq=False)
-class MaskFiles:
+class MaskFiles(ClosedVocabulary):
     """A segmenter that reads masks from files.
 
     The mask of a picture `val/van/003.jpg` is `CONCEPT/val/van/003.png`, `CONCEPT/van/003.png` or `CONCEPT/003.png` in
@@ -32,6 +32,7 @@ class MaskFiles:
 
     folder: Path
     threshold: float = 0.5
+    kind = "files"
     _owners: dict[Path, Picture] = field(default_factory=dict, repr=False)
     """Which picture each mask was read for, so that no other takes it for its own."""
 
@@ -47,22 +48,13 @@ class MaskFiles:
             digests = list(pool.map(lambda path: digest_of_bytes(path.read_bytes()), files))
         names = [path.relative_to(self.folder).as_posix() for path in files]
         masks = digest_of_json([list(self.vocabulary), names, digests])
-        return {"segmenter": "files", "threshold": self.threshold, "masks": masks, "files": len(files)}
+        return {**super().describe(), "masks": masks, "files": len(files)}
 
-    def segment(self, picture: Picture, image: Image.Image, concepts: Sequence[str]) -> dict[str, list[Region]]:
-        """Read the masks of a picture.
-
-        Args:
-            picture: the picture, a file.
-            image: the same, read.
-            concepts: names of folders.
-
-        Returns:
-            A region for each concept that has a mask of the picture.
+    def find(self, picture: Picture, image: Image.Image, queries: Entries) -> dict[str, list[Region]]:
+        """The masks of a picture.
 
         Raises:
             ImageError: the picture is no file, or a mask cannot be read, is of another size or another picture's.
-            SettingError: a concept that has no folder.
         """
         if not isinstance(picture.source, Path):
             raise ImageError(
@@ -70,7 +62,7 @@ class MaskFiles:
             )
         vocabulary = self.vocabulary
         found: dict[str, list[Region]] = {}
-        for concept, entries in entries_of(concepts, vocabulary).items():
+        for concept, entries in queries.items():
             found[concept] = []
             for path in filter(None, (self._path(vocabulary[entry], picture.source) for entry in entries)):
                 self._claim(path, picture)

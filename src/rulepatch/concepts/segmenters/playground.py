@@ -1,12 +1,11 @@
 """The playground's exact masks, from the scenes that its pictures carry."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from PIL import Image
 
-from rulepatch.concepts.segment import Region, Request, entries_of, regions_of, segmenter
+from rulepatch.concepts.segment import Region, Request, regions_of, segmenter
+from rulepatch.concepts.segmenters.bases import ClosedVocabulary, Entries
 from rulepatch.data.folders import Picture
 from rulepatch.errors import SettingError
 from rulepatch.playground.pictures import scene_of
@@ -17,7 +16,7 @@ __all__ = ["Playground", "load"]
 
 
 @dataclass(frozen=True, eq=False)
-class Playground:
+class Playground(ClosedVocabulary):
     """A segmenter of the playground's pictures that knows where everything is.
 
     It knows the concepts ground, wheels and sign, and each of them by the name of a style where it has that style:
@@ -30,30 +29,17 @@ class Playground:
 
     threshold: float = 0.5
     vocabulary: tuple[str, ...] = tuple(dict.fromkeys((*CONCEPTS, *GROUNDS, *WHEELS, *SIGNS)))
+    kind = "playground"
 
-    def describe(self) -> dict[str, Any]:
-        """What its answers depend on."""
-        return {"segmenter": "playground", "threshold": self.threshold}
-
-    def segment(self, picture: Picture, image: Image.Image, concepts: Sequence[str]) -> dict[str, list[Region]]:
-        """Give the exact masks of concepts.
-
-        Args:
-            picture: the picture.
-            image: the same, read.
-            concepts: concepts of scenes, or styles of them.
-
-        Returns:
-            A region for each concept that the scene has.
+    def find(self, picture: Picture, image: Image.Image, queries: Entries) -> dict[str, list[Region]]:
+        """The exact mask of each concept that the scene has.
 
         Raises:
             ImageError: the picture carries no scene, or was changed since it was rendered.
-            SettingError: a concept that scenes do not have.
         """
-        entries = entries_of(concepts, self.vocabulary)
         scene = scene_of(image, picture.name)
         found = {}
-        for concept, (entry,) in entries.items():
+        for concept, (entry,) in queries.items():
             name = self.vocabulary[entry]
             meant = [each for each in CONCEPTS if name in {each, scene.styles.get(each)}]
             found[concept] = [

@@ -1,14 +1,13 @@
 """SAM 3: any words, all instances, one network; its weights are given to those who ask for them at Hugging Face."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
-import torch
 from PIL import Image
 
 from rulepatch.concepts.segment import Region, Request, regions_of, segmenter
-from rulepatch.concepts.segmenters.checkpoints import Checkpoint, load_checkpoint, resized, size_of, words_of
+from rulepatch.concepts.segmenters.bases import OpenVocabulary, SingleNetwork
+from rulepatch.concepts.segmenters.checkpoints import resized, size_of
 from rulepatch.data.folders import Picture
 
 __all__ = ["SAM3", "load"]
@@ -17,7 +16,7 @@ DEFAULT = "facebook/sam3"
 
 
 @dataclass(frozen=True, eq=False)
-class SAM3:
+class SAM3(SingleNetwork, OpenVocabulary):
     """A segmenter of any words by SAM 3, a region for each instance.
 
     Attributes:
@@ -26,33 +25,13 @@ class SAM3:
             instance's mask at a pixel.
     """
 
-    network: Checkpoint
-    threshold: float = 0.15
-    vocabulary: None = None
+    kind = "sam3"
 
-    def describe(self) -> dict[str, Any]:
-        """What its answers depend on."""
-        return {"segmenter": "sam3", "threshold": self.threshold, **self.network.describe()}
-
-    @torch.inference_mode()
-    def segment(self, picture: Picture, image: Image.Image, concepts: Sequence[str]) -> dict[str, list[Region]]:
-        """Look for concepts in a picture.
-
-        Args:
-            picture: the picture.
-            image: the same, read, RGB.
-            concepts: what to look for, in words.
-
-        Returns:
-            A region for each instance of each concept, the best first.
-
-        Raises:
-            SettingError: a concept without words.
-        """
-        all_words = words_of(concepts)
+    def find(self, picture: Picture, image: Image.Image, queries: Mapping[str, str]) -> dict[str, list[Region]]:
+        """A region for each instance of each concept, the best first."""
         seen = self.network.module.get_vision_features(self.network.inputs({"images": image})["pixel_values"])
         found = {}
-        for concept, words in zip(concepts, all_words, strict=True):
+        for concept, words in queries.items():
             asked = self.network.inputs({"text": words, "original_sizes": [list(size_of(image))]})
             output = self.network.module(
                 vision_embeds=seen, input_ids=asked["input_ids"], attention_mask=asked["attention_mask"]
@@ -70,5 +49,4 @@ class SAM3:
 @segmenter("sam3")
 def load(request: Request) -> SAM3:
     """`sam3`, or `sam3/CHECKPOINT`."""
-    network = load_checkpoint(request.name or DEFAULT, "Sam3Model", "Sam3Processor", kind="sam3", device=request.device)
-    return SAM3(network, request.threshold or SAM3.threshold)
+    return SAM3.of(request, "Sam3Model", "Sam3Processor", default=DEFAULT)

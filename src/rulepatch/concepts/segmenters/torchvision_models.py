@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torchvision import models
 from torchvision.transforms import functional as TF
 
-from rulepatch.concepts.segment import Region, Request, entries_of, regions_of, segmenter
+from rulepatch.concepts.segment import Region, Request, regions_of, segmenter
+from rulepatch.concepts.segmenters.bases import ClosedVocabulary, Entries
 from rulepatch.concepts.segmenters.checkpoints import resized, size_of
 from rulepatch.data.folders import Picture
 from rulepatch.digests import digest_of_tensors
@@ -28,7 +29,7 @@ _NOTHING = frozenset({"__background__", "N/A"})
 
 
 @dataclass(frozen=True, eq=False)
-class _OfTorchvision:
+class _OfTorchvision(ClosedVocabulary):
     """What both have.
 
     Attributes:
@@ -42,6 +43,7 @@ class _OfTorchvision:
     module: nn.Module
     categories: tuple[str, ...]
     threshold: float = 0.80
+    kind = "torchvision"
 
     @property
     def vocabulary(self) -> tuple[str, ...]:
@@ -55,20 +57,17 @@ class _OfTorchvision:
     def describe(self) -> dict[str, Any]:
         """What its answers depend on."""
         return {
-            "segmenter": "torchvision",
+            **super().describe(),
             "architecture": self.name,
             "weights": self._weights,
             "categories": list(self.categories),
-            "threshold": self.threshold,
         }
 
-    def _entries(self, concepts: Sequence[str]) -> dict[str, list[int]]:
+    def _queries(self, concepts: Sequence[str]) -> dict[str, tuple[int, ...]]:
         """Numbers of categories for each concept."""
         known = [number for number, name in enumerate(self.categories) if name not in _NOTHING]
-        return {
-            concept: [known[entry] for entry in entries]
-            for concept, entries in entries_of(concepts, self.vocabulary).items()
-        }
+        queries = super()._queries(concepts)
+        return {concept: tuple(known[entry] for entry in entries) for concept, entries in queries.items()}
 
     def _device(self) -> torch.device:
         return next(self.module.parameters()).device
@@ -81,25 +80,11 @@ class InstanceSegmenter(_OfTorchvision):
     The threshold is that of the instance's score times its mask's probability at a pixel.
     """
 
-    @torch.inference_mode()
-    def segment(self, picture: Picture, image: Image.Image, concepts: Sequence[str]) -> dict[str, list[Region]]:
-        """Look for concepts in a picture.
-
-        Args:
-            picture: the picture.
-            image: the same, read, RGB.
-            concepts: what to look for, by names of classes.
-
-        Returns:
-            A region for each instance of each concept, the best first.
-
-        Raises:
-            SettingError: a concept that is no class.
-        """
-        entries = self._entries(concepts)
+    def find(self, picture: Picture, image: Image.Image, queries: Entries) -> dict[str, list[Region]]:
+        """A region for each instance of each concept, the best first."""
         output: Mapping[str, Tensor] = self.module([TF.to_tensor(image).to(self._device())])[0]
         found = {}
-        for concept, numbers in entries.items():
+        for concept, numbers in queries.items():
             kept = torch.isin(output["labels"].cpu(), torch.tensor(numbers)) & (
                 output["scores"].cpu() >= self.threshold
             )  # a pixel can be no surer than its instance
@@ -125,31 +110,17 @@ class SemanticSegmenter(_OfTorchvision):
         """What its answers depend on."""
         return {**super().describe(), "transform": " ".join(repr(self.transform).split())}
 
-    @torch.inference_mode()
-    def segment(self, picture: Picture, image: Image.Image, concepts: Sequence[str]) -> dict[str, list[Region]]:
-        """Look for concepts in a picture.
-
-        Args:
-            picture: the picture.
-            image: the same, read, RGB.
-            concepts: what to look for, by names of classes.
-
-        Returns:
-            A region for each concept that is found.
-
-        Raises:
-            SettingError: a concept that is no class.
-        """
-        entries = self._entries(concepts)
+    def find(self, picture: Picture, image: Image.Image, queries: Entries) -> dict[str, list[Region]]:
+        """A region for each concept that is found."""
         output = self.module(self.transform(image)[None].to(self._device()))["out"][0].softmax(0)
         found = {}
-        for concept, numbers in entries.items():
-            probability = resized(output[numbers].sum(0, keepdim=True), size_of(image))
+        for concept, numbers in queries.items():
+            probability = resized(output[list(numbers)].sum(0, keepdim=True), size_of(image))
             found[concept] = regions_of(probability, self.threshold)
         return found
 
 
-@segmenter("torchvision")
+@segmenter("torchvision", weights=True)
 def load(request: Request) -> InstanceSegmenter | SemanticSegmenter:
     """`torchvision/maskrcnn_…`, `torchvision/deeplabv3_…`, `torchvision/fcn_…` or `torchvision/lraspp_…`.
 

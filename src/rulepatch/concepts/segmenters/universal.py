@@ -1,35 +1,31 @@
 """Mask2Former and OneFormer: a list of classes, things and stuff alike (Cheng et al. 2022; Jain et al. 2023)."""
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from rulepatch.concepts.segment import Region, Request, entries_of, regions_of, segmenter
-from rulepatch.concepts.segmenters.checkpoints import Checkpoint, load_checkpoint, resized, size_of
+from rulepatch.concepts.segment import Region, Request, regions_of, segmenter
+from rulepatch.concepts.segmenters.bases import ClosedVocabulary, Entries, SingleNetwork
+from rulepatch.concepts.segmenters.checkpoints import resized, size_of
 from rulepatch.data.folders import Picture
-from rulepatch.errors import SettingError
 
-__all__ = ["Universal", "load_mask2former", "load_oneformer"]
+__all__ = ["Mask2Former", "OneFormer", "Universal", "load_mask2former", "load_oneformer"]
 
 
 @dataclass(frozen=True, eq=False)
-class Universal:
+class Universal(SingleNetwork, ClosedVocabulary):
     """A segmenter of a list of classes by Mask2Former or OneFormer, one region a concept.
 
     Attributes:
-        kind: which of the two.
         network: the checkpoint.
         threshold: of the probability of the class at a pixel: over all queries, the sum of the class's probability
             times the mask's, as both papers infer semantic segmentation, at most 1.
     """
 
-    kind: Literal["mask2former", "oneformer"]
-    network: Checkpoint
     threshold: float = 0.80
 
     @property
@@ -38,40 +34,40 @@ class Universal:
         names = self.network.module.config.id2label
         return tuple(str(names[index]).strip() for index in sorted(names))
 
-    def describe(self) -> dict[str, Any]:
-        """What its answers depend on."""
-        return {"segmenter": self.kind, "threshold": self.threshold, **self.network.describe()}
-
-    @torch.inference_mode()
-    def segment(self, picture: Picture, image: Image.Image, concepts: Sequence[str]) -> dict[str, list[Region]]:
-        """Look for concepts in a picture.
-
-        Args:
-            picture: the picture.
-            image: the same, read, RGB.
-            concepts: what to look for, by names of classes.
-
-        Returns:
-            A region for each concept that is found.
-
-        Raises:
-            SettingError: a concept that is no class.
-        """
-        entries = entries_of(concepts, self.vocabulary)
-        if not entries:
+    def find(self, picture: Picture, image: Image.Image, queries: Entries) -> dict[str, list[Region]]:
+        """A region for each concept that is found."""
+        if not queries:
             return {}
-        task = {"images": [image], "task_inputs": ["semantic"]} if self.kind == "oneformer" else {"images": image}
-        inputs = self.network.inputs(task)
+        inputs = self.network.inputs(self._task(image))
         output = self.network.module(**inputs)
         classes = output.class_queries_logits[0].softmax(-1)[:, :-1]  # the last is that there is nothing
-        wanted = torch.stack([classes[:, list(numbers)].sum(1) for numbers in entries.values()])
+        wanted = torch.stack([classes[:, list(numbers)].sum(1) for numbers in queries.values()])
         maps = torch.einsum("kq,qhw->khw", wanted, output.masks_queries_logits[0].sigmoid())
         maps = _unpadded(maps, inputs["pixel_values"], inputs.get("pixel_mask"))
         probabilities = resized(maps.clamp(0, 1), size_of(image))
         return {
             concept: regions_of(probability[None], self.threshold)
-            for concept, probability in zip(entries, probabilities, strict=True)
+            for concept, probability in zip(queries, probabilities, strict=True)
         }
+
+    def _task(self, image: Image.Image) -> dict[str, Any]:
+        """What the processor is given."""
+        return {"images": image}
+
+
+class Mask2Former(Universal):
+    """A segmenter by Mask2Former (Cheng et al. 2022)."""
+
+    kind = "mask2former"
+
+
+class OneFormer(Universal):
+    """A segmenter by OneFormer (Jain et al. 2023), whose task is told to it in words."""
+
+    kind = "oneformer"
+
+    def _task(self, image: Image.Image) -> dict[str, Any]:
+        return {"images": [image], "task_inputs": ["semantic"]}
 
 
 def _unpadded(maps: Tensor, pixels: Tensor, mask: Tensor | None) -> Tensor:
@@ -83,28 +79,16 @@ def _unpadded(maps: Tensor, pixels: Tensor, mask: Tensor | None) -> Tensor:
     return maps[:, : int(inside.any(1).sum()), : int(inside.any(0).sum())]
 
 
-def _load(
-    kind: Literal["mask2former", "oneformer"],
-    module: str,
-    processor: str | Callable[[Any, str, Any], Any],
-    request: Request,
-) -> Universal:
-    if not request.name:
-        raise SettingError(f"expected a checkpoint, {kind}/CHECKPOINT, but got none; its classes are those it knows")
-    network = load_checkpoint(request.name, module, processor, kind=kind, device=request.device)
-    return Universal(kind, network, request.threshold or Universal.threshold)
-
-
 @segmenter("mask2former")
-def load_mask2former(request: Request) -> Universal:
+def load_mask2former(request: Request) -> Mask2Former:
     """`mask2former/CHECKPOINT`."""
-    return _load("mask2former", "Mask2FormerForUniversalSegmentation", "Mask2FormerImageProcessor", request)
+    return Mask2Former.of(request, "Mask2FormerForUniversalSegmentation", "Mask2FormerImageProcessor")
 
 
 @segmenter("oneformer")
-def load_oneformer(request: Request) -> Universal:
+def load_oneformer(request: Request) -> OneFormer:
     """`oneformer/CHECKPOINT`."""
-    return _load("oneformer", "OneFormerForUniversalSegmentation", _oneformer_processor, request)
+    return OneFormer.of(request, "OneFormerForUniversalSegmentation", _oneformer_processor)
 
 
 def _oneformer_processor(transformers: Any, place: str, config: Any) -> Any:

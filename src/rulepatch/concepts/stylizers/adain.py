@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from rulepatch.concepts.stylize import Style, finished, picture_of_style, stylizer
+from rulepatch.concepts.stylize import NoSettings, Style, finished, picture_of_style, stylizer
 from rulepatch.concepts.stylizers.networks import (
     Chain,
     device_named,
@@ -80,7 +80,7 @@ class AdaIN:
 
 
 @stylizer("adain")
-def load(rest: str, *, blend: float, device: str | None = None) -> AdaIN:
+def load(rest: str, how: NoSettings, *, blend: float, device: str | None = None) -> AdaIN:
     """The stylizer `adain`: the files of the well-known port to PyTorch, as safetensors or as they were published.
 
     Raises:

@@ -1,7 +1,7 @@
 """Style transfer by optimisation (Gatys, Ecker and Bethge, CVPR 2016): `gatys`, or `gatys/WEIGHTS` for a local file."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from rulepatch.digests import digest_of_tensors
 from rulepatch.errors import SettingError, WeightsError, reason_of
 from rulepatch.progress import Bar
 
-__all__ = ["Gatys", "gram", "load"]
+__all__ = ["Gatys", "GatysSettings", "gram", "load"]
 
 _STYLE = (0, 2, 4, 8, 12)
 """Convolutions whose Gram matrices are matched: the first of each stage."""
@@ -41,6 +41,29 @@ _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
+class GatysSettings:
+    """Settings of `gatys`.
+
+    Attributes:
+        steps: iterations of L-BFGS.
+        style_weight: λ, the weight of the style against the content.
+
+    Raises:
+        SettingError: a setting out of range.
+    """
+
+    steps: int = 100
+    style_weight: float = 1e6
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or not self.style_weight > 0:
+            raise SettingError(
+                "expected at least one step and a positive style_weight but got "
+                f"{self.steps} and {self.style_weight}; raise them"
+            )
+
+
+@dataclass(frozen=True)
 class Gatys:
     r"""Optimises pixels so that Gram matrices of VGG19 are those of the style and maps those of the picture.
 
@@ -51,16 +74,14 @@ class Gatys:
     Attributes:
         encoder: the network.
         blend: share of the style in the result, in 0..1.
-        steps: iterations of L-BFGS.
-        style_weight: λ, the weight of the style against the content.
+        how: the settings.
         device: where it runs.
         name: of the stylizer.
     """
 
     encoder: Chain = field(repr=False)
     blend: float
-    steps: int = 100
-    style_weight: float = 1e6
+    how: GatysSettings
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     name: str = "gatys"
 
@@ -70,13 +91,7 @@ class Gatys:
 
     def describe(self) -> dict[str, Any]:
         """Name, digest of the weights, and settings."""
-        return {
-            "name": self.name,
-            "weights": self._digest,
-            "blend": self.blend,
-            "steps": self.steps,
-            "style_weight": self.style_weight,
-        }
+        return {"name": self.name, "weights": self._digest, "blend": self.blend, **asdict(self.how)}
 
     def __call__(self, image: Image.Image, mask: NDArray[float32], style: Style, *, seed: int = 0) -> Image.Image:
         """Optimise the picture; a progress bar is shown after two seconds.
@@ -110,7 +125,7 @@ class Gatys:
             x = content.clone().requires_grad_()
             losses: list[float] = []
             search = torch.optim.LBFGS(
-                [x], max_iter=self.steps, tolerance_grad=0, tolerance_change=0, line_search_fn="strong_wolfe"
+                [x], max_iter=self.how.steps, tolerance_grad=0, tolerance_change=0, line_search_fn="strong_wolfe"
             )
 
             def closure() -> Tensor:
@@ -118,13 +133,13 @@ class Gatys:
                 *maps, kept = self._read(x, [*_STYLE, _CONTENT])
                 loss = (kept - wanted).square().mean()
                 for found, goal in zip(maps, wanted_style, strict=True):
-                    loss = loss + self.style_weight * (gram(found) - goal).square().mean()
+                    loss = loss + self.how.style_weight * (gram(found) - goal).square().mean()
                 loss.backward()
                 losses.append(float(loss.detach()))
                 bar.update()
                 return loss
 
-            with Bar(5 * self.steps // 4, "gatys", leave=False) as bar:
+            with Bar(5 * self.how.steps // 4, "gatys", leave=False) as bar:
                 search.step(closure)
             return x.detach(), losses
 
@@ -134,23 +149,19 @@ class Gatys:
         return [maps[k] for k in which]
 
 
-@stylizer("gatys")
-def load(rest: str, *, blend: float, device: str | None = None, steps: int = 100, style_weight: float = 1e6) -> Gatys:
+@stylizer("gatys", GatysSettings)
+def load(rest: str, how: GatysSettings, *, blend: float, device: str | None = None) -> Gatys:
     """The stylizer `gatys`: VGG19 from a file, or torchvision's, which torchvision downloads if it is not there.
 
     Raises:
-        SettingError: a setting out of range, or no such device.
+        SettingError: no such device.
         WeightsError: weights that are missing, damaged, of another network, or that could not be downloaded.
     """
-    if steps < 1 or not style_weight > 0:
-        raise SettingError(
-            f"expected at least one step and a positive style_weight but got {steps} and {style_weight}; raise them"
-        )
     place = device_named(device)
     source = Path(rest) if rest else _published()
     resized = [index in {5, 10, 19, 28} for index in ENCODER]
     encoder = read_chain(source, ENCODER, resized, what="VGG19")
-    return Gatys(encoder.to(place), blend, steps, style_weight, place)
+    return Gatys(encoder.to(place), blend, how, place)
 
 
 def gram(maps: Tensor) -> Tensor:

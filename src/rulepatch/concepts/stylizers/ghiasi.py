@@ -13,7 +13,7 @@ from numpy import float32
 from numpy.typing import NDArray
 from PIL import Image
 
-from rulepatch.concepts.stylize import Style, finished, picture_of_style, stylizer
+from rulepatch.concepts.stylize import NoSettings, Style, finished, picture_of_style, stylizer
 from rulepatch.concepts.stylizers.ghiasi_networks import Predictor, Transformer
 from rulepatch.concepts.stylizers.networks import device_named, pairs_named, picture, pixels, wide_enough
 from rulepatch.concepts.stylizers.tfjs import TfjsModel, read_tfjs
@@ -74,7 +74,7 @@ class Ghiasi:
 
 
 @stylizer("ghiasi")
-def load(rest: str, *, blend: float, device: str | None = None) -> Ghiasi:
+def load(rest: str, how: NoSettings, *, blend: float, device: str | None = None) -> Ghiasi:
     """The stylizer `ghiasi`: FOLDER holds a predictor and a transformer; PREDICTOR+TRANSFORMER names them.
 
     Raises:

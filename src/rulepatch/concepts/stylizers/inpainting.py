@@ -4,7 +4,7 @@ It draws what the words say where the mask is, in the light of the rest, and may
 test case than a texture.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,37 @@ from rulepatch.concepts.stylizers.networks import device_named
 from rulepatch.digests import digest_of_json, digest_of_tensors
 from rulepatch.errors import MissingExtraError, SettingError, WeightsError, reason_of
 
-__all__ = ["Inpainting", "load"]
+__all__ = ["Inpainting", "InpaintingSettings", "load"]
 
 _GRAIN = 8
 """Sides of the pictures that diffusion models draw are multiples of this."""
+
+
+@dataclass(frozen=True)
+class InpaintingSettings:
+    """Settings of `inpainting`.
+
+    Attributes:
+        template: of the prompt; `{prompt}` stands for the style's words.
+        steps: of denoising.
+        guidance: weight of the words.
+        side: shorter side of what is drawn, in pixels.
+
+    Raises:
+        SettingError: a setting out of range.
+    """
+
+    template: str = "{prompt}"
+    steps: int = 30
+    guidance: float = 7.5
+    side: int = 512
+
+    def __post_init__(self) -> None:
+        if "{prompt}" not in self.template or self.steps < 1 or self.side < _GRAIN or self.guidance < 0:
+            raise SettingError(
+                "expected a template with {prompt}, at least one step, a guidance of at least 0 and a side of at least "
+                f"{_GRAIN} but got {self.template!r}, {self.steps}, {self.guidance} and {self.side}; change it"
+            )
 
 
 @dataclass(frozen=True)
@@ -33,20 +60,14 @@ class Inpainting:
     Attributes:
         pipeline: of diffusers.
         blend: share of the drawing in the result, in 0..1.
-        template: of the prompt; `{prompt}` stands for the style's words.
-        steps: of denoising.
-        guidance: weight of the words.
-        side: shorter side of what is drawn, in pixels.
+        how: the settings.
         device: where it runs.
         name: of the stylizer.
     """
 
     pipeline: Any = field(repr=False)
     blend: float
-    template: str = "{prompt}"
-    steps: int = 30
-    guidance: float = 7.5
-    side: int = 512
+    how: InpaintingSettings
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     name: str = "inpainting"
 
@@ -61,15 +82,7 @@ class Inpainting:
 
     def describe(self) -> dict[str, Any]:
         """Name, digest of the weights (seconds, for a large model), and settings."""
-        return {
-            "name": self.name,
-            "weights": self._digest,
-            "blend": self.blend,
-            "template": self.template,
-            "steps": self.steps,
-            "guidance": self.guidance,
-            "side": self.side,
-        }
+        return {"name": self.name, "weights": self._digest, "blend": self.blend, **asdict(self.how)}
 
     def __call__(self, image: Image.Image, mask: NDArray[np.float32], style: Style, *, seed: int = 0) -> Image.Image:
         """Draw the style's words.
@@ -80,48 +93,35 @@ class Inpainting:
         check_parts(image, mask)
         if not mask.any():
             return image.copy()
-        scale = self.side / min(image.size)
+        scale = self.how.side / min(image.size)
         width, height = (max(_GRAIN, round(each * scale / _GRAIN) * _GRAIN) for each in image.size)
         where = Image.fromarray(np.where(mask > 0, 255, 0).astype(np.uint8))
         drawn = self.pipeline(
-            prompt=self.template.replace("{prompt}", style.prompt),
+            prompt=self.how.template.replace("{prompt}", style.prompt),
             image=image.resize((width, height), Image.Resampling.BICUBIC),
             mask_image=where.resize((width, height), Image.Resampling.NEAREST),
             width=width,
             height=height,
-            num_inference_steps=self.steps,
-            guidance_scale=self.guidance,
+            num_inference_steps=self.how.steps,
+            guidance_scale=self.how.guidance,
             generator=torch.Generator("cpu").manual_seed(seed),
         ).images[0]
         return finished(image, drawn.convert("RGB"), mask, self.blend)
 
 
-@stylizer("inpainting")
-def load(
-    rest: str,
-    *,
-    blend: float,
-    device: str | None = None,
-    template: str = "{prompt}",
-    steps: int = 30,
-    guidance: float = 7.5,
-    side: int = 512,
-) -> Inpainting:
+@stylizer("inpainting", InpaintingSettings)
+def load(rest: str, how: InpaintingSettings, *, blend: float, device: str | None = None) -> Inpainting:
     """The stylizer `inpainting`: a folder, or a model of the hub, which is downloaded if it is not there.
 
     Only safetensors are read, and no code that comes with a model is run.
 
     Raises:
         MissingExtraError: diffusers is not installed.
-        SettingError: a setting out of range, or no such device.
+        SettingError: no model is named, or no such device.
         WeightsError: no such model, or it is not to be had.
     """
-    if not rest or "{prompt}" not in template or steps < 1 or side < _GRAIN or guidance < 0:
-        raise SettingError(
-            "expected inpainting/ID-or-FOLDER, a template with {prompt}, at least one step, "
-            f"a guidance of at least 0 and a side of at least {_GRAIN} "
-            f"but got inpainting/{rest}, {template!r}, {steps}, {guidance} and {side}; change it"
-        )
+    if not rest:
+        raise SettingError("expected a model, inpainting/ID-or-FOLDER, but got none; name it")
     place = device_named(device)
     try:
         from diffusers import AutoPipelineForInpainting
@@ -140,4 +140,4 @@ def load(
             f"({reason_of(error)}); name a folder or a model of the hub"
         ) from None
     pipeline.set_progress_bar_config(delay=2, leave=False, disable=None)
-    return Inpainting(pipeline.to(place), blend, template, steps, guidance, side, place)
+    return Inpainting(pipeline.to(place), blend, how, place)

@@ -1,7 +1,7 @@
 """A texture pasted over a region, in the light that was there: `paste`, the default. It needs no weights."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from rulepatch.concepts.stylize import Style, finished, picture_of_style, styliz
 from rulepatch.errors import SettingError
 from rulepatch.images import blurred
 
-__all__ = ["Paste", "feathered", "laid", "load", "shading"]
+__all__ = ["Paste", "PasteSettings", "feathered", "laid", "load", "shading"]
 
 _GAIN = (0.4, 1.8)
 """Least and largest factor by which light changes a texture."""
@@ -22,30 +22,46 @@ _COARSE = 8
 
 
 @dataclass(frozen=True)
+class PasteSettings:
+    """Settings of `paste`.
+
+    Attributes:
+        illumination: how far the texture takes over the region's light and shade: 0 not at all, 1 fully.
+        feather: width of the edge over which it fades in, as a share of the picture's shorter side; it lies within the
+            mask, so that nothing outside changes.
+
+    Raises:
+        SettingError: a setting out of range.
+    """
+
+    illumination: float = 0.5
+    feather: float = 0.015
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.illumination <= 1 or not 0 <= self.feather <= 0.5:
+            raise SettingError(
+                "expected an illumination in 0..1 and a feather in 0..0.5 but got "
+                f"{self.illumination} and {self.feather}; choose within"
+            )
+
+
+@dataclass(frozen=True)
 class Paste:
     """Lays a texture over a region at its own scale, darkens and lightens it as the region was, and feathers its edge.
 
     Attributes:
         blend: share of the texture in the result, in 0..1.
-        illumination: how far the texture takes over the region's light and shade: 0 not at all, 1 fully.
-        feather: width of the edge over which it fades in, as a share of the picture's shorter side; it lies within the
-            mask, so that nothing outside changes.
+        how: the settings.
         name: of the stylizer.
     """
 
     blend: float
-    illumination: float = 0.5
-    feather: float = 0.015
+    how: PasteSettings
     name: str = "paste"
 
     def describe(self) -> dict[str, Any]:
         """Name and settings."""
-        return {
-            "name": self.name,
-            "blend": self.blend,
-            "illumination": self.illumination,
-            "feather": self.feather,
-        }
+        return {"name": self.name, "blend": self.blend, **asdict(self.how)}
 
     def __call__(self, image: Image.Image, mask: NDArray[np.float32], style: Style, *, seed: int = 0) -> Image.Image:
         """Paste the style's picture; the seed says which part of it.
@@ -62,33 +78,26 @@ class Paste:
         inside = mask[box[1] : box[3], box[0] : box[2]]
         under = image.crop(box)
         over = laid(texture, under.size, seed)
-        if self.illumination:
-            gain = shading(under, inside) ** np.float32(self.illumination)
+        if self.how.illumination:
+            gain = shading(under, inside) ** np.float32(self.how.illumination)
             lit = np.asarray(over, dtype=np.float32) * gain.clip(*_GAIN)[..., None] + np.float32(0.5)
             over = Image.fromarray(lit.clip(0, 255).astype(np.uint8))
-        alpha = _feathered_in(mask, box, self.feather * min(image.size))
+        alpha = _feathered_in(mask, box, self.how.feather * min(image.size))
         result = image.copy()
         result.paste(finished(under, over, alpha, self.blend), box[:2])
         return result
 
 
-@stylizer("paste")
-def load(
-    rest: str, *, blend: float, device: str | None = None, illumination: float = 0.5, feather: float = 0.015
-) -> Paste:
+@stylizer("paste", PasteSettings)
+def load(rest: str, how: PasteSettings, *, blend: float, device: str | None = None) -> Paste:
     """The stylizer `paste`; it has no weights and runs on the CPU whatever the device.
 
     Raises:
-        SettingError: something behind the name, or a setting out of range.
+        SettingError: something behind the name.
     """
     if rest:
         raise SettingError(f"expected the stylizer paste but got paste/{rest}; it takes nothing behind its name")
-    if not 0 <= illumination <= 1 or not 0 <= feather <= 0.5:
-        raise SettingError(
-            f"expected an illumination in 0..1 and a feather in 0..0.5 but got {illumination} and {feather}; "
-            "choose within"
-        )
-    return Paste(blend, illumination, feather)
+    return Paste(blend, how)
 
 
 def laid(texture: Image.Image, size: tuple[int, int], seed: int) -> Image.Image:

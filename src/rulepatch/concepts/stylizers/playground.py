@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from rulepatch.concepts.stylize import Style, check_parts, finished, stylizer
+from rulepatch.concepts.stylize import NoSettings, Style, check_parts, finished, stylizer
 from rulepatch.errors import SettingError, nearest
 from rulepatch.playground.pictures import scene_of
 from rulepatch.playground.scenes import DEFAULT, SIGNS, TRAIN_STYLES, WHEELS, render
@@ -93,7 +93,7 @@ class Rendering:
 
 
 @stylizer("playground")
-def load(rest: str = "", *, blend: float = 1.0, device: str | None = None) -> Rendering:
+def load(rest: str, how: NoSettings, *, blend: float, device: str | None = None) -> Rendering:
     """`playground`.
 
     Raises:
