@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pytest
 import torch
-from tests.fixtures import colours
 
 from rulepatch.editors.problem import Settings, look
 from rulepatch.editors.rewrite import rewrite
@@ -14,6 +13,7 @@ from rulepatch.inverse.editors import inverse_pinv
 from rulepatch.inverse.memory import pose_inverse
 from rulepatch.inverse.reconstruct import invert, reconstruct, total_variation
 from rulepatch.inverse.report import draw_curves, draw_similarity
+from tests.fixtures import colours
 
 SITE = "3"
 model, world = colours.model, colours.world
