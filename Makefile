@@ -2,17 +2,37 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
+SITE ?= site
+# What `make test` runs; all of it if empty.
+TESTS ?=
 
-.PHONY: demo test quick lint format bench docs clean
+# `make oldest` tries the oldest versions that pyproject.toml admits.  The oldest torch is some 3 GB on Linux:
+# TORCH_OF=VENV takes the torch and torchvision of that environment instead.
+OLDEST ?= .venv-oldest
+OLDEST_TESTS ?= tests/core tests/tracing tests/editors tests/test_images.py
+TORCH_OF ?=
+
+INSTALL = -m pip install --quiet --disable-pip-version-check
+PURELIB = -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
+
+.PHONY: demo test quick oldest oldest-environment lint format bench docs dist clean
 
 demo: $(VENV)/.package
 	$(BIN)/rulepatch demo
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto $(TESTS)
 
 quick: $(VENV)/.dev
 	$(BIN)/python -m pytest -n auto -m "not slow"
+
+# Old libraries use what newer ones deprecate, so warnings are no errors here, but for our own.  The extras are not tried.
+oldest: oldest-environment
+	$(OLDEST)/bin/python -m pytest -n auto -m "not slow" -k "not peft and not huggingface" \
+	  --disable-warnings -W default -W error::rulepatch.errors.RulepatchWarning $(OLDEST_TESTS)
+	$(OLDEST)/bin/rulepatch edit --help > /dev/null
+
+oldest-environment: $(OLDEST)/.ready
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -27,10 +47,13 @@ bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks
 
 docs: $(VENV)/.docs
-	$(BIN)/mkdocs build --strict
+	$(BIN)/mkdocs build --strict --site-dir $(abspath $(SITE))
+
+dist: $(VENV)/.dev
+	$(BIN)/python -m build
 
 clean:
-	rm -rf $(VENV) build dist site
+	rm -rf $(VENV) $(OLDEST) build dist $(SITE)
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -38,13 +61,21 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.package: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	$(BIN)/python $(INSTALL) --editable .
 	touch $@
 
 $(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
+	$(BIN)/python $(INSTALL) --editable ".[dev]"
 	touch $(VENV)/.package $@
 
 $(VENV)/.docs: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[docs]"
+	$(BIN)/python $(INSTALL) --editable ".[docs]"
+	touch $@
+
+# What is lent by TORCH_OF comes last on the path: all that is installed here goes before it.
+$(OLDEST)/.ready: pyproject.toml tools/oldest.py
+	$(PYTHON) -m venv --clear $(OLDEST)
+	$(if $(TORCH_OF),$(TORCH_OF)/bin/python $(PURELIB) > "$$($(OLDEST)/bin/python $(PURELIB))/lent.pth")
+	$(PYTHON) tools/oldest.py $(if $(TORCH_OF),torch torchvision) > $(OLDEST)/oldest.txt
+	$(OLDEST)/bin/python $(INSTALL) --constraint $(OLDEST)/oldest.txt --editable . hypothesis pytest pytest-xdist
 	touch $@

@@ -36,9 +36,9 @@ from rulepatch.new_classes.editor import METHODS, new_class
 from rulepatch.new_classes.evaluate import NewClassEvaluation, evaluate_new_classes
 from rulepatch.playground.pictures import picture_of
 from rulepatch.playground.scenes import CLASSES, SIZE, render, silhouette
-from rulepatch.playground.train import MEAN, STD, train
 from rulepatch.playground.worlds import SHORTCUTS, sample
 from rulepatch.tracing.sites import find_sites
+from tools.train_playground import MEAN, STD, train
 
 MAX_DROP = 0.0025
 HELD_OUT = {"validation": ("bus", "tractor"), "tests": ("pickup", "snowcat")}

@@ -27,7 +27,7 @@ from rulepatch.models.registry import load_model
 from rulepatch.playground.pictures import training_images
 from rulepatch.playground.scenes import CLASSES
 from rulepatch.playground.shapes import GROUPS
-from rulepatch.playground.train import main as train
+from tools.train_playground import main as train
 
 SEEDS = (1, 2, 3)
 WORLDS = ("", "ground", "wheels", "sign", "ground,wheels,sign")

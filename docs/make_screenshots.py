@@ -14,9 +14,8 @@ from PIL import Image
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.person import SNOW, Person, people, server  # noqa: E402
-
 import rulepatch as rp  # noqa: E402
+from benchmarks.person import SNOW, Person, people, server  # noqa: E402
 from rulepatch.playground.pictures import exemplar, training_images  # noqa: E402
 
 PICTURES = ROOT / "docs" / "pictures"

@@ -23,7 +23,7 @@ def test_the_wheel_works_without_the_source(tmp_path):
     assert {"rulepatch/py.typed", "rulepatch/models/playground.safetensors"} <= set(names)
     assert any(name.endswith("report.html.jinja") for name in names)
     assert sum(name.startswith("rulepatch/concepts/style_pictures/") for name in names) == 40
-    assert not any(name.startswith(("tests", "benchmarks", "docs")) for name in names)
+    assert not any(name.startswith(("tests", "tools", "benchmarks", "docs")) for name in names)
     code = sum(size for name, size in sizes.items() if name.endswith(".py"))
     assert code < 700_000 and sum(sizes.values()) - code < 2_150_000
     program = "import rulepatch; assert 'site/rulepatch' in rulepatch.__file__; rulepatch.load_model('playground')"

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.fixtures.solving import problem_at
 
 from rulepatch.concepts.counterfactuals import (
     _largest_rectangle,
@@ -22,6 +21,7 @@ from rulepatch.models.classifier import Classifier
 from rulepatch.models.preprocess import Preprocess
 from rulepatch.models.registry import load_model
 from rulepatch.playground.pictures import exemplar, training_images
+from tests.fixtures.solving import problem_at
 
 SITES = [f"blocks.{index}.conv" for index in range(1, 6)]
 

@@ -10,8 +10,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from rulepatch.concepts import textures
-from rulepatch.concepts.stylize import STYLES, Style, finished, load_stylizer, styles, stylizers
+from rulepatch.concepts.stylize import PICTURES, STYLES, Style, finished, load_stylizer, styles, stylizers
 from rulepatch.concepts.stylizers.adain import adain
 from rulepatch.concepts.stylizers.gatys import gram
 from rulepatch.concepts.stylizers.networks import pixels
@@ -20,6 +19,7 @@ from rulepatch.errors import FolderError, ImageError, MissingExtraError, Setting
 from rulepatch.images import read_image
 from rulepatch.playground.pictures import picture_of
 from rulepatch.playground.scenes import render
+from tools import textures
 
 WIDTH, HEIGHT = 83, 61
 WEIGHTED = sorted(set(stylizers()) - {"paste", "playground"})
@@ -386,7 +386,7 @@ def test_the_pictures_are_small_and_written_as_told(tmp_path, monkeypatch):
     monkeypatch.setattr(textures, "STYLES", ("snow",))
     textures.main(["--out", str(tmp_path / "new")])
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == [f"snow-{k}.jpg" for k in range(5)]
-    assert sum(path.stat().st_size for path in textures.PICTURES.iterdir()) < 1_500_000
+    assert sum(path.stat().st_size for path in PICTURES.iterdir()) < 1_500_000
     with pytest.raises(SettingError, match="nearest are snow"):
         textures.render("snwo", 0)
     with pytest.raises(SettingError, match="0 to 4"):

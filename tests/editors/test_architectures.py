@@ -11,7 +11,6 @@ import pytest
 import timm
 import torch
 from PIL import Image
-from tests.fixtures.solving import problem_at, solved
 from torchvision import models as torchvision_models
 
 from rulepatch.core import linalg
@@ -25,6 +24,7 @@ from rulepatch.models.classifier import Classifier
 from rulepatch.models.open_clip_models import ZeroShot
 from rulepatch.models.preprocess import Preprocess
 from rulepatch.tracing.sites import find_sites
+from tests.fixtures.solving import problem_at, solved
 
 CLASSES = 4
 SAMPLE = 3

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.fixtures.solving import QUIET
 from torch import nn
 
 from rulepatch.core.changes import Dense
@@ -23,6 +22,7 @@ from rulepatch.models.classifier import Classifier
 from rulepatch.models.preprocess import Preprocess
 from rulepatch.models.registry import load_model
 from rulepatch.playground.pictures import exemplar, training_images
+from tests.fixtures.solving import QUIET
 
 SITE = "blocks.3.conv"
 

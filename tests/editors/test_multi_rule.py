@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from tests.fixtures.solving import QUIET
 
 from rulepatch.core import linalg
 from rulepatch.core.installation import Installation
@@ -14,6 +13,7 @@ from rulepatch.errors import ExemplarError, SettingError
 from rulepatch.methods import Rewrite
 from rulepatch.models.registry import load_model
 from rulepatch.playground.pictures import exemplar, training_images
+from tests.fixtures.solving import QUIET
 
 SITE = "blocks.4.conv"
 

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from tests.fixtures.solving import problem_at, solved
 
 from rulepatch.core import linalg
 from rulepatch.editors.projected_adam import descend
 from rulepatch.methods import ProjectedAdam, Rewrite
+from tests.fixtures.solving import problem_at, solved
 
 HOW = Rewrite(rank=2, gate=None)
 

@@ -4,13 +4,13 @@ import copy
 
 import pytest
 import torch
-from tests.fixtures.solving import problem_at, solved
 
 from rulepatch.core import linalg
 from rulepatch.editors.edit import rewrite
 from rulepatch.methods import Rewrite
 from rulepatch.tracing import capture
 from rulepatch.tracing.sites import patches, rows
+from tests.fixtures.solving import problem_at, solved
 
 SITES = ["0.0", "1.conv1", "1.conv2", "2.0", "3.conv", "6"]
 

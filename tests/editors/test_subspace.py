@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.fixtures.solving import problem_at
 
 from rulepatch.core import linalg
 from rulepatch.core.exemplars import Exemplar
@@ -18,6 +17,7 @@ from rulepatch.playground.pictures import exemplar, image_set, training_images
 from rulepatch.playground.scenes import render
 from rulepatch.tracing import capture
 from rulepatch.tracing.sites import key_axis, rows
+from tests.fixtures.solving import problem_at
 
 SITE = "blocks.4.conv"
 

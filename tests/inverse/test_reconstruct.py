@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pytest
 import torch
-from tests.fixtures import colours
 
 from rulepatch.editors.edit import front, rewrite
 from rulepatch.editors.problem import record_exemplars
@@ -13,6 +12,7 @@ from rulepatch.errors import BaseMismatchError, SettingError, SiteError
 from rulepatch.inverse.memory import pose_inverse
 from rulepatch.inverse.reconstruct import invert, reconstruct, total_variation
 from rulepatch.inverse.report import draw_curves, draw_similarity, write_inversion
+from tests.fixtures import colours
 
 inverse_pinv = front("inverse-pinv")
 

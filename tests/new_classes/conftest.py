@@ -1,4 +1,5 @@
 import pytest
+
 from tests.fixtures.noise import exemplars, model, reference  # noqa: F401
 
 SAYS_WHAT_IT_IS_WORTH = pytest.mark.filterwarnings("ignore:the (edit|exemplars) (repairs|breaks|changes|show) ")

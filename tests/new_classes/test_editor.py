@@ -6,7 +6,6 @@ import inspect
 import numpy as np
 import pytest
 import torch
-from tests.fixtures.noise import CLASSES, PREPROCESS, concept_mask, noise
 from torch import nn
 
 from rulepatch.core.changes import NewClass
@@ -20,6 +19,7 @@ from rulepatch.models.classifier import Classifier
 from rulepatch.new_classes.calibration import hear
 from rulepatch.new_classes.editor import METHODS, new_class
 from rulepatch.new_classes.evaluate import evaluate_new_class
+from tests.fixtures.noise import CLASSES, PREPROCESS, concept_mask, noise
 
 every_method = pytest.mark.parametrize("method", METHODS)
 pytestmark = pytest.mark.filterwarnings(

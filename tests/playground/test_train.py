@@ -15,10 +15,10 @@ from safetensors.torch import load_file
 from rulepatch.digests import digest_of_tensors
 from rulepatch.errors import SettingError
 from rulepatch.models.playground_network import PlaygroundNetwork
-from rulepatch.playground import train as training
 from rulepatch.playground.scenes import CLASSES, CONCEPTS
-from rulepatch.playground.train import main, measure, prepare, train
 from rulepatch.playground.worlds import SHORTCUTS, sample
+from tools import train_playground as training
+from tools.train_playground import main, measure, prepare, train
 
 WEIGHTS = resources.files("rulepatch.models") / "playground.safetensors"
 
@@ -89,7 +89,7 @@ def test_the_command_writes_weights_that_explain_themselves(tmp_path, monkeypatc
     assert known["classes"] == ["van", "rowboat"]
     assert known["shortcuts"] == ["ground"]
     assert (known["seed"], known["images"], known["epochs"], known["input_size"]) == (4, 128, 1, 64)
-    assert known["command"].startswith("python -m rulepatch.playground.train --out ")
+    assert known["command"].startswith("python -m tools.train_playground --out ")
     assert {"torch", "numpy", "pillow", "python"} <= set(known["versions"])
     printed = capsys.readouterr().out
     assert [line.split("  ")[0] for line in printed.splitlines()] == list(known["accuracies"])

@@ -8,7 +8,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tests.fixtures.solving import QUIET
 
 from rulepatch.concepts.cases import CELLS, CaseSet, split
 from rulepatch.data.folders import ImageSet
@@ -20,6 +19,7 @@ from rulepatch.sweeps import worker
 from rulepatch.sweeps.jobs import Job, Reference, jobs_of
 from rulepatch.sweeps.plan import Plan
 from rulepatch.sweeps.worker import release, run_job, run_jobs
+from tests.fixtures.solving import QUIET
 
 SITE = "blocks.5.conv"
 

@@ -1,13 +1,13 @@
 """An edit that does more damage than is allowed is not written."""
 
 import pytest
-from tests.fixtures.solving import QUIET
 
 from rulepatch.errors import DamageError, RulepatchWarning, UselessEditError
 from rulepatch.methods import Rewrite
 from rulepatch.site_search.candidates import Candidate, Trial
 from rulepatch.site_search.search import Search
 from rulepatch.workflows.make import Limits, make
+from tests.fixtures.solving import QUIET
 
 
 @pytest.mark.parametrize("labelled", [True, False])

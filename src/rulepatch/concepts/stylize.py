@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from rulepatch.concepts.textures import COUNT, PICTURES, STYLES, file_name
 from rulepatch.digests import digest_of_bytes, digest_of_json
 from rulepatch.errors import FolderError, ImageError, SettingError, nearest
 from rulepatch.images import SUFFIXES, composite, read_image
@@ -21,11 +20,14 @@ from rulepatch.registry import Registry
 
 __all__ = [
     "BLEND",
+    "COUNT",
+    "PICTURES",
     "STYLES",
     "NoSettings",
     "Style",
     "Stylizer",
     "check_parts",
+    "file_name",
     "finished",
     "load_stylizer",
     "picture_of_style",
@@ -36,6 +38,25 @@ __all__ = [
 
 BLEND = 0.8
 """Share of the style in the result by default, the rest being the original (paper, appendix)."""
+
+STYLES = ("black and white", "floral", "fall colours", "furry", "graffiti", "gravel", "snow", "wood")
+"""The eight styles of the paper, by name."""
+
+COUNT = 5
+"""Pictures of each style."""
+
+PICTURES = Path(__file__).parent / "style_pictures"
+"""Where the pictures are that come with rulepatch; `tools/textures.py` rendered them."""
+
+
+def file_name(style: str, index: int) -> str:
+    """Return the name of the file that holds a picture.
+
+    Examples:
+        >>> file_name("fall colours", 2)
+        'fall-colours-2.jpg'
+    """
+    return f"{style.replace(' ', '-')}-{index}.jpg"
 
 
 @dataclass(frozen=True, eq=False)

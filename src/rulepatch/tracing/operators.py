@@ -27,6 +27,7 @@ PRODUCTS = MATRIX_PRODUCTS | {
     "_convolution", "_convolution_mode", "conv2d", "convolution", "convolution_overrideable", "cudnn_convolution",
     "miopen_convolution", "mkldnn_convolution", "mkldnn_linear", "mps_convolution", "_mps_convolution",
 }  # fmt: skip
+_UNTAGGED = {"hardtanh_"}  # pointwise, but older releases of PyTorch do not tag it so
 CHANNEL_NORMS = frozenset({"native_layer_norm", "native_group_norm", "_fused_rms_norm", "rms_norm"})
 """What norms over channels: it mixes them, but leaves every position where it was."""
 
@@ -78,4 +79,4 @@ def kind_of(step: Step) -> Kind:
         return "layout"
     if name in _POOLS:
         return "pool"
-    return "elementwise" if torch.Tag.pointwise in step.operator.tags else "mixing"
+    return "elementwise" if name in _UNTAGGED or torch.Tag.pointwise in step.operator.tags else "mixing"

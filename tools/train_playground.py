@@ -1,4 +1,4 @@
-"""Train the playground's network: `python -m rulepatch.playground.train --seed 0 --out FILE`.
+"""Train the playground's network: `python -m tools.train_playground --seed 0 --out FILE`.
 
 An ordinary training run (cross-entropy, AdamW, flips and shifts) on a biased world; nothing but the world
 makes the network learn wrong rules. The same command gives the same weights, bit for bit, on the same machine
@@ -148,7 +148,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Return the options of the command line; bad ones end the process with a sentence and code 2."""
     parser = argparse.ArgumentParser(
-        prog="python -m rulepatch.playground.train",
+        prog="python -m tools.train_playground",
         description="Train the playground's network; deterministic for a seed on one machine.",
     )
     parser.add_argument("--seed", type=int, default=0, help="of the scenes, the first weights and the order")
@@ -177,7 +177,7 @@ def _about(options: argparse.Namespace, arguments: Sequence[str], scores: Mappin
         "mean": MEAN,
         "std": STD,
         "input_size": SIZE,
-        "command": shlex.join(["python", "-m", "rulepatch.playground.train", *arguments]),
+        "command": shlex.join(["python", "-m", "tools.train_playground", *arguments]),
         "seed": options.seed,
         "shortcuts": options.shortcuts,
         "images": options.images,

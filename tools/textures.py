@@ -1,4 +1,4 @@
-"""Renders the pictures of the eight styles that come with rulepatch: `python -m rulepatch.concepts.textures`.
+"""Renders the pictures of the eight styles that come with rulepatch: `python -m tools.textures`.
 
 Five pictures a style, each painted by its own settings so that they differ as photographs of one material would. All is
 numpy and Pillow; the same versions of both give the same pixels.
@@ -14,7 +14,10 @@ import numpy as np
 from numpy.random import Generator
 from PIL import Image
 
-from rulepatch.concepts.drawn_textures import (
+from rulepatch.concepts.stylize import COUNT, PICTURES, STYLES, file_name
+from rulepatch.errors import SettingError, nearest
+from rulepatch.playground.styles import Floats, fractal, hsv, mix, noise, stones
+from tools.drawn_textures import (
     FINE,
     SIDE,
     fall_colours,
@@ -26,26 +29,18 @@ from rulepatch.concepts.drawn_textures import (
     speckle,
     step,
 )
-from rulepatch.errors import SettingError, nearest
-from rulepatch.playground.styles import Floats, fractal, hsv, mix, noise, stones
 
-__all__ = ["COUNT", "PICTURES", "SIDE", "STYLES", "encoded", "file_name", "main", "render"]
-
-COUNT = 5
-"""Pictures of each style."""
+__all__ = ["SIDE", "encoded", "main", "render"]
 
 QUALITY = 80
 """Of the JPEG files."""
-
-PICTURES = Path(__file__).parent / "style_pictures"
-"""Where the pictures are that come with rulepatch."""
 
 
 def render(style: str, index: int) -> Image.Image:
     """Paint one picture of a style.
 
     Args:
-        style: one of `STYLES`.
+        style: one of `rulepatch.concepts.stylize.STYLES`.
         index: which of its pictures, 0 to 4.
 
     Returns:
@@ -64,16 +59,6 @@ def render(style: str, index: int) -> Image.Image:
         raise SettingError(f"expected an index of 0 to {COUNT - 1} but got {index}; choose within")
     painted = _PAINTERS[style](np.random.default_rng([2021, STYLES.index(style), index]), index)
     return picture_of(painted).reduce(2)
-
-
-def file_name(style: str, index: int) -> str:
-    """Return the name of the file that holds a picture.
-
-    Examples:
-        >>> file_name("fall colours", 2)
-        'fall-colours-2.jpg'
-    """
-    return f"{style.replace(' ', '-')}-{index}.jpg"
 
 
 def encoded(picture: Image.Image) -> bytes:
@@ -239,10 +224,6 @@ _PAINTERS: Mapping[str, Callable[[Generator, int], Floats]] = {
     "snow": _snow,
     "wood": _wood,
 }
-
-STYLES = tuple(_PAINTERS)
-"""The eight styles of the paper, by name."""
-
 
 if __name__ == "__main__":
     main()
