@@ -72,7 +72,7 @@ class Problem:
             SettingError: only statistics of them are at hand.
         """
         if self.reference is None:
-            raise SettingError(f"expected reference images but got statistics of them; {method} reads the images")
+            raise SettingError(f"expected reference pictures but got statistics of them; {method} reads the pictures")
         return self.reference
 
 

@@ -1,5 +1,7 @@
 """What an edit reads at a site: its gate, directions that spare other images; and the change that comes of it."""
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from rulepatch.core import linalg
@@ -7,7 +9,7 @@ from rulepatch.core.changes import Gate, LowRank
 from rulepatch.core.moments import KeyStatistics
 from rulepatch.core.observations import Observation
 from rulepatch.errors import SettingError
-from rulepatch.methods import FineTuneLocal, ProjectedAdam, Rewrite
+from rulepatch.methods import FineTuneLocal, InverseTranspose, ProjectedAdam, Rewrite
 from rulepatch.models.classifier import Classifier
 
 __all__ = ["check_rank", "find_gate", "free_directions", "low_rank_change", "shape_of_keys"]
@@ -18,7 +20,9 @@ PASSED = 0.9
 LOWEST_GATE, HIGHEST_GATE = 0.9, 0.98
 
 
-def check_rank(_: Classifier, observations: list[Observation], how: Rewrite | ProjectedAdam | FineTuneLocal) -> None:
+def check_rank(
+    _: Classifier, observations: Sequence[Observation], how: Rewrite | ProjectedAdam | FineTuneLocal | InverseTranspose
+) -> None:
     """Make sure that the exemplars' keys have as many directions as are asked for.
 
     Raises:

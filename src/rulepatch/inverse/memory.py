@@ -14,6 +14,7 @@ from rulepatch.data.folders import ImageSet
 from rulepatch.data.stream import ImageStream
 from rulepatch.editors.problem import Problem
 from rulepatch.editors.registry import Solution
+from rulepatch.editors.subspace import check_rank
 from rulepatch.errors import SettingError, SiteError
 from rulepatch.inverse import matrices
 from rulepatch.methods import InversePinv, InverseTranspose
@@ -61,6 +62,8 @@ def check_sites(model: Classifier, observations: Sequence[Observation], how: Inv
                 f"expected a rank from 1 to {most} at {path} (as many numbers has an output) but got {how.rank}; "
                 "choose another"
             )
+    if how is not None:
+        check_rank(model, observations, how)
 
 
 def _keeps_positions(site: Site, layer: Any, example: Tensor, model: Classifier) -> bool:
