@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -188,10 +189,10 @@ def find_statistics(
     missing = [site for site in sites if site.path not in found]
     wanted = {_shared(site, architecture): site for site in missing}
 
-    def measure_here() -> Part:
-        own = progress and rank() == 0
-        return part_statistics(model, images, list(wanted.values()), recipe, part=rank(), parts=size(), progress=own)
-
+    measure_here = partial(
+        part_statistics, model, images, list(wanted.values()), recipe, part=rank(), parts=size(),
+        progress=progress and rank() == 0,
+    )  # fmt: skip
     skipped, kept = 0, True
     if missing:
         part = measure(list(wanted.values()), recipe, digests) if measure is not None else together(measure_here)
@@ -335,7 +336,8 @@ def _reader(
         found = found.flatten(0, 1)
         if real is not None:
             found = found.unflatten(0, (-1, len(real)))[:, real.to(found.device)].flatten(0, 1)
-        statistics.add(found, piece=piece)
+        statistics.moment.add(found)
+        statistics.sample.add(found, piece=piece)
 
     return read
 

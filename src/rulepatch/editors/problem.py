@@ -15,7 +15,7 @@ from rulepatch.core.moments import KeyStatistics
 from rulepatch.core.observations import Observation, observe
 from rulepatch.data.folders import ImageSet
 from rulepatch.data.run import Run
-from rulepatch.data.statistics import key_statistics
+from rulepatch.data.statistics import find_statistics
 from rulepatch.editors.registry import editor_named
 from rulepatch.errors import ExemplarError, SettingError, warn
 from rulepatch.images import cover
@@ -125,22 +125,18 @@ def build_problem(
         editor.check(model, observations, how)
     sites = [seen.site for seen in observations]
     images = None if isinstance(reference, Mapping) else ImageSet.of(reference, model.classes)
-    with stretch("statistics"):
-        known, protected = (
-            {} if given is None else _statistics(model, given, sites, how, run) for given in (reference, protect)
-        )
-    return Problem(model, exemplars, originals, edited, observations, known, protected, style, images, run)
-
-
-def _statistics(
-    model: Classifier, reference: Reference, sites: Sequence[Site], how: Method, run: Run
-) -> Mapping[str, KeyStatistics]:
-    if isinstance(reference, Mapping) and all(site.path in reference for site in sites):
-        return reference
-    images = ImageSet.of(reference, model.classes)
-    architecture = 2 if how.unfolded else 1
-    return key_statistics(
-        model, images, sites, architecture=architecture, seed=run.seed, cache=run.store, progress=run.progress
+    known: dict[str, Mapping[str, KeyStatistics]] = {}
+    for name, given in {"reference": reference, "protect": protect}.items():
+        if given is None or (isinstance(given, Mapping) and all(site.path in given for site in sites)):
+            known[name] = given or {}
+            continue
+        with stretch("statistics"):
+            known[name] = find_statistics(
+                model, ImageSet.of(given, model.classes), sites, architecture=2 if how.unfolded else 1, seed=run.seed,
+                cache=run.store, progress=run.progress,
+            ).statistics  # fmt: skip
+    return Problem(
+        model, exemplars, originals, edited, observations, known["reference"], known["protect"], style, images, run
     )
 
 
