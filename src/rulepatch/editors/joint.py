@@ -8,9 +8,9 @@ from torch import Tensor
 
 from rulepatch.core.changes import LowRank
 from rulepatch.core.installation import Installation
+from rulepatch.editors.minimise import minimise
 from rulepatch.editors.problem import Problem
 from rulepatch.forward import gradients
-from rulepatch.progress import Bar
 from rulepatch.tracing import capture
 
 __all__ = ["descend_jointly"]
@@ -40,8 +40,6 @@ def descend_jointly(problem: Problem, changes: Sequence[LowRank], *, steps: int,
     writers = installation.writers
     scales = [writer.detach().abs().mean().clamp(min=torch.finfo(torch.float32).tiny) for writer in writers]
     unknown = [(writer.detach() / scale).requires_grad_() for writer, scale in zip(writers, scales, strict=True)]
-    optimiser = torch.optim.Adam(unknown, lr=STEP)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, max(steps, 1))
     with torch.no_grad():
         before = [seen.error(error="squared").mean() for seen in observations]
 
@@ -50,20 +48,16 @@ def descend_jointly(problem: Problem, changes: Sequence[LowRank], *, steps: int,
         errors = (seen.error_of(values[seen.site.path], error="squared").mean() for seen in observations)
         return torch.stack([after / at_first for after, at_first in zip(errors, before, strict=True)]).sum()
 
-    best, least = [each.detach().clone() for each in unknown], torch.inf
-    with installation, Bar(steps + 1, "joint solve", shown=progress) as bar:
-        for _ in range(steps + 1):
-            for writer, scale, each in zip(writers, scales, unknown, strict=True):
-                writer.data = each.detach() * scale
-                writer.requires_grad_()
-            found = error()
-            if found.item() < least:
-                best, least = [each.detach().clone() for each in unknown], found.item()
-            for each, scale, gradient in zip(unknown, scales, gradients(found, writers), strict=True):
-                each.grad = gradient * scale
-            optimiser.step()
-            schedule.step()
-            bar.update()
+    def evaluate(unknowns: Sequence[Tensor]) -> tuple[Tensor, Sequence[Tensor]]:
+        for writer, scale, each in zip(writers, scales, unknowns, strict=True):
+            writer.data = each.detach() * scale
+            writer.requires_grad_()
+        found = error()
+        slopes = gradients(found, writers)
+        return found.detach(), [slope * scale for slope, scale in zip(slopes, scales, strict=True)]
+
+    with installation:
+        best = minimise(unknown, evaluate, steps=steps, learning_rate=STEP, title="joint solve", progress=progress)
     return [
         replace(change, coefficients=(each * scale).reshape(change.coefficients.shape).float().cpu())
         for change, each, scale in zip(changes, best, scales, strict=True)

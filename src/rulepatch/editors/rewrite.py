@@ -1,6 +1,6 @@
 """Rewriting by the reduced solve: the edit's directions are found first, then only its coefficients are unknown."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -10,12 +10,12 @@ from rulepatch.core.changes import LowRank
 from rulepatch.core.installation import Installation, Projection
 from rulepatch.core.observations import Observation
 from rulepatch.editors.joint import descend_jointly
+from rulepatch.editors.minimise import minimise
 from rulepatch.editors.problem import Problem
 from rulepatch.editors.registry import editor
 from rulepatch.editors.subspace import check_rank, find_gate, free_directions, low_rank_change, shape_of_keys
 from rulepatch.errors import SettingError
 from rulepatch.methods import Rewrite
-from rulepatch.progress import Bar
 from rulepatch.tracing.sites import key_axis
 
 __all__ = ["rewrite"]
@@ -97,19 +97,12 @@ def _descend(seen: Observation, features: Tensor, start: Tensor, how: Rewrite, *
     positions, measured = _measure(seen, *_matched(seen, how))
     basis = (features @ whitener).float()[positions]
     unknown = (torch.linalg.solve(whitener, start).float() / scale).requires_grad_()
-    best, best_errors = unknown.detach().clone(), torch.full_like(scale, torch.inf)
-    optimiser = torch.optim.Adam([unknown], lr=0.03)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, max(how.steps, 1))
-    with torch.enable_grad(), Bar(how.steps + 1, "solve", shown=progress) as bar:
-        for _ in range(how.steps + 1):
-            errors = measured(basis @ (unknown * scale))
-            improved = errors.detach() < best_errors
-            best_errors = torch.where(improved, errors.detach(), best_errors)
-            best = torch.where(improved, unknown.detach(), best)
-            (unknown.grad,) = torch.autograd.grad(errors.sum(), unknown)
-            optimiser.step()
-            schedule.step()
-            bar.update()
+
+    def evaluate(unknowns: Sequence[Tensor]) -> tuple[Tensor, Sequence[Tensor]]:
+        errors = measured(basis @ (unknowns[0] * scale))
+        return errors.detach(), torch.autograd.grad(errors.sum(), list(unknowns))
+
+    (best,) = minimise([unknown], evaluate, steps=how.steps, learning_rate=0.03, title="solve", progress=progress)
     return whitener @ (best * scale).double()
 
 
