@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from rulepatch.errors import SettingError
-from rulepatch.settings import Settings
+from rulepatch.settings import Settings, Usual
 
 __all__ = [
     "FLOOR",
@@ -34,11 +34,12 @@ RIDGE = 1e-3
 MAX_DROP = 0.0025
 """The paper's damage budget: a quarter of a point of accuracy."""
 
-Rank = Annotated[int, Field(ge=1, description="Number of directions at each site.")]
-Strength = Annotated[float, Field(description="Scale of the change; 1 to 4 is usual.")]
+Rank = Annotated[int, Field(ge=1, description="Number of directions at each site."), Usual(1, 10)]
+Strength = Annotated[float, Field(description="Scale of the change; 1 to 4 is usual."), Usual(0, 5)]
 Gate = Annotated[
     Literal["auto"] | Annotated[float, Field(ge=0, lt=1)] | None,
     Field(description="Quantile of the reference beyond which it acts."),
+    Usual(0.9, 0.95, 0.98, 0.99),
 ]
 Floor = Annotated[float, Field(ge=0, lt=1, description="Smallest relative eigenvalue of C.")]
 Ridge = Annotated[float, Field(ge=0, description="Ridge, relative to the mean diagonal.")]

@@ -15,10 +15,17 @@ from pydantic.fields import FieldInfo
 
 from rulepatch.errors import SettingError, nearest
 
-__all__ = ["Settings"]
+__all__ = ["Settings", "Usual", "choices_of", "kinds_of", "range_of", "usual_of", "written"]
 
 _SYMBOLS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
 _KINDS = {int: "a whole number", float: "a finite number", bool: "yes or no", str: "a text", type(None): "none"}
+
+
+class Usual:
+    """Values of a setting that are usual, for sliders and menus: part of its annotation."""
+
+    def __init__(self, *values: float) -> None:
+        self.values = values
 
 
 class Settings(BaseModel):
@@ -142,11 +149,9 @@ def range_of(field: FieldInfo) -> str:
     return told[0] if len(told) == 1 else f"{', '.join(told[:-1])} or {told[-1]}"
 
 
-def limits_of(field: FieldInfo) -> dict[str, float]:
-    """Bounds of a setting that is a number: `ge`, `gt`, `le`, `lt`."""
-    return {
-        key: value for _, limits in _branches(field.annotation, tuple(field.metadata)) for key, value in limits.items()
-    }
+def usual_of(field: FieldInfo) -> tuple[float, ...]:
+    """Values of a setting that are usual, ascending; none if nothing is said of it."""
+    return next((each.values for each in field.metadata if isinstance(each, Usual)), ())
 
 
 def _branches(annotation: Any, metadata: tuple[Any, ...]) -> list[tuple[Any, dict[str, float]]]:

@@ -7,6 +7,8 @@ from typing import Any
 import gradio as gr
 
 from rulepatch.errors import RulepatchError
+from rulepatch.methods import Rewrite
+from rulepatch.settings import choices_of, kinds_of, usual_of, written
 from rulepatch.web import steps
 from rulepatch.web.canvas import BRUSH
 from rulepatch.web.sessions import Session, Sessions
@@ -136,11 +138,11 @@ class _Page:
         gr.Markdown("## 4. Rewrite")
         with gr.Row():
             self.site = gr.Dropdown([SEARCH], value=SEARCH, label="Site", min_width=200, elem_id="site")
-            self.rank = gr.Slider(1, 10, value=1, step=1, label="Rank", min_width=160, elem_id="rank")
-            self.strength = gr.Slider(0, 5, value=1, step=0.1, label="Strength", min_width=160, elem_id="strength")
+            self.rank, self.strength = _slider("rank", step=1), _slider("strength", step=0.1)
+            gate = Rewrite.model_fields["gate"]
             self.gate = gr.Dropdown(
-                ["auto", "none", "0.9", "0.95", "0.98", "0.99"], value="auto", label="Gate", min_width=120,
-                info="act only on what looks like the concept", allow_custom_value=True, elem_id="gate",
+                list(map(written, [*choices_of(kinds_of(gate)), None, *usual_of(gate)])), label="Gate", min_width=120,
+                value=written(gate.get_default()), info=gate.description, allow_custom_value=True, elem_id="gate",
             )  # fmt: skip
         with gr.Row():
             self.rewrite = gr.Button("Rewrite", variant="primary", min_width=160, elem_id="rewrite")
@@ -300,3 +302,12 @@ class _Page:
 def _upload(label: str, name: str) -> gr.UploadButton:
     """A button that takes a picture as it is: what is wrong with it we say ourselves."""
     return gr.UploadButton(label, file_types=["image"], type="binary", size="sm", elem_id=name)
+
+
+def _slider(name: str, *, step: float) -> gr.Slider:
+    """A slider over what is usual of a setting of the rewrite."""
+    field = Rewrite.model_fields[name]
+    least, most = usual_of(field)
+    return gr.Slider(
+        least, most, value=field.get_default(), step=step, label=name.capitalize(), min_width=160, elem_id=name
+    )

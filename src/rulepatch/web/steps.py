@@ -12,6 +12,7 @@ from rulepatch.data.folders import Picture
 from rulepatch.errors import EditFileError, RulepatchError, SettingError
 from rulepatch.images import read_image
 from rulepatch.masks import read_mask
+from rulepatch.methods import Rewrite
 from rulepatch.settings import written
 from rulepatch.web import views
 from rulepatch.web.canvas import CANVAS, canvas_of, fresh, mask_of
@@ -55,7 +56,7 @@ def begin(session: Session, model: str) -> Shown:
         "by_name": Part(interactive=place.segmenter is not None),
         "unnamed": told,
         "site": Part(choices=[SEARCH, *bench.sites], value=SEARCH),
-        "rank": 1, "strength": 1, "gate": "auto", "name": "", "word": "", "title": "",
+        **_chosen(Rewrite()), "name": "", "word": "", "title": "",
         "textures": [(fresh(picture), name) for name, picture in place.textures],
         **list_pictures(session, "reference", ALL), **choose(session, 0), "numbers": "", "wall": "",
     }  # fmt: skip
@@ -233,8 +234,12 @@ def rewrite(session: Session, site: str, rank: float, strength: float, gate: str
         while bench.state is not before and bench.undo():
             pass
         raise
-    chosen = {"rank": draft.how.rank, "strength": draft.how.strength, "gate": written(draft.how.gate)}
-    return {**_everything(session, damage=False), **chosen}
+    return {**_everything(session, damage=False), **_chosen(draft.how)}
+
+
+def _chosen(how: Rewrite) -> Shown:
+    """The settings that the page has parts for."""
+    return {"rank": how.rank, "strength": how.strength, "gate": written(how.gate)}
 
 
 def adjust(session: Session, rank: float, strength: float, gate: str) -> Shown:
