@@ -1,9 +1,9 @@
 r"""Check whether the labels of a set use the model's class indices, from the base model's predictions.
 
 Pure functions of labels and predictions. Axes: n images, k classes. Labels that start at 1, or are in another order
-than the logits, invalidate every metric, and make a damage budget easy to keep. Images on which the model is *meant* to fail
-(tests of a wrong rule) are weak evidence: vans on snow may all be predicted as snowplows. For these, only alternative
-readings count that shift several classes in the same way, which no single confusion does.
+than the logits, invalidate every metric, and make a damage budget easy to keep. Images on which the model is *meant*
+to fail (tests of a wrong rule) are weak evidence: vans on snow may all be predicted as snowplows. For these, only
+alternative readings count that shift several classes in the same way, which no single confusion does.
 """
 
 from collections.abc import Iterator
