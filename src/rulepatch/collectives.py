@@ -1,7 +1,7 @@
-"""Adding up tensors over the processes of a torch.distributed group.
+"""All-reduce of tensors over a torch.distributed process group.
 
-One operation is enough: what a single process has is added to the zeros of the others. Processes work as one only where
-they say so, as one that a program trains with others may well be the only one to make an edit.
+A sum is the only collective: to broadcast, one rank adds its tensor to the zeros of the others. Collectives span the
+process group only within `as_one`, so that a program that trains on several ranks may edit on one of them.
 """
 
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ _as_one: ContextVar[bool] = ContextVar("as_one", default=False)
 
 @contextmanager
 def as_one() -> Iterator[None]:
-    """The processes of the group work as one here: what they add up is all of theirs, and each must do the same.
+    """Scope in which collectives span the process group; every rank must enter it.
 
     Yields:
         Nothing.
@@ -32,7 +32,7 @@ def as_one() -> Iterator[None]:
 
 
 def size() -> int:
-    """How many processes work as one; 1 if there is no process group, or outside of `as_one`.
+    """World size; 1 without a process group, or outside of `as_one`.
 
     Returns:
         At least 1.
@@ -48,23 +48,23 @@ def size() -> int:
 
 
 def rank() -> int:
-    """Which of them this one is, from 0."""
+    """Rank of this process; 0 outside a group."""
     from torch import distributed
 
     return distributed.get_rank() if size() > 1 else 0
 
 
 def add_up(tensor: Tensor) -> Tensor:
-    """The sum of a tensor over all processes; each of them must call it, with the same shape and type.
+    """Sum a tensor over all ranks; every rank must call it, with the same shape and dtype.
 
     Args:
         tensor: any; unchanged.
 
     Returns:
-        The sum, on the tensor's device. The tensor itself if this process is alone.
+        The sum, on the tensor's device; the tensor itself if there is a single process.
 
     Raises:
-        WorkerError: another process is gone, or did not come in time.
+        WorkerError: another rank has exited or timed out.
 
     Examples:
         >>> import torch
@@ -75,7 +75,7 @@ def add_up(tensor: Tensor) -> Tensor:
 
     if size() == 1:
         return tensor
-    gpu = distributed.get_backend() == "nccl"  # which takes tensors of this process's GPU alone
+    gpu = distributed.get_backend() == "nccl"  # nccl reduces only tensors on this rank's GPU
     total = tensor.detach().to("cuda" if gpu else "cpu", copy=True).contiguous()
     try:
         distributed.all_reduce(total)

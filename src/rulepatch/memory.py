@@ -1,4 +1,4 @@
-"""Memory of a process that is ours alone."""
+"""glibc malloc tuning for processes that the command line and the web server own."""
 
 import ctypes
 import gc
@@ -12,26 +12,26 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8
 
 
 def keep_freed_memory() -> bool:
-    """Let the C library keep large freed blocks instead of handing each back to the kernel.
+    """Make malloc keep large freed blocks instead of returning them to the kernel.
 
-    A forward pass on a CPU frees and asks for the same large feature maps over and over; zeroing fresh pages each time
-    can take half as long as the convolutions (MobileNetV2 on two cores: 1.5 times the pictures a second without it).
-    The setting is the process's, so only programs call this, never the library. It does nothing outside of Linux with
+    A forward pass on a CPU frees and allocates the same large feature maps repeatedly; zeroing fresh pages each time
+    can take half as long as the convolutions (MobileNetV2 on two cores: 1.5 times the images per second without it).
+    The setting affects the whole process, so only programs call this, never the library. No-op except on Linux with
     glibc.
     """
     return _set({_M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: 2**31 - 1, _M_TOP_PAD: 64 << 20})
 
 
 def share_freed_memory() -> bool:
-    """Let all threads of a process that serves many take from what any of them freed, instead of each keeping its own.
+    """Make all threads of a server share one malloc arena instead of each keeping its own freed memory.
 
-    Call it before they are started. It does nothing outside of Linux with glibc.
+    Call it before threads are started. No-op except on Linux with glibc.
     """
     return _set({_M_ARENA_MAX: 1})
 
 
 def _set(settings: Mapping[int, int]) -> bool:
-    """Set what the C library does, if it can."""
+    """Call `mallopt`, if the C library has it."""
     if not sys.platform.startswith("linux"):
         return False
     try:
@@ -42,9 +42,9 @@ def _set(settings: Mapping[int, int]) -> bool:
 
 
 def give_back_freed_memory() -> None:
-    """Hand what was freed back to the kernel, as when something large is done with: each thread's arena keeps it.
+    """Return freed memory of all arenas to the kernel (`malloc_trim`), for instance after a large object is dropped.
 
-    It does nothing outside of Linux with glibc.
+    No-op except on Linux with glibc.
     """
     gc.collect()
     if sys.platform.startswith("linux"):

@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal or in a notebook, lines elsewhere; others may watch it, and stop it."""
+"""Progress of long work: a bar on a terminal or in a notebook, lines elsewhere; callbacks can observe and stop it."""
 
 import sys
 import warnings
@@ -25,22 +25,22 @@ EVERY = 10
 """Seconds between lines where there can be no bar."""
 
 FORECAST = "{desc}: {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} [{elapsed}, {rate_fmt}{postfix}]"
-"""A bar that is told the time left."""
+"""Bar format with a given estimate of the time left."""
 
 Item = TypeVar("Item")
 
 Watcher = Callable[[str, int, int], None]
-"""Told what is being done, how much of it is, and of how much; to stop the work it raises."""
+"""Progress callback: description, steps done, total steps. It may raise to stop the work."""
 
 _watching: ContextVar[Watcher | None] = ContextVar("_watching", default=None)
 
 
 @contextmanager
 def watched(watcher: Watcher) -> Iterator[None]:
-    """Have someone watch all work of a block, in this thread.
+    """Register a progress callback in this context.
 
     Args:
-        watcher: told of every step, and once before the first; what it raises goes through the work to the caller.
+        watcher: called before the first step and after every step; exceptions that it raises propagate to the caller.
 
     Examples:
         >>> seen = []
@@ -58,7 +58,7 @@ def watched(watcher: Watcher) -> Iterator[None]:
 
 
 class Bar:
-    """What a person sees of work of more than two seconds, on standard error; use it in a `with` block.
+    """Progress on standard error of work that takes more than two seconds; a context manager.
 
     On a terminal and in a notebook that is a bar; elsewhere (a pipe, a log) a line every ten seconds.
 
@@ -66,9 +66,10 @@ class Bar:
         total: how many steps there are.
         what: is being done.
         unit: what a step is called.
-        shown: whether to show it; whoever watches is told in any case.
-        leave: whether the bar stays when all is done.
-        left: tells the seconds left, if anybody knows better than by the steps done so far; None if not yet.
+        shown: whether to show it; callbacks are called in any case.
+        leave: whether the bar stays when the work is complete.
+        left: estimate of the seconds left, if there is a better one than from the steps done so far; returns None while
+            there is none.
     """
 
     def __init__(
@@ -105,7 +106,7 @@ class Bar:
             self._shown.close()
 
     def update(self, count: int = 1) -> None:
-        """Say that some steps are done."""
+        """Advance by some steps."""
         self.done += count
         if self._shown is not None:
             if self._left is not None and (seconds := self._left()) is not None:
@@ -119,13 +120,13 @@ class Bar:
 
 
 def _draws() -> bool:
-    """Whether a bar can be drawn: on a terminal, or in a notebook, whose standard error is none."""
+    """Whether a bar can be drawn: on a terminal or in a notebook."""
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     return hasattr(shell, "kernel") or (sys.stderr is not None and sys.stderr.isatty())
 
 
 class _Lines:
-    """Lines in place of a bar of tqdm, with as much of its interface as `Bar` needs; none for work of ten seconds."""
+    """Line output with the part of tqdm's interface that `Bar` needs; silent for work of less than ten seconds."""
 
     def __init__(self, total: int, what: str, unit: str) -> None:
         self._total, self._what, self._unit = total, what, unit
@@ -149,7 +150,7 @@ class _Lines:
             self._write(f"{plural(self._total, self._unit)}, done in {duration(monotonic() - self._began)}")
 
     def _write(self, text: str) -> None:
-        with suppress(OSError, ValueError, AttributeError):  # nobody reads, or nobody can: no reason to stop the work
+        with suppress(OSError, ValueError, AttributeError):  # a closed standard error must not stop the work
             sys.stderr.write(f"{self._what}: {text}\n")
             sys.stderr.flush()
 

@@ -1,4 +1,4 @@
-"""Where the time goes: named stretches of a job, collected for whoever asks."""
+"""Wall-clock timings of named sections of a job."""
 
 import time
 from collections.abc import Iterator
@@ -12,10 +12,10 @@ _collecting: ContextVar[dict[str, float] | None] = ContextVar("_collecting", def
 
 @contextmanager
 def collected() -> Iterator[dict[str, float]]:
-    """Collect the seconds of every named stretch in a block; "total" is added at its end.
+    """Collect the seconds of every named section in a block; "total" is added at its end.
 
     Yields:
-        Seconds by name; a name that comes up several times is summed.
+        Seconds by name; repeated names are summed.
 
     Examples:
         >>> with collected() as seconds:
@@ -35,7 +35,7 @@ def collected() -> Iterator[dict[str, float]]:
 
 @contextmanager
 def stretch(name: str) -> Iterator[None]:
-    """A named stretch of a job; costs nothing if nobody collects."""
+    """A named section of a job; free unless timings are being collected."""
     seconds, start = _collecting.get(), time.perf_counter()
     try:
         yield

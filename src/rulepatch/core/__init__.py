@@ -1,6 +1,6 @@
-"""The method. It knows no data set, no model zoo, no disk cache and no screen.
+"""The method, independent of data sets, model zoos, disk caches and displays.
 
-From the ground up: `linalg` (every equation), `moments` (statistics of keys), `trace` (what a forward pass does),
-`capture` (the only hooks), `sites` (where a model can be edited), `exemplars` (what a site sees of them), `changes`
-(what an edit is made of), `installation` (putting changes into a network) and `edit` (the result).
+From the lowest module up: `linalg` (equations), `moments` (statistics of keys), `exemplars` (images with masks),
+`observations` (activations of a site on them), `changes` (parts of an edit), `installation` (patching a network) and
+`edit` (the result).
 """

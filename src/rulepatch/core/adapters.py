@@ -1,4 +1,4 @@
-"""Edits as LoRA adapters, for those who serve models with PEFT: the same change of weights, in its format."""
+"""Export of edits as LoRA adapters in the format of PEFT."""
 
 import json
 import re
@@ -17,10 +17,10 @@ __all__ = ["lora_factors", "write_adapter"]
 
 
 def lora_factors(change: LowRank) -> tuple[Tensor, Tensor]:
-    """A and B of a LoRA layer whose product is a change, exactly.
+    """Factors A and B of a LoRA layer whose product equals a change exactly.
 
-    Where the coefficients differ from tap to tap (architecture 1 at a k × k convolution), each tap takes r of the
-    adapter's ranks: A holds the directions at that tap alone.
+    Where the coefficients differ between kernel taps (architecture 1 at a k × k convolution), each tap takes r of the
+    adapter's ranks: A holds the directions at that tap only.
 
     Args:
         change: without a gate.
@@ -43,10 +43,10 @@ def write_adapter(changes: Sequence[Change], module: nn.Module, folder: Path) ->
     Args:
         changes: all of them low-rank and without gates.
         module: the network that they are changes of.
-        folder: where to; made if it is not there.
+        folder: output folder; created if missing.
 
     Raises:
-        SettingError: a change that is no LoRA.
+        SettingError: a change cannot be expressed as a LoRA adapter.
     """
     factors: dict[str, list[tuple[Tensor, Tensor]]] = {}
     for change in changes:

@@ -1,4 +1,4 @@
-"""Whether what changed from a picture to its edited counterpart lies where the mask says."""
+"""Agreement between an exemplar's mask and the difference of its two images."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,16 +16,16 @@ __all__ = ["Agreement", "Change", "agreement", "check_agreement"]
 Map = NDArray[np.float32]
 
 CELLS = 32
-"""Pictures are compared in cells, as many along the short side: compression hardly changes the mean of a cell."""
+"""Cells along the short side in which images are compared: compression hardly changes the mean of a cell."""
 
 NOISE = 20.0
-"""What strong JPEG compression changes of the channels of a pixel, of 255; in larger cells in proportion less."""
+"""Change of a pixel's channels (of 255) by strong JPEG compression; proportionally less in larger cells."""
 
 SLIGHT = 0.5
-"""What rounding may change of a cell's mean where nothing was compressed."""
+"""Largest change of a cell's mean by rounding, without compression."""
 
 UNTOUCHED = 0.3
-"""Share of the cells that are the same to the bit from which nothing was compressed."""
+"""Share of bit-identical cells above which the images are taken as uncompressed."""
 
 OTHER = "it may be the edited counterpart of another picture: give its own, and the mask of what was edited"
 
@@ -33,7 +33,7 @@ TINY = 0.1
 """Share of the mask that must have changed."""
 
 OVERLAP = 0.3
-"""Overlap from which a turned or inverted mask is said to fit."""
+"""Overlap above which a rotated or inverted mask is suggested."""
 
 MOST = 0.6
 """Share of a mask of the whole picture that must have changed."""
@@ -47,16 +47,16 @@ TURNS: Mapping[str, Callable[[NDArray[Any]], NDArray[Any]]] = {
     "transposed": lambda map_: map_.swapaxes(0, 1),
     "turned by 180 degrees and transposed": lambda map_: map_[::-1, ::-1].swapaxes(0, 1),
 }
-"""What EXIF orientations 2 to 8 do to a picture."""
+"""Transforms of EXIF orientations 2 to 8."""
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far a change and a mask agree. What changed by a quarter of what is usual in the mask counts as changed.
+    """Agreement of a change and a mask. A cell counts as changed above a quarter of the typical change in the mask.
 
     Attributes:
         share: of the change that lies in the mask or at its edge, 0..1.
-        beside: share of what is beside the mask that changed, 0..1.
+        beside: share of the area outside the mask that changed, 0..1.
         covered: share of the mask that changed, 0..1.
     """
 
@@ -66,17 +66,17 @@ class Agreement:
 
     @property
     def holds(self) -> bool:
-        """Whether the mask may be right: most of the change is in it, and most of what is beside it did not change."""
+        """Whether the mask is plausible: most of the change is inside it, and most of the outside did not change."""
         return self.share >= 0.5 and self.beside <= 0.5
 
     @property
     def is_close(self) -> bool:
-        """Whether the mask is plainly right."""
+        """Whether the mask clearly fits."""
         return self.share >= 0.8 and self.beside <= 0.25
 
     @property
     def overlap(self) -> float:
-        """Of change and mask, 0..1."""
+        """Overlap of change and mask, 0..1."""
         return self.share * self.covered
 
 
@@ -85,7 +85,7 @@ def agreement(change: Map, mask: Map) -> Agreement:
 
     Args:
         change: how much changed, (h, w), 0 or more.
-        mask: of the same shape, 0..1. What is next to it counts as its edge: neither in it nor beside it.
+        mask: of the same shape, 0..1. Adjacent cells count as its edge, neither inside nor outside.
 
     Examples:
         >>> change, mask = np.zeros((8, 8), np.float32), np.zeros((8, 8), np.float32)
@@ -112,10 +112,10 @@ class Change:
     """How much of a picture changed, cell by cell.
 
     Attributes:
-        cells: the change of each cell's mean, (h, w), 0..255, without what compression does everywhere.
-        raw: the change with what compression does.
-        noise: how far the mean of a cell may differ by compression alone, on average.
-        worst: how far it may differ at most.
+        cells: change of each cell's mean, (h, w), 0..255, after subtraction of the change by compression.
+        raw: the change before the subtraction.
+        noise: average difference of a cell's mean by compression alone.
+        worst: largest such difference.
     """
 
     cells: Map
@@ -142,13 +142,13 @@ class Change:
         return cls(np.maximum(raw - everywhere, 0), raw, usual, worst=6 * usual)
 
     def is_nothing(self, mask: Map) -> bool:
-        """Whether compression may have made all of it.
+        """Whether the whole change can be explained by compression.
 
         Args:
             mask: cell by cell, 0..1.
 
         Returns:
-            Whether the two pictures may be one.
+            Whether the two images may be copies of one image.
         """
         inside, beside = _mean(self.raw, mask), _mean(self.raw, 1 - mask)
         most = self.worst if inside <= 4 * (beside + SLIGHT) else self.worst / 2
@@ -156,14 +156,14 @@ class Change:
 
 
 def check_agreement(exemplar: Exemplar, *, whole_image: bool = False) -> None:
-    """Refuse an exemplar whose image, edited picture and mask contradict each other.
+    """Check that the image, edited image and mask of an exemplar are consistent.
 
     Args:
-        exemplar: one whose edited picture shows something else in the concept's place.
-        whole_image: whether the whole picture counts, whatever the mask says.
+        exemplar: an exemplar in whose edited image the concept is replaced.
+        whole_image: whether to take the whole image instead of the mask.
 
     Raises:
-        ExemplarError: nothing was edited, or what was edited lies beside the mask.
+        ExemplarError: the images are identical, or the edited region lies outside the mask.
     """
     name, change = exemplar.name, Change.between(exemplar.image, exemplar.edited)
     mask = np.asarray(Image.fromarray(exemplar.mask, mode="F").reduce(_side(exemplar.image.size)))
@@ -201,7 +201,7 @@ def _told(found: Agreement) -> str:
 
 
 def _what_fits(exemplar: Exemplar, change: Map, mask: Map) -> str:
-    """What to do to the mask or the edited picture so that they fit; nothing if none is known."""
+    """Advice for making the mask and the edited image fit; empty if there is none."""
     trials = {"inverted": 1 - mask} | {how: turn(mask) for how, turn in TURNS.items()}
     found = {how: agreement(change, trial) for how, trial in trials.items() if trial.shape == change.shape}
     found = {how: each for how, each in found.items() if each.is_close and each.overlap >= OVERLAP}

@@ -1,4 +1,4 @@
-"""What an edit is made of: low-rank changes of sites, with or without a gate, dense ones of parameters, new classes."""
+"""Components of an edit: low-rank changes of sites with optional gates, dense parameter changes, new classes."""
 
 import math
 from collections.abc import Mapping
@@ -122,7 +122,7 @@ class LowRank:
 
     @classmethod
     def restore(cls, described: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
-        """The part that was described and whose tensors were kept."""
+        """Restore a change from its description and tensors."""
         about, gate = described["gate"], None
         if about is not None:
             gate = Gate(about["kind"], about["level"], tensors["thresholds"], tensors.get("direction"))
@@ -130,7 +130,7 @@ class LowRank:
         return cls(described["site"], described["value_point"], *factors, described["strength"], gate)
 
     def check(self, module: nn.Module) -> None:
-        """Make sure that the change fits a model.
+        """Check that the change fits a model.
 
         Raises:
             SiteError: the model does not have the site, or its shape differs.
@@ -204,11 +204,11 @@ class Dense:
 
     @classmethod
     def restore(cls, described: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
-        """The change that was described and whose tensor was kept."""
+        """Restore a change from its description and tensor."""
         return cls(described["parameter"], tensors["values"], described["strength"])
 
     def check(self, module: nn.Module) -> None:
-        """Make sure that the change fits a model.
+        """Check that the change fits a model.
 
         Raises:
             SiteError: the model does not have the parameter, or its shape differs.
@@ -233,7 +233,7 @@ class Dense:
 
 @dataclass(frozen=True, eq=False)
 class NewClass:
-    """A new class: one more logit beside the head, ℓ = s·(scale·r + bias), and nothing else of the network moves.
+    """A new class: one additional logit, ℓ = s·(scale·r + bias); the rest of the network is unchanged.
 
     The response r reads the keys of a site with one filter, φ(w ∗ k + c) pooled over the picture (thesis 4.1). A row of
     the head is the case where the site is the head itself and φ does nothing.
@@ -276,7 +276,7 @@ class NewClass:
 
     @property
     def gate(self) -> None:
-        """A new class looks at every picture."""
+        """A new class applies to every image."""
         return
 
     def describe(self) -> dict[str, Any]:
@@ -290,12 +290,12 @@ class NewClass:
 
     @classmethod
     def restore(cls, described: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
-        """The change that was described and whose tensors were kept."""
+        """Restore a class from its description and tensors."""
         plain = {key: value for key, value in described.items() if key not in {"kind", "shape"}}
         return cls(**plain, weight=tensors["weight"], offset=tensors["offset"])
 
     def check(self, module: nn.Module) -> None:
-        """Make sure that the class fits a model.
+        """Check that the class fits a model.
 
         Raises:
             SiteError: the model does not have the site or the head, or the site's keys differ.
@@ -328,15 +328,15 @@ class NewClass:
 
 
 WeightChange = LowRank | Dense
-"""A change of weights that are there."""
+"""A change of existing weights."""
 
 Change = LowRank | Dense | NewClass
-"""What an edit is made of."""
+"""A component of an edit."""
 
 KINDS: Mapping[str, type[LowRank] | type[Dense] | type[NewClass]] = {
     kind.kind: kind for kind in (LowRank, Dense, NewClass)
 }
-"""Changes by the names that they have in files."""
+"""Kinds of change by their names in edit files."""
 
 
 def _check_strength(strength: float) -> None:

@@ -1,4 +1,4 @@
-"""Edits: changes of a model as frozen values that can be applied, taken back, saved, scaled and composed."""
+"""Edits: immutable changes of a model that can be applied, reverted, saved, scaled and composed."""
 
 import copy
 import json
@@ -105,14 +105,14 @@ class Edit:
 
     @property
     def beside_weights(self) -> str:
-        """What it puts beside the weights, in words, such as "is gated at layer4.2"; empty if it changes them alone."""
+        """Its modules beyond changed weights, such as "is gated at layer4.2"; empty if it changes weights only."""
         gated = list(dict.fromkeys(change.site for change in self.changes if change.gate is not None))
         found = [f"adds the class {', '.join(self.new_classes)}"] if self.new_classes else []
         return " and ".join([*found, *([f"is gated at {', '.join(gated)}"] if gated else [])])
 
     @property
     def note(self) -> str:
-        """What a person must know to use it, for the end of a text; empty if it is a plain change of weights."""
+        """Remark on how it can be deployed, for the end of a text; empty for a plain change of weights."""
         gates = {change.gate.level for change in self.changes if change.gate is not None}
         where = f"its key fires beyond the {', '.join(map(str, sorted(gates)))} quantile of the reference set"
         told = [f"gated: acts only where {where}"] if gates else []
@@ -121,7 +121,7 @@ class Edit:
 
     @property
     def how(self) -> Method | None:
-        """The method that made it, and its settings; None of edits that no registered method made."""
+        """The method that made it, with its settings; None if it was not made by a registered method."""
         settings = Method.known.get(self.provenance.get("method", ""))
         told = self.provenance.get("settings")
         if settings is None or not isinstance(told, Mapping):
@@ -130,16 +130,16 @@ class Edit:
 
     @property
     def reports(self) -> tuple[SiteReport, ...]:
-        """What was measured at each site when it was made."""
+        """Measurements at each site, taken when the edit was made."""
         return tuple(SiteReport.from_json(each) for each in self.provenance.get("sites") or ())
 
     @property
     def on_exemplars(self) -> ExemplarOutcomes:
-        """What the model says of the exemplars that it was made from, before the edit and after it."""
+        """Predictions for the exemplars that it was made from, before and after the edit."""
         return ExemplarOutcomes.from_provenance(self.provenance)
 
     def with_strength(self, strength: float) -> "Edit":
-        """The same edit at another strength, at which it was not tried on its exemplars; 1 is the solve.
+        """The same edit at another strength; 1 is the solution. Predictions for its exemplars are not kept.
 
         Raises:
             SettingError: the strength is not finite.
@@ -150,7 +150,7 @@ class Edit:
 
     @classmethod
     def compose(cls, *edits: "Edit") -> "Edit":
-        """One edit that does what several do: at different sites a bundle, at the same site the sum of their changes.
+        """Combine edits: a bundle of changes at different sites, the sum of changes at the same site.
 
         Raises:
             BaseMismatchError: the edits were computed on different bases.
@@ -190,7 +190,7 @@ class Edit:
 
     @contextmanager
     def applied(self, model: Model, *, any_base: bool = False) -> Iterator[Model]:
-        """Edit a model for the length of a `with`; then the saved tensors are put back.
+        """Context manager that edits a model in place and restores the saved tensors on exit.
 
         Args:
             model: a module, or anything that holds one.
@@ -252,7 +252,7 @@ class Edit:
         write_adapter(self.changes, module, Path(folder))
 
     def check(self, module: nn.Module, *, any_base: bool = False) -> None:
-        """Make sure that the edit fits a model.
+        """Check that the edit fits a model.
 
         Raises:
             BaseMismatchError: the model is not the edit's base.
@@ -268,10 +268,10 @@ class Edit:
             )
 
     def save(self, path: Path | str) -> None:
-        """Write the edit to a file: safetensors with metadata, no pickle, no image; whole or not at all.
+        """Write the edit to a safetensors file with metadata, atomically; it holds no pickle and no images.
 
         Args:
-            path: the file; the custom is to call it `….safetensors`.
+            path: the file, by convention `….safetensors`.
 
         Raises:
             OutputError: its folder does not exist, or it is a folder.
@@ -296,11 +296,11 @@ class Edit:
         return {"schema": SCHEMA, "base": self.base, "changes": changes, "provenance": dict(self.provenance)}
 
     def to_json(self) -> dict[str, Any]:
-        """The same, as every result gives it."""
+        """Alias of `describe`, the interface that all results share."""
         return self.describe()
 
     def to_text(self) -> str:
-        """What the edit is and how it was made, for people."""
+        """Human-readable summary of the edit and its provenance."""
         found = Table(COLUMNS, rows_of(self.changes)).to_text()
         found += f"\n{self.note}" if self.note else ""
         if self.on_exemplars.outcomes:

@@ -1,4 +1,4 @@
-"""What a model says of an edit's own exemplars, before the edit and after it, and what that says of the edit."""
+"""Predictions for an edit's own exemplars before and after the edit, and the verdict on the edit."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,10 +9,10 @@ from rulepatch.text import Table, plural
 __all__ = ["ExemplarOutcome", "ExemplarOutcomes", "ExemplarPrediction", "Usefulness", "usefulness"]
 
 Usefulness = Literal["repairs", "changes", "useless", "unproven", "untested"]
-"""What an edit does for its own exemplars, in a word."""
+"""Verdict on an edit from its own exemplars."""
 
 LEAST_CHANGE = 1e-3
-"""Total variation between what is said before and after an edit below which nothing was changed."""
+"""Total variation between predictions before and after an edit below which they count as unchanged."""
 
 MEASURE = "measure it on labelled failures (--tests of `rulepatch evaluate`)"
 
@@ -27,13 +27,13 @@ WORDS = {
 
 @dataclass(frozen=True)
 class ExemplarPrediction:
-    """What a model says of a picture.
+    """Prediction of a model for an image.
 
     Attributes:
-        index: of the class that it is surest of.
-        name: of that class.
-        confidence: probability of that class, 0..1.
-        of_target: probability of the class that it should be, 0..1.
+        index: index of the top class.
+        name: name of the top class.
+        confidence: probability of the top class, 0..1.
+        of_target: probability of the target class, 0..1.
     """
 
     index: int
@@ -56,16 +56,16 @@ class ExemplarPrediction:
 
 @dataclass(frozen=True)
 class ExemplarOutcome:
-    """What a model says of one exemplar of an edit.
+    """Predictions for one exemplar of an edit.
 
     Attributes:
         exemplar: its name.
-        target: index of the class that the edited picture should be: the exemplar's label, or, if it has none, what
-            the untouched model says of the original picture.
-        target_name: name of that class.
-        original: what the untouched model says of the original picture.
-        edited: what it says of the edited picture.
-        after: what the edited model says of the edited picture.
+        target: index of the target class of the edited image: the exemplar's label, or, without one, the base model's
+            prediction for the original image.
+        target_name: name of the target class.
+        original: prediction of the base model for the original image.
+        edited: prediction of the base model for the edited image.
+        after: prediction of the edited model for the edited image.
         change: total variation between the last two, over all classes, 0..1.
     """
 
@@ -79,17 +79,17 @@ class ExemplarOutcome:
 
     @property
     def shows_failure(self) -> bool:
-        """Whether the untouched model is wrong of the edited picture."""
+        """Whether the base model misclassifies the edited image."""
         return self.edited.index != self.target
 
     @property
     def is_misread(self) -> bool:
-        """Whether the untouched model is wrong of the original picture already."""
+        """Whether the base model misclassifies the original image already."""
         return self.original.index != self.target
 
     @property
     def verdict(self) -> Literal["repaired", "nearer", "wrong", "broken", "right"]:
-        """What became of the edited picture; "nearer": it is no longer what it was called, and likelier what it is."""
+        """Outcome for the edited image; "nearer": another top class than before, and a likelier target class."""
         if self.after.index == self.target:
             return "repaired" if self.shows_failure else "right"
         if not self.shows_failure:
@@ -98,7 +98,7 @@ class ExemplarOutcome:
         return "nearer" if is_nearer and not self.is_misread else "wrong"
 
     def to_json(self) -> dict[str, Any]:
-        """What is said of the exemplar, as JSON."""
+        """The outcome, as JSON."""
         return {
             "target": {"index": self.target, "class": self.target_name},
             "original": self.original.to_json(),
@@ -119,12 +119,11 @@ class ExemplarOutcome:
 
 
 def usefulness(outcomes: Sequence[ExemplarOutcome]) -> Usefulness:
-    """What an edit does for its own exemplars.
+    """Verdict on an edit from its own exemplars.
 
-    It repairs if more of them are repaired than broken. It changes something if one that fails is no longer called what
-    it was, and likelier what it is. It is useless if they show failures and it does neither, if it breaks as many as it
-    repairs, or if it does not change what the model says. Where no exemplar shows a failure and something changed, they
-    cannot tell.
+    The edit "repairs" if it repairs more exemplars than it breaks. It "changes" something if a failing exemplar gets
+    another top class and a likelier target class. It is "useless" if exemplars fail and it does neither, if it breaks
+    as many as it repairs, or if no prediction changes. It is "unproven" if no exemplar fails and predictions change.
 
     Args:
         outcomes: one for each exemplar.
@@ -152,22 +151,22 @@ def usefulness(outcomes: Sequence[ExemplarOutcome]) -> Usefulness:
 
 @dataclass(frozen=True)
 class ExemplarOutcomes:
-    """What a model says of an edit's own exemplars.
+    """Predictions for an edit's own exemplars.
 
     Attributes:
-        outcomes: one for each exemplar; none if it was not looked at, or if they have no edited pictures.
+        outcomes: one for each exemplar; empty if they were not evaluated, or have no edited images.
     """
 
     outcomes: tuple[ExemplarOutcome, ...] = field(default=())
 
     @property
     def verdict(self) -> Usefulness:
-        """What the edit does for its own exemplars, in a word."""
+        """Verdict on the edit."""
         return usefulness(self.outcomes)
 
     @property
     def why(self) -> str:
-        """The verdict in a sentence; what to do, too, unless the edit repairs."""
+        """The verdict in a sentence, with advice unless the edit repairs."""
         match self.verdict:
             case "repairs":
                 return self._told_of_repair()
@@ -181,7 +180,7 @@ class ExemplarOutcomes:
                 return f"the edit was not tried on exemplars; {MEASURE}"
 
     def to_text(self) -> str:
-        """What is said of each exemplar, and the verdict, for people."""
+        """Human-readable table of outcomes, and the verdict."""
         rows = [
             [each.exemplar, each.target_name, each.original, each.edited, each.after, _told(each)]
             for each in self.outcomes
@@ -190,20 +189,20 @@ class ExemplarOutcomes:
         return "\n".join([*([Table(header, rows).to_text()] if rows else []), self.why])
 
     def to_json(self) -> list[dict[str, Any]]:
-        """What is said of each exemplar, as JSON."""
+        """The outcomes, as JSON."""
         return [{"name": each.exemplar, **each.to_json()} for each in self.outcomes]
 
     @classmethod
     def from_provenance(cls, provenance: Mapping[str, Any]) -> Self:
-        """Read what stands in the provenance of an edit."""
+        """Read the outcomes from the provenance of an edit."""
         told = [each for each in provenance.get("exemplars") or () if "said" in each]
         return cls(tuple(ExemplarOutcome.from_json(each["name"], each["said"]) for each in told))
 
     def within(self, provenance: Mapping[str, Any]) -> dict[str, Any]:
-        """An edit's provenance with what is said of its exemplars, in their order.
+        """An edit's provenance with the outcomes of its exemplars, in their order.
 
         Args:
-            provenance: it names the exemplars.
+            provenance: provenance that names the exemplars.
         """
         told = [{name: value for name, value in each.items() if name != "said"} for each in provenance["exemplars"]]
         said = [{"said": each.to_json()} for each in self.outcomes] or [{}] * len(told)

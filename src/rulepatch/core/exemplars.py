@@ -18,7 +18,7 @@ from rulepatch.text import brief, percent, quoted
 __all__ = ["Exemplar"]
 
 WHOLE = 0.98
-"""Share of the picture from which a mask is one of everything."""
+"""Share of the image above which a mask counts as covering everything."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,17 +63,17 @@ class Exemplar:
         return brief("Exemplar", quoted(self.name), "×".join(map(str, self.image.size)), rule, label, masked)
 
     def _repr_html_(self) -> str:
-        """Its pictures; `opinions` adds what a model says of them."""
+        """Its images; `opinions` adds a model's predictions."""
         return panel_of(self)
 
     def opinions(self, model: Predictor) -> Opinions:
-        """What a model says of the original and of the edited picture.
+        """Predictions of a model for the original and the edited image.
 
         Args:
             model: the classifier.
 
         Returns:
-            Both opinions; a notebook shows them below the pictures.
+            Both predictions; a notebook shows them below the images.
         """
         return opinions_of(model, self)
 
@@ -164,7 +164,7 @@ class Exemplar:
         return replace(self, edited=composite(self.image, texture, self.mask))
 
     def describe(self) -> dict[str, Any]:
-        """What tells the exemplar from others, as JSON."""
+        """Digests that identify the exemplar, as JSON."""
         about = {name: getattr(self, name) for name in ("label", "concept", "replacement")}
         return {"name": self.name, "digest": self.digest(), **about}
 

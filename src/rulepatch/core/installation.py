@@ -1,4 +1,4 @@
-"""The layers that changes make, and putting them into a network and taking them out."""
+"""Modules that implement changes, and patching a network with them."""
 
 import threading
 from collections.abc import Callable, Sequence
@@ -22,7 +22,7 @@ class Projection(nn.Module):
     Args:
         layer: the site's layer.
         directions: D, (r, c_in), or (r, c_in, y, x) for whole patches at the layer's output positions.
-        gate: where to let it through; everywhere if None.
+        gate: the gate; none if None.
         dtype: of the keys; the layer's if None.
     """
 
@@ -45,7 +45,7 @@ class Projection(nn.Module):
         return linalg.gated(self.read(keys), self.scores(keys), self.thresholds)
 
     def scores(self, keys: Tensor) -> Tensor | None:
-        """What a hard gate looks at, ⟨d, k⟩, (n, 1, h, w) or (n, …, 1); None without one."""
+        """Scores that a hard gate thresholds, ⟨d, k⟩, (n, 1, h, w) or (n, …, 1); None without one."""
         return None if self.score is None else self.score(keys)
 
 
@@ -71,7 +71,7 @@ class _Pointwise(nn.Module):
 
 
 class Addition(nn.Module):
-    """What one change adds to a layer's output: s·Λ·g(k)⟨D, k⟩, as ordinary layers.
+    """Branch that one change adds to a layer's output: s·Λ·g(k)⟨D, k⟩, as ordinary layers.
 
     Args:
         layer: the layer.
@@ -86,25 +86,25 @@ class Addition(nn.Module):
         self.write = with_weight(layer, weight) if whole else _Pointwise(weight)
 
     def forward(self, keys: Tensor) -> Tensor:
-        """The addition for some keys.
+        """Output of the branch for some keys.
 
         Returns:
-            A tensor of the layer's output shape, zero where the gate is shut.
+            A tensor of the layer's output shape, zero where the gate is closed.
         """
         added: Tensor = self.write(self.reader(keys))
         return added
 
 
 class EditedLayer(nn.Module):
-    """A layer with gated changes beside it. Where every gate is shut its output is the layer's own, bit for bit.
+    """A layer with parallel gated branches. Where every gate is closed its output is bit for bit the layer's own.
 
     Args:
-        layer: the layer; it is kept as it is.
-        changes: all of that layer.
+        layer: the layer; it is unchanged.
+        changes: all changes of that layer.
     """
 
     carries_edit = True
-    """How it is told from the layer that it stands for."""
+    """Marks a layer that an edit replaced."""
 
     def __init__(self, layer: Layer, changes: Sequence[LowRank]) -> None:
         super().__init__()
@@ -121,10 +121,10 @@ class EditedLayer(nn.Module):
 
 
 class Wire(threading.local):
-    """Carries the response of a filter past everything between its site and the head.
+    """Thread-local slot from the filter of a new class to the classification head.
 
-    No module: it holds one tensor, of the last pass of each thread, so that passes side by side do not mix. A copy of a
-    network gets an empty one.
+    It holds the response of the last forward pass in each thread, so that concurrent passes do not interfere. A copy of
+    a network gets an empty one.
     """
 
     def __init__(self) -> None:
@@ -135,19 +135,19 @@ class Wire(threading.local):
 
 
 class Listener(nn.Module):
-    """A layer whose keys are read for a new class on the way; what it returns is its own.
+    """A layer that also computes the response of a new class from its input; its output is unchanged.
 
     Args:
-        layer: what stands at the site now.
-        like: the site's layer, whose stride and padding hold for the filter.
+        layer: the module currently at the site.
+        like: the site's layer, whose stride and padding the filter uses.
         change: the new class.
-        wire: where the response, (n,), is left.
+        wire: where the response, (n,), is stored.
     """
 
     def __init__(self, layer: nn.Module, like: Layer, change: NewClass, wire: Wire) -> None:
         super().__init__()
         self.layer = layer
-        # memory of its own: sums may depend on where a weight lies, and a loaded one lies elsewhere
+        # a copy: rounding of sums may depend on memory alignment, which differs for a loaded weight
         self.filter = with_weight(like, change.weight.to(like.weight.detach(), copy=True))
         self.filter.weight.requires_grad_(False)
         self.register_buffer("offset", change.offset.to(like.weight.detach()))
@@ -165,13 +165,13 @@ class Listener(nn.Module):
 
 
 class ExtendedHead(nn.Module):
-    """A head with one more output; all others are its own, bit for bit.
+    """A head with one additional output; all others are bit for bit its own.
 
     Args:
-        layer: what stands there now.
-        axis: of its outputs.
+        layer: the module currently at the head.
+        axis: axis of its outputs.
         change: the new class.
-        wire: where its response comes from.
+        wire: where its response is read.
     """
 
     def __init__(self, layer: nn.Module, axis: int, change: NewClass, wire: Wire) -> None:
@@ -180,10 +180,10 @@ class ExtendedHead(nn.Module):
         self.scale, self.bias = change.strength * change.scale, change.strength * change.bias
 
     def forward(self, keys: Tensor) -> Tensor:
-        """The head's outputs and the new one, the same at every position if the head has any.
+        """The head's outputs and the new one, which is constant over positions if the head has any.
 
         Returns:
-            As the head returns, with one more on its axis.
+            The head's output with one more entry on the axis.
         """
         outputs: Tensor = self.layer(keys)
         assert self.wire.response is not None, "the head was called before the site of the new class"
@@ -194,14 +194,15 @@ class ExtendedHead(nn.Module):
 
 
 class Installation:
-    """Changes of a module, computed once, to be put in and taken out any number of times.
+    """A module with changes that can be installed and removed any number of times; they are computed once.
 
-    What was there before comes back as it was: the very tensors and layers.
+    Removal restores the original tensors and layers themselves.
 
     Args:
         module: the network.
-        changes: all of them fit it.
-        beside: put every low-rank change beside its layer, as gated ones are, so that its coefficients can be tuned.
+        changes: changes that fit it.
+        beside: implement every low-rank change as a parallel branch, as gated ones are, so that its coefficients can be
+            tuned.
 
     Examples:
         >>> from rulepatch.core.changes import Dense
@@ -237,17 +238,17 @@ class Installation:
 
     @property
     def writers(self) -> list[nn.Parameter]:
-        """s·Λ of the changes that are put beside their layers, in their order at each site."""
+        """s·Λ of the changes that are parallel branches, in their order at each site."""
         return [each.write.weight for layer in self._layers.values() for each in layer.additions]  # type: ignore[union-attr,misc]
 
     @property
     def responses(self) -> list[Tensor]:
-        """The response r of each new class in the last pass, (n,)."""
+        """The response r of each new class in the last forward pass, (n,)."""
         return [wire.response for wire in self._wires if wire.response is not None]
 
     @property
     def bytes(self) -> int:
-        """Memory that the new weights take."""
+        """Size of the new weights in bytes."""
         return sum(weight.nbytes for weight in self._weights.values())
 
     def put_in(self) -> None:
@@ -266,7 +267,7 @@ class Installation:
             children[name] = layer.train(there.training)
 
     def _add_class(self, change: NewClass) -> None:
-        """Put a class beside what stands at its site and at the head, classes of this edit before it included."""
+        """Wrap the modules at a class's site and head, which may be wrapped already by earlier classes of the edit."""
         wire, like, head = Wire(), *(self._module.get_submodule(path) for path in (change.site, change.head))
         assert isinstance(like, Layer)
         self._placed[change.site] = Listener(self._placed.get(change.site, like), like, change, wire)
@@ -275,7 +276,7 @@ class Installation:
         self._wires.append(wire)
 
     def take_out(self) -> None:
-        """Put back what was there."""
+        """Restore the original weights and layers."""
         while self._take_out:
             self._take_out.pop()()
 

@@ -55,7 +55,7 @@ def second_moment(keys: Tensor, *, products: torch.dtype = torch.float64) -> Ten
 
 
 def _gram(keys: Tensor) -> Tensor:
-    """KᵀK; of wide matrices one of the two equal off-diagonal blocks is not computed but copied."""
+    """KᵀK; for wide matrices one of the two equal off-diagonal blocks is copied instead of computed."""
     half = keys.shape[1] // 2
     if half < 256:
         return keys.T @ keys
@@ -72,8 +72,8 @@ def whitening(moment: Tensor, *, floor: float) -> Tensor:
 
     Args:
         moment: C, (c_in, c_in), float64, symmetric, not zero.
-        floor: smallest eigenvalue kept, relative to the largest, in 0..1. A channel that never fires on the reference
-            set has none: the floor stops the edit from passing through it at no cost.
+        floor: smallest eigenvalue, relative to the largest, 0..1; smaller ones are raised to it. Without it, channels
+            that are never active on the reference set could be used at no cost.
 
     Returns:
         Z, (c_in, c_in), float64, symmetric.
@@ -87,7 +87,7 @@ def whitening(moment: Tensor, *, floor: float) -> Tensor:
 
 
 def directions(keys: Tensor, weights: Tensor, whitener: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    r"""The directions that an edit may read, and the one that stands for the concept (Bau et al. 2020; paper 2.2).
+    r"""The directions that an edit may use, and the direction of the concept (Bau et al. 2020; paper 2.2).
 
     The rows m_p·(Z k_p) have right-singular vectors; U is the top r of them, and D an orthonormal basis of the rows of
     U Z. For one key, D is C⁻¹k up to scale (thesis eq. 2.19).
@@ -99,8 +99,8 @@ def directions(keys: Tensor, weights: Tensor, whitener: Tensor, rank: int) -> tu
         rank: r, at most min(p, c_in).
 
     Returns:
-        D, (r, c_in), orthonormal rows; and d, (c_in,), the leading row of U Z. All are signed so that the keys score
-        positive on the whole.
+        D, (r, c_in), orthonormal rows; and d, (c_in,), the leading row of U Z. Signs are chosen so that the mean score
+        of the keys is positive.
     """
     _, _, right = torch.linalg.svd(weights[:, None] * (keys @ whitener), full_matrices=False)
     rows = right[:rank] @ whitener
@@ -159,19 +159,19 @@ def coefficients_of(delta: Tensor, basis: Tensor) -> Tensor:
 
 
 def ridge_path(features: Tensor, residuals: Tensor, weights: Tensor, ridges: Sequence[float]) -> Tensor:
-    r"""The reduced solve for several ridges from one eigendecomposition (design 2, "Reduced solve").
+    r"""The reduced solve for several ridges from one eigendecomposition (docs/method.md).
 
     Minimises Σ_p m_p ‖R_p − X_p Λ‖² + ρ·mean(diag XᵀMX)·‖Λ‖² for each ρ. Every output channel is its own regression
     and all of them share one normal matrix.
 
     Args:
         features: X, (p, q), float64.
-        residuals: R, (p, c_out): what has to be added to the weight's output at each position.
+        residuals: R, (p, c_out): the required change of the layer's output at each position.
         weights: m, (p,), 0..1.
         ridges: ρ, each ≥ 0, relative to the mean diagonal of the normal matrix.
 
     Returns:
-        Λ for each ridge, (ridges, q, c_out). With ρ = 0, directions in which X has nothing get nothing.
+        Λ for each ridge, (ridges, q, c_out). With ρ = 0, the minimum-norm solution.
     """
     weighted = features * weights[:, None]
     normal = weighted.T @ features
@@ -218,7 +218,7 @@ def dense_least_squares(
         residuals: R, (p, c_out).
         weights: m, (p,), above 0.
         moment: C, (c_in, c_in), float64.
-        balance: of the reference set's keys beside the new ones, above 0.
+        balance: weight of the reference set's keys relative to the new ones, above 0.
 
     Returns:
         The change in factors: an orthonormal basis of what it reads, (r, c_in) with r ≤ min(p, c_in), and its
@@ -233,7 +233,7 @@ def dense_least_squares(
 
 
 def gated(maps: Tensor, scores: Tensor | None, thresholds: Tensor | None) -> Tensor:
-    r"""The gate (design 2, "Gate"): hard, g·⟨D, k⟩ with g = [⟨d, k⟩ > τ], or soft, relu(⟨D, k⟩ − τ).
+    r"""The gate (docs/method.md#the-gate): hard, g·⟨D, k⟩ with g = [⟨d, k⟩ > τ], or soft, relu(⟨D, k⟩ − τ).
 
     Args:
         maps: ⟨D_r, k⟩, (n, r, …).
@@ -249,16 +249,16 @@ def gated(maps: Tensor, scores: Tensor | None, thresholds: Tensor | None) -> Ten
 
 
 def damage(delta: Tensor, weight: Tensor, moment: Tensor) -> float:
-    r"""Damage predicted without images: E‖ΔW k‖² / E‖W k‖² = tr(ΔW C ΔWᵀ) / tr(W C Wᵀ) (design 2).
+    r"""Damage predicted without images: E‖ΔW k‖² / E‖W k‖² = tr(ΔW C ΔWᵀ) / tr(W C Wᵀ).
 
     Args:
         delta: ΔW, (c_out, c_in, y, x).
         weight: W, (c_out, c_in, y, x).
-        moment: C of keys, (c_in, c_in), where every tap of a kernel is taken to see independent keys; or of unfolded
-            patches, (c_in·y·x, c_in·y·x), where nothing is assumed.
+        moment: C of keys, (c_in, c_in), which assumes independent keys at the taps of a kernel; or of unfolded
+            patches, (c_in·y·x, c_in·y·x), which assumes nothing.
 
     Returns:
-        A share ≥ 0; 0.04 means that the layer's output moves by 4 % of its power on the reference set.
+        A ratio ≥ 0; 0.04 means that the layer's output changes by 4 % of its power on the reference set.
     """
     return output_power(delta, moment) / output_power(weight, moment)
 
@@ -297,15 +297,17 @@ def change_bound(maps: Tensor, coefficients: Tensor) -> Tensor:
 
 
 def beside(basis: Tensor, moment: Tensor, share: float) -> Tensor:
-    r"""Directions without what other keys use: D(I − VVᵀ), V leading eigenvectors of C (AlphaEdit, Fang et al. 2025).
+    r"""Project the leading principal subspace of protected keys out of the directions (AlphaEdit, Fang et al. 2025).
+
+    D(I − VVᵀ), where V are the leading eigenvectors of C.
 
     Args:
         basis: D, (r, c).
-        moment: C of the keys to be spared, (c, c), float64.
-        share: of their power that V holds, 0..1.
+        moment: C of the protected keys, (c, c), float64.
+        share: share of their power that V explains, 0..1.
 
     Returns:
-        An orthonormal basis of the rows of D(I − VVᵀ), at most (r, c); rows that vanish are left out.
+        An orthonormal basis of the rows of D(I − VVᵀ), at most (r, c); vanishing rows are dropped.
     """
     values, vectors = torch.linalg.eigh(moment)
     held = values.flip(0).cumsum(0) / values.sum()
@@ -316,10 +318,10 @@ def beside(basis: Tensor, moment: Tensor, share: float) -> Tensor:
 
 
 def interference(first: Tensor, second: Tensor, moment: Tensor) -> float:
-    r"""How much two rules read the same: the largest correlation of ⟨d, k⟩ of the one with ⟨e, k⟩ of the other.
+    r"""Largest canonical correlation of the subspaces of two rules under C, that is of ⟨d, k⟩ with ⟨e, k⟩.
 
-    Directions are whitened keys, d = C⁻¹k, so ⟨d, C e⟩ = ⟨k_d, C⁻¹ k_e⟩ is what one rule answers to the other's key
-    (thesis eq. 2.23-2.24; design 2, "Several rules"). Over all directions that two rules read it is the cosine of the
+    Directions are whitened keys, d = C⁻¹k, so ⟨d, C e⟩ = ⟨k_d, C⁻¹ k_e⟩ is the response of one rule to the other's key
+    (thesis eq. 2.23-2.24). Over all directions that two rules read it is the cosine of the
     smallest angle between the spans of D and E in the inner product of C.
 
     Args:
@@ -328,7 +330,7 @@ def interference(first: Tensor, second: Tensor, moment: Tensor) -> float:
         moment: C, (c, c), float64.
 
     Returns:
-        0..1: 0 if where one rule acts the other is silent on average, 1 if they share a direction.
+        0..1: 0 for rules that do not respond to each other's keys on average, 1 if they share a direction.
 
     Examples:
         >>> eye = torch.eye(2).double()

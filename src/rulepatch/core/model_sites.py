@@ -1,4 +1,4 @@
-"""The sites of a classifier, found once for its network as it is."""
+"""The sites of a classifier, cached for the current state of its network."""
 
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -15,14 +15,14 @@ _KNOWN: WeakKeyDictionary[Classifier, tuple[list[Any], Survey]] = WeakKeyDiction
 
 
 def sites_of(model: Classifier) -> Survey:
-    """Find every place where a classifier can be edited, or give what was found before.
+    """Find every site at which a classifier can be edited; cached.
 
-    The pass that is followed takes as long as several that are not, and an edit asks for the sites more than once.
+    A traced forward pass takes as long as several plain ones, and an edit needs the sites more than once.
 
     Args:
-        model: the classifier. If its network has been changed since (other layers or parameters, hooks, settings of
-            its modules that are numbers, texts or functions), it is followed anew; what an edit does to the contents
-            of weights makes no difference.
+        model: the classifier. If its network has changed since (other layers or parameters, hooks, attributes of its
+            modules that are numbers, strings or functions), it is traced again; changes of the values of weights do
+            not matter.
 
     Examples:
         >>> from rulepatch.models.registry import load_model
@@ -38,7 +38,7 @@ def sites_of(model: Classifier) -> Survey:
 
 
 def _state_of(network: nn.Module) -> list[Any]:
-    """What decides on a network's sites: what it is made of and how that is set, not the contents of its tensors."""
+    """State that determines a network's sites: its modules and their attributes, not the values of its tensors."""
     modules = [
         (
             path,

@@ -16,8 +16,8 @@ __all__ = ["KeySample", "KeyStatistics", "SecondMoment"]
 class SecondMoment:
     r"""C = E[k kᵀ] of keys seen so far, uncentred, summed in float64 (thesis eq. 2.18).
 
-    Adding in any order, in any pieces, on any number of machines and merging gives one pass over everything, up to the
-    rounding of float64 sums.
+    Updates in any order, in any batches, on any number of machines, followed by merging, give the result of one pass,
+    up to the rounding of float64 sums.
 
     Args:
         channels: c_in.
@@ -45,12 +45,12 @@ class SecondMoment:
         self.count += len(keys)
 
     def merge(self, other: "SecondMoment") -> None:
-        """Add all that another moment has seen."""
+        """Merge another moment into this one."""
         self.total = self.total + other.total.to(self.total.device)
         self.count += other.count
 
     def all_reduce(self) -> None:
-        """Make this, in every process of the group, the moment of what all have seen; each of them must call it."""
+        """All-reduce over the process group; every rank must call it."""
         with collectives.as_one():
             self.total = collectives.add_up(self.total)
             self.count = int(collectives.add_up(torch.tensor(self.count)))
@@ -65,18 +65,18 @@ class SecondMoment:
 
 
 class KeySample:
-    """A uniform random sample of the keys seen so far, of bounded size.
+    """Reservoir sample of keys: uniform, of bounded size.
 
-    Every key draws a random priority and the smallest ones stay, so samples of parts merge into a sample of the whole.
-    Priorities depend on the seed and on the number of the piece that a key came in, and on nothing else: numbered as in
-    the whole, the pieces give the same sample to the bit, however they were shared out and merged.
+    Priority sampling: every key draws a random priority and those with the smallest are kept, so samples of parts merge
+    into a sample of the whole. Priorities depend only on the seed and on the number of the batch that a key came in:
+    with the batches numbered as in the whole, the sample is bit-identical, however they were distributed and merged.
     Quantiles over the reference set (a gate's threshold) are read off the sample: at 16,384 keys the 0.98 quantile is
     known to ±0.001 in rank (one standard error).
 
     Args:
         channels: c_in.
         capacity: keys kept at most.
-        seed: of the priorities; parts that are to be merged differ in it, or in the numbers of their pieces.
+        seed: of the priorities; parts that are to be merged differ in it, or in the numbers of their batches.
 
     Examples:
         >>> sample = KeySample(3, capacity=2)
@@ -95,8 +95,8 @@ class KeySample:
 
     def __init__(self, channels: int, *, capacity: int = 16_384, seed: int = 0) -> None:
         self.capacity = capacity
-        spare = capacity // 4 + 1  # keys gather here and are sorted out now and then, not at every addition
-        self._keys = torch.empty(capacity + spare, channels)  # memory that is not written to costs nothing
+        spare = capacity // 4 + 1  # buffer: keys are sorted when it is full, not at every update
+        self._keys = torch.empty(capacity + spare, channels)  # pages that are never written are not allocated
         self._priorities = torch.empty(capacity + spare, dtype=torch.float64)
         self._count = 0
         self._threshold = torch.inf
@@ -128,13 +128,13 @@ class KeySample:
         self._enter(keys, torch.from_numpy(np.random.default_rng([self._seed, piece]).random(len(keys))))
 
     def merge(self, other: "KeySample") -> None:
-        """Make this a sample of what both have seen."""
+        """Merge another sample into this one."""
         self._enter(other.keys, other.priorities)
 
     def all_reduce(self) -> None:
-        """Make this, in every process of the group, a sample of what all have seen; each of them must call it.
+        """All-reduce over the process group; every rank must call it.
 
-        Priorities go round first, and then the keys that stay, each written by its owner among zeros.
+        Priorities are exchanged first, then the kept keys, each written by its owner into a tensor of zeros.
         """
         with collectives.as_one():
             self._all_reduce()
@@ -142,7 +142,7 @@ class KeySample:
     def _all_reduce(self) -> None:
         own, first = self.priorities, collectives.rank() * self.capacity
         everyone = torch.zeros(collectives.size(), self.capacity, dtype=torch.float64)
-        everyone[collectives.rank()] = torch.inf  # of places that no key takes
+        everyone[collectives.rank()] = torch.inf  # of unused entries
         everyone[collectives.rank(), : len(own)] = own
         together = collectives.add_up(everyone).flatten()
         order = together.argsort(stable=True)[: self.capacity]
@@ -150,12 +150,12 @@ class KeySample:
         mine = (order >= first) & (order < first + self.capacity)
         keys = torch.zeros(len(order), self._keys.shape[1])
         keys[mine] = self.keys[order[mine] - first]
-        bits = collectives.add_up(keys.view(torch.int32))  # in which a sum with zeros keeps even the sign of a zero
+        bits = collectives.add_up(keys.view(torch.int32))  # a sum with zeros keeps the sign of -0.0
         self._count, self._threshold = 0, torch.inf
         self._enter(bits.view(torch.float32), together[order])
 
     def _enter(self, keys: Tensor, priorities: Tensor) -> None:
-        """Let keys in whose priorities are among the smallest, as far as is known; nearly none of a long stream are."""
+        """Buffer the keys whose priorities are below the current threshold; nearly none of a long stream are."""
         entering = (priorities < self._threshold).nonzero()[:, 0]
         if len(entering) > self.capacity:
             entering = entering[priorities[entering].topk(self.capacity, largest=False).indices]
@@ -170,7 +170,7 @@ class KeySample:
             self._is_sorted = False
 
     def _sort_out(self) -> None:
-        """Keep the smallest priorities only, in their order."""
+        """Keep the keys with the smallest priorities, sorted."""
         if self._is_sorted:
             return
         kept = min(self._count, self.capacity)
@@ -182,7 +182,7 @@ class KeySample:
 
 
 class KeyStatistics:
-    """What an edit needs to know of a site's keys on the reference set: their second moment and a sample of them.
+    """Statistics of a site's keys on the reference set: their second moment and a sample of them.
 
     Args:
         channels: c_in, or c_in·y·x for unfolded patches.
@@ -209,14 +209,14 @@ class KeyStatistics:
         self.sample.add(keys, piece=piece)
 
     def merge(self, other: "KeyStatistics") -> None:
-        """Add all that other statistics have seen."""
+        """Merge other statistics into these."""
         self.moment.merge(other.moment)
         self.sample.merge(other.sample)
 
     def all_reduce(self) -> None:
-        """Make these, in every process of the group, the statistics of what all have seen; each of them must call it.
+        """All-reduce over the process group; every rank must call it.
 
-        As with `merge`, a whitening is computed again if keys have come in.
+        As with `merge`, whitening matrices are computed again afterwards.
         """
         self.moment.all_reduce()
         self.sample.all_reduce()
@@ -246,7 +246,7 @@ class KeyStatistics:
         return torch.quantile(scores, level, dim=1)
 
     def state(self) -> dict[str, Tensor]:
-        """Everything seen so far, as tensors that can be saved."""
+        """The state, as tensors that can be saved."""
         return {
             "moment": self.moment.total,
             "count": torch.tensor(self.moment.count),
@@ -257,7 +257,7 @@ class KeyStatistics:
 
     @classmethod
     def from_state(cls, state: Mapping[str, Tensor]) -> Self:
-        """Statistics as they were saved.
+        """Restore saved statistics.
 
         Returns:
             Statistics equal to those whose `state` was saved.

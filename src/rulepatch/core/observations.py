@@ -1,4 +1,4 @@
-"""What a site sees of exemplars: keys, values and the weights of positions."""
+"""Activations of a site on exemplars: keys, values and the weights of positions."""
 
 import math
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ SMALLEST_SHARE = 0.2
 
 @dataclass(frozen=True, eq=False)
 class Observation:
-    """What a site sees of some exemplars.
+    """Activations of a site on the exemplars, before and after the edit of the image.
 
     Attributes:
         site: the site.
@@ -97,7 +97,7 @@ class Observation:
 
     @cached_property
     def slope(self) -> Tensor:
-        """J at the marked positions, what one more of an output adds to its pre-activation, (k, c_out), float64.
+        """J at the marked positions, the derivative of the pre-activation by the output, (k, c_out), float64.
 
         The pre-activation a is affine in every number of the output by itself, a = a0 + J·output, with J diagonal up to
         the order of the numbers (a batch norm's scale, say).
@@ -106,9 +106,9 @@ class Observation:
 
     @cached_property
     def residuals(self) -> Tensor:
-        """What the output lacks at the marked positions for the original's pre-activation, (k, c_out), float64.
+        """Change of the output at the marked positions that gives the original's pre-activation, (k, c_out), float64.
 
-        J⁻¹(a_original − a_edited). Channels with J = 0 lack nothing.
+        J⁻¹(a_original − a_edited); 0 for channels with J = 0.
         """
         original = _precise(self.original.route).split()[0](_double(self.original.output))
         squared = self.slope.square()
@@ -122,7 +122,7 @@ class Observation:
         return torch.where(self.slope == 0, 0, found / self.slope)
 
     def activation(self) -> Route | None:
-        """What makes a value of a pre-activation, if it does so number by number: relu, say, but no pool.
+        """The function from pre-activation to value, if it is elementwise (relu, but no pool).
 
         Returns:
             A function of tensors of any shape; None if a value depends on anything else.
@@ -149,7 +149,7 @@ class Observation:
         return rows(self.original.values, self.site.channel_axis)
 
     def with_style(self, style: Tensor) -> "Observation":
-        """What the site would see of edited pictures, from features (thesis 2.3): no edited picture is needed.
+        """Activations for edited images that are composed in feature space (thesis 2.3), without edited images.
 
         The keys of a picture of the style are pasted onto the concept's positions of the original pictures' keys;
         everything else between the site and its value point is held as it was in the originals' pass.
@@ -168,7 +168,7 @@ class Observation:
         return Observation(self.site, self.layer, recorded, made, self.masks)
 
     def again(self, model: nn.Module, edited: Tensor) -> "Observation":
-        """What the site sees of the edited pictures now, with the originals as they were seen before.
+        """Record the edited images again, and keep the recording of the originals.
 
         Args:
             model: the model, with edits of sites before this one in place.
@@ -216,17 +216,17 @@ class Observation:
 
 
 def observe(model: nn.Module, site: Site, originals: Tensor, edited: Tensor, masks: Tensor) -> Observation:
-    """Let a site see some exemplars.
+    """Record a site's activations on the exemplars.
 
     Args:
         model: the model.
-        site: where to look.
+        site: the site.
         originals: model inputs of the original pictures, (n, channels, height, width).
         edited: model inputs of the edited pictures, (n, channels, height, width).
         masks: (n, height, width), 0..1.
 
     Returns:
-        The observation; the model is run twice, as far as the value point.
+        The activations; the model is run twice, up to the value point.
 
     Raises:
         SiteError: the layer's output is not linear in its weight.

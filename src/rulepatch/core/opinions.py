@@ -1,4 +1,4 @@
-"""An exemplar as a person sees it: its pictures side by side, and what a model says of them."""
+"""Display of an exemplar: its images side by side, with a model's predictions."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,14 +25,14 @@ class Guess(Protocol):
 
 
 class Prediction(Protocol):
-    """What a model says of a picture: classes, the likeliest first."""
+    """Prediction for an image: classes, the likeliest first."""
 
     @property
     def top(self) -> Sequence[Guess]: ...
 
 
 class Predictor(Protocol):
-    """What a classifier is, as far as it is asked what it says of pictures."""
+    """Protocol of a classifier that predicts classes of images."""
 
     @property
     def name(self) -> str: ...
@@ -40,7 +40,7 @@ class Predictor(Protocol):
 
 
 class Pictured(Protocol):
-    """What an exemplar is, as far as it is looked at."""
+    """Protocol of an exemplar that can be displayed."""
 
     @property
     def image(self) -> Image.Image: ...
@@ -60,13 +60,13 @@ class Pictured(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Opinions:
-    """What a model says of an exemplar's pictures; a notebook shows them with it.
+    """Predictions of a model for an exemplar's images; a notebook shows them with the images.
 
     Attributes:
         exemplar: the exemplar.
         model_name: of the model.
-        original: what it says of the original.
-        edited: what it says of the edited picture.
+        original: prediction for the original image.
+        edited: prediction for the edited image.
     """
 
     exemplar: Pictured
@@ -79,12 +79,12 @@ class Opinions:
         return brief("Opinions", f"{first} → {then}", quoted(self.exemplar.name), quoted(self.model_name))
 
     def _repr_html_(self) -> str:
-        """The pictures, and the likeliest classes of each."""
+        """The images, and the likeliest classes of each."""
         return panel_of(self.exemplar, self.original, self.edited, by=self.model_name)
 
 
 def opinions_of(model: Predictor, exemplar: Pictured) -> Opinions:
-    """What a model says of an exemplar's pictures.
+    """Predict the classes of an exemplar's images.
 
     Args:
         model: the classifier.
@@ -97,12 +97,12 @@ def opinions_of(model: Predictor, exemplar: Pictured) -> Opinions:
 def panel_of(
     exemplar: Pictured, original: Prediction | None = None, edited: Prediction | None = None, *, by: str = ""
 ) -> str:
-    """What a notebook shows of an exemplar: the picture, the concept marked in it, its counterpart.
+    """HTML of an exemplar for notebooks: the image, the concept marked in it, the edited image.
 
     Args:
         exemplar: the exemplar.
-        original: what a model says of the original, if it was asked.
-        edited: what it says of the edited picture, if it was asked.
+        original: prediction for the original image, if any.
+        edited: prediction for the edited image, if any.
         by: name of the model.
     """
     concept = exemplar.concept or "the concept"

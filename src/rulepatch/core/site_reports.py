@@ -1,4 +1,4 @@
-"""What is measured of an edit at each of its sites when it is made, as typed records that are kept in its file."""
+"""Measurements of an edit at each of its sites, as typed records that its file holds."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -7,21 +7,21 @@ from typing import Any, Self
 __all__ = ["Certificate", "SiteReport"]
 
 _OLD_NAMES = {"still": "unchanged_share", "shut": "gate_closed_share"}
-"""What edit files of version 0.1 call two fields."""
+"""Names of two fields in edit files of version 0.1."""
 
 
 @dataclass(frozen=True)
 class Certificate:
-    """What a change can do at most, from its factors and a sample of the reference set's keys alone.
+    """Bounds on the effect of a change, from its factors and a sample of the reference set's keys.
 
     Attributes:
         parameters: dotted paths of the parameters that are changed.
         norm: of ΔW (Frobenius).
         relative_norm: the same relative to W.
-        epsilon: a key whose output can move by less than this share of the usual output counts as unchanged.
-        unchanged_share: share of the reference set's positions where the output is unchanged in that sense, 0..1; None
-            for dense changes.
-        gate_closed_share: share of positions where every gate is closed, so that nothing moves, 0..1; None for dense
+        epsilon: a position counts as unchanged if its output can change by less than this share of the typical output.
+        unchanged_share: share of the reference set's positions that are unchanged in that sense, 0..1; None for dense
+            changes.
+        gate_closed_share: share of positions where every gate is closed, so that nothing changes, 0..1; None for dense
             changes.
     """
 
@@ -34,21 +34,21 @@ class Certificate:
 
     @classmethod
     def from_json(cls, found: Mapping[str, Any]) -> Self:
-        """Read what an edit file holds, of this version or of 0.1."""
+        """Read from an edit file, of this version or of 0.1."""
         return cls(**{_OLD_NAMES.get(name, name): value for name, value in found.items()})
 
 
 @dataclass(frozen=True)
 class SiteReport:
-    """What is measured of an edit at a site.
+    """Measurements of an edit at a site.
 
     Attributes:
         site: dotted path.
         loss_before: masked absolute error at the value point before the edit, the mean over channels and the mask.
         loss_after: the same after the edit, all sites' changes in place.
         predicted_damage: E‖ΔW k‖² / E‖W k‖² on the reference set, without gates.
-        rounding: what writing the weight in the model's own type loses, relative to the change.
-        certificate: what the change can do at most; None in files that do not tell.
+        rounding: error of rounding the weight to the model's dtype, relative to the change.
+        certificate: bounds on the effect of the change; None if the file has none.
         protected_damage: the predicted damage on the protected images; None without them.
     """
 
@@ -73,7 +73,7 @@ class SiteReport:
 
     @classmethod
     def from_json(cls, found: Mapping[str, Any]) -> Self:
-        """Read what an edit file holds."""
+        """Read from an edit file."""
         certificate = found.get("certificate")
         return cls(
             found["site"],

@@ -1,6 +1,6 @@
-"""What an edit is, in a line, in a table and in a notebook, read off its changes and off how it says it was made.
+"""Summaries of an edit from its changes and its provenance: a line, a table, HTML for notebooks.
 
-The latter comes from a file that anybody may have written: what is not there, or is no number, is not told.
+The provenance comes from a file that may be hand-written: missing or non-numeric entries are left out.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,7 +15,7 @@ __all__ = ["COLUMNS", "line_of", "panel_of", "rows_of"]
 COLUMNS = ("where", "matched at", "weight", "rank", "strength", "gate")
 
 MOST_EXEMPLARS = 12
-"""Exemplars that are named."""
+"""Most exemplars that are listed by name."""
 
 
 def rows_of(changes: Sequence[Change]) -> list[list[object]]:
@@ -38,9 +38,9 @@ def line_of(changes: Sequence[Change], base: str, provenance: Mapping[str, Any])
     """An edit in a line.
 
     Args:
-        changes: what it is made of.
+        changes: its changes.
         base: digest of the model that it was computed on.
-        provenance: how it was made.
+        provenance: its provenance.
     """
     weights = [row for row, change in zip(rows_of(changes), changes, strict=True) if not isinstance(change, NewClass)]
     added = [quoted(change.name) for change in changes if isinstance(change, NewClass)]
@@ -56,12 +56,12 @@ def line_of(changes: Sequence[Change], base: str, provenance: Mapping[str, Any])
 
 
 def panel_of(changes: Sequence[Change], base: str, provenance: Mapping[str, Any]) -> str:
-    """What a notebook shows of an edit.
+    """HTML of an edit for notebooks.
 
     Args:
-        changes: what it is made of.
+        changes: its changes.
         base: digest of the model that it was computed on.
-        provenance: how it was made.
+        provenance: its provenance.
     """
     rows = [[*row, *measured] for row, measured in zip(rows_of(changes), _measured(changes, provenance), strict=True)]
     parts = [table([*COLUMNS, "masked error", "predicted damage"], rows), *_remarks(changes, provenance)]
@@ -88,7 +88,7 @@ def _few(names: Iterable[object]) -> str:
 
 
 def _leaves(provenance: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """How each edit was made of which this one is composed, or this one itself."""
+    """Provenance of each edit of which this one is composed, or of this one itself."""
     if composed := _entries(provenance, "composed"):
         for each in composed:
             yield from _leaves(each)
@@ -102,7 +102,7 @@ def _entries(provenance: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]
 
 
 def _measured(changes: Sequence[Change], provenance: Mapping[str, Any]) -> Iterator[tuple[str | None, str | None]]:
-    """Masked error and predicted damage of each change, as far as it is clear which were measured of it."""
+    """Masked error and predicted damage of each change, where they can be attributed to it."""
     sites = [entry for leaf in _leaves(provenance) for entry in _entries(leaf, "sites")]
     for number, change in enumerate(changes):
         own = [entry for entry in sites if entry.get("site") == change.site]
@@ -118,7 +118,7 @@ def _measured(changes: Sequence[Change], provenance: Mapping[str, Any]) -> Itera
 
 
 def _remarks(changes: Sequence[Change], provenance: Mapping[str, Any]) -> Iterator[Html]:
-    """What must be said of the numbers."""
+    """Caveats on the numbers."""
     for leaf in _leaves(provenance):
         settings = leaf.get("settings")
         strength = settings.get("strength") if isinstance(settings, Mapping) else None

@@ -1,1 +1,1 @@
-"""Pictures in folders, read ahead in batches; statistics of keys over them; a cache keyed by content."""
+"""Image folders, prefetching streams of batches, statistics of keys, and a cache keyed by content."""

@@ -35,7 +35,7 @@ class Cache:
         self.folder = folder
 
     def get(self, key: Mapping[str, object]) -> dict[str, Tensor] | None:
-        """What was put under a key.
+        """Read the tensors of a key.
 
         Returns:
             The tensors, or None if there are none or they are damaged.
@@ -49,7 +49,7 @@ class Cache:
         return tensors if digest == digest_of_tensors(tensors) else None
 
     def put(self, key: Mapping[str, object], tensors: Mapping[str, Tensor]) -> bool:
-        """Keep tensors under a key; a folder that cannot be written to keeps nothing."""
+        """Store tensors under a key; does nothing if the folder is not writable."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with atomic_path(self._file(key)) as path:

@@ -1,4 +1,4 @@
-"""Exemplars as folders: a picture, its mask, its edited counterpart, and what is said of them."""
+"""Exemplar folders: an image, its mask, the edited image, and metadata."""
 
 import dataclasses
 import json
@@ -31,12 +31,12 @@ def read_exemplars(
         sources: exemplar folders, folders of them, or pictures.
         masks: one for each source that is a picture, in order.
         replacement: a texture to paint over the concept, instead of the folders' edited pictures.
-        label: what the pictures show, whatever the folders say.
-        unedited: nobody needs edited pictures, as when a rule is made from features: the originals stand for them.
+        label: label of the images, which overrides that of the folders.
+        unedited: do not require edited images (for edits from features); the originals are used in their place.
         mask_value: which colour or number of the masks is the concept, where they have several.
 
     Returns:
-        The exemplars, in order, with what their `exemplar.json` says of label, concept, replacement and mask_value.
+        The exemplars, in order, with label, concept, replacement and mask_value from their `exemplar.json`.
 
     Raises:
         ExemplarError: a source is missing or lacks a part, or pictures and masks do not pair.

@@ -220,19 +220,19 @@ class ImageSet:
 
 @dataclass(frozen=True, repr=False)
 class Snapshot(ImageSet):
-    """Pictures that nobody will change while they are used.
+    """An image set with precomputed digests, for images that do not change while they are used.
 
     Attributes:
-        taken: the digest of each, which was taken once.
+        taken: the digest of each image.
     """
 
     taken: tuple[str, ...]
 
     def digests(self, *, progress: bool = False) -> list[str]:
-        """The digests that were taken.
+        """The precomputed digests.
 
         Args:
-            progress: nothing takes long.
+            progress: unused.
         """
         return list(self.taken)
 
@@ -242,18 +242,19 @@ LONGEST = 200
 
 
 def name_of_class(label: int, classes: Classes) -> str:
-    """A class's name as a folder may be called on any system, or its index where the name would not do."""
+    """Folder name of a class that is valid on any system: its name, or its index where the name is not."""
     name = _composed(classes[label])
     all_numbers = all(each.isdecimal() for each in classes.names)
     is_plain = name.replace(" ", "").replace("-", "").isalnum() and (all_numbers or not name.isdecimal())
     is_plain = is_plain and name == name.strip() and len(name.encode()) < LONGEST and name.casefold() not in _RESERVED
-    same = [i for i in range(len(classes)) if _composed(classes[i]).casefold() == name.casefold()]  # on some systems
+    # names that differ in case only are the same folder on some file systems
+    same = [i for i in range(len(classes)) if _composed(classes[i]).casefold() == name.casefold()]
     candidates = [*([name] if is_plain and same == [label] else []), *([] if all_numbers else [str(label)])]
     return next((each for each in candidates if _means(classes, each, label)), f"({label})")
 
 
 _RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{i}" for port in ("com", "lpt") for i in range(10))}
-"""What no folder can be called on Windows."""
+"""Reserved file names on Windows."""
 
 
 def _composed(name: str) -> str:
@@ -268,7 +269,7 @@ def _means(classes: Classes, name: str, label: int) -> bool:
 
 
 def _labels(root: Path, names: Sequence[str], classes: Classes) -> dict[str, int]:
-    """The classes that folders are called after."""
+    """The classes that folder names refer to."""
     labels = {}
     for name, found in classes.indices(names).items():
         if isinstance(found, SettingError):

@@ -1,4 +1,4 @@
-"""Which files of a folder are pictures, and which of the others a person may have taken for some."""
+"""Finding the image files of a folder, and reporting files that look like images but are skipped."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ from rulepatch.text import plural
 __all__ = ["LeftOut", "Tree", "pictures_in", "pictures_under"]
 
 PROGRAMS_OWN = frozenset({".ipynb_checkpoints", ".thumbnails", ".cache", ".git", ".dvc", ".svn", ".Trash", ".trash"})
-"""Hidden folders that programs fill with copies of pictures."""
+"""Hidden folders with cached copies of images."""
 
 _UNREADABLE = (
     (0, b"8BPS"), (0, b"%!PS"), (0, b"\xc5\xd0\xd3\xc6"), (0, b"\x76\x2f\x31\x01"), (0, b"#?RADIANCE"),
@@ -21,18 +21,18 @@ _UNREADABLE = (
     (0, b"IIRO"), (0, b"IIU\x00"), (128, b"DICM"), (0, b"DDS "), (0, b"\x00\x00\x01\x00"), (0, b"SIMPLE  ="),
     (0, b"\x00\x00\x00\x0cjP  "), (0, b"\xff\x4f\xff\x51"), (8, b"WEBP"),
 )  # fmt: skip
-"""Where files of pictures begin with what that Pillow, or this Pillow, does not read: Photoshop, HEIC, DICOM, icons…"""
+"""Signatures, with their offsets, of image formats that are not read (Photoshop, HEIC, DICOM, icons, …)."""
 
 _SIGNED = [kind for kind in FORMATS if kind not in {"TGA", "PCX"}]
-"""Formats that say at the beginning of a file what it is."""
+"""Formats that are recognised by the beginning of a file."""
 
 
 @dataclass
 class LeftOut:
-    """What is left out of a folder of pictures, by kind.
+    """Skipped files of an image folder, by kind.
 
     Attributes:
-        paths: of each kind, in words: a noun, and what is to be said after it.
+        paths: for each kind, a noun and an explanation.
     """
 
     paths: dict[tuple[str, str], list[Path]] = field(default_factory=dict)
@@ -41,20 +41,20 @@ class LeftOut:
         """Add a file or folder.
 
         Args:
-            path: which.
-            noun: what it is.
-            more: what else is to be said of its kind, after the noun.
+            path: the file or folder.
+            noun: its kind.
+            more: explanation that follows the noun.
         """
         self.paths.setdefault((noun, more), []).append(path)
 
     def told(self, root: Path) -> str:
-        """Everything that is left out, counted by kind, with examples.
+        """Summary of skipped files, counted by kind, with examples.
 
         Args:
-            root: paths are told from here.
+            root: paths are relative to it.
 
         Returns:
-            Words for a sentence; empty if nothing is left out.
+            Part of a sentence; empty if nothing was skipped.
         """
         return ", ".join(
             f"{' '.join([plural(len(paths), noun), *more.split()])} ({_examples(root, paths)})"
@@ -67,11 +67,11 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class Tree:
-    """A folder as it was walked.
+    """Result of scanning a folder.
 
     Attributes:
         pictures: the picture files, sorted.
-        left_out: what a person may have taken for a picture.
+        left_out: skipped files that may be images.
     """
 
     pictures: list[Path]
@@ -79,7 +79,7 @@ class Tree:
 
 
 def pictures_in(folder: Path, pattern: str) -> list[Path]:
-    """The picture files of one folder whose names fit a pattern, but hidden ones.
+    """The image files of one folder whose names match a pattern, without hidden ones.
 
     Args:
         folder: the folder.
@@ -95,15 +95,15 @@ def pictures_in(folder: Path, pattern: str) -> list[Path]:
 def pictures_under(root: Path) -> Tree:
     """The picture files at any depth below a folder.
 
-    Files of a known ending are pictures, and files without an ending whose contents are. Links are followed, but a
-    folder is read once, however many links lead to it. Files that are no pictures go without a word.
+    Files with a known extension are images, and files without an extension whose contents are. Links are followed, but
+    a folder is read once, however many links lead to it. Other files are ignored silently.
 
     Args:
         root: the folder.
 
     Returns:
-        The pictures, and what a person may have taken for one: pictures with another ending or of a format that is not
-        read, hidden ones, links that lead nowhere or back, folders that cannot be read.
+        The images, and skipped files that may be images: those with another extension or in an unsupported format,
+        hidden files, broken or circular links, unreadable folders.
     """
     pictures: list[Path] = []
     left_out = LeftOut()
@@ -111,7 +111,7 @@ def pictures_under(root: Path) -> Tree:
     folders: list[Path] = [root]
     links: list[Path] = []
     while folders or links:
-        folder = folders.pop() if folders else links.pop()  # links last, so that a folder counts where it is
+        folder = folders.pop() if folders else links.pop()  # links last, so that a folder is listed under its own path
         if folder.is_symlink() and folder != root:
             if _identity(folder) in seen:
                 left_out.add(folder, "link", "to what is read already")
@@ -137,12 +137,12 @@ def pictures_under(root: Path) -> Tree:
 
 
 def _sorted_out(path: Path, left_out: LeftOut) -> Iterator[Path]:
-    """The file if it is a picture; it is counted if it is left out though somebody may take it for one."""
+    """The file if it is an image; otherwise it is reported as skipped if it may be one."""
     is_known = path.suffix.lower() in SUFFIXES
     if path.name.startswith("."):
         if _begins_like_a_picture(path):
             left_out.add(path, "hidden picture")
-    elif is_known and (path.is_file() or path.is_symlink()):  # one that cannot be read is reported when it is needed
+    elif is_known and (path.is_file() or path.is_symlink()):  # unreadable files are reported when they are used
         yield path
     elif path.is_symlink() and not path.exists():
         left_out.add(path, "link", "to nothing")
@@ -157,12 +157,12 @@ def _is_picture(path: Path) -> bool:
     try:
         with Image.open(path, formats=[kind for kind in _SIGNED if kind in Image.OPEN]):
             return True
-    except Exception:  # whatever Pillow makes of a file that is none
+    except Exception:  # Pillow may raise anything
         return False
 
 
 def _begins_like_a_picture(path: Path) -> bool:
-    """Whether a file begins like one of the pictures that are read or of those that are not."""
+    """Whether a file begins with the signature of an image format, supported or not."""
     try:
         if not path.is_file():
             return False
@@ -178,7 +178,7 @@ def _holds_pictures(folder: Path) -> bool:
 
 
 def _identity(folder: Path) -> tuple[int, int] | str:
-    """What a folder and all links to it have in common."""
+    """Identity of a folder, shared by all links to it."""
     try:
         found = folder.stat()
     except OSError:

@@ -1,4 +1,4 @@
-"""A picture of a set, with its label."""
+"""An image of a set, with its label."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from rulepatch.images import as_image, read_image
 __all__ = ["UNREADABLE", "Picture"]
 
 UNREADABLE = "unreadable"
-"""In place of the digest of a file that cannot be read."""
+"""Placeholder digest of an unreadable file."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Picture:
     Attributes:
         source: a file, or a picture in memory.
         label: index of its class; None if it is not known.
-        framed: whether it is the part that a network sees, at its input size, which is not to be cut out again.
+        framed: whether it is cropped and resized to the model's input already.
     """
 
     source: Path | Image.Image

@@ -1,4 +1,4 @@
-"""Processes that torchrun starts, on one machine or several, and that work as one."""
+"""Process groups started by torchrun, on one machine or several."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -16,17 +16,17 @@ __all__ = ["PATIENCE", "check_same", "process_group", "together"]
 Result = TypeVar("Result")
 
 PATIENCE = timedelta(hours=2)
-"""How long processes wait for the slowest. One that ends, for whatever reason, is noticed sooner."""
+"""Timeout of collectives. The exit of a process is noticed sooner."""
 
 
 @contextmanager
 def process_group(device: str) -> Iterator[str]:
-    """The group of the processes that torchrun started, as its environment variables tell, at work as one.
+    """Initialise the process group from torchrun's environment variables; a context manager.
 
-    Where there is a group already it is that; where torchrun started nothing, this process is alone.
+    An existing group is used; without torchrun there is a single process.
 
     Args:
-        device: "cuda" for one GPU a process (they talk by nccl), else they talk by gloo.
+        device: "cuda" for one GPU per process with the nccl backend; gloo otherwise.
 
     Yields:
         The device of this process.
@@ -54,7 +54,7 @@ def process_group(device: str) -> Iterator[str]:
             device = f"cuda:{os.environ['LOCAL_RANK']}"
             torch.cuda.set_device(device)
         distributed.init_process_group("nccl" if gpu and distributed.is_nccl_available() else "gloo", timeout=PATIENCE)
-    except (KeyError, ValueError, AssertionError, RuntimeError) as error:  # torch has no type of its own for it
+    except (KeyError, ValueError, AssertionError, RuntimeError) as error:  # torch defines no exception type for it
         raise SettingError(
             "expected processes as torchrun starts them, each with a device of its own, but they cannot meet "
             f"({reason_of(error)}); start them with torchrun, or unset WORLD_SIZE"
@@ -67,14 +67,14 @@ def process_group(device: str) -> Iterator[str]:
 
 
 def together(function: Callable[[], Result]) -> Result:
-    """Call a function in every process of the group; where it fails in one it fails in all, so that none waits.
+    """Call a function on every rank, and raise on every rank if it fails on any.
 
     Args:
-        function: uses no other process.
+        function: a function without collectives.
 
     Raises:
-        Exception: what the function raises here.
-        WorkerError: it failed in another process.
+        Exception: raised by the function on this rank.
+        WorkerError: the function failed on another rank.
 
     Examples:
         >>> together(lambda: 3)
@@ -98,14 +98,14 @@ def together(function: Callable[[], Result]) -> Result:
 
 
 def check_same(what: str, digest: str) -> None:
-    """Make sure that all processes of the group were given the same.
+    """Check that all ranks have the same value.
 
     Args:
-        what: the digest is of, for the message.
+        what: description of the value, for the message.
         digest: hexadecimal, SHA-256.
 
     Raises:
-        SettingError: (in all of them) some process has another.
+        SettingError: (on all ranks) the digests differ.
     """
     digests = torch.zeros(size(), 32, dtype=torch.uint8)
     digests[rank()] = torch.tensor(list(bytes.fromhex(digest)), dtype=torch.uint8)

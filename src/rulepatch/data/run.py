@@ -1,4 +1,4 @@
-"""How work is done, whatever it is: where statistics are kept, the seed, whether bars are shown."""
+"""Run options common to all tasks: cache, seed, progress bars."""
 
 from typing import Any, ClassVar
 
@@ -11,7 +11,7 @@ __all__ = ["Run"]
 
 
 class Run(Settings):
-    """What changes how an edit is made but not what it is, save for the seed.
+    """Run options; apart from the seed they do not change results.
 
     Examples:
         >>> Run(seed=1, progress=False).given()
@@ -33,5 +33,5 @@ class Run(Settings):
 
     @property
     def store(self) -> Cache | None:
-        """The cache; None to keep nothing."""
+        """The cache; None for no caching."""
         return default_cache() if self.cache == "user" else self.cache

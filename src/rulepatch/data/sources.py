@@ -1,4 +1,4 @@
-"""Pictures and labels as other libraries hold them: sequences, and data sets of torchvision and Hugging Face."""
+"""Adapters for images and labels of other libraries: sequences, torchvision and Hugging Face data sets."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
@@ -16,7 +16,7 @@ __all__ = ["pictures_of"]
 
 PICTURES = ("image", "img", "picture", "pixel_values", "jpg", "png", "webp")
 LABELS = ("label", "labels", "fine_label", "class", "target", "cls")
-"""What the columns of a table of pictures are usually called."""
+"""Usual names of the image column of a table."""
 
 
 def pictures_of(source: Any, classes: Classes) -> Iterator[Picture]:
@@ -51,7 +51,7 @@ def pictures_of(source: Any, classes: Classes) -> Iterator[Picture]:
             yield entry
             continue
         picture, label = _parts(entry, columns)
-        if names is not None and columns and label == -1:  # Hugging Face's word for a label that is kept secret
+        if names is not None and columns and label == -1:  # Hugging Face's placeholder for withheld labels
             label = None
         try:
             yield Picture(_read(picture), None if label is None else index_of(_plain(label)))
@@ -70,8 +70,8 @@ def _each(source: Any) -> Iterable[Any]:
 
 
 def _class_names(source: Any) -> tuple[Sequence[str] | None, tuple[str, ...]]:
-    """The names that a data set gives its own labels, if it does, and its columns that are labels."""
-    if getattr(source, "target_transform", None) is not None:  # labels are whatever this makes of them
+    """A data set's own class names, if it has any, and its label columns."""
+    if getattr(source, "target_transform", None) is not None:  # it may change labels arbitrarily
         return None, ()
     numbers, names, features = (getattr(source, name, None) for name in ("class_to_idx", "classes", "features"))
     if isinstance(names, Sequence) and not isinstance(names, str) and names:
@@ -92,7 +92,7 @@ def _class_names(source: Any) -> tuple[Sequence[str] | None, tuple[str, ...]]:
 
 
 def _reader_of_labels(names: Sequence[str] | None, classes: Classes) -> Callable[[int | str], int]:
-    """What turns a label into the index of a class of the model."""
+    """A function from a label to the index of a class of the model."""
     if names is None or classes.are_numbers or list(names) == list(classes.names):
         return classes.index
     found = classes.indices(list(dict.fromkeys(names)))
@@ -106,7 +106,7 @@ def _reader_of_labels(names: Sequence[str] | None, classes: Classes) -> Callable
                 f"expected labels below {len(names)}, the classes of the data set, but got {label}; mend it"
             )
         index = found[names[label]]
-        if isinstance(index, SettingError):  # perhaps one of its synonyms will do
+        if isinstance(index, SettingError):  # try its synonyms
             others = {each for each in classes.indices(synonyms(names[label])).values() if isinstance(each, int)}
             if len(others) != 1:
                 raise FolderError(
@@ -120,7 +120,7 @@ def _reader_of_labels(names: Sequence[str] | None, classes: Classes) -> Callable
 
 
 def _parts(entry: Any, columns: tuple[str, ...]) -> tuple[Any, Any]:
-    """The picture and the label of what a data set yields."""
+    """The image and the label of an item of a data set."""
     if isinstance(entry, Mapping) and set(entry) - {"bytes", "path"}:
         label = next((key for key in (*columns, *LABELS) if key in entry), None)
         rest = {key: value for key, value in entry.items() if key != label}
@@ -142,7 +142,7 @@ def _parts(entry: Any, columns: tuple[str, ...]) -> tuple[Any, Any]:
 
 
 def _read(source: Any) -> Path | Image.Image:
-    if isinstance(source, Mapping):  # Hugging Face's pictures before they are decoded
+    if isinstance(source, Mapping):  # an undecoded image of Hugging Face
         source = source.get("bytes") or source.get("path")
     if isinstance(source, str | Path):
         return Path(source)
@@ -152,7 +152,7 @@ def _read(source: Any) -> Path | Image.Image:
 
 
 def _plain(label: Any) -> int | str:
-    """A label as a number or name, whatever library it comes from."""
+    """A label as a number or name."""
     if isinstance(label, str):
         return label
     try:

@@ -40,7 +40,7 @@ MOST_BYTES = 256 << 20
 
 @dataclass(frozen=True)
 class Recipe:
-    """What determines statistics besides the model, the pictures and the site.
+    """Settings of statistics.
 
     Attributes:
         architecture: 1 for keys of c_in channels, 2 for unfolded patches of c_in·y·x (thesis fig. 2-3).
@@ -57,7 +57,7 @@ class Recipe:
     products: torch.dtype
 
     def describe(self) -> dict[str, object]:
-        """The same as JSON."""
+        """The settings, as JSON."""
         return asdict(self) | {"products": str(self.products)}
 
 
@@ -74,13 +74,13 @@ class Part:
     skipped: int = 0
 
     def merge(self, other: "Part") -> None:
-        """Add another part."""
+        """Merge another part."""
         for path, statistics in self.statistics.items():
             statistics.merge(other.statistics[path])
         self.skipped += other.skipped
 
     def all_reduce(self) -> None:
-        """Make this, in every process of the group, all parts together; each of them must call it."""
+        """All-reduce over the process group; every rank must call it."""
         for statistics in self.statistics.values():
             statistics.all_reduce()
         self.skipped = int(add_up(torch.tensor(self.skipped)))
@@ -88,13 +88,13 @@ class Part:
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """Statistics of some sites, and how they were come by.
+    """Statistics of some sites, with cache hits and skipped images.
 
     Attributes:
         statistics: of each site, by path.
         computed: the sites that were not in the cache.
-        skipped: how many pictures could not be read; statistics that lack any are not kept.
-        kept: whether the cache has all of them now; the first process of a group knows.
+        skipped: number of unreadable images; statistics are cached only if there are none.
+        kept: whether all of them are in the cache; valid on rank 0.
     """
 
     statistics: dict[str, KeyStatistics]
@@ -104,7 +104,7 @@ class Found:
 
 
 Measure = Callable[[Sequence[Site], Recipe, Sequence[str]], Part]
-"""Computes statistics of sites that share no keys; it is told the digest of each picture as well."""
+"""Computes statistics of sites with distinct keys, from the sites, the settings and the digest of each image."""
 
 
 def key_statistics(
@@ -121,18 +121,18 @@ def key_statistics(
 ) -> dict[str, KeyStatistics]:
     """Second moment and a sample of the keys of some sites, in one pass over a reference set and in constant memory.
 
-    Where processes work as one (`process_group`) each of them must call it, reads its own part and is given the whole;
-    the first one looks into its cache and fills it.
+    Within a `process_group` every rank must call it: each reads its own part of the images and returns the statistics
+    of all; rank 0 reads and writes the cache.
 
     Args:
         model: the classifier.
         images: the reference set.
-        sites: where to look; sites of one survey that read the same tensor share their statistics.
+        sites: the sites; sites of one survey with the same input share their statistics.
         architecture: 1 for keys of c_in channels, 2 for unfolded patches of c_in·y·x (thesis fig. 2-3).
         products: type in which products of keys are taken: float64, or float32 where many sites make it slow.
         batch_size: pictures in a pass; what suits the device if None.
         seed: of the sample.
-        cache: looked into first and added to afterwards; None to keep nothing.
+        cache: where statistics are read and stored; None for no caching.
         progress: whether to show a bar on standard error.
 
     Returns:
@@ -157,23 +157,22 @@ def find_statistics(
     progress: bool = True,
     measure: Measure | None = None,
 ) -> Found:
-    """`key_statistics`, and how they were come by.
+    """`key_statistics`, with cache hits and skipped images.
 
-    However the pictures are shared out, batches and samples are the same and the moments differ by the order in which
-    float64 numbers were summed: so the key in the cache does not say it, and what many machines computed is found by
-    every later command.
+    However the images are distributed, batches and samples are the same, and moments differ only by the order of
+    float64 sums. So the cache's keys are independent of it, and later commands find what several machines computed.
 
     Args:
         model: the classifier.
         images: the reference set.
-        sites: where to look.
-        architecture: as for `key_statistics`, like all others.
+        sites: the sites.
+        architecture: as for `key_statistics`.
         products: type in which products of keys are taken.
         batch_size: pictures in a pass.
         seed: of the sample.
-        cache: looked into first and added to afterwards.
+        cache: where statistics are read and stored.
         progress: whether to show a bar on standard error.
-        measure: computes what the cache lacks; this process (or its group) if None.
+        measure: computes statistics that are not in the cache; this process or its group if None.
 
     Returns:
         The statistics of each site.
@@ -219,7 +218,7 @@ def _look_up(
 
 
 def _spread(found: dict[str, KeyStatistics], channels: Mapping[str, int], capacity: int) -> None:
-    """Give all processes of the group what the first one found: it is added to the nothing that the others have."""
+    """Broadcast what rank 0 found, as a sum with zeros of the other ranks."""
     known = add_up(torch.tensor([path in found for path in channels], dtype=torch.int64)).tolist()
     for path, is_known in zip(channels, known, strict=True):
         if is_known:
@@ -229,9 +228,9 @@ def _spread(found: dict[str, KeyStatistics], channels: Mapping[str, int], capaci
 
 
 def part_of(count: int, part: int, parts: int, batch_size: int) -> list[int]:
-    """Which pictures belong to a part: every so many-th batch, so that the batches of all parts are those of the whole.
+    """Indices of the images of a part: every `parts`-th batch, so that batches are the same as without parts.
 
-    Another batch around a picture would round its keys differently.
+    In another batch the keys of an image may be rounded differently.
 
     Returns:
         Indices in 0..count, ascending; none if there are fewer batches than parts.
@@ -258,10 +257,10 @@ def part_statistics(
     Args:
         model: the classifier.
         images: the whole reference set.
-        sites: where to look; none of them read the same tensor.
-        recipe: the same for all parts.
-        part: which one, 0..parts.
-        parts: how many there are.
+        sites: the sites; their inputs are distinct.
+        recipe: settings, the same for all parts.
+        part: index of the part, from 0.
+        parts: number of parts.
         progress: whether to show a bar on standard error.
 
     Returns:
@@ -284,10 +283,10 @@ def part_statistics(
 
 
 def identity_of(model: Classifier) -> dict[str, object]:
-    """What determines everything that a model computes of a picture, for keys of the cache.
+    """Cache key of a model: everything that determines its activations for an image.
 
-    Two networks can share their weights and differ in what they do with them (padding, say), so a digest of the
-    operations on a picture of noise goes in as well.
+    Networks with the same weights may differ in other respects (padding, for instance), so it includes a digest of the
+    operations on a noise image.
 
     Args:
         model: the classifier.
@@ -316,7 +315,7 @@ def _channels(site: Site, architecture: int) -> int:
 
 
 def _shared(site: Site, architecture: int) -> Hashable:
-    """What sites with the same keys have in common; patches are each site's own."""
+    """Key that sites with the same keys share; unfolded patches differ for each site."""
     return (site.reads, site.kind) if architecture == 1 else site.path
 
 
@@ -328,7 +327,7 @@ def _reader(
         raise ModelError(f"expected a convolution or linear layer at {site.path} but got {type(layer).__name__}")
 
     places = site.key_places
-    # class and register tokens are no part of the picture, and unlike all others
+    # class and register tokens are not part of the image and have other statistics
     real = places.real if places is not None and site.is_spatial and places.apart else None
 
     def read(keys: Tensor) -> None:
@@ -345,9 +344,9 @@ def _reader(
 def _digests(
     model: Classifier, images: ImageSet, sites: Sequence[Site], recipe: Recipe, *, progress: bool
 ) -> Sequence[str]:
-    """Return the digest of each picture, read in a group by the process whose part it is.
+    """Return the digest of each image; within a group each rank reads those of its part.
 
-    So the cache's key tells what was read where, even if one machine's copy of a picture is another's.
+    So the cache key covers the files that each machine actually read, should copies differ.
     """
     if size() == 1:
         return images.digests(progress=progress)
@@ -365,7 +364,7 @@ def _digests(
 
 
 def _cache_keys(model: Classifier, images: str, sites: Sequence[Site], recipe: Recipe) -> dict[str, dict[str, object]]:
-    """Return for each site everything that determines its statistics, what it sees of a picture of noise included."""
+    """Return each site's cache key, which includes its activations for a noise image."""
     noise = model.inputs(_noise(model))
     common = {"what": "key statistics", "schema": 3, **identity_of(model), "images": images, **recipe.describe()}
     seen: dict[str, str] = {}

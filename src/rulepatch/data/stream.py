@@ -1,4 +1,4 @@
-"""Batches of pixels from sets of pictures; the next are read and decoded while the last are computed with."""
+"""Batches of pixels from image sets, prefetched in threads."""
 
 import logging
 import math
@@ -29,10 +29,10 @@ Made = TypeVar("Made")
 
 @dataclass(frozen=True)
 class Batch:
-    """Some pictures of a set.
+    """A batch of images.
 
     Attributes:
-        pictures: which they are.
+        pictures: the images.
         pixels: (n, channels, height, width), float32, 0..1.
     """
 
@@ -41,11 +41,11 @@ class Batch:
 
 
 class Skipped:
-    """The pictures of a set that could not be read: named in the log, counted; too many of them stop the run.
+    """Unreadable images of a set: they are logged and counted, and too many of them are an error.
 
     Args:
         images: the set.
-        most: share of them that may be, 0..1.
+        most: largest allowed share, 0..1.
 
     Attributes:
         pictures: those skipped so far.
@@ -59,8 +59,8 @@ class Skipped:
         """Skip a picture.
 
         Args:
-            picture: which.
-            error: why.
+            picture: the image.
+            error: the error that reading it raised.
 
         Raises:
             FolderError: it is one too many.
@@ -78,14 +78,13 @@ class Skipped:
 class ImageStream:
     """The pictures of a set, in order, in batches.
 
-    Pictures that cannot be read are named in the log, counted and skipped; more than one in a hundred of them stop the
-    run.
+    Unreadable images are logged, counted and skipped; by default more than 1 % of them are an error.
 
     Args:
         images: the set.
-        preprocess: frames the pictures.
+        preprocess: crops and resizes the images.
         batch_size: pictures in a batch; the last may be smaller.
-        progress: what the progress bar on standard error says; none if None, or if that is no terminal.
+        progress: description of the progress bar; no bar if None.
         unreadable: share of the pictures that may be unreadable, 0..1.
 
     Raises:
@@ -125,13 +124,13 @@ class ImageStream:
         batch_size: int | None = None,
         unreadable: float = LARGEST_UNREADABLE_SHARE,
     ) -> Self:
-        """The pictures of a set as a model is shown them.
+        """Stream the images of a set as a model expects them.
 
         Args:
-            model: prepares the pictures.
+            model: the classifier, with its preprocessing.
             images: the set.
-            what: the progress bar says; there is none if None.
-            progress: whether to show it.
+            what: description of the progress bar; no bar if None.
+            progress: whether to show the bar.
             batch_size: pictures in a batch; what suits the model's device if None.
             unreadable: share of the pictures that may be unreadable, 0..1.
         """
@@ -145,7 +144,7 @@ class ImageStream:
 
     @property
     def skipped(self) -> list[Picture]:
-        """The pictures that could not be read, so far."""
+        """The unreadable images so far."""
         return self._skipped.pictures
 
     def __iter__(self) -> Iterator[Batch]:
@@ -178,11 +177,10 @@ def _batch(waiting: list[tuple[Picture, Tensor]]) -> Batch:
 
 
 def threads_pay() -> bool:
-    """Whether work beside the network saves time.
+    """Whether prefetching saves time.
 
-    A network on the processor waits at every step for the slowest of its threads, and on few cores anything that runs
-    beside it is the slowest: on two, MobileNetV2 with pictures read ahead runs at 70 % of its speed alone, and at 87 %
-    with pictures read in between.
+    On a CPU with few cores, other threads slow the network's own: on two cores, MobileNetV2 runs at 70 % of its speed
+    with prefetching, and at 87 % with images read between batches.
 
     Returns:
         Whether there is an accelerator, or more than four cores.
@@ -191,15 +189,15 @@ def threads_pay() -> bool:
 
 
 def ahead(function: Callable[[Given], Made], items: Iterable[Given], ahead: int) -> Iterator[Made]:
-    """Map a function over items in order: in other threads, at most so many items ahead of their use, where it pays.
+    """Map a function over items in order, in background threads with bounded prefetching where that saves time.
 
     Args:
-        function: safe to run in several threads.
-        items: what it is given.
-        ahead: how many results may wait.
+        function: a thread-safe function.
+        items: its arguments.
+        ahead: largest number of prefetched results.
 
     Yields:
-        Its result of each item.
+        The result for each item.
     """
     if not threads_pay():
         yield from map(function, items)

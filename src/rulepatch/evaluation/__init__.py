@@ -1,1 +1,1 @@
-"""What an edit did: predictions before and after, in numbers and in a report with pictures."""
+"""Evaluation of edits: predictions before and after, metrics and reports."""

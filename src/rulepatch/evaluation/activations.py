@@ -1,4 +1,4 @@
-"""What a network had computed of some pictures when it reached some sites, so that an edit costs only a tail."""
+"""Cached activations at some sites, so that evaluating an edit costs only the rest of the forward pass."""
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -25,11 +25,11 @@ from rulepatch.tracing.trace import Trace
 __all__ = ["Activations", "first_site"]
 
 MOST_BYTES = 1 << 30
-"""Activations kept in memory; those beyond go to disk."""
+"""Most bytes of activations in memory; the rest is stored on disk."""
 
 
 def first_site(traced: Trace, edit: Edit) -> str:
-    """The site of an edit that a forward pass reaches first; the first module of all for an edit of nothing.
+    """The first site of an edit in the forward pass; the network's first module for an empty edit.
 
     Args:
         traced: a trace of the model.
@@ -41,23 +41,23 @@ def first_site(traced: Trace, edit: Edit) -> str:
 
 @dataclass(frozen=True)
 class _Kept:
-    """Stands for a tensor that was put into a shelf."""
+    """Placeholder of a stored tensor."""
 
     number: str
     dtype: torch.dtype
 
 
 class _Shelf:
-    """Tensors of one batch, each once however often it is needed; in half precision, in memory or in a file."""
+    """Deduplicated tensors of one batch in half precision, in memory or in a file."""
 
     def __init__(self) -> None:
         self.tensors: dict[str, Tensor] = {}
         self._numbers: dict[int, str] = {}
-        self._alive: list[Tensor] = []  # so that no other tensor takes the address of one that was put here
+        self._alive: list[Tensor] = []  # keeps the addresses of stored tensors from being reused
         self._file: Path | None = None
 
     def put(self, leaf: Any) -> Any:
-        """Put a tensor here, unless it is a placeholder; anything else stays as it is."""
+        """Store a tensor, unless it is a placeholder; other values are returned unchanged."""
         if not isinstance(leaf, Tensor) or leaf.is_meta:
             return leaf
         if id(leaf) not in self._numbers:
@@ -67,17 +67,17 @@ class _Shelf:
         return _Kept(self._numbers[id(leaf)], leaf.dtype)
 
     def close(self) -> int:
-        """No more will be put here."""
+        """Finish storing."""
         self._alive.clear()
         return sum(tensor.nbytes for tensor in self.tensors.values())
 
     def to_disk(self, path: Path) -> None:
-        """Move everything to a file."""
+        """Move all tensors to a file."""
         save_file({number: tensor.contiguous() for number, tensor in self.tensors.items()}, path)
         self.tensors, self._file = {}, path
 
     def restored(self, tree: Any, device: torch.device) -> Any:
-        """What was put here, in the place of what stands for it."""
+        """Replace placeholders by the stored tensors."""
         if self._file is None:
             return _restored(tree, self.tensors.__getitem__, device)
         with safe_open(self._file, framework="pt") as file:
@@ -89,7 +89,7 @@ def _restored(tree: Any, read: Callable[[str], Tensor], device: torch.device) ->
 
 
 def _halved(tensor: Tensor) -> Tensor:
-    """In half precision where that loses little: numbers too large for it stay as they are."""
+    """Convert to half precision, unless values exceed its range."""
     if tensor.dtype not in {torch.float32, torch.float64}:
         return tensor
     half = tensor.half()
@@ -97,19 +97,19 @@ def _halved(tensor: Tensor) -> Tensor:
 
 
 class Activations:
-    """Pictures as some sites see them: one pass of the network, and then a tail for each edit of these sites.
+    """Cached activations of images: one full forward pass, then only the rest of the network for each edit.
 
-    Activations are kept in half precision, in memory as far as there is room and on disk beyond it. Predictions before
-    an edit are computed from the same rounded activations, so that rounding alone flips nothing.
+    Activations are kept in half precision, in memory up to a limit and on disk beyond it. Predictions before an edit
+    are computed from the same rounded activations, so that rounding alone cannot flip a prediction.
 
-    Use it in a `with` block: its end removes what is on disk.
+    A context manager, which removes files on exit.
 
     Args:
-        model: the classifier; it is edited for a while and then as it was.
-        images: the pictures.
-        sites: dotted paths; edits may be made at these and at any after them.
-        most_bytes: memory to use.
-        progress: what the bar says; none if None.
+        model: the classifier; it is edited temporarily and restored.
+        images: the images.
+        sites: dotted paths; edits may change these and any later layers.
+        most_bytes: limit of memory.
+        progress: description of the progress bar; no bar if None.
 
     Examples:
         >>> from rulepatch.core.edit import base_digest
@@ -138,7 +138,7 @@ class Activations:
             site: capture.plan_tail(self._traced, site) for site in sorted(order, key=lambda site: order[site])
         }
         self._order = order
-        self._folder: tempfile.TemporaryDirectory[str] | None = None  # made when memory is full
+        self._folder: tempfile.TemporaryDirectory[str] | None = None  # created when memory is full
         self._shelves: list[_Shelf] = []
         self._starts: dict[str, list[capture.Checkpoint]] = {site: [] for site in self._plans}
         self._pictures: list[Picture] = []
@@ -178,7 +178,7 @@ class Activations:
         self.close()
 
     def close(self) -> None:
-        """Remove what is on disk; of no use afterwards."""
+        """Remove files; the object cannot be used afterwards."""
         if self._folder is not None:
             self._folder.cleanup()
 
@@ -187,7 +187,7 @@ class Activations:
         return [picture.label for picture in self._pictures]
 
     def start_of(self, edit: Edit) -> str:
-        """The site to start again from for an edit: the last of those kept that comes before or at its first site."""
+        """The site to resume from for an edit: the last cached one that is not after its first site."""
         first = first_site(self._traced, edit) if edit.sites else list(self._plans)[-1]
         reached = self._traced.calls_of(first)[0]
         before = [site for site in self._plans if self._order[site] <= reached]
@@ -195,7 +195,7 @@ class Activations:
         return before[-1]
 
     def outcomes(self, edit: Edit) -> Outcomes:
-        """What the model says of the pictures before and after an edit; unchecked.
+        """Predictions before and after an edit, without checks.
 
         Args:
             edit: it fits the model.

@@ -1,4 +1,4 @@
-"""Predictions before and after an edit, or of a model alone, on test pictures and on a reference set."""
+"""Predictions before and after an edit, or of a model alone, on test images and a reference set."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -25,10 +25,10 @@ from rulepatch.tracing import capture
 __all__ = ["believed", "check_tests", "evaluate", "evaluate_all", "outcomes_of", "predictions_of"]
 
 KEPT_BYTES = 1 << 30
-"""Memory for the changed weights of edits that are evaluated together; those beyond are computed for each batch."""
+"""Memory for changed weights of edits that are evaluated together; beyond it they are recomputed for each batch."""
 
 SEVERAL = 10
-"""Pictures of a reference set that should not all be of one class."""
+"""Size of a reference set from which a single class is suspicious."""
 
 
 def evaluate(
@@ -43,9 +43,9 @@ def evaluate(
     batch_size: int | None = None,
     progress: bool = True,
 ) -> Evaluation:
-    """Measure what an edit repairs and what it costs; without one, how good the model is.
+    """Measure the repairs and the damage of an edit, or, without one, the accuracy of the model.
 
-    The network runs once; from the first edited site on it runs twice, before and after.
+    The layers before the first edited site run once; the rest runs twice, before and after the edit.
 
     Args:
         model: the classifier; it is edited for a while and then as it was.
@@ -98,8 +98,8 @@ def evaluate_all(
 ) -> list[Evaluation]:
     """Measure many edits of one model at once.
 
-    For each batch of pictures the untouched network runs once, and every edit costs only what comes after its first
-    site. Memory does not grow with the number of pictures but for the predictions themselves.
+    For each batch the base network runs once, and every edit costs only the layers from its first site on. Memory
+    grows with the number of images only by the predictions themselves.
 
     Args:
         model: the classifier; it is edited for a while and then as it was.
@@ -158,14 +158,14 @@ def _sets(classes: Classes, *, tests: Any, reference: Any, leave_out: Sequence[i
 
 
 def believed(found: list[Outcomes], classes: Classes) -> list[Outcomes]:
-    """Outcomes of a set whose treatment should stay, judged by flips, and with a warning, if its labels seem wrong.
+    """Check the labels of a reference set: if they seem wrong, warn and measure damage by flips.
 
     Args:
         found: outcomes of the same pictures before and after some edits.
         classes: of the model.
 
     Returns:
-        The same, with what is to be doubted.
+        The outcomes, with the doubt about their labels, if any.
     """
     first = found[0]
     doubt = doubt_of(first.labels, first.first.predicted, classes) if first.is_labelled else None
@@ -191,13 +191,13 @@ def _check_variety(reference: Outcomes, classes: Classes) -> None:
 def check_tests(
     name: str, tests: Outcomes, reference: Outcomes | None, exemplars: Sequence[Exemplar], model: Classifier
 ) -> None:
-    """Warn of tests whose labels seem to be in another order, or that were used to make the edit.
+    """Warn of tests whose labels seem permuted, or that were used to make the edit.
 
     Args:
         name: of the set, in messages.
         tests: outcomes of the pictures that are tested on.
         reference: outcomes of the reference set, if there is one.
-        exemplars: what the edit was made from.
+        exemplars: the edit's exemplars.
         model: the classifier.
     """
     doubt = doubt_of(tests.labels, tests.first.predicted, model.classes, failures=True)
@@ -218,7 +218,7 @@ def outcomes_of(
     batch_size: int | None = None,
     progress: str | None = None,
 ) -> list[Outcomes]:
-    """What a model says of a set of pictures before and after each of some edits; unchecked.
+    """Predictions on an image set before and after each of some edits, without checks.
 
     Args:
         model: the classifier; it is edited for a while and then as it was.
@@ -248,7 +248,7 @@ def outcomes_of(
 
 
 def predictions_of(model: Classifier, images: ImageSet, *, progress: str | None = None) -> Predictions:
-    """What a model says of a set of pictures, all of which must be readable.
+    """Predictions on an image set, all of whose images must be readable.
 
     Args:
         model: the classifier.
@@ -273,7 +273,7 @@ def predictions_of(model: Classifier, images: ImageSet, *, progress: str | None 
 
 
 def _every_way(model: Classifier, edits: Sequence[Edit]) -> Callable[[Tensor], Iterator[Tensor]]:
-    """Logits before and after each edit, as a function of inputs; what comes before its sites is computed once."""
+    """Logits before and after each edit, as a function of inputs; layers before its sites run once."""
     traced = capture.trace(model.module, model.example())
     firsts = [first_site(traced, edit) for edit in edits]
     plans = {site: capture.plan_tail(traced, site) for site in firsts}
@@ -297,7 +297,7 @@ def _every_way(model: Classifier, edits: Sequence[Edit]) -> Callable[[Tensor], I
 
 
 def _installations(module: nn.Module, edits: Sequence[Edit]) -> list[Installation | None]:
-    """The edits ready to be put in, as far as memory allows."""
+    """The edits with precomputed weights, as far as memory allows."""
     found: list[Installation | None] = []
     room = KEPT_BYTES
     for edit in edits:

@@ -1,4 +1,4 @@
-"""Figures of what an edit did."""
+"""ROC curves before and after an edit."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -16,19 +16,19 @@ __all__ = ["draw_rocs", "label_of", "rocs_of"]
 
 
 def label_of(name: str) -> str:
-    """A name as a figure may show it: no formula, one line, of a long one the beginning and the end."""
+    """A name for a figure: escaped for mathtext, in one line, abbreviated in the middle."""
     return shortened(" ".join(without_controls(name).split()), 60).replace("$", r"\$")
 
 
 def rocs_of(found: Outcomes, target: Sequence[int]) -> tuple[Roc | None, Roc | None]:
-    """The curves of some classes against all others before and after an edit, every class counting the same.
+    """ROC curves of some classes against all others before and after an edit, weighted equally by class.
 
     Args:
         found: labelled outcomes for which the probabilities of exactly these classes were kept.
         target: the classes.
 
     Returns:
-        The curves before and after; None where there are no pictures of the classes, or no others.
+        The curves before and after; None without images of the classes, or without others.
     """
     positive, weights = np.isin(found.labels, list(target)), balanced_weights(found.labels)
     scores = [each.watched.sum(axis=1) for each in (found.first, found.second)]
@@ -36,7 +36,7 @@ def rocs_of(found: Outcomes, target: Sequence[int]) -> tuple[Roc | None, Roc | N
 
 
 def draw_rocs(curves: Mapping[str, tuple[Roc | None, Roc | None]]) -> "Figure":
-    """Curves before and after an edit, side by side.
+    """Plot the curves before and after an edit, side by side.
 
     Args:
         curves: by the name of the set.

@@ -1,9 +1,9 @@
-r"""Whether the labels of a set are those of the model: checked against what the untouched model says of the pictures.
+r"""Check whether the labels of a set use the model's class indices, from the base model's predictions.
 
-Pure functions of labels and predictions. Axes: n pictures, k classes. Labels that count from 1, or in another order
-than the logits, make every number measured with them worthless, and a damage budget easy to keep. Pictures on which the
-model is *meant* to fail (tests of a wrong rule) are no evidence: vans on snow may all be taken for snowplows. Of these
-only readings count that move several classes alike, as no single confusion does.
+Pure functions of labels and predictions. Axes: n images, k classes. Labels that start at 1, or are in another order
+than the logits, invalidate every metric, and make a damage budget easy to keep. Images on which the model is *meant*
+to fail (tests of a wrong rule) are weak evidence: vans on snow may all be predicted as snowplows. For these, only
+alternative readings count that shift several classes in the same way, which no single confusion does.
 """
 
 from collections.abc import Iterator
@@ -18,26 +18,26 @@ from rulepatch.text import percent, plural
 __all__ = ["doubt_of", "readings"]
 
 FAR = 2
-"""A reading is far better if it makes this many times as many pictures right, and a fifth of all more."""
+"""A reading is far better if this many times as many images are right, and at least a fifth of all images more."""
 
 RARE = 1e-3
-"""Probability below which a difference is not taken for chance."""
+"""Significance level."""
 
 MOVED = {False: 2, True: 4}
-"""Classes that a reading must move, among pictures as they come and among those that the model is meant to fail on."""
+"""Least number of shifted classes, for ordinary images and for images that the model is meant to fail on."""
 
 SOME = 0.25
-"""Accuracy, as a share of the way from chance to perfect, of a model that is worth editing."""
+"""Least accuracy of a plausible model, rescaled so that chance is 0 and perfect is 1."""
 
 
 def readings(classes: Classes) -> Iterator[tuple[str, NDArray[np.int64]]]:
-    """Other ways to read labels that are indices.
+    """Alternative readings of integer labels.
 
     Args:
         classes: of the model.
 
     Yields:
-        What it would be in words, and the class that each label 0..k means, (k,); −1 for none.
+        A description, and the class of each label 0..k, (k,); −1 for none.
 
     Examples:
         >>> {words: meant.tolist() for words, meant in readings(Classes(("b", "c", "a")))}["they count from 1"]
@@ -63,16 +63,16 @@ def readings(classes: Classes) -> Iterator[tuple[str, NDArray[np.int64]]]:
 
 
 def doubt_of(labels: ArrayLike, predicted: ArrayLike, classes: Classes, *, failures: bool = False) -> str | None:
-    """Why the labels of a set are not believed to be those of the model, if there is reason to doubt it.
+    """Reason to doubt that the labels of a set use the model's class indices, if there is one.
 
     Args:
         labels: of the pictures, (n,).
-        predicted: by the untouched model, (n,).
+        predicted: predictions of the base model, (n,).
         classes: of the model.
-        failures: the model is meant to fail on these pictures, so that its failures are no evidence.
+        failures: whether the model is meant to fail on these images, so that failures are no evidence.
 
     Returns:
-        Words for a sentence that begins with the set; None if there is no reason.
+        Continuation of a sentence that begins with the set; None without doubt.
 
     Examples:
         >>> classes = Classes(tuple("abcdefgh"))
@@ -112,7 +112,7 @@ def _is_far_better(right: NDArray[np.bool_], other: NDArray[np.bool_]) -> bool:
 
 
 def _moved(labels: NDArray[np.int64], predicted: NDArray[np.int64], read: NDArray[np.int64]) -> int:
-    """How many labels most pictures of which are what another reading says and the label does not."""
+    """Number of labels for which most images have the class of another reading, but not that of the label."""
     own = [labels == label for label in np.unique(labels)]
     return sum(
         bool((predicted[here] == read[here]).mean() > 0.5 and (read[here] != labels[here]).all()) for here in own
@@ -122,7 +122,7 @@ def _moved(labels: NDArray[np.int64], predicted: NDArray[np.int64], read: NDArra
 def _other_order(
     labels: NDArray[np.int64], predicted: NDArray[np.int64], right: NDArray[np.bool_], classes: Classes
 ) -> tuple[float, str] | None:
-    """Accuracy and words of the order in which most labels are mostly predicted as one class of their own."""
+    """Accuracy and description of the permutation in which most labels are mostly predicted as a distinct class."""
     explained = np.zeros(len(labels), np.bool_)
     meant: dict[int, int] = {}
     for label in np.unique(labels).tolist():
@@ -142,5 +142,5 @@ def _other_order(
 
 
 def _below(count: int, total: int, share: float) -> float:
-    """The probability of at most so many."""
+    """Binomial probability of at most this many successes."""
     return binomial_tail(total - count, total, 1 - share)

@@ -1,4 +1,4 @@
-"""The report of a context match: a wall of the pictures that match best, the matched region outlined."""
+"""HTML report of a context match: thumbnails of the best matches with the matched region outlined."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ OUTLINE = (255, 64, 160)
 
 @dataclass(frozen=True)
 class _Tile:
-    """A thumbnail of the wall."""
+    """A thumbnail."""
 
     picture: str
     title: str
@@ -31,11 +31,11 @@ class _Tile:
 
 
 def write_match_report(model: Classifier, matches: Matches, path: Path) -> None:
-    """Write the report, whole or not at all.
+    """Write the report atomically.
 
     Args:
         model: the classifier.
-        matches: what was found.
+        matches: the matches.
         path: the file.
 
     Raises:
@@ -57,13 +57,13 @@ def write_match_report(model: Classifier, matches: Matches, path: Path) -> None:
 
 
 def outlined(model: Classifier, match: Match, threshold: float, side: int = THUMBNAIL) -> Image.Image:
-    """The part of a picture that the network sees, with an outline where a key fires.
+    """The model's crop of an image, with an outline of the region where a key fires.
 
     Args:
         model: the classifier.
-        match: the picture and the scores.
-        threshold: of the score.
-        side: of the result, in pixels.
+        match: the image and its scores.
+        threshold: threshold of the score.
+        side: size of the result in pixels.
     """
     seen = as_image(seen_of(model, match.picture))
     shown = seen.resize((side, side * seen.height // seen.width), Image.Resampling.LANCZOS)

@@ -1,4 +1,4 @@
-r"""Numbers that say what an edit did, as pure functions of labels and predictions.
+r"""Metrics of edits, as pure functions of labels and predictions.
 
 Axes: n pictures. Labels and predictions are class indices; confidences and scores lie in 0..1. A number that is not
 defined (no errors to correct, no picture of a class) is None, never 0.
@@ -27,15 +27,15 @@ __all__ = [
 
 
 def wilson(count: int, total: int, *, level: float = 0.95) -> tuple[float, float] | None:
-    """Wilson's interval of a share (Wilson 1927).
+    """Wilson score interval of a proportion (Wilson 1927).
 
     Args:
-        count: pictures of which something is true.
-        total: all pictures.
-        level: of confidence, 0..1.
+        count: number of successes.
+        total: number of trials.
+        level: confidence level, 0..1.
 
     Returns:
-        Its ends, 0..1; None of no pictures.
+        The bounds, 0..1; None without trials.
 
     Examples:
         >>> low, high = wilson(52, 75)
@@ -52,7 +52,7 @@ def wilson(count: int, total: int, *, level: float = 0.95) -> tuple[float, float
 
 
 def binomial_tail(count: int, total: int, share: float) -> float:
-    """How likely at least so many successes are.
+    """Binomial probability of at least this many successes.
 
     Args:
         count: successes.
@@ -74,7 +74,7 @@ def binomial_tail(count: int, total: int, share: float) -> float:
 
 
 def mcnemar(repaired: int, broken: int) -> float:
-    """The exact McNemar test: how likely flips at least as one-sided are if both directions are equally likely.
+    """Exact McNemar test of repaired against broken predictions.
 
     Args:
         repaired: pictures that were wrong and are right.
@@ -95,9 +95,9 @@ def mcnemar(repaired: int, broken: int) -> float:
 def paired_bootstrap(
     repaired: int, broken: int, total: int, *, level: float = 0.95, resamples: int = 10_000, seed: int = 0
 ) -> tuple[float, float] | None:
-    """The bootstrap interval of a difference of accuracies, after − before, of the same pictures.
+    """Bootstrap interval of a difference of accuracies, after − before, on the same images.
 
-    A resampled picture counts 1, −1 or 0, so resampling pictures is drawing these three counts.
+    Every image contributes 1, −1 or 0, so resampling images amounts to drawing the three counts.
 
     Args:
         repaired: pictures that were wrong and are right.
@@ -108,7 +108,7 @@ def paired_bootstrap(
         seed: of the resampling.
 
     Returns:
-        Its ends, −1..1; None where no picture changed, of which resampling can tell nothing.
+        The bounds, −1..1; None if no prediction changed.
     """
     if repaired + broken == 0:
         return None
@@ -120,7 +120,7 @@ def paired_bootstrap(
 
 @dataclass(frozen=True)
 class Corrected:
-    """Errors that replacing a concept made, and what an edit did about them (paper 4).
+    """Errors caused by replacing a concept, and their correction by an edit (paper 4).
 
     Attributes:
         errors: N_pre: pictures that were right before the concept was replaced and wrong after.
@@ -139,18 +139,18 @@ class Corrected:
 
     @property
     def net(self) -> float | None:
-        """The same less the errors caused, −∞..1; None if there were no errors to correct."""
+        """(N_pre − N_post − caused) / N_pre, −∞..1; None if there were no errors to correct."""
         return (self.errors - self.left - self.caused) / self.errors if self.errors else None
 
 
 def errors_corrected(labels: ArrayLike, original: ArrayLike, before: ArrayLike, after: ArrayLike) -> Corrected:
-    """Errors corrected, over pictures that were right before the concept was replaced and wrong after (paper 4).
+    """Count corrected errors among images that were right before the concept was replaced and wrong after (paper 4).
 
     Args:
         labels: (n,).
-        original: predictions for the pictures in which nothing was replaced, by the model before the edit, (n,).
-        before: predictions for those with the concept replaced, before the edit, (n,).
-        after: predictions for the same, after the edit, (n,).
+        original: predictions for the original images before the edit, (n,).
+        before: predictions for the images with the concept replaced, before the edit, (n,).
+        after: predictions for the images with the concept replaced, after the edit, (n,).
 
     Examples:
         >>> errors_corrected([1, 1, 1, 1], original=[1, 1, 1, 0], before=[0, 0, 1, 0], after=[1, 0, 0, 1])
@@ -164,7 +164,7 @@ def errors_corrected(labels: ArrayLike, original: ArrayLike, before: ArrayLike, 
 
 
 def calibration_error(confidences: ArrayLike, right: ArrayLike, *, bins: int = 15) -> float | None:
-    """Expected calibration error: the mean distance of confidence and accuracy over bins of equal width.
+    """Expected calibration error with bins of equal width.
 
     Args:
         confidences: of the predictions, (n,), 0..1.
@@ -187,7 +187,7 @@ def calibration_error(confidences: ArrayLike, right: ArrayLike, *, bins: int = 1
 
 
 def balanced_weights(labels: ArrayLike) -> NDArray[np.float64]:
-    """Weights that give each class the same total, so that no class counts for more because it has more pictures.
+    """Weights that give each class the same total.
 
     Args:
         labels: (n,).
@@ -223,7 +223,7 @@ class Roc:
         return float(np.trapezoid(self.true_positives, self.false_positives))
 
     def true_positives_at(self, false_positives: float) -> float:
-        """The largest share of true positives at no more than a share of false positives.
+        """The largest true positive rate at a bounded false positive rate.
 
         Returns:
             0..1.
@@ -232,15 +232,15 @@ class Roc:
 
 
 def roc(scores: ArrayLike, positive: ArrayLike, weights: ArrayLike | None = None) -> Roc | None:
-    """The curve of true against false positives over all thresholds of a score.
+    """ROC curve of a score.
 
     Args:
         scores: (n,).
-        positive: whether each picture is one, (n,).
-        weights: of the pictures, (n,); all the same if None.
+        positive: whether each sample is positive, (n,).
+        weights: sample weights, (n,); equal if None.
 
     Returns:
-        The curve; None if there are no positives or no negatives of any weight.
+        The curve; None without positives or without negatives of nonzero weight.
 
     Examples:
         >>> roc([0.9, 0.8, 0.3], [True, False, True]).area
@@ -253,7 +253,7 @@ def roc(scores: ArrayLike, positive: ArrayLike, weights: ArrayLike | None = None
     true, false = np.cumsum(weights * positive), np.cumsum(weights * ~positive)
     if not len(scores) or true[-1] == 0 or false[-1] == 0:
         return None
-    last = np.append(np.diff(scores) != 0, True)  # pictures of the same score cannot be told apart
+    last = np.append(np.diff(scores) != 0, True)  # ties share one threshold
     return Roc(
         np.append(0, false[last] / false[-1]),
         np.append(0, true[last] / true[-1]),
@@ -262,13 +262,13 @@ def roc(scores: ArrayLike, positive: ArrayLike, weights: ArrayLike | None = None
 
 
 def false_discovery_rates(p_values: ArrayLike) -> NDArray[np.float64]:
-    """The share of false findings to expect among a test and all that are at least as significant (q-values).
+    """Benjamini-Hochberg q-values: the false discovery rate among a test and all that are at least as significant.
 
-    Reporting the tests with q at most 0.05 keeps that share below 5 % on average, whatever is true, if tests are
-    independent or positively dependent (Benjamini and Hochberg 1995).
+    Reporting the tests with q at most 0.05 controls the false discovery rate at 5 % for independent or positively
+    dependent tests (Benjamini and Hochberg 1995).
 
     Args:
-        p_values: of all tests that were made, (n,), 0..1.
+        p_values: p-values of all tests, (n,), 0..1.
 
     Returns:
         q-values, (n,), 0..1, at least as large as the p-values.

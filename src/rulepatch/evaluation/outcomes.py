@@ -1,4 +1,4 @@
-"""What a model says of a set of pictures before and after an edit: arrays, and what can be counted in them."""
+"""Predictions on an image set before and after an edit: arrays, and counts derived from them."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -21,21 +21,21 @@ __all__ = ["Exposure", "Outcome", "Outcomes", "Predictions", "Verdict"]
 NO_LABEL = -1
 
 Verdict = Literal["repaired", "broken", "changed", "right", "wrong", "same"]
-"""What became of a picture."""
+"""Outcome of an edit for an image."""
 
 SMALLEST_PROBABILITY = 1e-4
-"""Probabilities of a label below this count as this, so that no single picture decides a mean of logarithms."""
+"""Lower clip of probabilities, so that no single image dominates a mean of logarithms."""
 
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """What a model says of n pictures, without the logits.
+    """Predictions of a model for n images, without the logits.
 
     Attributes:
-        predicted: class of each picture, (n,).
-        confidence: of that prediction, (n,), 0..1.
-        of_label: probability of the picture's own label, (n,), 0..1; NaN where it has none.
-        watched: probability of each class that is watched, (n, k).
+        predicted: predicted class of each image, (n,).
+        confidence: probability of the predicted class, (n,), 0..1.
+        of_label: probability of the image's own label, (n,), 0..1; NaN where it has none.
+        watched: probabilities of selected classes, (n, k).
     """
 
     predicted: NDArray[np.int64] = field(repr=False)
@@ -45,7 +45,7 @@ class Predictions:
 
     @classmethod
     def of(cls, logits: Tensor, labels: Sequence[int | None], watched: Sequence[int] = ()) -> Self:
-        """Read predictions off logits.
+        """Predictions from logits.
 
         Args:
             logits: (n, classes).
@@ -55,17 +55,17 @@ class Predictions:
         probabilities = logits.softmax(dim=1).float().cpu()
         confidence, predicted = probabilities.max(dim=1)
         known = torch.tensor([NO_LABEL if label is None else label for label in labels])
-        there = known < probabilities.shape[1]  # a class that is yet to be added has no probability
+        there = known < probabilities.shape[1]  # labels of a class that is not added yet
         own = probabilities.gather(1, (known * there).clamp(min=0)[:, None])[:, 0] * there
         own = own.where(known != NO_LABEL, torch.nan)
         return cls(predicted.numpy(), confidence.numpy(), own.numpy(), probabilities[:, list(watched)].numpy())
 
     @classmethod
     def join(cls, pieces: "Sequence[Predictions]") -> Self:
-        """Predictions of several batches, one after the other.
+        """Concatenate predictions of several batches.
 
         Returns:
-            All of them; at least one piece is needed.
+            All predictions, of at least one batch.
         """
         return cls(
             *(
@@ -75,7 +75,7 @@ class Predictions:
         )
 
     def at(self, where: NDArray[Any]) -> Self:
-        """Predictions of some pictures.
+        """Predictions of a subset of images.
 
         Args:
             where: indices, or a boolean for each picture.
@@ -85,7 +85,7 @@ class Predictions:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a model says of one picture before and after an edit.
+    """Predictions for one image before and after an edit.
 
     Attributes:
         picture: the picture with its label.
@@ -116,7 +116,7 @@ class Outcome:
 
     @property
     def verdict(self) -> Verdict:
-        """What became of the picture, in a word; "same" or "changed" where its label is not known."""
+        """The outcome; "same" or "changed" if the label is unknown."""
         if self.is_broken or self.is_repaired:
             return "broken" if self.is_broken else "repaired"
         if self.is_flip or self.picture.label is None:
@@ -126,17 +126,17 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Exposure:
-    """What an edit did to one class.
+    """Effect of an edit on one class.
 
     Attributes:
         label: the class.
         n: pictures of it.
-        right: how many were right before and after.
-        repaired: how many were wrong and are right.
-        broken: how many were right and are wrong.
-        flipped: of how many the prediction changed.
+        right: number of correct predictions before and after.
+        repaired: number of wrong predictions that became right.
+        broken: number of right predictions that became wrong.
+        flipped: number of changed predictions.
         confidence: mean probability of the class on its own pictures before and after, 0..1.
-        drawn: how many pictures of all classes were taken for it before and after.
+        drawn: number of images of all classes that were predicted as it before and after.
     """
 
     label: int
@@ -151,7 +151,7 @@ class Exposure:
 
 @dataclass(frozen=True, eq=False)
 class Outcomes:
-    """What a model says of a set of pictures before and after an edit.
+    """Predictions on an image set before and after an edit.
 
     Attributes:
         name: of the set.
@@ -159,8 +159,8 @@ class Outcomes:
         first: predictions before.
         second: predictions after.
         skipped: names of the pictures that could not be read.
-        inputs: digest of what the network sees of each picture; empty where nobody took them.
-        doubt: why the labels are not believed to be the model's; None if they are.
+        inputs: digest of the model's input for each image; empty if not computed.
+        doubt: reason to doubt the labels, if any.
     """
 
     name: str
@@ -175,7 +175,7 @@ class Outcomes:
         return brief("Outcomes", self.told(), quoted(self.name, most=60))
 
     def told(self) -> str:
-        """What became of the pictures, in a few words."""
+        """Short summary of the outcomes."""
         if not self.is_labelled:
             return f"{plural(len(self.flips), 'flip')} of {len(self)}"
         right = f"{percent(self.before)} → {percent(self.after)} right of {len(self)}"
@@ -199,7 +199,7 @@ class Outcomes:
 
     @property
     def is_labelled(self) -> bool:
-        """Whether right and wrong are known of every picture."""
+        """Whether every image has a label."""
         return bool((self.labels != NO_LABEL).all())
 
     @property
@@ -239,7 +239,7 @@ class Outcomes:
 
     @property
     def is_judged_by_flips(self) -> bool:
-        """Whether damage is the share of predictions that changed, as there are no labels or none to be believed."""
+        """Whether damage is measured by changed predictions, because labels are missing or doubtful."""
         return not self.is_labelled or self.doubt is not None
 
     @property
@@ -251,15 +251,15 @@ class Outcomes:
 
     @property
     def gains(self) -> NDArray[np.float32]:
-        """What each picture gained in log-probability of its label, (n,); NaN where it has none."""
+        """Gain in log-probability of each image's label, (n,); NaN where it has none."""
         first, second = (np.log(np.maximum(each.of_label, SMALLEST_PROBABILITY)) for each in (self.first, self.second))
         return second - first
 
     def where(self, chosen: NDArray[np.bool_]) -> "Outcomes":
-        """The outcomes of some pictures.
+        """The outcomes of a subset of images.
 
         Args:
-            chosen: for each picture whether, (n,).
+            chosen: mask of the images, (n,).
         """
         pictures = tuple(self.pictures[index] for index in np.flatnonzero(chosen))
         return Outcomes(self.name, pictures, self.first.at(chosen), self.second.at(chosen))
@@ -273,7 +273,7 @@ class Outcomes:
         return {int(label): self.where(self.labels == label) for label in np.unique(self.labels) if label != NO_LABEL}
 
     def exposures(self) -> list[Exposure]:
-        """What the edit did to each class, those that lost most first: pictures, then confidence.
+        """Effect of the edit on each class, sorted by lost images, then by lost confidence.
 
         Returns:
             One for each class that has pictures; empty without labels.
@@ -295,7 +295,7 @@ class Outcomes:
         return sorted(found, key=lambda e: (e.right[1] - e.right[0], e.confidence[1] - e.confidence[0]))
 
     def numbers(self) -> dict[str, Any]:
-        """What can be counted, as JSON; accuracies, shares and intervals in 0..1, None where not defined."""
+        """Summary counts, as JSON; accuracies, shares and intervals in 0..1, None where not defined."""
         repaired, broken, n = len(self.repaired), len(self.broken), len(self)
         counted = {
             "n": n,
@@ -325,7 +325,7 @@ class Outcomes:
         }
 
     def to_json(self, classes: Classes) -> dict[str, Any]:
-        """The numbers, those of each class, and every flip, as JSON.
+        """Summary counts, counts of each class, and every flip, as JSON.
 
         Args:
             classes: their names.
@@ -352,7 +352,7 @@ class Outcomes:
         }
 
     def to_json_before(self, classes: Classes) -> dict[str, Any]:
-        """The same of the model without the edit: what `to_json` says of before, and what is taken for what.
+        """Counts of the model without the edit, and its confusions, as JSON.
 
         Args:
             classes: their names.
@@ -376,7 +376,7 @@ class Outcomes:
         return {**whole, "classes": by_class, "confusions": confusions, "skipped": list(self.skipped)}
 
     def confusions(self) -> list[tuple[int, int, int]]:
-        """Which class the model takes for which before the edit.
+        """Confusions of the model before the edit.
 
         Returns:
             (label, prediction, pictures), the most frequent first; empty without labels.

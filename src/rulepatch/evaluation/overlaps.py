@@ -1,4 +1,4 @@
-"""Whether pictures that an edit is tested on were used to make it."""
+"""Detection of test images that were used to make an edit."""
 
 from collections.abc import Collection, Iterable, Sequence
 
@@ -12,24 +12,24 @@ __all__ = ["inputs_of", "warn_of_overlap"]
 
 
 def inputs_of(exemplars: Iterable[Exemplar], preprocess: Preprocess) -> set[str]:
-    """What a network sees of some exemplars, the originals and their edited counterparts.
+    """Digests of a model's inputs for some exemplars, original and edited.
 
     Args:
         exemplars: the exemplars.
-        preprocess: of the network.
+        preprocess: the model's preprocessing.
     """
     pictures = (picture for exemplar in exemplars for picture in (exemplar.image, exemplar.edited))
     return {digest_of_tensors({"": preprocess.pixels(picture)}) for picture in pictures}
 
 
 def warn_of_overlap(name: str, tested: Sequence[tuple[str, str]], used: Collection[str], what: str) -> None:
-    """Warn of pictures that are tested on and were used by the edit as well.
+    """Warn of test images that were used to make the edit.
 
     Args:
-        name: of the set that is tested on.
-        tested: the digest of each of its pictures, and its name.
-        used: digests of the pictures that were used.
-        what: these were, in words.
+        name: name of the test set.
+        tested: the digest of each of its images, and its name.
+        used: digests of the images that were used.
+        what: description of the latter.
     """
     both = [picture for digest, picture in tested if digest in used]
     if both:

@@ -1,4 +1,4 @@
-"""Pages of HTML that need nothing but themselves: templates, inlined pictures, walls of thumbnails."""
+"""Self-contained HTML pages: templates, inlined images, thumbnails."""
 
 import html
 import io
@@ -19,23 +19,23 @@ if TYPE_CHECKING:
 __all__ = ["MOST_THUMBNAILS", "THUMBNAIL", "frame", "inline", "render", "svg_element", "svg_of", "write_page"]
 
 MOST_THUMBNAILS = 48
-"""Pictures shown of each set; counts always cover all of them."""
+"""Most images shown of each set; counts cover all of them."""
 
 
 def render(template: str, *, package: str = "rulepatch.evaluation", **context: Any) -> str:
-    """Fill in a template of `pages/`.
+    """Render a template of `pages/`.
 
     Args:
         template: its name.
-        package: in whose `pages/` it lies.
-        context: what it is filled with; everything is escaped.
+        package: package whose `pages/` has the template.
+        context: variables of the template; they are escaped.
     """
     return _environment(package).get_template(template).render(**context)
 
 
 @cache
 def _environment(package: str) -> jinja2.Environment:
-    """The templates of a package, each compiled once."""
+    """The template environment of a package, cached."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader(package, "pages"),
         autoescape=True,
@@ -47,18 +47,18 @@ def _environment(package: str) -> jinja2.Environment:
 
 
 def write_page(page: str, path: Path) -> None:
-    """Write a page, whole or not at all.
+    """Write a page atomically.
 
     Raises:
         OutputError: the folder does not exist, or the path is one.
     """
     check_writable(path)
     with atomic_path(path) as unfinished:
-        unfinished.write_text(page, encoding="utf-8", errors="replace")  # a file's name may be no text
+        unfinished.write_text(page, encoding="utf-8", errors="replace")  # file names may hold invalid Unicode
 
 
 def frame(page: str) -> str:
-    """A page in a frame, for a notebook: its styles stay inside."""
+    """A page in an iframe for notebooks, which isolates its styles."""
     content = html.escape(page, quote=True)
     return (
         f'<iframe srcdoc="{content}" style="width: 100%; height: 40rem; border: 0" title="rulepatch report"></iframe>'
@@ -66,11 +66,11 @@ def frame(page: str) -> str:
 
 
 def svg_of(figure: "Figure", *, salt: str | None = None) -> str:
-    """A figure of matplotlib as a file of SVG, without its date.
+    """A matplotlib figure as SVG, without its date.
 
     Args:
         figure: the figure.
-        salt: of the names of its parts, which are the same whenever it is drawn then; random if None.
+        salt: salt of the ids of its elements, for reproducible output; random if None.
     """
     import matplotlib
 
@@ -81,7 +81,7 @@ def svg_of(figure: "Figure", *, salt: str | None = None) -> str:
 
 
 def svg_element(drawing: str) -> str:
-    """A file of SVG as an element within a page: without what stands before the element.
+    """The `<svg>` element of an SVG file, without its prologue.
 
     Examples:
         >>> svg_element("<?xml version='1.0'?><svg/>")

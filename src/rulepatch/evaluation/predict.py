@@ -1,4 +1,4 @@
-"""What a model says of pictures, one by one, and what it says with an edit."""
+"""Predictions for single images, with and without an edit."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,17 +20,17 @@ from rulepatch.tracing import capture
 __all__ = ["Answer", "Answers", "pictures_of", "predict"]
 
 MOST_ROWS = 40
-"""Rows of the table for people."""
+"""Most rows of the printed table."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model says of a picture.
+    """Prediction for an image.
 
     Attributes:
         picture: the picture with its label, if that is known.
-        before: the prediction of the model as it is.
-        after: the prediction of the edited model; None if there is no edit.
+        before: prediction of the base model.
+        after: prediction of the edited model; None without an edit.
     """
 
     picture: Picture
@@ -39,7 +39,7 @@ class Answer:
 
     @property
     def last(self) -> Prediction:
-        """The prediction of the edited model, or of the model if there is no edit."""
+        """The prediction of the edited model, or of the base model without an edit."""
         return self.after or self.before
 
     @property
@@ -49,20 +49,20 @@ class Answer:
 
     @property
     def rank(self) -> tuple[bool, float]:
-        """What answers are sorted by: the wrong ones first, the surest of them first; then the least sure."""
+        """Sort key: wrong predictions by falling confidence, then the others by rising confidence."""
         sure = self.last.probability
         return (True, sure) if self.is_right is not False else (False, -sure)
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What a model says of several pictures: the wrong ones first, then the least sure.
+    """Predictions for several images: wrong ones first, then the least confident.
 
     Attributes:
         model_name: of the model.
         classes: names of its classes, those of the edit included.
-        answers: of the pictures that could be read.
-        skipped: names of those that could not.
+        answers: predictions for the readable images.
+        skipped: names of the unreadable images.
     """
 
     model_name: str
@@ -81,15 +81,15 @@ class Answers:
 
     @property
     def labelled(self) -> tuple[Answer, ...]:
-        """The answers about pictures whose label is known."""
+        """The predictions for labelled images."""
         return tuple(answer for answer in self.answers if answer.is_right is not None)
 
     def rows(self) -> list[dict[str, Any]]:
-        """A row for each picture, for programs that read tables; the same columns in each.
+        """A row for each image, all with the same columns.
 
         Returns:
             Dictionaries with `picture`, `label`, `predicted`, `probability` and `right`, then the next likeliest
-            classes; with an edit also with what the model said `before` it.
+            classes; with an edit also with the prediction `before` it.
         """
         return [self._row(answer) for answer in self.answers]
 
@@ -124,11 +124,11 @@ class Answers:
             unfinished.write_text(self.to_csv(), encoding="utf-8")
 
     def to_json(self) -> dict[str, Any]:
-        """All that is told of every picture, as JSON.
+        """All predictions, as JSON.
 
         Returns:
-            A dictionary with the counts, and `pictures`: what is predicted (with an edit: by the edited model, and
-            `before` it), how likely, and whether that is right.
+            A dictionary with the counts, and `pictures`: the predictions (with an edit: of the edited model, and
+            `before` it), their probabilities, and whether they are right.
         """
         known = self.labelled
         right = sum(bool(answer.is_right) for answer in known)
@@ -154,7 +154,7 @@ class Answers:
         }
 
     def to_text(self) -> str:
-        """The likeliest classes of a picture that is alone, or else a table of the first pictures, for people."""
+        """The likeliest classes of a single image, or a table of the first images."""
         told = self._single() if len(self) == 1 else self._several()
         return "\n".join([*told, *self._counts()])
 
@@ -222,18 +222,18 @@ def predict(
     any_base: bool = False,
     progress: bool = True,
 ) -> Answers:
-    """Ask a model about pictures, and about the same with an edit.
+    """Predict the classes of images, with and without an edit.
 
     Args:
         model: the classifier; it is not changed.
         pictures: files and folders (see `pictures_of`), or anything that `ImageSet.of` takes.
         edit: an edit of the model.
-        top: how many of the likeliest classes to tell.
+        top: number of likeliest classes.
         any_base: accept another base than the one that the edit was computed on.
         progress: whether to show a bar on standard error.
 
     Returns:
-        The answers, the wrong ones first, then the least sure.
+        The predictions, wrong ones first, then the least confident.
 
     Raises:
         BaseMismatchError: the model is not the edit's base.
@@ -279,10 +279,10 @@ def _predictions(model: Classifier, inputs: Any, top: int) -> list[Prediction]:
 
 
 def pictures_of(sources: Sequence[Path | str], classes: Classes) -> ImageSet:
-    """Pictures and folders of pictures as one set.
+    """Combine images and image folders into one set.
 
-    A folder's class folders label its pictures, and so does the name of a folder that is called as a class itself
-    (`tests/*` in a shell). Other folders in it are looked into, too, if none of them is called as a class.
+    A folder's class folders label its images, and so does the name of a folder that is itself named after a class
+    (`tests/*` in a shell). Other subfolders are read as well if none of them is named after a class.
 
     Args:
         sources: files and folders.

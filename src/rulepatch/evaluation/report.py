@@ -1,4 +1,4 @@
-"""The report of an evaluation: one self-contained HTML page, with pictures and no outside reference."""
+"""HTML report of an evaluation: one self-contained page with images."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ from rulepatch.thumbnails import marked
 __all__ = ["render_frame", "render_report", "write_report"]
 
 MOST_ROWS = 200
-"""Rows of the list of flips, and of the table of exposed classes a tenth of that."""
+"""Most rows of the list of flips; a tenth of that for the table of affected classes."""
 
 
 @dataclass(frozen=True)
 class _Tile:
-    """A thumbnail of the wall."""
+    """A thumbnail."""
 
     picture: str
     title: str
@@ -31,10 +31,10 @@ class _Tile:
 
 
 def write_report(evaluation: Evaluation, path: Path | str) -> None:
-    """Write a self-contained report with pictures, whole or not at all.
+    """Write a self-contained report atomically.
 
     Args:
-        evaluation: what an edit did.
+        evaluation: the evaluation.
         path: the file.
 
     Raises:
@@ -46,15 +46,15 @@ def write_report(evaluation: Evaluation, path: Path | str) -> None:
 
 
 def render_frame(evaluation: Evaluation) -> str:
-    """The report in a frame, for a notebook: its styles stay inside."""
+    """The report in an iframe for notebooks, which isolates its styles."""
     return frame(render_report(evaluation))
 
 
 def render_report(evaluation: Evaluation) -> str:
-    """The report as a page of HTML.
+    """The report as an HTML page.
 
     Returns:
-        The page; everything in it is inline.
+        The page, with all resources inline.
     """
     reference = evaluation.reference
     return render(
@@ -106,7 +106,7 @@ def _exemplar(exemplar: Exemplar) -> dict[str, Any]:
 
 
 def _wall(evaluation: Evaluation, found: Outcomes | None, *, only_flips: bool) -> Sequence[_Tile]:
-    """Thumbnails, the broken and the repaired first: those are what a person must see."""
+    """Thumbnails, with broken and repaired images first."""
     if found is None:
         return []
     outcomes: Iterable[Outcome] = (found[int(i)] for i in found.flips) if only_flips else found
@@ -115,7 +115,7 @@ def _wall(evaluation: Evaluation, found: Outcomes | None, *, only_flips: bool) -
 
 
 def _exposed(evaluation: Evaluation, found: Outcomes | None) -> list[tuple[str, Exposure]]:
-    """Classes that lost something, the worst first."""
+    """Classes with losses, the worst first."""
     if found is None:
         return []
     lost = [e for e in found.exposures() if e.right[1] < e.right[0] or e.confidence[1] < e.confidence[0] - 0.02]
@@ -123,7 +123,7 @@ def _exposed(evaluation: Evaluation, found: Outcomes | None) -> list[tuple[str, 
 
 
 def _unchanged(found: Outcomes) -> tuple[int, int, int, int]:
-    """Pictures that kept their prediction, all pictures, classes all of whose pictures kept theirs, and all classes."""
+    """Number of unchanged predictions, of images, of classes with unchanged predictions only, and of classes."""
     by_class = found.by_class()
     kept = sum(len(own.flips) == 0 for own in by_class.values())
     return len(found) - len(found.flips), len(found), kept, len(by_class)

@@ -15,20 +15,20 @@ from rulepatch.text import Table, brief, percent, quoted
 __all__ = ["Evaluation"]
 
 MOST_CLASSES = 20
-"""Classes that are listed of each set where there is no edit."""
+"""Most classes that are listed of each set without an edit."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What an edit did; of an edit of nothing, how good the model is by itself.
+    """Evaluation of an edit, or, for an empty edit, of the model itself.
 
     Attributes:
         edit: the edit.
         model_name: of the model that was edited.
         classes: names of its classes.
-        tests: on pictures that the edit should repair; None if there were none.
-        reference: on pictures whose treatment should stay; None if there were none.
-        exemplars: what the edit was made from, for the report.
+        tests: outcomes on images that the edit should repair, if any.
+        reference: outcomes on images whose predictions should not change, if any.
+        exemplars: the edit's exemplars, for the report.
     """
 
     edit: Edit
@@ -44,7 +44,7 @@ class Evaluation:
 
     @property
     def predicted_damage(self) -> float | None:
-        """Damage predicted from the second moment alone, 0..1, the largest of the sites; None if it was not."""
+        """Damage predicted from the second moment, 0..1, the maximum over sites; None if not computed."""
         found = [report.predicted_damage for report in self.edit.reports]
         return max((damage for damage in found if damage is not None), default=None)
 
@@ -52,8 +52,8 @@ class Evaluation:
         """The numbers, as JSON.
 
         Returns:
-            A dictionary with `tests` and `reference`, as far as they were measured, and `predicted_damage`; without an
-            edit with what is said of before alone.
+            A dictionary with `tests` and `reference`, if measured, and `predicted_damage`; without an edit only with
+            the values before.
         """
         if not self.edit.changes:
             return {name: found.to_json_before(self.classes) for name, found in self._sets}
@@ -61,11 +61,11 @@ class Evaluation:
         return {**measured, "predicted_damage": self.predicted_damage}
 
     def to_text(self) -> str:
-        """The numbers, for people."""
+        """Human-readable summary."""
         return "\n".join([self._table().to_text(), *self._remarks()])
 
     def _repr_html_(self) -> str:
-        """The same in a notebook."""
+        """Summary for notebooks."""
         found = self._table()
         return panel(
             f"Evaluation: {self.model_name}", html_table(found.header, found.rows), *map(line, self._remarks())
@@ -76,7 +76,7 @@ class Evaluation:
         return [(n, found) for n, found in (("tests", self.tests), ("reference", self.reference)) if found is not None]
 
     def _table(self) -> Table:
-        """Each set, and the classes of the tests; without an edit those of all sets, the one known worst first."""
+        """Each set, and the classes of the tests; without an edit the classes of all sets, the least accurate first."""
         rows: list[list[object]] = []
         for name, found in self._sets:
             classes = [(f"  {self.classes[label]}", own) for label, own in found.by_class().items()]
@@ -93,7 +93,7 @@ class Evaluation:
         return Table(["", "pictures", *header], rows)
 
     def _remarks(self) -> Iterator[str]:
-        """What a person must see at once: the classes that lost most; without an edit what is confused most often."""
+        """Remarks: the classes that lost most; without an edit the most frequent confusions."""
         if self.edit.changes:
             lost = [e for e in self.reference.exposures() if e.right[1] < e.right[0]] if self.reference else []
             if lost:

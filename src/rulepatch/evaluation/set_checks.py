@@ -1,4 +1,4 @@
-"""Whether sets of pictures can be trusted before anything is measured on them: their labels, and what they share."""
+"""Checks of image sets before they are used for measurements: their labels, and overlaps between them."""
 
 from collections.abc import Sequence
 
@@ -12,20 +12,20 @@ from rulepatch.models.classifier import Classifier
 __all__ = ["check_validation", "trusted"]
 
 CHECKED = 250
-"""Pictures whose labels are looked at: enough to tell another order of a thousand classes from bad luck."""
+"""Sample size for checking labels: enough to detect a permutation of a thousand classes."""
 
 
 def trusted(model: Classifier, images: ImageSet, *, seed: int = 0, progress: bool = True) -> ImageSet:
-    """A reference set, without its labels if these do not seem to be the model's, of which a warning tells.
+    """A reference set, without its labels, and with a warning, if they do not seem to be the model's.
 
     Args:
-        model: the untouched classifier.
+        model: the base classifier.
         images: the set.
-        seed: of the sample that is looked at.
+        seed: seed of the sample.
         progress: whether to show a bar.
 
     Returns:
-        The set, or the same pictures without labels.
+        The set, or the same images without labels.
     """
     if not images.is_labelled:
         return images
@@ -43,13 +43,13 @@ def check_validation(
     *,
     progress: bool = True,
 ) -> None:
-    """Warn of labelled validation pictures that seem to be labelled in another order, or are used by the edit as well.
+    """Warn of validation images whose labels seem permuted, or that are used by the edit as well.
 
     Args:
-        model: the untouched classifier.
-        validation: pictures that the edit should repair.
-        reference: pictures whose treatment should stay.
-        exemplars: what is learnt from.
+        model: the base classifier.
+        validation: images that the edit should repair.
+        reference: images whose predictions should not change.
+        exemplars: the edit's exemplars.
         progress: whether to show a bar.
     """
     (found,) = outcomes_of(model, [Edit((), "")], validation, progress="labels" if progress else None)

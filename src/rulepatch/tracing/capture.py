@@ -1,7 +1,6 @@
-"""Looking into a forward pass, and starting again in its middle. The only file that registers hooks.
+"""Recording activations of a forward pass, and resuming it at a site. The only file that registers hooks.
 
-Everything here leaves the model as it was found: no hook, stub, training flag or gradient stays behind, whether the
-pass ends well or not.
+Everything here restores the model: no hook, stub, training flag or gradient is left behind, also after exceptions.
 """
 
 from collections import Counter
@@ -36,7 +35,7 @@ __all__ = [
 
 
 class _Stop(BaseException):
-    """Leaves a forward pass; no `except Exception` of a model's own code swallows it."""
+    """Ends a forward pass early; a `BaseException`, so that `except Exception` in a model does not catch it."""
 
 
 @contextmanager
@@ -55,22 +54,22 @@ def _first_tensor(args: Sequence[Any], kwargs: Mapping[str, Any], path: str) -> 
 
 
 def _keys(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], path: str) -> Tensor:
-    """What a site is called with, in the type of its weight: under autocast it may come in another."""
+    """Input activations of a site, cast to the dtype of its weight: autocast may have changed it."""
     found, weight = _first_tensor(args, kwargs, path), getattr(module, "weight", None)
     both = isinstance(weight, Tensor) and weight.is_floating_point() and found.is_floating_point()
     return found.to(weight.dtype) if both and isinstance(weight, Tensor) else found
 
 
 def read_keys(model: nn.Module, inputs: Tensor, readers: Mapping[str, Callable[[Tensor], None]]) -> None:
-    """Run the model as far as the last of some sites and hand each site's input to its reader on the way.
+    """Run the model up to the last of some sites and pass each site's input to its reader.
 
-    Nothing is kept: a reader may add to its statistics and forget, so that all sites of a network cost no more memory
+    Activations are not kept: readers can update running statistics, so that all sites of a network take no more memory
     than one.
 
     Args:
         model: any module.
         inputs: the model's input, (n, …).
-        readers: for each site's dotted path, a function of the tensor that the site is called with.
+        readers: for each site's dotted path, a function of its input.
 
     Raises:
         SiteError: the forward pass ended before every site was called.
@@ -111,10 +110,10 @@ def read_keys(model: nn.Module, inputs: Tensor, readers: Mapping[str, Callable[[
 
 
 def keys_at(model: nn.Module, inputs: Tensor, site: str) -> Tensor:
-    """What a site is called with.
+    """Input activations of a site.
 
     Args:
-        model: any module; it is run as far as the site.
+        model: any module; it is run up to the site.
         inputs: the model's input, (n, …).
         site: dotted path.
 
@@ -131,7 +130,7 @@ def keys_at(model: nn.Module, inputs: Tensor, site: str) -> Tensor:
 
 @contextmanager
 def _calls_reported(model: nn.Module, recorder: Recorder) -> Iterator[None]:
-    """Tell a recorder of every call of every submodule."""
+    """Report every call of every submodule to a recorder."""
 
     def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         recorder.enter(names[module], (args, kwargs))
@@ -139,7 +138,7 @@ def _calls_reported(model: nn.Module, recorder: Recorder) -> Iterator[None]:
     def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         recorder.leave(output)
 
-    # scripted modules take no hooks; what they do counts as their parent's
+    # scripted modules accept no hooks; their operations are attributed to the parent
     names = {module: name for name, module in model.named_modules() if not isinstance(module, torch.jit.ScriptModule)}
 
     def handles() -> Iterator[RemovableHandle]:
@@ -152,7 +151,7 @@ def _calls_reported(model: nn.Module, recorder: Recorder) -> Iterator[None]:
 
 
 def trace(model: nn.Module, inputs: Tensor) -> Trace:
-    """Run the model once and write down every tensor operation and every call of a submodule.
+    """Run the model once and record every tensor operation and every call of a submodule.
 
     Args:
         model: any module.
@@ -174,13 +173,13 @@ def trace(model: nn.Module, inputs: Tensor) -> Trace:
 
 @dataclass(frozen=True)
 class Recording:
-    """What a site saw and did in one forward pass.
+    """Recording of a site in one forward pass.
 
     Attributes:
         keys: the site's input.
         output: the site's own output, before anything that follows it in its block.
         values: the output of the value point.
-        route: from `output` to `values`, everything else held as it was in this pass.
+        route: the function from `output` to `values`, with all other tensors fixed to those of this pass.
     """
 
     keys: Tensor
@@ -190,7 +189,7 @@ class Recording:
 
 
 def record(model: nn.Module, inputs: Tensor, site: str, value_point: str) -> Recording:
-    """Run the model as far as a value point and keep what lies between the site and it.
+    """Run the model up to a value point and record the operations between the site and it.
 
     Args:
         model: any module.
@@ -199,11 +198,11 @@ def record(model: nn.Module, inputs: Tensor, site: str, value_point: str) -> Rec
         value_point: dotted path of the module whose first output after the site is the value.
 
     Returns:
-        The recording; its route repeats what the network did, and can be differentiated.
+        The recording; its route replays the network's operations and is differentiable.
 
     Raises:
-        SiteError: the value point is not called after the site, or does not depend on it, or what lies between cannot
-            be repeated.
+        SiteError: the value point is not called after the site, or does not depend on it, or the operations between
+            cannot be replayed.
     """
     recorder, seen = Recorder(active=False), dict[str, Any]()
 
@@ -245,10 +244,10 @@ def record(model: nn.Module, inputs: Tensor, site: str, value_point: str) -> Rec
 def values_at(
     model: nn.Module, inputs: Tensor, points: Mapping[str, str], *, gradients: bool = False
 ) -> dict[str, Tensor]:
-    """What some value points return, each after its site was called, from one forward pass.
+    """Outputs of value points after their sites were called, from one forward pass.
 
     Args:
-        model: any module; it is run to its end.
+        model: any module; it is run to the end.
         inputs: the model's input, (n, …).
         points: for each site's dotted path that of its value point.
         gradients: keep track of them.
@@ -267,7 +266,7 @@ def values_at(
     def arrival(site: str) -> Callable[..., None]:
         def arrive(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             if site in called and site not in found:
-                found[site] = _first_tensor([output], {}, points[site]).clone()  # it may be written into later
+                found[site] = _first_tensor([output], {}, points[site]).clone()  # a later operation may overwrite it
 
         return arrive
 
@@ -278,11 +277,11 @@ def values_at(
 
 @dataclass(frozen=True)
 class TailPlan:
-    """How to start a model again at a site: which calls come before it, and which of their results the rest needs.
+    """Plan for resuming a model at a site: the calls before it, and which of their results the rest needs.
 
     Attributes:
         site: dotted path.
-        calls: the calls that are over when the site begins and need not be repeated, in order.
+        calls: the calls that are complete when the site is called, in order.
         needed: for each of them, whether its result is read again at or after the site.
         input_needed: whether the model's own input is.
     """
@@ -295,7 +294,7 @@ class TailPlan:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a forward pass had computed when it reached a site: enough to run the rest.
+    """Cached state of a forward pass at a site, sufficient to run the rest.
 
     Attributes:
         inputs: the model's input, or a placeholder of its shape if the rest does not read it.
@@ -307,7 +306,7 @@ class Checkpoint:
 
 
 def plan_tail(traced: Trace, site: str) -> TailPlan:
-    """Find out from a trace what the rest of a model needs of what came before a site.
+    """Determine from a trace which earlier results the rest of a model needs after a site.
 
     Args:
         traced: a trace of the model, of one image.
@@ -323,11 +322,11 @@ def plan_tail(traced: Trace, site: str) -> TailPlan:
 
 
 def checkpoint(model: nn.Module, plans: Sequence[TailPlan], inputs: Tensor) -> tuple[Any, list[Checkpoint]]:
-    """Run the model once and keep what is needed to run it again from the site of each of some plans on.
+    """Run the model once and cache what is needed to resume it at the site of each plan.
 
     Args:
         model: the model that was traced.
-        plans: of the sites.
+        plans: plans for the sites.
         inputs: the model's input, (n, …).
 
     Returns:
@@ -368,16 +367,16 @@ def _checkpoint(plan: TailPlan, kept: Mapping[tuple[str, int], Any], inputs: Ten
 
 
 def resume(model: nn.Module, plan: TailPlan, start: Checkpoint, *, gradients: bool = False) -> Any:
-    """Run the rest of the model, from the plan's site on.
+    """Run the rest of the model from the plan's site on.
 
     Args:
-        model: the model, perhaps with an edit applied at the site or after it.
-        plan: of the site.
+        model: the model, optionally with an edit at the site or after it.
+        plan: plan for the site.
         start: a checkpoint made with that plan.
         gradients: keep track of them.
 
     Returns:
-        The model's output, bit for bit what the whole pass gives.
+        The model's output, bit-identical to that of a full pass.
     """
     answers: dict[str, list[Any]] = {}
     for call, result in zip(plan.calls, start.results, strict=True):
@@ -390,13 +389,13 @@ def resume(model: nn.Module, plan: TailPlan, start: Checkpoint, *, gradients: bo
 
 @contextmanager
 def _answering(module: nn.Module, results: Sequence[Any]) -> Iterator[None]:
-    """Let a module's first calls return given results; further calls run as ever."""
+    """Replace a module's first outputs by cached ones."""
     original, remaining = module.forward, iter(results)
     shadowed = module.__dict__.get("forward")
 
     def forward(*args: Any, **kwargs: Any) -> Any:
         for result in remaining:
-            return _copy(result)  # the rest of the model may write into it
+            return _copy(result)  # the rest of the model may modify it in place
         return original(*args, **kwargs)
 
     module.__dict__["forward"] = forward
@@ -413,7 +412,7 @@ def _copy(result: Any) -> Any:
 
 
 def _placeholders(call: Call, images: int) -> Any:
-    """Tensors without contents, of the shapes that a call would return for more images than the one traced."""
+    """Placeholder tensors of a call's output shapes, for another batch size than the traced one."""
 
     def placeholder(leaf: Any) -> Any:
         if not isinstance(leaf, Tensor) or leaf.ndim == 0:

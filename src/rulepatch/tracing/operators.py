@@ -1,4 +1,4 @@
-"""One tensor operation: what it reads and writes, and what it does to the channels of a tensor on its way."""
+"""Recorded tensor operations: their inputs and outputs, and their effect on channels."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -10,7 +10,7 @@ __all__ = ["CHANNEL_NORMS", "COPIES", "MATRIX_PRODUCTS", "PRODUCTS", "Kind", "Re
 
 Kind = Literal["affine", "elementwise", "pool", "layout", "mixing"]
 
-# Names of operators without their overloads. What is neither here nor tagged as pointwise by PyTorch mixes channels.
+# Names of operators without overloads. Others mix channels unless PyTorch tags them as pointwise.
 _NORMS = {
     "_batch_norm_no_update", "_batch_norm_with_update", "_native_batch_norm_legit",
     "_native_batch_norm_legit_no_training", "batch_norm", "cudnn_batch_norm", "miopen_batch_norm", "native_batch_norm",
@@ -27,14 +27,14 @@ PRODUCTS = MATRIX_PRODUCTS | {
     "_convolution", "_convolution_mode", "conv2d", "convolution", "convolution_overrideable", "cudnn_convolution",
     "miopen_convolution", "mkldnn_convolution", "mkldnn_linear", "mps_convolution", "_mps_convolution",
 }  # fmt: skip
-_UNTAGGED = {"hardtanh_"}  # pointwise, but older releases of PyTorch do not tag it so
+_UNTAGGED = {"hardtanh_"}  # pointwise, but not tagged so in older releases of PyTorch
 CHANNEL_NORMS = frozenset({"native_layer_norm", "native_group_norm", "_fused_rms_norm", "rms_norm"})
-"""What norms over channels: it mixes them, but leaves every position where it was."""
+"""Normalisations over channels: they mix channels but keep positions."""
 
 
 @dataclass(frozen=True)
 class Ref:
-    """Stands for a numbered tensor among the arguments of a step."""
+    """Reference to a numbered tensor in the arguments of a step."""
 
     number: int
 
@@ -66,7 +66,7 @@ def name_of(step: Step) -> str:
 
 
 def kind_of(step: Step) -> Kind:
-    """What a step does to the channels of a tensor that passes through it.
+    """Effect of a step on the channels of a tensor.
 
     Returns:
         "affine" (batch norm, sums and products with constants), "elementwise", "pool" (over positions only),

@@ -1,9 +1,9 @@
-"""Where the positions of a tensor lie in the picture: of feature maps, tokens, windows.
+"""Correspondence between positions of a tensor (feature map, tokens, windows) and regions of the image.
 
-A convolution's output is a grid over the picture. Tokens are a grid that was flattened, joined by class and register
-tokens, perhaps cut into windows, rolled, or merged by twos. The trace knows how: the numbers of the grid's cells are
-sent through the very operations that moved the tokens. A network may also turn, crop or pad the picture before its
-first layer sees it: then its maps lie over what that layer sees, and so do masks.
+A convolution's output is a grid over the image. Tokens are a flattened grid, with class and register tokens added, and
+perhaps cut into windows, rolled, or merged in pairs. The correspondence is found by sending the indices of the grid's
+cells through the traced operations that moved the tokens. A network may also rotate, crop or pad the image before its
+first layer: then feature maps, and masks, refer to the input of that layer.
 """
 
 import math
@@ -23,7 +23,7 @@ __all__ = ["Frame", "PlaceFinder", "Places", "resize_mask"]
 
 _NOWHERE = -1
 
-# What moves numbers without changing them, apart from pads and copies, whose new numbers have no place.
+# Operators that move numbers without changing them. (Padding and copies add numbers without a position.)
 _MOVES = {
     "_unsafe_view", "alias", "cat", "clone", "contiguous", "detach", "expand", "flip", "narrow", "permute",
     "pixel_shuffle", "pixel_unshuffle", "repeat", "reshape", "roll", "rot90", "select", "slice", "split",
@@ -31,9 +31,9 @@ _MOVES = {
 }  # fmt: skip
 _PADS = {"constant_pad_nd", "pad", "reflection_pad2d", "replication_pad2d"}
 _SELECTS = {"index", "index_select"}
-"""What takes numbers from places that lie in another tensor, whose contents a trace does not keep."""
+"""Indexing by another tensor, whose values a trace does not keep."""
 _REDUCTIONS = {"amax", "amin", "linalg_vector_norm", "max", "mean", "min", "std", "sum", "var"}
-"""What may be done over the channels of a picture, as to make it grey."""
+"""Reductions over the channels of an image, such as conversion to greyscale."""
 _ATTENTION = {
     "_scaled_dot_product_attention_math", "_scaled_dot_product_cudnn_attention",
     "_scaled_dot_product_efficient_attention", "_scaled_dot_product_flash_attention",
@@ -41,17 +41,17 @@ _ATTENTION = {
     "scaled_dot_product_attention",
 }  # fmt: skip
 _IN_PLACE = {"_safe_softmax", "_softmax", "_to_copy", "native_dropout", "softmax"} | CHANNEL_NORMS
-"""What gives a number for a number, at the same place, beside what acts channel by channel."""
+"""Elementwise operators besides those that act channel by channel."""
 
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """What the layers of a network see in the place of the picture: it was turned, cropped or padded before them.
+    """The image as the first layer sees it, if it was rotated, cropped or padded before.
 
     Attributes:
-        grid: (h, w), the cells that the picture, or what there was of it before, is divided into.
-        cells: (rows, columns), the number of the cell that lies at each place; -1 where there is none.
-        before: what there was before, if that was not the picture itself.
+        grid: (h, w), the cells that the image, or the preceding frame, is divided into.
+        cells: (rows, columns), the number of the cell at each position; -1 where there is none.
+        before: the preceding frame; None for the image itself.
     """
 
     grid: tuple[int, int]
@@ -60,12 +60,12 @@ class Frame:
 
     @property
     def share(self) -> float:
-        """Share of the picture that is left in it, 0..1."""
+        """Share of the image that is inside the frame, 0..1."""
         left = len(self.cells[self.cells != _NOWHERE].unique()) / math.prod(self.grid)
         return left if self.before is None else left * self.before.share
 
     def carry(self, masks: Tensor) -> Tensor:
-        """Do to masks what was done to the picture.
+        """Transform masks as the image was transformed.
 
         Args:
             masks: (n, height, width), 0..1, float64.
@@ -79,13 +79,13 @@ class Frame:
         return shares[:, self.cells]
 
     def lay_back(self, maps: Tensor) -> Tensor:
-        """Lay numbers over the picture that lie over what became of it; the lowest where it left nothing.
+        """Map scores of the frame back to the image; the lowest score outside of the frame.
 
         Args:
             maps: (n, h, w).
 
         Returns:
-            (n, h, w) of the picture's own grid; of several numbers for one cell the highest counts.
+            (n, h, w) on the image's grid; the maximum if several positions fall into one cell.
         """
         found = F.interpolate(maps[:, None], size=tuple(self.cells.shape), mode="nearest-exact").flatten(1)
         real = self.cells.flatten() != _NOWHERE
@@ -98,14 +98,14 @@ class Frame:
 
 @dataclass(frozen=True)
 class Places:
-    """Where the positions of a tensor lie in the picture.
+    """Positions of a tensor in the image.
 
     Attributes:
         grid: (h, w), the cells that the picture is divided into.
-        cells: for each position of one picture, in the tensor's order, the number of its cell; -1 for a position that
-            has none, as a class or register token.
+        cells: for each position of one image, in the tensor's order, the number of its cell; -1 for positions without
+            one (class and register tokens).
         leading: how many entries of the tensor's first axis belong to one picture: 1, or its number of windows.
-        frame: what is divided in the picture's place, if the network turned or cropped it; None for the picture itself.
+        frame: the frame that the grid divides, if the network rotated or cropped the image; None for the image itself.
     """
 
     grid: tuple[int, int]
@@ -115,29 +115,29 @@ class Places:
 
     @classmethod
     def of_map(cls, height: int, width: int) -> Self:
-        """Those of a feature map that lies over the picture, (…, h, w).
+        """Positions of a feature map that covers the image, (…, h, w).
 
         Returns:
-            Each position in a cell of its own.
+            One cell for each position.
         """
         return cls((height, width), tuple(range(height * width)))
 
     @cached_property
     def real(self) -> Tensor:
-        """Which positions lie in the picture, (p,), bool."""
+        """Which positions are in the image, (p,), bool."""
         return torch.tensor(self.cells) != _NOWHERE
 
     @property
     def apart(self) -> int:
-        """How many positions do not."""
+        """Number of positions without a place in the image (class and register tokens)."""
         return len(self.cells) - int(self.real.sum())
 
     def weights(self, masks: Tensor, *, smallest: float) -> Tensor:
-        """Share of a mask at each position; positions outside of the picture have none.
+        """Share of a mask at each position; 0 for positions outside of the image.
 
         Args:
             masks: (n, height, width), 0..1.
-            smallest: share, relative to the largest, below which it is zero.
+            smallest: share relative to the largest below which it is set to zero.
 
         Returns:
             (n, p), float64, 0..1.
@@ -150,13 +150,13 @@ class Places:
         return shares[:, list(self.cells)].to(masks.device)
 
     def lay_out(self, scores: Tensor) -> Tensor:
-        """Lay numbers of positions over the picture; where no position lies, and for those without a place: the lowest.
+        """Arrange scores of positions as a map over the image; cells without a position get the lowest score.
 
         Args:
             scores: (n, p).
 
         Returns:
-            (n, h, w), of the grid or of its frame's; of several positions in one cell the highest counts.
+            (n, h, w), on the grid or on that of its frame; the maximum if several positions share a cell.
         """
         cells = torch.tensor(self.cells, device=scores.device)[self.real.to(scores.device)]
         lowest = scores.amin(dim=1, keepdim=True).expand(-1, math.prod(self.grid)).clone()
@@ -167,9 +167,9 @@ class Places:
 
 @dataclass(frozen=True)
 class _Numbered:
-    """Cell of every number of a tensor, the grid that they are cells of, and what is divided by it.
+    """Cell of every number of a tensor, with the grid and the frame that the cells refer to.
 
-    `untouched` holds for the picture itself, wherever its numbers were moved, until a layer makes something of it.
+    `untouched` holds for the image itself, however its numbers are moved, until a layer transforms it.
     """
 
     cells: Tensor
@@ -179,13 +179,13 @@ class _Numbered:
 
 
 class PlaceFinder:
-    """Finds where positions of a traced pass's tensors lie, each tensor once.
+    """Finds the positions of the tensors of a trace, with caching.
 
     Args:
         traced: a forward pass of one image.
 
     Attributes:
-        lost: an operation that moved the picture's numbers, before any layer saw them, to places that are not known.
+        lost: an operation before the first layer that moved the image's numbers to unknown positions.
     """
 
     def __init__(self, traced: Trace) -> None:
@@ -193,25 +193,25 @@ class PlaceFinder:
         self._makers: dict[int, tuple[Step, int]] = {}
         for step in traced.steps:
             for index, number in enumerate([*step.writes, *(new for _, new in step.mutates)]):
-                if number not in step.reads:  # some operations return what they were given
+                if number not in step.reads:  # some operations return their input
                     self._makers.setdefault(number, (step, index))
         self._known: dict[int, _Numbered | None] = {}
         self._weights = set(traced.parameters.values())
         self.lost: str | None = None
 
     def places(self, number: int, channel_axis: int) -> Places | None:
-        """Where the positions of a tensor lie.
+        """The positions of a tensor.
 
         Args:
             number: of the tensor.
             channel_axis: which of its axes holds the channels.
 
         Returns:
-            The places; None if the tensor's positions cannot be laid over the picture.
+            The positions; None if they do not correspond to regions of the image.
         """
         found, shape = self._find(number), self._trace.shapes[number]
         if found is None and len(shape) == 4 and channel_axis == 1 and shape[0] == 1:
-            return Places.of_map(shape[2], shape[3])  # a map, however it was made
+            return Places.of_map(shape[2], shape[3])  # a feature map, whatever produced it
         if found is None:
             return None
         moved = replace(found, cells=found.cells.movedim(channel_axis, -1))
@@ -222,7 +222,7 @@ class PlaceFinder:
         return Places(one.grid, tuple(cells.flatten().tolist()), leading=len(cells), frame=one.frame)
 
     def _find(self, number: int) -> _Numbered | None:
-        """Look back from a tensor to the grid that it was made of; without recursion, as networks are deep."""
+        """Trace a tensor back to the grid that it was made from; iteratively, as networks are deep."""
         waiting = [number]
         while waiting:
             current = waiting[-1]
@@ -236,7 +236,7 @@ class PlaceFinder:
         return self._known[number]
 
     def _sources(self, number: int) -> tuple[int, ...]:
-        """The tensors that must be known first."""
+        """The tensors that must be resolved first."""
         if number not in self._makers or number == self._trace.input_number:
             return ()
         step, _ = self._makers[number]
@@ -276,7 +276,7 @@ class PlaceFinder:
         if name in MATRIX_PRODUCTS:
             first, second = step.reads[-2:] if name != "linear" else step.reads[:2]
             found = _spread(_collapsed(known.get(first)), shape)
-            if found is None and second in known and known[second].untouched:  # a matrix of colours
+            if found is None and second in known and known[second].untouched:  # a colour matrix
                 columns = replace(known[second], cells=known[second].cells.mT)
                 turned = _spread(_collapsed(columns), (*shape[:-2], shape[-1], shape[-2]))
                 found = None if turned is None else replace(turned, cells=turned.cells.mT)
@@ -292,7 +292,7 @@ class PlaceFinder:
         return None
 
     def _replayed(self, step: Step, index: int, known: Mapping[int, _Numbered]) -> _Numbered | None:
-        """Move the cells' numbers as the step moved the tensor's."""
+        """Move the cell indices as the step moved the tensor's numbers."""
         like = next(iter(known.values()))
         if any(found.grid != like.grid or found.frame is not like.frame for found in known.values()) or step.mutates:
             return None
@@ -316,7 +316,7 @@ class PlaceFinder:
         return replace(like, cells=found)
 
     def _selected(self, step: Step, known: Mapping[int, _Numbered]) -> _Numbered | None:
-        """Numbers in another order along an axis of one place, as channels of BGR; None along any other."""
+        """A permutation along the channel axis (such as RGB to BGR); None along any other axis."""
         found, shape, args = known.get(step.reads[0]), self._trace.shapes[step.writes[0]], step.arguments[0]
         axes = [args[1]] if isinstance(args[1], int) else [i for i, each in enumerate(args[1]) if each is not None]
         if found is None or len(axes) != 1 or len(shape) != found.cells.ndim:
@@ -325,14 +325,14 @@ class PlaceFinder:
         return replace(found, cells=one.expand(shape)) if bool((found.cells == one).all()) else None
 
     def _reduced(self, step: Step, known: Mapping[int, _Numbered]) -> _Numbered | None:
-        """A picture made grey; None for a reduction over anything but channels."""
+        """Conversion to greyscale; None for a reduction over anything but channels."""
         found, args, shape = known.get(step.reads[0]), step.arguments[0], self._trace.shapes[step.writes[0]]
         if found is None or found.cells.ndim != 4 or found.cells.stride(1) != 0 or [1] not in args:
             return None
         return replace(found, cells=found.cells[:, :1].reshape(shape))
 
     def _frame(self, step: Step) -> Frame | None:
-        """What a map lies over, from what the step that made it was given."""
+        """The frame of a feature map, from the inputs of the step that made it."""
         found = self._known[step.reads[0]]
         if found is None:
             self.lost = self.lost or self._lost_at(step.reads[0])
@@ -347,7 +347,7 @@ class PlaceFinder:
         )
 
     def _lost_at(self, number: int) -> str | None:
-        """Which operation moved the picture's numbers to nobody knows where before any layer saw them; None if none."""
+        """The operation before the first layer that moved the image's numbers to unknown positions, if any."""
         while number in self._makers and self._known[number] is None:
             step, _ = self._makers[number]
             source = self._known.get(step.reads[0]) if step.reads else None
@@ -360,13 +360,13 @@ class PlaceFinder:
 
 
 def _collapsed(found: _Numbered | None) -> _Numbered | None:
-    """One cell for each position: where the channels of a position come from a square of cells, that square.
+    """Merge channels into one cell for each position: the square of cells that its channels come from.
 
     Args:
         found: cells with the channels on the last axis.
 
     Returns:
-        Cells with one channel, of the grid of these squares; None if the channels come from anything else.
+        Cells with one channel, on the grid of these squares; None if the channels come from anything else.
     """
     if found is None or found.cells.ndim == 0:
         return None
@@ -391,14 +391,14 @@ def _collapsed(found: _Numbered | None) -> _Numbered | None:
 
 
 def _spread(found: _Numbered | None, shape: tuple[int, ...]) -> _Numbered | None:
-    """The same places for a tensor with other channels on its last axis."""
+    """The same positions for a tensor with other channels on its last axis."""
     if found is None or tuple(found.cells.shape[:-1]) != shape[:-1]:
         return None
     return replace(found, cells=found.cells.expand(shape), untouched=False)
 
 
 def _margins(step: Step, traced: Trace) -> tuple[int, int]:
-    """How many rows and columns that lie nowhere a layer may have been given as its own padding."""
+    """Most rows and columns without a cell that can be explained by a layer's own padding."""
     args = step.arguments[0]
     if "conv" in name_of(step):
         *_, y, x = traced.shapes[step.reads[1]]
@@ -409,7 +409,7 @@ def _margins(step: Step, traced: Trace) -> tuple[int, int]:
 
 
 def _in_order(cells: Tensor, grid: tuple[int, int], margins: tuple[int, int]) -> bool:
-    """Whether cells lie as in the picture, each less than a position from its place, but for some padding."""
+    """Whether cells are in the image's order, each less than one position off, apart from padding."""
     real = cells != _NOWHERE
     inside = cells[real.any(dim=1)][:, real.any(dim=0)]
     if any(had - has > most for had, has, most in zip(cells.shape, inside.shape, margins, strict=True)):

@@ -1,8 +1,8 @@
-"""Sites: where a model can be edited, and where the edit's effect is to be matched.
+"""Sites: the layers that can be edited, with the value points at which the effect of an edit is matched.
 
 A site is a dense convolution or linear layer, by dotted path, together with its value point: the module of the same
-block whose output is matched, after batch norm, activation, residual sum and pool (paper 2.2, A.1). Both are found by
-following a traced forward pass, not by names of architectures.
+block whose output is matched, after batch norm, activation, residual sum and pool (paper 2.2, A.1). Both are found
+from a traced forward pass, without names of architectures.
 """
 
 import copy
@@ -27,7 +27,7 @@ from rulepatch.wrappers import unwrapped
 __all__ = ["Layer", "Refusal", "Site", "Survey", "find_sites", "key_axis", "patches", "rows", "with_weight"]
 
 Layer = nn.Conv2d | nn.Linear
-"""What can be edited."""
+"""Layers that can be edited."""
 
 COLUMNS = ("site", "kind", "shape", "stride", "value point", "exact", "positions")
 REFUSED = ("cannot be edited", "because")
@@ -35,7 +35,7 @@ REFUSED = ("cannot be edited", "because")
 
 @dataclass(frozen=True)
 class Site:
-    """A place where a model can be edited.
+    """A layer that can be edited.
 
     Attributes:
         path: dotted path of the convolution or linear layer.
@@ -47,8 +47,8 @@ class Site:
             solve is exact.
         channel_axis: which axis of the value point's output holds the channels.
         positions: (h, w) of the site's own output at the traced input size, (tokens,) for sequences, () if none.
-        reads: number of the tensor that it is called with; sites of one survey with the same number share their keys.
-        key_places: where the positions of its input lie in the picture; None if they do not, as after pooling.
+        reads: number of its input tensor; sites of one survey with the same number share their keys.
+        key_places: positions of its input in the image; None if they have none, as after pooling.
         output_places: the same for its output.
         value_places: the same for the value point's output.
     """
@@ -68,17 +68,17 @@ class Site:
 
     @property
     def output_axis(self) -> int:
-        """Which axis of its own output holds the channels."""
+        """Channel axis of its own output."""
         return 1 if self.kind == "conv" else len(self.positions) + 1
 
     @property
     def is_spatial(self) -> bool:
-        """Whether its positions are places of the picture, more than one."""
+        """Whether it has several positions that correspond to regions of the image."""
         return math.prod(self.positions) > 1 and self.key_places is not None
 
     @property
     def layout(self) -> str:
-        """Its own positions in words: rows × columns of the picture, and tokens that are none of it."""
+        """Description of its positions: rows × columns of the image, and extra tokens."""
         places = self.output_places
         if not self.positions or places is None:
             return "×".join(map(str, self.positions)) or "1"
@@ -96,7 +96,7 @@ class Refusal:
 
     Attributes:
         path: dotted path.
-        reason: why not, in a few words.
+        reason: why it cannot be edited.
     """
 
     path: str
@@ -105,13 +105,14 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Survey:
-    """Every layer of a model that could be a site.
+    """The sites of a model, and the layers that cannot be edited.
 
     Attributes:
         sites: those that can be edited, in the order of the forward pass.
         refused: those that cannot, and why.
-        trace: the forward pass that was followed.
-        lost: an operation that moves the places of the picture before any layer sees them, where no mask can follow.
+        trace: the traced forward pass.
+        lost: an operation before the first layer that moves parts of the image to unknown positions, so that masks
+            cannot be mapped.
     """
 
     sites: tuple[Site, ...]
@@ -124,7 +125,7 @@ class Survey:
         return brief("Survey", plural(len(self.sites), "site"), refused)
 
     def _repr_html_(self) -> str:
-        """The survey as tables, that of what cannot be edited folded away."""
+        """HTML tables for notebooks; layers that cannot be edited are collapsed."""
         parts = [html_table(COLUMNS, self._rows())]
         if self.refused:
             refused = html_table(REFUSED, [[refusal.path, refusal.reason] for refusal in self.refused])
@@ -146,7 +147,7 @@ class Survey:
         ]
 
     def to_json(self) -> dict[str, Any]:
-        """The survey as JSON.
+        """The sites, as JSON.
 
         Returns:
             A dictionary with `sites` and `refused`.
@@ -168,7 +169,7 @@ class Survey:
         return {"sites": sites, "refused": [vars(refusal) for refusal in self.refused]}
 
     def to_text(self) -> str:
-        """The survey as tables."""
+        """The sites, as tables."""
         found = Table(COLUMNS, self._rows()).to_text()
         if not self.refused:
             return found
@@ -180,7 +181,7 @@ class Survey:
 
         Args:
             path: of the layer.
-            value_point: of the module whose output is to be matched; found by following the graph if not given.
+            value_point: of the module whose output is matched; found from the trace if not given.
 
         Raises:
             SiteError: there is no such layer, it cannot be edited, or the value point does not come after it.
@@ -208,7 +209,7 @@ class Survey:
 
 
 def find_sites(model: nn.Module, inputs: Tensor) -> Survey:
-    """Find every place where a model can be edited.
+    """Find every site of a model.
 
     Args:
         model: any module; on the meta device it needs no weights. Paths are those of the network inside of a compiled
@@ -244,7 +245,7 @@ def find_sites(model: nn.Module, inputs: Tensor) -> Survey:
 
 
 def rows(tensor: Tensor, channel_axis: int) -> Tensor:
-    """Positions as rows, channels as columns.
+    """Flatten a tensor to positions × channels.
 
     Args:
         tensor: (n, …) with the channels on some axis.
@@ -264,12 +265,12 @@ def rows(tensor: Tensor, channel_axis: int) -> Tensor:
 
 
 def key_axis(kind: str) -> int:
-    """Which axis of a site's input and own output holds the channels."""
+    """Channel axis of a site's input and own output."""
     return 1 if kind == "conv" else -1
 
 
 def with_weight(layer: Layer, weight: Tensor) -> Layer:
-    """A layer that does with another weight what a layer does with its own: same stride, padding, class; no bias.
+    """Clone a layer with another weight and no bias; class, stride and padding are kept.
 
     Args:
         layer: the layer; it is not changed.
@@ -290,9 +291,9 @@ def with_weight(layer: Layer, weight: Tensor) -> Layer:
 
 
 def patches(layer: Layer, maps: Tensor) -> Tensor:
-    """Unfold maps as a layer does: for each of its output positions, what each tap of its kernel sees of each map.
+    """Unfold maps as a layer does (im2col): the input of each kernel tap at each of its output positions.
 
-    The layer itself does it, with one-hot kernels, so that its own stride, dilation and padding hold.
+    It is computed by the layer itself with one-hot kernels, so that its stride, dilation and padding apply.
 
     Args:
         layer: a site's layer.
@@ -345,7 +346,7 @@ def _uncalled(path: str, traced: Trace) -> str:
 
 
 def _foreign(module: nn.Module) -> str | None:
-    """Why a module that was once a convolution or linear layer is none that can be edited; None for any other."""
+    """Why a converted convolution or linear layer cannot be edited; None for any other module."""
     if isinstance(module, torch.jit.ScriptModule):
         return "scripted" if getattr(module, "original_name", None) in {"Conv2d", "Linear"} else None
     if getattr(module, "carries_edit", False):
@@ -356,7 +357,7 @@ def _foreign(module: nn.Module) -> str | None:
 
 
 def _unplaced(site: Site) -> str | None:
-    """Why a mask cannot be laid over a site's positions; None if it can."""
+    """Why a mask cannot be mapped to a site's positions; None if it can."""
     if math.prod(site.positions) <= 1:
         return None
     if site.key_places is None or site.output_places is None:
@@ -365,7 +366,7 @@ def _unplaced(site: Site) -> str | None:
 
 
 def _site(path: str, layer: Layer, traced: Trace, finder: PlaceFinder) -> Site:
-    """Everything about a site; its value point is the last of its block."""
+    """The site of a layer, with the last value point of its block."""
     conv = isinstance(layer, nn.Conv2d)
     own = traced.calls[traced.calls_of(path)[0]]
     shape = traced.shapes[own.outputs[0]]

@@ -1,7 +1,7 @@
-"""What a forward pass does: its tensor operations and module calls, and the route from one tensor to another.
+"""Traces of forward passes: tensor operations and module calls, and the route from one tensor to another.
 
-A `Recorder` sits under the model (PyTorch's dispatch mode) and numbers every tensor that comes by; an operation that
-writes in place gives its tensor a new number. So it works for any Python code, on any device, the meta device included.
+A `Recorder` (a `TorchDispatchMode`) numbers every tensor; an in-place operation gives its tensor a new number. It works
+for any Python code, on any device, including the meta device.
 """
 
 from collections import Counter
@@ -38,12 +38,12 @@ class Call:
     Attributes:
         path: dotted path of the module.
         occurrence: how often the module had been called before in this pass.
-        parent: the call that it was made in, as an index into the trace's calls; -1 for none.
-        first_step: how many steps had been recorded when it began.
-        last_step: how many when it was over; -1 if it never was.
-        inputs: numbers of the tensors it was given.
-        outputs: numbers of the tensors it returned.
-        result: what it returned; in a finished trace its tensors have shapes but no contents.
+        parent: the enclosing call, as an index into the trace's calls; -1 for none.
+        first_step: number of steps recorded when it began.
+        last_step: number of steps recorded when it ended; -1 if it did not.
+        inputs: numbers of its input tensors.
+        outputs: numbers of its output tensors.
+        result: its result; in a finished trace its tensors have shapes but no values.
     """
 
     path: str
@@ -57,22 +57,22 @@ class Call:
 
     @property
     def is_opaque(self) -> bool:
-        """Whether the result holds objects in which tensors cannot be seen."""
+        """Whether the result holds objects that may hide tensors."""
         plain = (Tensor, bool, int, float, str, type(None))
         return not all(isinstance(leaf, plain) for leaf in tree_leaves(self.result))
 
 
 @dataclass(frozen=True)
 class Route:
-    """What a network does to one tensor until another, everything else held as it was in the recorded pass.
+    """The function from one tensor of a trace to a later one, with all other tensors fixed.
 
-    Calling it repeats the recorded operations on a new tensor of the same shape; gradients flow through.
+    Calling it replays the recorded operations on a new tensor of the same shape; it is differentiable.
 
     Attributes:
-        steps: the operations that lie on the way, in order.
-        source: number of the tensor that it starts from.
-        target: number of the tensor that it ends at.
-        constants: every other tensor read on the way.
+        steps: the operations, in order.
+        source: number of the first tensor.
+        target: number of the last tensor.
+        constants: every other tensor that the operations read.
     """
 
     steps: tuple[Step, ...]
@@ -81,10 +81,10 @@ class Route:
     constants: Mapping[int, Tensor] = field(repr=False)
 
     def __call__(self, output: Tensor) -> Tensor:
-        """Repeat the way from the source to the target, starting from another tensor.
+        """Replay the operations from another source tensor.
 
         Returns:
-            The tensor at the target; `output` itself is not changed.
+            The target tensor; `output` itself is not modified.
         """
         known = dict(self.constants) | {self.source: output}
         for step in self.steps:
@@ -100,7 +100,7 @@ class Route:
         """The same route in another precision or on another device.
 
         Returns:
-            A route whose floating-point constants are converted; what it converts itself comes in that precision, too.
+            A route with converted floating-point constants; its own dtype conversions are replaced as well.
         """
 
         def convert(tensor: Tensor) -> Tensor:
@@ -110,10 +110,10 @@ class Route:
         return replace(self, steps=tuple(_converted(step, dtype) for step in self.steps), constants=constants)
 
     def split(self) -> "tuple[Route, Route]":
-        """Cut the route after its last leading operation that is affine in each number by itself.
+        """Split the route after its leading elementwise affine operations.
 
         Returns:
-            The affine part (batch norm, residual sum, …), up to the pre-activation; and the rest.
+            The affine part (batch norm, residual sum, …) up to the pre-activation, and the rest.
         """
         cut = next((i for i, step in enumerate(self.steps) if not self._is_affine(step)), len(self.steps))
         head, rest = self.steps[:cut], self.steps[cut:]
@@ -121,12 +121,12 @@ class Route:
             return self, Route((), self.target, self.target, {})
         middle = _last_write(head) if head else self.source
         if any(number != middle and number not in self.constants for number in _outside_reads(rest)):
-            head, middle, rest = (), self.source, self.steps  # the rest looks behind the cut: no such cut exists
+            head, middle, rest = (), self.source, self.steps  # the rest reads earlier tensors: no split exists
         return self._piece(head, self.source, middle), self._piece(rest, middle, self.target)
 
     @property
     def is_elementwise(self) -> bool:
-        """Whether every number at the target depends on its own number at the source, and on nothing else."""
+        """Whether the route is elementwise."""
         return not self.constants and all(kind_of(step) in {"affine", "elementwise"} for step in self.steps)
 
     def _piece(self, steps: "tuple[Step, ...]", source: int, target: int) -> "Route":
@@ -142,7 +142,7 @@ class Route:
 
 
 def _converted(step: Step, dtype: torch.dtype) -> Step:
-    """A step that would convert to another floating-point type, as autocast does, made to convert to this one."""
+    """A step whose conversion to a floating-point dtype (by autocast, say) is replaced by one to this dtype."""
     args, kwargs = step.arguments
     wanted = kwargs.get("dtype")
     if name_of(step) == "_to_copy" and wanted is not None and wanted.is_floating_point:
@@ -182,18 +182,18 @@ class Trace:
         return self.calls[0].inputs[0]
 
     def calls_of(self, path: str) -> list[int]:
-        """Which calls are those of a module."""
+        """The indices of a module's calls."""
         return [index for index, call in enumerate(self.calls) if call.path == path]
 
     def makers_of(self, number: int) -> set[int]:
-        """The calls within which a tensor got its contents."""
+        """The calls within which a tensor was computed."""
         for step in reversed(self.steps):
             if step.call >= 0 and (number in step.writes or any(number == new for _, new in step.mutates)):
                 return {step.call, *self._ancestors(step.call)}
         return set()
 
     def readers_of(self, parameter: str) -> list[str]:
-        """The modules whose own code reads a parameter.
+        """The modules whose own code uses a parameter.
 
         Args:
             parameter: dotted path.
@@ -206,7 +206,7 @@ class Trace:
         return list(dict.fromkeys(readers))
 
     def multiplies(self, layer: str) -> bool:
-        """Whether a layer multiplies by its weight as it is: not normalised, standardised or masked before.
+        """Whether a layer uses its weight directly, without normalisation, standardisation or masking.
 
         Args:
             layer: dotted path of a module that is called once.
@@ -223,7 +223,7 @@ class Trace:
         return True
 
     def finished_before(self, site: str) -> tuple[Call, ...]:
-        """The outermost calls that are over when a module is first called.
+        """The outermost calls that are complete when a module is first called.
 
         Returns:
             The calls, in order.
@@ -237,7 +237,7 @@ class Trace:
         )
 
     def read_outside(self, calls: Iterable[Call]) -> set[int]:
-        """Numbers of the tensors that are read by code outside some calls, or returned by the model."""
+        """Numbers of the tensors that code outside of some calls reads, or that the model returns."""
         inside = {id(call) for call in calls}
         hidden = [
             any(id(self.calls[index]) in inside for index in (i, *self._ancestors(i))) for i in range(len(self.calls))
@@ -253,7 +253,7 @@ class Trace:
 
 
 class Recorder(TorchDispatchMode):
-    """Writes down operations while it is active; use as a context manager around a forward pass.
+    """Records operations while it is active; a context manager for a forward pass.
 
     Args:
         active: whether to record from the start.
@@ -267,14 +267,14 @@ class Recorder(TorchDispatchMode):
         self._open: list[int] = []
         self._occurrences: Counter[str] = Counter()
         self._numbers: dict[int, int] = {}
-        self._seen: list[Tensor] = []  # by number; keeping them keeps every id() its own
-        self._contents: dict[int, Tensor] = {}  # what a tensor held before it was written in place
+        self._seen: list[Tensor] = []  # by number; references keep every id() unique
+        self._contents: dict[int, Tensor] = {}  # values of tensors before in-place operations
 
     def number_of(self, tensor: Tensor) -> int:
-        """The number under which a tensor's present contents are known.
+        """The number of a tensor in its current state.
 
         Returns:
-            A number; a new one for a tensor that never came by.
+            A number; a new one for an unknown tensor.
         """
         if id(tensor) not in self._numbers:
             self._renumber(tensor)
@@ -286,7 +286,7 @@ class Recorder(TorchDispatchMode):
         return self._numbers[id(tensor)]
 
     def enter(self, path: str, inputs: Any) -> None:
-        """A module call begins."""
+        """Record the begin of a module call."""
         numbers = tuple(map(self.number_of, _tensors(inputs)))
         parent = self._open[-1] if self._open else -1
         self._open.append(len(self._calls))
@@ -294,7 +294,7 @@ class Recorder(TorchDispatchMode):
         self._occurrences[path] += 1
 
     def leave(self, result: Any) -> None:
-        """The innermost module call ends."""
+        """Record the end of the innermost module call."""
         index = self._open.pop()
         outputs = tuple(map(self.number_of, _tensors(result)))
         self._calls[index] = replace(self._calls[index], last_step=len(self._steps), outputs=outputs, result=result)
@@ -320,7 +320,7 @@ class Recorder(TorchDispatchMode):
         return result
 
     def trace(self, parameters: Mapping[str, Tensor]) -> Trace:
-        """All that was recorded.
+        """The trace.
 
         Args:
             parameters: of the network, by dotted path.
@@ -331,7 +331,7 @@ class Recorder(TorchDispatchMode):
         return Trace(tuple(self._steps), calls, shapes, numbers)
 
     def route(self, source: int, target: int) -> Route | None:
-        """The way from one tensor to another.
+        """The route from one tensor to another.
 
         Returns:
             The route, or None if the target does not depend on the source.

@@ -1,8 +1,8 @@
-"""Value points: what comes after a layer in its block, and where the block ends (paper 2.2, A.1).
+"""Value points: the operations that follow a layer in its block, and the end of the block (paper 2.2, A.1).
 
-From a layer's output the trace is followed through what belongs to a block: batch norm, activation, layer scale,
-residual sum and pool act channel by channel; layer norm and gates (squeeze and excitation, say) mix channels but still
-give the same feature map. What follows next is another layer's.
+From a layer's output the trace is followed through the operations of a block: batch norm, activation, layer scale,
+residual sum and pool act channel by channel; layer norm and gates (such as squeeze and excitation) mix channels but
+keep the feature map. Any other operation belongs to another block.
 """
 
 import math
@@ -31,7 +31,7 @@ class ValuePoint:
         path: dotted path.
         number: of the tensor that it returns.
         axis: which axis of that tensor holds the channels.
-        exact: whether everything between the layer and it acts channel by channel.
+        exact: whether all operations between the layer and it act channel by channel.
     """
 
     path: str
@@ -41,16 +41,16 @@ class ValuePoint:
 
 
 def find_value_point(traced: Trace, layer: str, axis: int, path: str | None = None) -> ValuePoint:
-    """The module of a layer's block that returns the last tensor of the block, or one chosen by hand.
+    """The module that returns the last tensor of a layer's block, or a given one.
 
     Args:
         traced: a forward pass of one image.
         layer: dotted path of the layer; it is called once.
         axis: which axis of the layer's output holds the channels.
-        path: of the module whose output is to be matched; found by itself if None.
+        path: of the module whose output is matched; found from the trace if None.
 
     Raises:
-        SiteError: the module chosen is not called after the layer.
+        SiteError: the given module is not called after the layer.
     """
     own = traced.calls[traced.calls_of(layer)[0]]
     values = _follow_block(traced, own, axis)
@@ -65,7 +65,7 @@ def find_value_point(traced: Trace, layer: str, axis: int, path: str | None = No
 
 
 def _follow_block(traced: Trace, own: Call, axis: int) -> dict[int, _Value]:
-    """Every tensor that is a layer's output, changed by what belongs to its block.
+    """Every tensor of a layer's block: its output and what the block computes from it.
 
     Args:
         traced: a forward pass of one image.
@@ -83,14 +83,14 @@ def _follow_block(traced: Trace, own: Call, axis: int) -> dict[int, _Value]:
         after = _after(step, traced, values, mixed)
         if after is None:
             mixed.update(results)
-        else:  # norms return what they know of the mean and the deviation, too
+        else:  # norms return the mean and standard deviation as well
             values |= dict.fromkeys(results[:1] if name_of(step) in CHANNEL_NORMS else results, after)
             mixed.update(results[1:] if name_of(step) in CHANNEL_NORMS else ())
     return values
 
 
 def _after(step: Step, traced: Trace, values: Mapping[int, _Value], mixed: set[int]) -> _Value | None:
-    """What a step makes of the values that it reads; None if the block ends there."""
+    """The value that a step computes; None if the block ends there."""
     kind = kind_of(step)
     moving = [values[number] for number in step.reads if number in values]
     if not moving or any(each.axis != moving[0].axis for each in moving):
@@ -104,7 +104,7 @@ def _after(step: Step, traced: Trace, values: Mapping[int, _Value], mixed: set[i
     if kind == "layout":
         axis = _moved_axis(step, value.axis, before, after)
         return None if axis is None else _Value(axis, value.exact)
-    if kind == "pool":  # a pool down to one position ends the feature map, it is no part of a block
+    if kind == "pool":  # global pooling ends the feature map and is no part of a block
         return value if value.axis == 1 and any(size > 1 for size in after[2:]) else None
     if kind == "mixing" or after != before:
         return None
@@ -113,12 +113,12 @@ def _after(step: Step, traced: Trace, values: Mapping[int, _Value], mixed: set[i
         return _Value(value.axis, exact=False) if scales else None  # a gate that depends on all channels
     constants = [traced.shapes[number] for number in step.reads if number not in values]
     if scales and any(math.prod(shape) not in {1, before[value.axis]} for shape in constants):
-        return _Value(value.axis, exact=False)  # a map of its own on every position: a gate, not a scale
+        return _Value(value.axis, exact=False)  # one value for each position: a gate, not a scale
     return value
 
 
 def _moved_axis(step: Step, axis: int, before: Sequence[int], after: Sequence[int]) -> int | None:
-    """Where a step that keeps every number, in another order, leaves an axis.
+    """Position of an axis after a step that only reorders numbers.
 
     Args:
         step: of kind "layout".
@@ -143,9 +143,9 @@ def _moved_axis(step: Step, axis: int, before: Sequence[int], after: Sequence[in
 
 
 def _candidates(traced: Trace, own: Call, values: Mapping[int, _Value]) -> Iterator[tuple[int, Call]]:
-    """Calls that may be the value point: the layer, its siblings and ancestors that return values of its block.
+    """Candidate calls for the value point: the layer, its siblings and ancestors that return values of its block.
 
-    What returns a record of named results is a whole network, not a block.
+    A module that returns named results is a whole network, not a block.
 
     Yields:
         Number of the tensor, and the call.
@@ -164,7 +164,7 @@ def _is_record(call: Call) -> bool:
 
 
 def _preference(traced: Trace, number: int, call: Call) -> tuple[int, bool, bool, int]:
-    """The latest tensor of the block; of the modules that return it one that made it, is called once, is innermost."""
+    """The last tensor of the block; of the modules that return it, the innermost that made it, called once."""
     index = traced.calls.index(call)
     made_it = index in traced.makers_of(number)
     return number, made_it, len(traced.calls_of(call.path)) == 1, index
