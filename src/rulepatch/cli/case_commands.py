@@ -12,9 +12,9 @@ from rulepatch.cli.groups import (
     ModelOptions,
     OptionalModelOptions,
     RunOptions,
-    SettingsCommand,
     grouped,
-    settings_given,
+    settings_of,
+    taking,
 )
 from rulepatch.cli.messages import print_result
 from rulepatch.cli.options import Device, Weights, example, model_option, out_option
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from rulepatch.concepts.segment import Segmenter
     from rulepatch.concepts.stylize import Style, Stylizer
     from rulepatch.models.classifier import Classifier
-    from rulepatch.settings import Settings
 
 __all__ = ["app"]
 
@@ -93,17 +92,10 @@ class StyleOptions:
         return load_stylizer(self.stylizer, blend=BLEND if self.blend is None else self.blend, device=device)
 
 
-class CasesCommand(SettingsCommand):
-    """A command that takes the settings of a case set as options."""
-
-    def classes(self) -> "tuple[type[Settings], ...]":
-        """Those of a case set."""
-        from rulepatch.concepts.case_settings import CaseSettings
-
-        return (CaseSettings,)
-
-
-@app.command(cls=CasesCommand, epilog=example("cases --images photos --concept road --style snow -o cases"))
+@app.command(
+    cls=taking("rulepatch.concepts.case_settings:CaseSettings"),
+    epilog=example("cases --images photos --concept road --style snow -o cases"),
+)
 @grouped
 def cases(
     *,
@@ -118,11 +110,10 @@ def cases(
     run: RunOptions,
 ) -> None:
     """Make test cases: pictures with concepts in other styles."""
-    from rulepatch.concepts.case_settings import CaseSettings
     from rulepatch.concepts.make_cases import make_cases
     from rulepatch.data.run import Run
 
-    how = CaseSettings.of({**settings_given(ctx), "exclude": _classes(exclude)})
+    how = settings_of(ctx, exclude=_classes(exclude))
     classifier = model.load()
     found = make_cases(
         images,

@@ -19,16 +19,16 @@ from rulepatch.cli.groups import (
     OptionalReferenceOptions,
     ReferenceOptions,
     RunOptions,
-    SettingsCommand,
     grouped,
     settings_given,
+    settings_of,
+    taking,
 )
 from rulepatch.cli.messages import Told, print_result
 from rulepatch.cli.options import AnyBase, EditFile, Json, ModelName, Seed, Weights, example, model_option, out_option
 
 if TYPE_CHECKING:
     from rulepatch.models.classifier import Classifier
-    from rulepatch.settings import Settings
 
 __all__ = ["app", "load_classifier"]
 
@@ -203,18 +203,8 @@ class TestOptions:
     ] = None
 
 
-class CompareCommand(SettingsCommand):
-    """A command that takes the settings of a comparison as options."""
-
-    def classes(self) -> "tuple[type[Settings], ...]":
-        """Those of a comparison."""
-        from rulepatch.experiments.settings import CompareSettings
-
-        return (CompareSettings,)
-
-
 @app.command(
-    cls=CompareCommand,
+    cls=taking("rulepatch.experiments.settings:CompareSettings"),
     epilog=example(
         "compare -m playground --exemplar rulepatch-demo/exemplar --tests rulepatch-demo/tests",
         "--reference rulepatch-demo/reference --site blocks.4.conv -o compared",
@@ -243,10 +233,9 @@ def compare(
     """Compare methods on the same exemplars, tests and budget."""
     from rulepatch.data.run import Run
     from rulepatch.experiments.compare import compare as measure
-    from rulepatch.experiments.settings import CompareSettings
     from rulepatch.text import read_pairs
 
-    how = CompareSettings.of({**settings_given(ctx), "methods": methods, "grids": read_pairs(grids or ())})
+    how = settings_of(ctx, methods=methods, grids=read_pairs(grids or ()))
     comparison = measure(
         model.load(),
         exemplars.read(),

@@ -6,7 +6,8 @@ import functools
 from collections.abc import Callable, Mapping
 from inspect import Parameter, Signature
 from itertools import pairwise
-from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin, get_type_hints
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_args, get_origin, get_type_hints
 
 import typer
 from typer.core import TyperCommand
@@ -39,6 +40,8 @@ __all__ = [
     "SettingsCommand",
     "grouped",
     "settings_given",
+    "settings_of",
+    "taking",
 ]
 
 SETTINGS = "rulepatch.settings"
@@ -200,11 +203,16 @@ class SettingsCommand(GroupedCommand):
     """A command that takes settings as options, made of the fields of their classes, but for those of its own.
 
     They are read when the command is asked for, as checking them takes a library that others need not load.
+
+    Attributes:
+        where: module and name of the class.
     """
+
+    where: ClassVar[str] = ""
 
     def classes(self) -> "tuple[type[Settings], ...]":
         """Whose fields are options."""
-        raise NotImplementedError
+        return (resolve_name(self.where),)
 
     def shown(self, ctx: Any) -> "tuple[str, type[Settings]]":
         """The heading and the class of the settings that the help lists."""
@@ -291,6 +299,29 @@ def _metavar(field: "FieldInfo") -> str:
     plain = {int: "N", float: "X", bool: "yes|no", str: "TEXT", type(None): "none"}
     told = [*map(written, choices_of(kinds)), *(plain[kind] for kind in kinds if kind in plain)]
     return "|".join(dict.fromkeys(told))
+
+
+def taking(where: str) -> type[SettingsCommand]:
+    """The class of a command that takes settings as options.
+
+    Args:
+        where: module and name of their class, as `package.module:Name`.
+    """
+    return type("SettingsCommand", (SettingsCommand,), {"where": where})
+
+
+def settings_of(ctx: Any, **further: Any) -> Any:
+    """The settings that were given to a command of one class of settings, checked.
+
+    Args:
+        ctx: of the command.
+        further: settings that it has options of its own for.
+
+    Raises:
+        SettingError: a value is out of its range.
+    """
+    (settings,) = ctx.command.classes()
+    return settings.of({**settings_given(ctx), **further})
 
 
 def settings_given(ctx: Any) -> dict[str, str]:

@@ -2,17 +2,14 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from rulepatch.cli.commands import app
-from rulepatch.cli.groups import ExemplarOptions, ModelOptions, RunOptions, SettingsCommand, grouped, settings_given
+from rulepatch.cli.groups import ExemplarOptions, ModelOptions, RunOptions, grouped, settings_of, taking
 from rulepatch.cli.messages import print_result
 from rulepatch.cli.options import example, out_option
-
-if TYPE_CHECKING:
-    from rulepatch.settings import Settings
 
 __all__ = ["app"]
 
@@ -25,18 +22,8 @@ class Level(StrEnum):
     image = "image"
 
 
-class InvertCommand(SettingsCommand):
-    """A command that takes the settings of reconstructions as options."""
-
-    def classes(self) -> "tuple[type[Settings], ...]":
-        """Those of reconstructions."""
-        from rulepatch.inverse.settings import InvertSettings
-
-        return (InvertSettings,)
-
-
 @app.command(
-    cls=InvertCommand,
+    cls=taking("rulepatch.inverse.settings:InvertSettings"),
     epilog=example("invert -m playground --exemplar rulepatch-demo/exemplar --site blocks.4.conv -o inverted"),
 )
 @grouped
@@ -59,9 +46,8 @@ def invert(
     from rulepatch.inverse.reconstruct import invert as rebuild
     from rulepatch.inverse.report import write_inversion
     from rulepatch.inverse.result import LEVELS
-    from rulepatch.inverse.settings import InvertSettings
 
-    how = InvertSettings.of(settings_given(ctx))
+    how = settings_of(ctx)
     found = rebuild(
         model.load(),
         exemplars.read(),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rulepatch.cli.commands import app
-from rulepatch.cli.groups import ModelOptions, RunOptions, SettingsCommand, grouped, settings_given
+from rulepatch.cli.groups import ModelOptions, RunOptions, grouped, settings_of, taking
 from rulepatch.cli.messages import print_result
 from rulepatch.cli.options import MaskValue, example, out_option
 
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from rulepatch.core.exemplars import Exemplar
-    from rulepatch.settings import Settings
 
 __all__ = ["app"]
 
@@ -47,19 +46,9 @@ class ClassOptions:
         return read_exemplars(images, masks=masks, unedited=True, mask_value=self.mask_value)
 
 
-class NewClassCommand(SettingsCommand):
-    """A command that takes the settings of a new class as options."""
-
-    def classes(self) -> "tuple[type[Settings], ...]":
-        """Those of a new class."""
-        from rulepatch.new_classes.settings import NewClassSettings
-
-        return (NewClassSettings,)
-
-
 @app.command(
     "new-class",
-    cls=NewClassCommand,
+    cls=taking("rulepatch.new_classes.settings:NewClassSettings"),
     epilog=example(
         "new-class -m playground --image tram.jpg --mask tram.png --name tram",
         "--reference rulepatch-demo/reference -o tram.safetensors",
@@ -91,11 +80,10 @@ def new_class(
 ) -> None:
     """Add a class from one picture with a painted silhouette."""
     from rulepatch.data.run import Run
-    from rulepatch.new_classes.settings import NewClassSettings
     from rulepatch.new_classes.workflow import add_class
     from rulepatch.text import command_line
 
-    how = NewClassSettings.of(settings_given(ctx))
+    how = settings_of(ctx)
     added = add_class(
         model.load(),
         shown.exemplars(),
