@@ -32,8 +32,9 @@ from rulepatch.models.classifier import Classifier
 from rulepatch.models.playground_network import PlaygroundNetwork
 from rulepatch.models.preprocess import Preprocess
 from rulepatch.models.registry import load_model
-from rulepatch.new_classes.editor import METHODS, new_class
+from rulepatch.new_classes.editor import new_class
 from rulepatch.new_classes.evaluate import NewClassEvaluation, evaluate_new_classes
+from rulepatch.new_classes.settings import METHODS
 from rulepatch.playground.pictures import picture_of
 from rulepatch.playground.scenes import CLASSES, SIZE, render, silhouette
 from rulepatch.playground.worlds import SHORTCUTS, sample

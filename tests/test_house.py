@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -176,6 +177,57 @@ def test_no_file_or_function_outgrows_its_room():
                 assert not body or (node.end_lineno or 0) - body[0].lineno < 70, f"{path.name}: {node.name}"
 
 
+def functions() -> Iterator[tuple[Path, ast.FunctionDef | ast.AsyncFunctionDef]]:
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                yield path, node
+
+
+def test_no_function_has_more_than_ten_parameters():
+    """What belongs together is a record: settings, a run, a group of options."""
+    for path, node in functions():
+        given = node.args
+        further = [each for each in (given.vararg, given.kwarg) if each is not None]
+        count = len(given.posonlyargs + given.args + given.kwonlyargs + further)
+        assert count <= 10, f"{path.name}: {node.name} has {count}"
+
+
+def test_only_the_users_own_network_is_asked_for_its_signature():
+    asking = {path.name for path in FILES if re.search(r"\bsignature\(", path.read_text(encoding="utf-8"))}
+    assert asking == {"forward.py"}
+
+
+DEFAULTS = {"floor": {1e-5}, "ridge": {1e-3}, "max_drop": {0.0025, "0.25%"}}
+"""Of settings that many take, as numbers and as texts."""
+
+
+def values_by_name(node: ast.AST) -> Iterator[tuple[str, ast.expr]]:
+    """Values of arguments, of their defaults, of fields and of constants, by name."""
+    if isinstance(node, ast.keyword) and node.arg:
+        yield node.arg, node.value
+    elif isinstance(node, ast.arguments):
+        plain = [*node.posonlyargs, *node.args]
+        yield from ((arg.arg, value) for arg, value in zip(plain[::-1], node.defaults[::-1], strict=False))
+        pairs = zip(node.kwonlyargs, node.kw_defaults, strict=True)
+        yield from ((arg.arg, value) for arg, value in pairs if value is not None)
+    elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value is not None:
+        yield node.target.id, node.value
+    elif isinstance(node, ast.Assign):
+        yield from ((target.id, node.value) for target in node.targets if isinstance(target, ast.Name))
+
+
+def test_a_default_of_many_is_written_once():
+    found = []
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            for name, value in values_by_name(node):
+                said = {each.value for each in ast.walk(value) if isinstance(each, ast.Constant)}
+                if DEFAULTS.get(name.lower(), set()) & said:
+                    found.append((path.name, name))
+    assert sorted(found) == [("methods.py", "FLOOR"), ("methods.py", "MAX_DROP"), ("methods.py", "RIDGE")]
+
+
 def modules_after(code: str) -> set[str]:
     """Names of the modules that a fresh process has loaded after running some code."""
     program = f"import json, sys\n{code}\nprint(json.dumps(sorted(sys.modules)), file=sys.stderr)"
@@ -194,6 +246,8 @@ HEAVY = {"torch", "torchvision", "timm", "numpy", "PIL", "matplotlib", "jinja2",
         "import rulepatch.cli",
         "from rulepatch.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass",
         "from rulepatch.cli import main\ntry: main(['edit', '--help'])\nexcept SystemExit: pass",
+        "from rulepatch.cli import main\ntry: main(['compare', '--help'])\nexcept SystemExit: pass",
+        "from rulepatch.cli import main\ntry: main(['cases', '--help'])\nexcept SystemExit: pass",
         "from rulepatch.cli import main\ntry: main(['edit', '--nonsense'])\nexcept SystemExit: pass",
     ],
 )

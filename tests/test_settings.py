@@ -8,10 +8,14 @@ import pytest
 import torch
 import yaml
 
+from rulepatch.concepts.case_settings import CaseSettings
 from rulepatch.data.cache import Cache
 from rulepatch.data.run import Run
 from rulepatch.errors import SettingError
+from rulepatch.experiments.settings import CompareSettings
+from rulepatch.inverse.settings import InvertSettings
 from rulepatch.methods import Method, Rewrite
+from rulepatch.new_classes.settings import NewClassSettings
 from rulepatch.settings import range_of, written
 from rulepatch.sweeps.plan import Plan
 from rulepatch.text import read_pairs
@@ -85,13 +89,38 @@ def test_none_is_written_by_its_name():
     assert Rewrite(gate="none") == Rewrite(gate=None) and Rewrite(coupling="none").coupling == "none"
 
 
-@pytest.mark.parametrize("settings", Method.known.values(), ids=Method.known)
+FURTHER = [CaseSettings, CompareSettings, InvertSettings, NewClassSettings]
+
+
+@pytest.mark.parametrize("settings", [*Method.known.values(), *FURTHER], ids=lambda each: each.__name__)
 def test_what_is_described_makes_the_same_settings(settings):
     how = settings()
     assert settings.of(json.loads(json.dumps(how.describe()))) == how and how.given() == {}
     for name, field in settings.model_fields.items():
         assert field.description and field.description.endswith(".") and range_of(field), name
-        assert settings.of({name: written(field.get_default())}) == how
+        if isinstance(default := field.get_default(), dict):
+            continue  # by option, it is a file
+        assert settings.of({name: written(default)}) == how
+
+
+@pytest.mark.parametrize("settings", FURTHER)
+def test_what_is_no_setting_is_refused_wherever_settings_are(settings):
+    with pytest.raises(SettingError, match=f"expected {settings.title} but got 'sped'"):
+        settings(sped=1)
+
+
+def test_a_share_may_be_written_in_percent():
+    assert CompareSettings(max_drop="1%").max_drop == NewClassSettings(max_drop="0.01").max_drop == 0.01
+    for wrong in ("much", "150%", 1.5, True):
+        with pytest.raises(SettingError, match="expected "):
+            NewClassSettings(max_drop=wrong)
+
+
+def test_classes_that_are_left_out_are_in_order_and_no_size_is_zero():
+    how = CaseSettings(size="0", exclude={"road": {"van", "car"}, "grass": ["hay"]})
+    assert how.size is None and how.describe()["exclude"] == {"grass": ["hay"], "road": ["car", "van"]}
+    with pytest.raises(SettingError, match="smallest to be below largest"):
+        CaseSettings(smallest=0.5, largest=0.4)
 
 
 def test_settings_are_frozen_and_changes_are_checked():

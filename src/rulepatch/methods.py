@@ -5,10 +5,11 @@ Loads no torch, so that the command line can show its help at once.
 
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from rulepatch.errors import SettingError
 from rulepatch.settings import Settings, Usual
+from rulepatch.text import read_share
 
 __all__ = [
     "FLOOR",
@@ -20,6 +21,7 @@ __all__ = [
     "InversePinv",
     "InverseTranspose",
     "LastLayer",
+    "MaxDrop",
     "Method",
     "NoEdit",
     "ProjectedAdam",
@@ -49,6 +51,11 @@ Cutoff = Annotated[float, Field(ge=0, lt=1, description="Smallest singular value
 Projected = Annotated[bool, Field(description="Keep the change in the span of the directions.")]
 ValuePoint = Annotated[str | None, Field(description="Module matched; found if none.")]
 WholeImage = Annotated[bool, Field(description="Ignore the mask (an ablation).")]
+MaxDrop = Annotated[
+    float,
+    BeforeValidator(lambda value: read_share(value) if isinstance(value, str) else value),
+    Field(ge=0, le=1, description="Most accuracy lost on the reference set, such as 1%."),
+]
 
 
 class Method(Settings):

@@ -86,7 +86,7 @@ class Settings(BaseModel):
                 f"expected {cls.title} but got {name!r}, which is none; the nearest are "
                 f"{nearest(name, list(cls.model_fields))}"
             )
-        if not first["loc"]:
+        if first["type"] == "value_error":  # what a validator says
             return str(first["msg"]).removeprefix("Value error, ")
         name = str(first["loc"][0])
         default = cls.model_fields[name].get_default()

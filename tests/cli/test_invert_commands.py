@@ -59,7 +59,7 @@ def test_help_is_printed(run):
     ("options", "message"),
     [
         (["--site", "blocks.5.cnov"], "blocks.5.conv"),
-        (["--steps", "0"], "1 step"),
+        (["--steps", "0"], "steps to be a whole number ≥ 1"),
         (["--level", "pixel"], "pixel"),
         (["--architecture", "2"], "architecture to be 3 or 4"),
         (["--edit", "missing.safetensors"], "missing.safetensors"),

@@ -73,7 +73,7 @@ def test_every_method_and_the_text(run, world, method):
 @pytest.mark.parametrize(
     ("further", "words"),
     [
-        (("--method", "magic"), "the methods are filter"),
+        (("--method", "magic"), "expected method to be filter, random"),
         (("--name", "van"), f"class {CLASSES.index('van')}"),
         (("--negatives", "nowhere"), "nowhere"),
         (("--max-drop", "much"), "a share"),

@@ -108,7 +108,7 @@ def test_the_papers_grid_is_the_papers():
     [
         ({"methods": ["rewrit"]}, "nearest are rewrite"),
         ({"methods": ["rewrite"], "grids": {"rewrite": "paper"}}, "there is default"),
-        ({"validation_share": 1.0}, "share between 0 and 1"),
+        ({"validation_share": 1.0}, "validation_share to be a finite number > 0 and < 1"),
     ],
 )
 def test_bad_settings_are_refused(model, world, settings, words):

@@ -176,7 +176,7 @@ def test_gates_hide_keys_but_not_maps(model, exemplars, reference):
         ({"site": "33"}, SiteError, "nearest"),
         ({"levels": ["pixel"]}, SettingError, "key, map, image"),
         ({"levels": []}, SettingError, "none"),
-        ({"steps": 0}, SettingError, "1 step"),
+        ({"steps": 0}, SettingError, "steps to be a whole number ≥ 1"),
         ({"variation": -1.0}, SettingError, "variation"),
         ({"optimiser": "sgd"}, SettingError, "lbfgs"),
         ({"target": "other"}, SettingError, "base or edited"),

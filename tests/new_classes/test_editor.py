@@ -17,8 +17,9 @@ from rulepatch.evaluation.evaluate import evaluate
 from rulepatch.evaluation.report import write_report
 from rulepatch.models.classifier import Classifier
 from rulepatch.new_classes.calibration import hear
-from rulepatch.new_classes.editor import METHODS, new_class
+from rulepatch.new_classes.editor import new_class
 from rulepatch.new_classes.evaluate import evaluate_new_class
+from rulepatch.new_classes.settings import METHODS
 from tests.fixtures.noise import CLASSES, PREPROCESS, concept_mask, noise
 
 every_method = pytest.mark.parametrize("method", METHODS)
@@ -221,10 +222,10 @@ bad = {
     "an unknown method": ({"method": "magic"}, SettingError, "imprinted"),
     "an unknown site": ({"site": "1.conv9"}, SiteError, "nearest"),
     "a site without positions": ({"site": "6"}, SiteError, "positions"),
-    "no negatives": ({"count": 0}, SettingError, "at least 1 negative"),
+    "no negatives": ({"count": 0}, SettingError, "count to be a whole number ≥ 1"),
     "a negative balance": ({"balance": -1.0}, SettingError, "balance"),
     "no ridge": ({"ridge": 0.0}, SettingError, "ridge"),
-    "a budget out of range": ({"max_drop": 1.5}, SettingError, "0..1"),
+    "a budget out of range": ({"max_drop": 1.5}, SettingError, "max_drop to be a finite number ≥ 0 and ≤ 1"),
     "a silent logit": ({"loudness": 0.0}, SettingError, "loudness"),
     "an unknown pool": ({"pool": "sum"}, SettingError, "pool"),
 }
@@ -244,4 +245,5 @@ def test_bad_settings_are_refused(model, exemplars, reference, untouched, case):
 def test_settings_are_by_name():
     parameters = inspect.signature(new_class).parameters
     assert list(parameters)[:3] == ["model", "exemplars", "name"]
-    assert all(each.kind is inspect.Parameter.KEYWORD_ONLY for each in list(parameters.values())[3:])
+    kinds = {each.kind for each in list(parameters.values())[3:]}
+    assert kinds == {inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD}

@@ -24,6 +24,7 @@ from rulepatch.playground.pictures import image_set
 from rulepatch.playground.scenes import render
 
 SITES = ["blocks.2.conv", "blocks.3.conv"]
+QUIET = Run(progress=False)
 
 
 @pytest.fixture(scope="module")
@@ -105,13 +106,13 @@ def crew(monkeypatch):
 
 def run_with(crew, reference, count, **options):
     crew(count, **options)
-    return gather_statistics("playground", reference, SITES, workers=max(2, count), progress=False)
+    return gather_statistics("playground", reference, SITES, workers=max(2, count), run=QUIET)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7])
 def test_workers_find_what_one_process_finds(count, crew, cache, reference):
     one = cache("one")
-    alone = gather_statistics("playground", reference, SITES, progress=False)
+    alone = gather_statistics("playground", reference, SITES, run=QUIET)
     many = cache("many")
     found = run_with(crew, reference, count)
     assert_same(contents(many), contents(one))
@@ -159,7 +160,7 @@ def test_nothing_is_kept_where_pictures_are_unreadable(crew, cache, tmp_path):
         (folder / f"again{i}.png").symlink_to(folder / "00000.png")
     (folder / "00001.png").write_bytes(b"no picture")
     for run in (
-        lambda: gather_statistics("playground", tmp_path / "few", SITES, progress=False),
+        lambda: gather_statistics("playground", tmp_path / "few", SITES, run=QUIET),
         lambda: run_with(crew, tmp_path / "few", 2),
     ):
         with pytest.raises(FolderError, match="1 unreadable one;"):
@@ -168,13 +169,13 @@ def test_nothing_is_kept_where_pictures_are_unreadable(crew, cache, tmp_path):
 
 
 def test_workers_and_a_group_at_once_are_refused(group, cache, reference):
-    found = group(2, lambda rank: gather_statistics("playground", reference, SITES, workers=2, progress=False))
+    found = group(2, lambda rank: gather_statistics("playground", reference, SITES, workers=2, run=QUIET))
     assert all(isinstance(error, SettingError) and "but got both" in str(error) for error in found)
 
 
 def test_only_the_first_process_of_a_group_tells(group, cache, reference, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")  # and a group that is there already is used as it is
-    first, second = group(2, lambda rank: gather_statistics("playground", reference, SITES, progress=False))
+    first, second = group(2, lambda rank: gather_statistics("playground", reference, SITES, run=QUIET))
     assert second is None and first.processes == 2 and first.found.kept
 
 
@@ -221,7 +222,7 @@ def edit(monkeypatch, tmp_path):
     [
         ({}, {}),
         ({"leave_out": ["van"]}, {"leave_out": ["van"]}),
-        ({"seed": 7}, {"seed": 7}),
+        ({"seed": 7}, {"run": QUIET.but(seed=7)}),
         ({"architecture": 2, "gate": None, "site": ["blocks.3.conv"]}, {"architecture": 2, "sites": ["blocks.3.conv"]}),
     ],
     ids=str,
@@ -231,7 +232,7 @@ def test_an_edit_finds_them_and_is_the_same_to_the_bit(settings, told, edit, cac
     computed, plain = edit(reference, "plain", **settings)
     assert computed
     ahead = cache("ahead")
-    gather_statistics("playground", reference, told.pop("sites", SITES), **told, progress=False)
+    gather_statistics("playground", reference, told.pop("sites", SITES), **{"run": QUIET, **told})
     computed, found = edit(reference, "found", **settings)
     assert not computed
     assert found.read_bytes() == plain.read_bytes()
@@ -239,7 +240,7 @@ def test_an_edit_finds_them_and_is_the_same_to_the_bit(settings, told, edit, cac
 
 
 def test_other_settings_are_not_taken_for_them(edit, cache, reference):
-    gather_statistics("playground", reference, SITES, seed=1, progress=False)
+    gather_statistics("playground", reference, SITES, run=QUIET.but(seed=1))
     assert edit(reference, "other")[0]
 
 
@@ -272,7 +273,7 @@ def arguments_of(reference):
 @pytest.mark.parametrize("processes", [2, 3])
 def test_torchrun_finds_what_one_process_finds(processes, cache, reference, tmp_path):
     one = cache("one")
-    gather_statistics("playground", reference, SITES, progress=False)
+    gather_statistics("playground", reference, SITES, run=QUIET)
     done = torchrun(tmp_path / "many", *arguments_of(reference), processes=processes)
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)  # of one process
@@ -323,8 +324,8 @@ def test_a_process_that_fails_or_dies_does_not_leave_the_others_waiting(how, ref
 @pytest.mark.parametrize("dask", [None, "local"])
 def test_workers_in_processes_find_what_one_process_finds(dask, cache, reference):
     one = cache("one")
-    gather_statistics("playground", reference, SITES, progress=False)
+    gather_statistics("playground", reference, SITES, run=QUIET)
     many = cache("many")
-    found = gather_statistics("playground", Path(reference), SITES, workers=2, dask=dask, progress=False)
+    found = gather_statistics("playground", Path(reference), SITES, workers=2, dask=dask, run=QUIET)
     assert found.processes == 2 and default_cache().folder == many
     assert_same(contents(many), contents(one))

@@ -1,6 +1,5 @@
 """The program, and its commands about edits: one typed function a command, no logic."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,41 +9,28 @@ from typer.core import TyperGroup
 
 from rulepatch.cli.groups import (
     ExemplarOptions,
+    GroupedCommand,
     LimitOptions,
     MethodCommand,
+    MethodOptions,
     ModelOptions,
+    OptionalExemplarOptions,
+    OptionalModelOptions,
+    OptionalReferenceOptions,
     ReferenceOptions,
+    RunOptions,
     grouped,
-    method_of,
+    settings_given,
+    settings_of,
+    taking,
 )
 from rulepatch.cli.messages import Told, print_result
-from rulepatch.cli.options import (
-    AnyBase,
-    Device,
-    EditFile,
-    Exemplars,
-    Json,
-    Label,
-    LeaveOut,
-    Masks,
-    MaskValue,
-    MaxDrop,
-    ModelName,
-    OptionalExemplars,
-    Reference,
-    Replacement,
-    Seed,
-    Weights,
-    example,
-    model_option,
-    out_option,
-)
+from rulepatch.cli.options import AnyBase, EditFile, Json, ModelName, Seed, Weights, example, model_option, out_option
 
 if TYPE_CHECKING:
-    from rulepatch.core.exemplars import Exemplar
     from rulepatch.models.classifier import Classifier
 
-__all__ = ["app", "load_classifier", "read_exemplars_of"]
+__all__ = ["app", "load_classifier"]
 
 
 @dataclass(frozen=True)
@@ -136,28 +122,20 @@ def demo(
 )
 @grouped
 def edit(
+    *,
     ctx: typer.Context,
     model: ModelOptions,
     exemplars: ExemplarOptions,
     reference: ReferenceOptions,
     images: ImageOptions,
-    limits: LimitOptions,
-    out: Annotated[Path, out_option("FILE", "The edit file to write.")],
     site: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="PATH|auto", help="Where to edit; repeatable. Or choose all by itself.", rich_help_panel="Input"
-        ),
+        typer.Option(metavar="PATH|auto", help="Where to edit; repeatable. Or choose all by itself."),
     ] = None,
-    method: Annotated[str, typer.Option(metavar="NAME", help="Way to edit.", rich_help_panel="Input")] = "rewrite",
-    further: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", metavar="NAME=VALUE", help="Any setting of the method; repeatable.", rich_help_panel="Input"
-        ),
-    ] = None,
-    seed: Seed = 0,
-    as_json: Json = False,
+    how: MethodOptions,
+    out: Annotated[Path, out_option("FILE", "The edit file to write.")],
+    limits: LimitOptions,
+    run: RunOptions,
 ) -> None:
     """Make an edit from exemplars and write it to a file."""
     from rulepatch.data.run import Run
@@ -170,18 +148,18 @@ def edit(
         out=out,
         reference=reference.reference,
         site=site or (),
-        how=method_of(ctx, method, further),
+        how=how.settings(settings_given(ctx)),
         leave_out=reference.leave_out or (),
         images=images.read(),
         limits=limits.limits(),
-        run=Run(seed=seed),
+        run=Run(seed=run.seed),
     )
     measured = {
         "model": model.model, "weights": model.weights, "reference": reference.reference,
         "leave_out": reference.leave_out,
     }  # fmt: skip
     then = command_line("evaluate", measured, out)
-    print_result(made, as_json, then=f"next: {then}\n(and --tests DIR, to see what it repairs)")
+    print_result(made, run.as_json, then=f"next: {then}\n(and --tests DIR, to see what it repairs)")
 
 
 @app.command(epilog=example("show rulepatch-demo/snow-to-road.safetensors"))
@@ -215,76 +193,80 @@ def apply(
     print_result(Told(result, f"{out}: {model}, edited at {', '.join(found.sites)}"), as_json)
 
 
+@dataclass(frozen=True)
+class TestOptions:
+    """Input."""
+
+    tests: Annotated[Path, typer.Option(metavar="DIR", help="Pictures that an edit should repair.")]
+    validation: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Pictures to choose on. [a share of the tests]")
+    ] = None
+
+
 @app.command(
+    cls=taking("rulepatch.experiments.settings:CompareSettings"),
     epilog=example(
         "compare -m playground --exemplar rulepatch-demo/exemplar --tests rulepatch-demo/tests",
         "--reference rulepatch-demo/reference --site blocks.4.conv -o compared",
-    )
+    ),
 )
+@grouped
 def compare(
-    model: ModelName,
-    exemplar: Exemplars,
-    tests: Annotated[Path, typer.Option(metavar="DIR", help="Pictures that an edit should repair.")],
-    reference: Annotated[Path, typer.Option(metavar="DIR", help="Pictures whose treatment should stay.")],
+    *,
+    ctx: typer.Context,
+    model: ModelOptions,
+    exemplars: ExemplarOptions,
+    tests: TestOptions,
+    reference: ReferenceOptions,
     site: Annotated[list[str], typer.Option(metavar="PATH", help="Where to edit; repeatable.")],
-    out: Annotated[Path, out_option("DIR", "Folder for the table (JSON, CSV, Markdown) and the figure.")],
-    method: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="What to compare; repeatable. [all methods and ablations]")
-    ] = None,
-    validation: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Pictures to choose on. [30 % of each class of the tests]")
-    ] = None,
-    grid: Annotated[
+    methods: Annotated[
         list[str] | None,
-        typer.Option(metavar="METHOD=GRID", help="Another grid for a method, such as paper; repeatable."),
+        typer.Option("--method", metavar="NAME", help="What to compare; repeatable. [all methods and ablations]"),
     ] = None,
-    max_drop: MaxDrop = "0.25%",
-    mask: Masks = None,
-    mask_value: MaskValue = None,
-    replacement: Replacement = None,
-    label: Label = None,
-    weights: Weights = None,
-    leave_out: LeaveOut = None,
-    device: Device = "cpu",
-    seed: Seed = 0,
-    as_json: Json = False,
+    grids: Annotated[
+        list[str] | None,
+        typer.Option("--grid", metavar="METHOD=GRID", help="Another grid for a method, such as paper; repeatable."),
+    ] = None,
+    out: Annotated[Path, out_option("DIR", "Folder for the table (JSON, CSV, Markdown) and the figure.")],
+    run: RunOptions,
 ) -> None:
     """Compare methods on the same exemplars, tests and budget."""
-    from rulepatch.experiments.compare import compare as run
-    from rulepatch.experiments.grids import METHODS
-    from rulepatch.text import read_pairs, read_share
+    from rulepatch.data.run import Run
+    from rulepatch.experiments.compare import compare as measure
+    from rulepatch.text import read_pairs
 
-    comparison = run(
-        load_classifier(model, weights, device),
-        read_exemplars_of(exemplar, mask, replacement, label, mask_value),
+    how = settings_of(ctx, methods=methods, grids=read_pairs(grids or ()))
+    comparison = measure(
+        model.load(),
+        exemplars.read(),
         site=site,
-        tests=tests,
-        reference=reference,
-        methods=method or tuple(METHODS),
-        validation=validation,
-        leave_out=leave_out or (),
-        max_drop=read_share(max_drop or "0.25%"),
-        grids=read_pairs(grid or ()),
-        seed=seed,
+        tests=tests.tests,
+        reference=reference.reference,
+        validation=tests.validation,
+        leave_out=reference.leave_out or (),
+        how=how,
+        run=Run(seed=run.seed),
     )
     comparison.write(out)
-    print_result(comparison, as_json)
+    print_result(comparison, run.as_json)
 
 
-@app.command(epilog=example("compose one.safetensors other.safetensors -o both.safetensors"))
+@dataclass(frozen=True)
+class BaseModelOptions(OptionalModelOptions):
+    """Input."""
+
+    model: Annotated[str | None, model_option("That the edits were computed on, to measure where they fight.")] = None
+
+
+@app.command(cls=GroupedCommand, epilog=example("compose one.safetensors other.safetensors -o both.safetensors"))
+@grouped
 def compose(
+    *,
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Edit files, at least two.")],
+    model: BaseModelOptions,
+    reference: OptionalReferenceOptions,
+    exemplars: OptionalExemplarOptions,
     out: Annotated[Path, out_option("FILE", "The edit file to write.")],
-    model: Annotated[str | None, model_option("That the edits were computed on, to measure where they fight.")] = None,
-    reference: Reference = None,
-    exemplar: OptionalExemplars = None,
-    mask: Masks = None,
-    mask_value: MaskValue = None,
-    replacement: Replacement = None,
-    label: Label = None,
-    weights: Weights = None,
-    leave_out: LeaveOut = None,
-    device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
     """Make one edit of several, and say where their rules fight. With their exemplars they are solved together."""
@@ -293,10 +275,10 @@ def compose(
     composition = compose_files(
         files,
         out,
-        model=None if model is None else load_classifier(model, weights, device),
-        reference=reference,
-        leave_out=leave_out or (),
-        exemplars=read_exemplars_of(exemplar, mask, replacement, label, mask_value),
+        model=model.load(),
+        reference=reference.reference,
+        leave_out=reference.leave_out or (),
+        exemplars=exemplars.read(),
     )
     print_result(composition, as_json)
 
@@ -306,29 +288,3 @@ def load_classifier(model: str, weights: Path | None, device: str) -> "Classifie
     from rulepatch.models.registry import load_model
 
     return load_model(model, weights=weights, device=device)
-
-
-def read_exemplars_of(
-    paths: Sequence[Path] | None,
-    masks: Sequence[Path] | None,
-    replacement: Path | None,
-    label: str | None,
-    mask_value: str | None = None,
-    *,
-    unedited: bool = False,
-) -> "Sequence[Exemplar]":
-    """The exemplars that the command line names.
-
-    Returns:
-        The exemplars; none if none are named.
-    """
-    from rulepatch.data.exemplar_folders import read_exemplars
-
-    return read_exemplars(
-        paths or (),
-        masks=masks or (),
-        replacement=replacement,
-        label=label,
-        unedited=unedited,
-        mask_value=mask_value,
-    )

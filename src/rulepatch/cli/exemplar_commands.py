@@ -1,71 +1,82 @@
 """The command that makes exemplars."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from rulepatch.cli.commands import app, load_classifier
+from rulepatch.cli.commands import app
+from rulepatch.cli.groups import GroupedCommand, OptionalModelOptions, RunOptions, grouped
 from rulepatch.cli.messages import print_result
-from rulepatch.cli.options import (
-    Device,
-    Json,
-    Label,
-    MaskValue,
-    Replacement,
-    Seed,
-    Weights,
-    example,
-    model_option,
-    out_option,
-)
+from rulepatch.cli.options import Label, MaskValue, Replacement, example, model_option, out_option
 
 __all__ = ["app"]
 
 
-@app.command(
-    epilog=example("exemplar van.jpg --mask road.png --replacement snow.jpg --label van -o van-on-snow -m playground")
-)
-def exemplar(
-    picture: Annotated[Path, typer.Argument(metavar="PICTURE", help="The picture as it is.")],
-    out: Annotated[Path, out_option("DIR", "The exemplar's folder, for --exemplar of the other commands.")],
-    mask: Annotated[Path | None, typer.Option(metavar="FILE", help="White where the concept is.")] = None,
-    mask_value: MaskValue = None,
-    replacement: Replacement = None,
-    edited: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="The picture with the concept replaced, instead of a texture.")
-    ] = None,
-    note: Annotated[
-        str | None, typer.Option(metavar="WORD", help="Paste a note with a word instead; it needs no mask.")
-    ] = None,
-    box: Annotated[
-        str | None, typer.Option(metavar="L,T,R,B", help="Where the note lies, in pixels. [somewhere, by the seed]")
-    ] = None,
-    label: Label = None,
+@dataclass(frozen=True)
+class ConceptOptions:
+    """Concept."""
+
+    mask: Annotated[Path | None, typer.Option(metavar="FILE", help="White where the concept is.")] = None
+    mask_value: MaskValue = None
+    label: Label = None
     concept: Annotated[
         str | None, typer.Option(metavar="NAME", help="What the mask marks, such as road; for reports.")
-    ] = None,
-    model: Annotated[str | None, model_option("What does it say of both pictures?")] = None,
-    weights: Weights = None,
-    device: Device = "cpu",
-    seed: Seed = 0,
-    as_json: Json = False,
+    ] = None
+
+
+@dataclass(frozen=True)
+class WayOptions:
+    """What replaces it, one of."""
+
+    replacement: Replacement = None
+    edited: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The picture with the concept replaced, instead of a texture.")
+    ] = None
+    note: Annotated[
+        str | None, typer.Option(metavar="WORD", help="Paste a note with a word instead; it needs no mask.")
+    ] = None
+    box: Annotated[
+        str | None, typer.Option(metavar="L,T,R,B", help="Where the note lies, in pixels. [somewhere, by the seed]")
+    ] = None
+
+
+@dataclass(frozen=True)
+class AskedModelOptions(OptionalModelOptions):
+    """Model."""
+
+    model: Annotated[str | None, model_option("What does it say of both pictures?")] = None
+
+
+@app.command(
+    cls=GroupedCommand,
+    epilog=example("exemplar van.jpg --mask road.png --replacement snow.jpg --label van -o van-on-snow -m playground"),
+)
+@grouped
+def exemplar(
+    *,
+    picture: Annotated[Path, typer.Argument(metavar="PICTURE", help="The picture as it is.")],
+    concept: ConceptOptions,
+    way: WayOptions,
+    model: AskedModelOptions,
+    out: Annotated[Path, out_option("DIR", "The exemplar's folder, for --exemplar of the other commands.")],
+    run: RunOptions,
 ) -> None:
     """Make an exemplar from a picture. A texture replaces what a mask marks, or a note with a word is pasted."""
-    from rulepatch.concepts.make_exemplar import make_exemplar, read_box
+    from rulepatch.concepts.make_exemplar import Note, make_exemplar, read_box
 
+    box = None if way.box is None else read_box(way.box)
     made = make_exemplar(
         picture,
         out,
-        mask=mask,
-        mask_value=mask_value,
-        replacement=replacement,
-        edited=edited,
-        word=note,
-        box=None if box is None else read_box(box),
-        label=label,
-        concept=concept,
-        seed=seed,
-        model=None if model is None else load_classifier(model, weights, device),
+        mask=concept.mask,
+        mask_value=concept.mask_value,
+        replacement=way.replacement,
+        edited=way.edited,
+        note=None if way.note is None else Note(way.note, box, run.seed),
+        label=concept.label,
+        concept=concept.concept,
+        model=model.load(),
     )
-    print_result(made, as_json)
+    print_result(made, run.as_json)

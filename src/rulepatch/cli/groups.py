@@ -3,11 +3,11 @@
 import copy
 import dataclasses
 import functools
-import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from inspect import Parameter, Signature
 from itertools import pairwise
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin, get_type_hints
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_args, get_origin, get_type_hints
 
 import typer
 from typer.core import TyperCommand
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from rulepatch.core.exemplars import Exemplar
     from rulepatch.methods import Method
     from rulepatch.models.classifier import Classifier
+    from rulepatch.settings import Settings
     from rulepatch.workflows.make import Limits
 
 __all__ = [
@@ -28,22 +29,28 @@ __all__ = [
     "GroupedCommand",
     "LimitOptions",
     "MethodCommand",
+    "MethodOptions",
     "ModelOptions",
+    "NamedModelOptions",
     "OptionalExemplarOptions",
+    "OptionalModelOptions",
+    "OptionalReferenceOptions",
     "ReferenceOptions",
+    "RunOptions",
+    "SettingsCommand",
     "grouped",
-    "method_of",
+    "settings_given",
+    "settings_of",
+    "taking",
 ]
 
-METHOD = "rulepatch.method"
-"""Where a context keeps the settings of the method."""
+SETTINGS = "rulepatch.settings"
+"""Where a context keeps the settings that were given."""
 
 METHOD_NAME = "rulepatch.method-name"
 
-OUTPUT = "Output"
-"""Heading of options without a heading of their own; the last."""
-
-KEYWORD = inspect.Parameter.KEYWORD_ONLY
+ARGUMENTS, INPUT, OUTPUT = "Arguments", "Input", "Output"
+"""Headings: of what has no option, the first; of options without a heading of their own; and the last."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +66,33 @@ class ModelOptions:
         from rulepatch.models.registry import load_model
 
         return load_model(self.model, weights=self.weights, device=self.device)
+
+
+@dataclasses.dataclass(frozen=True)
+class OptionalModelOptions:
+    """Input."""
+
+    model: Annotated[str | None, options.model_option(options.MODELS)] = None
+    weights: options.Weights = None
+    device: options.Device = "cpu"
+
+    def load(self) -> "Classifier | None":
+        """The classifier; None if none is named."""
+        return None if self.model is None else ModelOptions(self.model, self.weights, self.device).load()
+
+
+@dataclasses.dataclass(frozen=True)
+class NamedModelOptions:
+    """Input."""
+
+    model: options.ModelArgument = None
+    named: options.OptionalModelName = None
+    weights: options.Weights = None
+
+    @property
+    def name(self) -> str:
+        """The model that is named as MODEL or by --model."""
+        return options.one_model(self.model, self.named)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,11 +133,26 @@ class ExemplarOptions(OptionalExemplarOptions):
 
 
 @dataclasses.dataclass(frozen=True)
-class ReferenceOptions:
+class OptionalReferenceOptions:
     """Input."""
 
-    reference: Annotated[Path, typer.Option(metavar="DIR", help="Images whose treatment should stay.")]
+    reference: options.OptionalReference = None
     leave_out: options.LeaveOut = None
+
+
+@dataclasses.dataclass(frozen=True)
+class ReferenceOptions(OptionalReferenceOptions):
+    """Input."""
+
+    reference: options.Reference = dataclasses.field(kw_only=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class RunOptions:
+    """Output."""
+
+    seed: options.Seed = 0
+    as_json: options.Json = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,19 +188,77 @@ class GroupedCommand(TyperCommand):
         found: dict[str, list[tuple[str, str]]] = {}
         for parameter in self.get_params(ctx):
             if (row := parameter.get_help_record(ctx)) is not None:
-                found.setdefault(getattr(parameter, "rich_help_panel", None) or OUTPUT, []).append(row)
-        return {**{name: rows for name, rows in found.items() if name != OUTPUT}, OUTPUT: found[OUTPUT]}
+                found.setdefault(_heading(parameter), []).append(row)
+        between = {name: rows for name, rows in found.items() if name not in {ARGUMENTS, OUTPUT}}
+        return {name: found[name] for name in [ARGUMENTS, *between, OUTPUT] if name in found}
 
 
-class MethodCommand(GroupedCommand):
-    """A command that takes the settings of all methods as options, made of the fields of their classes.
+def _heading(parameter: Any) -> str:
+    if parameter.param_type_name == "argument":
+        return ARGUMENTS
+    return getattr(parameter, "rich_help_panel", None) or (OUTPUT if parameter.name == "help" else INPUT)
+
+
+class SettingsCommand(GroupedCommand):
+    """A command that takes settings as options, made of the fields of their classes, but for those of its own.
 
     They are read when the command is asked for, as checking them takes a library that others need not load.
+
+    Attributes:
+        where: module and name of the class.
     """
 
+    where: ClassVar[str] = ""
+
+    def classes(self) -> "tuple[type[Settings], ...]":
+        """Whose fields are options."""
+        return (resolve_name(self.where),)
+
+    def shown(self, ctx: Any) -> "tuple[str, type[Settings]]":
+        """The heading and the class of the settings that the help lists."""
+        return "Settings", self.classes()[0]
+
     def get_params(self, ctx: Any) -> list[Any]:
-        """Options of the command itself, and of the methods."""
-        return [*super().get_params(ctx), *_method_parameters()]
+        """Options of the command itself, and of the settings."""
+        own = super().get_params(ctx)
+        return [*own, *(each for each in _options_of(self.classes()) if each.name not in _names(own))]
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; the settings are kept for `settings_given`."""
+        own = _names(super().get_params(ctx))
+        ctx.meta[SETTINGS] = {name: ctx.params.pop(name) for name in list(ctx.params) if name not in own}
+        return super().invoke(ctx)
+
+    def sections(self, ctx: Any) -> dict[str, list[tuple[str, str]]]:
+        """What the help lists under each heading."""
+        from rulepatch.settings import written
+
+        found, own = super().sections(ctx), _names(super().get_params(ctx))
+        heading, settings = self.shown(ctx)
+        rows = [
+            (f"{_option(name)} {_metavar(field)}", f"{field.description} [{written(field.get_default())}]")
+            for name, field in settings.model_fields.items()
+            if name not in own
+        ]
+        last = found.pop(OUTPUT)
+        return {**found, heading: rows, OUTPUT: last}
+
+
+class MethodCommand(SettingsCommand):
+    """A command that takes the settings of all methods as options."""
+
+    def classes(self) -> "tuple[type[Settings], ...]":
+        """Those of all methods."""
+        from rulepatch.methods import Method
+
+        return tuple(Method.known.values())
+
+    def shown(self, ctx: Any) -> "tuple[str, type[Settings]]":
+        """The settings of the method that was named."""
+        from rulepatch.methods import Method
+
+        name = ctx.meta.get(METHOD_NAME, "rewrite")
+        return f"Settings of {name} (--method NAME --help: those of another)", Method.known.get(name, Method)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the arguments; help is about the method that they name."""
@@ -160,45 +267,22 @@ class MethodCommand(GroupedCommand):
         ctx.meta[METHOD_NAME] = (named or ["rewrite"])[-1]
         return super().parse_args(ctx, args)
 
-    def invoke(self, ctx: Any) -> Any:
-        """Run the command; the settings of the method are kept for `method_of`."""
-        own = {parameter.name for parameter in _method_parameters()}
-        ctx.meta[METHOD] = {name: ctx.params.pop(name) for name in list(ctx.params) if name in own}
-        return super().invoke(ctx)
 
-    def sections(self, ctx: Any) -> dict[str, list[tuple[str, str]]]:
-        """What the help lists under each heading."""
-        from rulepatch.methods import Method
-        from rulepatch.settings import written
-
-        found, name = super().sections(ctx), ctx.meta.get(METHOD_NAME, "rewrite")
-        rows = [
-            (f"{_option(setting)} {_metavar(field)}", f"{field.description} [{written(field.get_default())}]")
-            for setting, field in Method.known.get(name, Method).model_fields.items()
-        ]
-        last = found.pop(OUTPUT)
-        return {**found, f"Settings of {name} (--method NAME --help: those of another)": rows, OUTPUT: last}
+def _names(parameters: list[Any]) -> set[str]:
+    return {parameter.name for parameter in parameters}
 
 
 @functools.cache
-def _method_parameters() -> tuple[Any, ...]:
-    """An option for each setting of any method; the help lists those of one."""
-    from rulepatch.methods import Method
-
+def _options_of(classes: "tuple[type[Settings], ...]") -> tuple[Any, ...]:
+    """An option for each field of any class; they are hidden, as the help lists those of one class."""
     program = typer.Typer(add_completion=False, rich_markup_mode=None)
-    names = dict.fromkeys(name for settings in Method.known.values() for name in settings.model_fields)
-    parameters = [
-        inspect.Parameter(
-            name, KEYWORD, default=None, annotation=Annotated[str | None, typer.Option(_option(name), hidden=True)]
-        )
-        for name in names
-    ]
+    names = dict.fromkeys(name for settings in classes for name in settings.model_fields)
+    hints = {name: Annotated[str | None, typer.Option(_option(name), hidden=True)] for name in names}
 
     def command() -> None:
         """Nothing: only its parameters are of use."""
 
-    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    command.__annotations__ = {each.name: each.annotation for each in parameters}
+    _sign(command, [Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=hints[name]) for name in names])
     program.command(add_help_option=False)(command)
     return tuple(typer.main.get_command(program).params)
 
@@ -217,37 +301,78 @@ def _metavar(field: "FieldInfo") -> str:
     return "|".join(dict.fromkeys(told))
 
 
-def method_of(ctx: Any, name: str, further: list[str] | None) -> "Method":
-    """The method that was asked for, with its settings.
+def taking(where: str) -> type[SettingsCommand]:
+    """The class of a command that takes settings as options.
+
+    Args:
+        where: module and name of their class, as `package.module:Name`.
+    """
+    return type("SettingsCommand", (SettingsCommand,), {"where": where})
+
+
+def settings_of(ctx: Any, **further: Any) -> Any:
+    """The settings that were given to a command of one class of settings, checked.
 
     Args:
         ctx: of the command.
-        name: of the method.
-        further: settings as `NAME=VALUE`.
+        further: settings that it has options of its own for.
 
     Raises:
-        SettingError: there is no such method, it does not have a setting, or a value is out of its range.
+        SettingError: a value is out of its range.
     """
-    from rulepatch.editors.registry import editor_named
+    (settings,) = ctx.command.classes()
+    return settings.of({**settings_given(ctx), **further})
 
-    given = {key: value for key, value in ctx.meta.get(METHOD, {}).items() if value is not None}
-    return editor_named(name).settings.of({**given, **read_pairs(further or ())})
+
+def settings_given(ctx: Any) -> dict[str, str]:
+    """Settings that were given as options of a `SettingsCommand`, by name.
+
+    Args:
+        ctx: of the command.
+    """
+    return {key: value for key, value in ctx.meta.get(SETTINGS, {}).items() if value is not None}
+
+
+@dataclasses.dataclass(frozen=True)
+class MethodOptions:
+    """Input."""
+
+    method: Annotated[str, typer.Option(metavar="NAME", help="Way to edit.")] = "rewrite"
+    further: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Any setting of the method; repeatable."),
+    ] = None
+
+    def settings(self, given: Mapping[str, str]) -> "Method":
+        """The method, with its settings.
+
+        Args:
+            given: settings that have options of their own, by name.
+
+        Raises:
+            SettingError: there is no such method, it does not have a setting, or a value is out of its range.
+        """
+        from rulepatch.editors.registry import editor_named
+
+        return editor_named(self.method).settings.of({**given, **read_pairs(self.further or ())})
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command an option for each field of the groups among its parameters; it is called with the groups."""
-    hints = get_type_hints(command, include_extras=True)
+    """Give a command an option for each field of the groups among its parameters; it is called with the groups.
+
+    Args:
+        command: all of whose parameters are by keyword alone.
+    """
+    hints = {name: hint for name, hint in get_type_hints(command, include_extras=True).items() if name != "return"}
+    defaults = command.__kwdefaults__ or {}
     groups = {name: hint for name, hint in hints.items() if dataclasses.is_dataclass(hint) and isinstance(hint, type)}
     parameters = []
-    for parameter in inspect.signature(command).parameters.values():
-        if parameter.name not in groups:
-            parameters.append(parameter.replace(kind=KEYWORD, annotation=hints[parameter.name]))
-            continue
-        own, heading = groups[parameter.name], (groups[parameter.name].__doc__ or "").rstrip(".")
-        for name, hint in get_type_hints(own, include_extras=True).items():
-            field = own.__dataclass_fields__[name]
-            default = inspect.Parameter.empty if field.default is dataclasses.MISSING else field.default
-            parameters.append(inspect.Parameter(name, KEYWORD, default=default, annotation=_headed(hint, heading)))
+    for name, hint in hints.items():
+        if name in groups:
+            parameters += _parameters_of(groups[name])
+        else:
+            default = defaults.get(name, Parameter.empty)
+            parameters.append(Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=hint))
 
     @functools.wraps(command)
     def run(**given: Any) -> None:
@@ -257,10 +382,28 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
         }
         command(**given, **filled)
 
-    required = sorted(parameters, key=lambda each: each.default is not inspect.Parameter.empty)
-    run.__signature__ = inspect.Signature(required)  # type: ignore[attr-defined]
-    run.__annotations__ = {each.name: each.annotation for each in parameters}
+    _sign(run, sorted(parameters, key=lambda each: each.default is not Parameter.empty))
     return run
+
+
+def _sign(command: Any, parameters: list[Parameter]) -> None:
+    """Give a function the parameters that are read from it."""
+    command.__signature__ = Signature(parameters)
+    command.__annotations__ = {each.name: each.annotation for each in parameters}
+
+
+def _parameters_of(group: Any) -> list[Parameter]:
+    """A parameter for each field of a group, under its heading."""
+    heading, hints = (group.__doc__ or "").rstrip("."), get_type_hints(group, include_extras=True)
+    return [
+        Parameter(
+            field.name,
+            Parameter.KEYWORD_ONLY,
+            default=Parameter.empty if field.default is dataclasses.MISSING else field.default,
+            annotation=_headed(hints[field.name], heading),
+        )
+        for field in dataclasses.fields(group)
+    ]
 
 
 def _headed(hint: Any, heading: str) -> Any:

@@ -5,44 +5,39 @@ from typing import Annotated
 
 import typer
 
-from rulepatch.cli.commands import app, load_classifier, read_exemplars_of
+from rulepatch.cli.commands import app, load_classifier
+from rulepatch.cli.groups import (
+    GroupedCommand,
+    ModelOptions,
+    NamedModelOptions,
+    OptionalExemplarOptions,
+    OptionalReferenceOptions,
+    RunOptions,
+    grouped,
+)
 from rulepatch.cli.messages import print_result
 from rulepatch.cli.options import (
     AnyBase,
     Device,
     Json,
-    Label,
-    LeaveOut,
-    Masks,
-    MaskValue,
-    ModelArgument,
-    ModelName,
     OptionalEditFile,
-    OptionalExemplars,
     OptionalModelName,
-    Reference,
-    Replacement,
-    Seed,
     Weights,
     example,
-    one_model,
+    report_option,
 )
 
 __all__ = ["app"]
 
 
-@app.command(epilog=example("sites torchvision/resnet50"))
-def sites(
-    model: ModelArgument = None,
-    named: OptionalModelName = None,
-    weights: Weights = None,
-    as_json: Json = False,
-) -> None:
+@app.command(cls=GroupedCommand, epilog=example("sites torchvision/resnet50"))
+@grouped
+def sites(*, model: NamedModelOptions, as_json: Json = False) -> None:
     """Where can a model be edited? Needs no weights."""
     from rulepatch.core.model_sites import sites_of
     from rulepatch.models.registry import load_skeleton
 
-    name = one_model(model, named)
+    name, weights = model.name, model.weights
     classifier = load_skeleton(name) if weights is None else load_classifier(name, weights, "cpu")
     survey = sites_of(classifier)
     classifier.logits_of(survey.trace.calls[0].result)  # says so now if it returns none
@@ -93,28 +88,23 @@ def predict(
 
 
 @app.command(
+    cls=GroupedCommand,
     epilog=example(
         "evaluate rulepatch-demo/snow-to-road.safetensors -m playground --tests rulepatch-demo/tests",
         "--reference rulepatch-demo/clean",
-    )
+    ),
 )
+@grouped
 def evaluate(
-    model: ModelName,
+    *,
     file: OptionalEditFile = None,
+    model: ModelOptions,
     tests: Annotated[Path | None, typer.Option(metavar="DIR", help="Pictures that the edit should repair.")] = None,
-    reference: Reference = None,
-    exemplar: OptionalExemplars = None,
-    mask: Masks = None,
-    mask_value: MaskValue = None,
-    replacement: Replacement = None,
-    label: Label = None,
-    weights: Weights = None,
-    leave_out: LeaveOut = None,
-    report: Annotated[Path | None, typer.Option(metavar="FILE", help="Write an HTML report with pictures.")] = None,
+    reference: OptionalReferenceOptions,
+    exemplars: OptionalExemplarOptions,
     any_base: AnyBase = False,
-    device: Device = "cpu",
-    seed: Seed = 0,
-    as_json: Json = False,
+    report: Annotated[Path | None, report_option("Write an HTML report with pictures.")] = None,
+    run: RunOptions,
 ) -> None:
     """Measure what an edit repairs and costs. Without FILE: how good the model is by itself."""
     from rulepatch.core.edit import Edit
@@ -125,51 +115,48 @@ def evaluate(
     if report is not None:
         check_writable(report)
     found = None if file is None else Edit.load(file)
-    exemplars = read_exemplars_of(exemplar, mask, replacement, label, mask_value)
+    shown = exemplars.read()
     evaluation = measure(
-        load_classifier(model, weights, device),
+        model.load(),
         found,
         tests=tests,
-        reference=reference,
-        leave_out=leave_out or (),
-        exemplars=exemplars,
+        reference=reference.reference,
+        leave_out=reference.leave_out or (),
+        exemplars=shown,
         any_base=any_base,
     )
     if report is not None:
         write_report(evaluation, report)
-    print_result(evaluation, as_json)
+    print_result(evaluation, run.as_json)
 
 
 @app.command(
+    cls=GroupedCommand,
     epilog=example(
         "match rulepatch-demo/snow-to-road.safetensors -m playground --images rulepatch-demo/clean",
         "--reference rulepatch-demo/reference",
-    )
+    ),
 )
+@grouped
 def match(
-    model: ModelName,
+    *,
+    file: OptionalEditFile = None,
+    model: ModelOptions,
     images: Annotated[Path, typer.Option(metavar="DIR", help="Pictures to look in.")],
     reference: Annotated[Path, typer.Option(metavar="DIR", help="Pictures that say what is usual.")],
-    file: OptionalEditFile = None,
-    exemplar: OptionalExemplars = None,
-    mask: Masks = None,
-    mask_value: MaskValue = None,
-    replacement: Replacement = None,
-    label: Label = None,
+    exemplars: OptionalExemplarOptions,
     site: Annotated[
         str | None, typer.Option(metavar="PATH", help="Where to look: one of the edit's sites. [the last]")
     ] = None,
     level: Annotated[
         float, typer.Option(help="Quantile of the reference set's positions above which the key fires.")
     ] = 0.99,
-    report: Annotated[Path | None, typer.Option(metavar="FILE", help="Write an HTML wall of the best matches.")] = None,
-    weights: Weights = None,
-    device: Device = "cpu",
+    report: Annotated[Path | None, report_option("Write an HTML wall of the best matches.")] = None,
     as_json: Json = False,
 ) -> None:
     """Rank pictures by where a key fires. That of an edit, or without FILE that of exemplars."""
     from rulepatch.concepts.match import key_of_concept, key_of_edit
-    from rulepatch.concepts.match import match as run
+    from rulepatch.concepts.match import match as rank
     from rulepatch.core.edit import Edit
     from rulepatch.evaluation.match_report import write_match_report
     from rulepatch.files import check_writable
@@ -177,13 +164,13 @@ def match(
     if report is not None:
         check_writable(report)
     found = None if file is None else Edit.load(file)
-    exemplars = read_exemplars_of(exemplar, mask, replacement, label, mask_value)
-    classifier = load_classifier(model, weights, device)
+    shown = exemplars.read()
+    classifier = model.load()
     if found is not None:
         key = key_of_edit(found, site)
     else:
-        key = key_of_concept(classifier, exemplars, site=site, reference=reference, which="replacement")
-    matches = run(classifier, key, images, reference=reference, level=level)
+        key = key_of_concept(classifier, shown, site=site, reference=reference, which="replacement")
+    matches = rank(classifier, key, images, reference=reference, level=level)
     if report is not None:
         write_match_report(classifier, matches, report)
     print_result(matches, as_json)

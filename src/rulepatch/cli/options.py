@@ -1,6 +1,5 @@
 """Options that several commands share."""
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,21 +12,19 @@ __all__ = [
     "Dask",
     "Device",
     "EditFile",
-    "Error",
     "Exemplars",
-    "GateKind",
     "Json",
     "Label",
     "LeaveOut",
     "MaskValue",
     "Masks",
-    "Match",
     "MaxDrop",
     "ModelArgument",
     "ModelName",
     "OptionalEditFile",
     "OptionalExemplars",
     "OptionalModelName",
+    "OptionalReference",
     "Reference",
     "Replacement",
     "Seed",
@@ -36,29 +33,8 @@ __all__ = [
     "model_option",
     "one_model",
     "out_option",
+    "report_option",
 ]
-
-
-class GateKind(StrEnum):
-    """How a gate lets an edit through."""
-
-    hard = "hard"
-    soft = "soft"
-
-
-class Match(StrEnum):
-    """What an edit is to match."""
-
-    auto = "auto"
-    pre_activation = "pre-activation"
-    value = "value"
-
-
-class Error(StrEnum):
-    """How a difference counts."""
-
-    squared = "squared"
-    absolute = "absolute"
 
 
 def model_option(text: str) -> Any:
@@ -68,7 +44,12 @@ def model_option(text: str) -> Any:
 
 def out_option(metavar: str, text: str) -> Any:
     """The option that names what is written."""
-    return typer.Option("--out", "-o", metavar=metavar, help=text)
+    return typer.Option("--out", "-o", metavar=metavar, help=text, rich_help_panel="Output")
+
+
+def report_option(text: str) -> Any:
+    """The option that names an HTML report."""
+    return typer.Option(metavar="FILE", help=text, rich_help_panel="Output")
 
 
 MODELS = "playground, FILE.py:FUNCTION, FILE.toml, or ZOO/NAME of torchvision, timm, hf, open_clip, places365"
@@ -88,13 +69,13 @@ Dask = Annotated[
     typer.Option(metavar="ADDRESS|local", help="Workers of a Dask cluster; one that you trust, it has no passwords."),
 ]
 Device = Annotated[str, typer.Option(metavar="NAME", help="cpu, cuda, cuda:1, mps.")]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.", rich_help_panel="Output")]
 Seed = Annotated[int, typer.Option(metavar="N", help="Of everything that is random.", min=0, max=2**32 - 1)]
 EditFile = Annotated[Path, typer.Argument(metavar="FILE", help="An edit file.")]
 OptionalEditFile = Annotated[Path | None, typer.Argument(metavar="FILE", help="An edit file.", show_default=False)]
-Reference = Annotated[
-    Path | None, typer.Option("--reference", metavar="DIR", help="Pictures whose treatment should stay.")
-]
+REFERENCE = typer.Option("--reference", metavar="DIR", help="Images whose treatment should stay.")
+Reference = Annotated[Path, REFERENCE]
+OptionalReference = Annotated[Path | None, REFERENCE]
 LeaveOut = Annotated[
     list[str] | None,
     typer.Option("--leave-out", metavar="CLASS", help="Class to leave out of the reference; repeatable."),

@@ -20,12 +20,14 @@ import PIL
 from numpy.typing import NDArray
 from PIL import Image
 
-from rulepatch.concepts.cases import MANIFEST, RECORDS, ROWS, SCHEMA, CaseSet, Exclusions, plain_name, read_manifest
+from rulepatch.concepts.case_settings import CaseSettings
+from rulepatch.concepts.cases import MANIFEST, RECORDS, ROWS, SCHEMA, CaseSet, plain_name, read_manifest
 from rulepatch.concepts.segment import Segmenter, concept_mask
 from rulepatch.concepts.stylize import STYLES, Style, Stylizer
 from rulepatch.concepts.stylize import styles as styles_named
 from rulepatch.concepts.stylizers.playground import own_styles
 from rulepatch.data.folders import ImageSet, Picture, name_of_class
+from rulepatch.data.run import Run, with_settings
 from rulepatch.data.stream import Skipped, ahead
 from rulepatch.digests import digest_of_bytes, digest_of_json
 from rulepatch.errors import FolderError, ImageError, SettingError, nearest
@@ -70,9 +72,7 @@ class _Maker:
     stylizer: Stylizer
     concepts: tuple[str, ...]
     styles: Mapping[str, Sequence[Style]]
-    size: int | None
-    shares: tuple[float, float]
-    exclude: Exclusions
+    how: CaseSettings
     seed: int
     names: Mapping[int, str] = field(repr=False)
 
@@ -86,10 +86,7 @@ class _Maker:
             },
             "segmenter": self.segmenter.describe(),
             "stylizer": self.stylizer.describe(),
-            "size": self.size,
-            "smallest": self.shares[0],
-            "largest": self.shares[1],
-            "exclude": {concept: sorted(labels) for concept, labels in sorted(self.exclude.items())},
+            **self.how.describe(),
             "seed": self.seed,
         }
 
@@ -106,15 +103,15 @@ class _Maker:
             return ImageError(str(error).replace("the picture", picture.name))
         digest = digest_of_bytes(content) if content else picture.digest()
         label = None if picture.label is None else self.names[picture.label]
-        return _Read(picture, name, label, _reduced(image, self.size), digest)
+        return _Read(picture, name, label, _reduced(image, self.how.size), digest)
 
     def find(self, found: _Read) -> dict[str, tuple[NDArray[np.float32], float]]:
         """Masks and scores of the concepts that a picture holds."""
-        wanted = [each for each in self.concepts if found.label not in self.exclude.get(each, ())]
+        wanted = [each for each in self.concepts if found.label not in self.how.exclude.get(each, ())]
         regions = self.segmenter.segment(found.picture, found.image, wanted) if wanted else {}
         size = (found.image.height, found.image.width)
         masks = {concept: concept_mask(each, self.segmenter.threshold, size) for concept, each in regions.items()}
-        low, high = self.shares
+        low, high = self.how.smallest, self.how.largest
         return {
             concept: (mask, score)
             for concept, (mask, score) in masks.items()
@@ -166,12 +163,9 @@ def make_cases(
     segmenter: Segmenter,
     stylizer: Stylizer,
     classes: Classes | None = None,
-    size: int | None = 256,
-    smallest: float = 0.02,
-    largest: float = 0.9,
-    exclude: Exclusions | None = None,
-    seed: int = 0,
-    progress: bool = True,
+    how: CaseSettings = CaseSettings(),  # noqa: B008 - it is frozen
+    run: Run = Run(),  # noqa: B008
+    **settings: Any,
 ) -> CaseSet:
     """Make a case set, or go on with one that was interrupted.
 
@@ -183,25 +177,20 @@ def make_cases(
         segmenter: finds the concepts.
         stylizer: gives a region a style.
         classes: names of the classes; those of the class folders if None.
-        size: of the shorter side in pixels to which larger pictures are reduced; None to leave them as they are.
-        smallest: share of the picture that a concept must cover, 0..1.
-        largest: share that it may cover, 0..1.
-        exclude: for each concept the classes of which it is no part but the thing itself.
-        seed: of what a stylizer draws.
-        progress: whether to show a bar.
+        how: which pictures and regions are taken.
+        run: seed of what a stylizer draws, and progress.
+        settings: single settings of `how` and of `run` by name, in place of theirs.
 
     Raises:
         FolderError: no pictures, more than 1 % of them unreadable, or a folder that holds something else.
         SettingError: no concept or style, a name twice, a number out of range, or other settings than those of the
             interrupted run.
     """
+    how, run = with_settings(how, run, settings)
     by_concept = {each: tuple(styles[each] if isinstance(styles, Mapping) else styles) for each in concepts}
-    _check(concepts, by_concept, size, (smallest, largest))
+    _check(concepts, by_concept)
     found, names = _pictures(images, classes)
-    maker = _Maker(
-        Path(out), segmenter, stylizer, tuple(concepts), by_concept, size, (smallest, largest),
-        exclude or {}, seed, names,
-    )  # fmt: skip
+    maker = _Maker(Path(out), segmenter, stylizer, tuple(concepts), by_concept, how, run.seed, names)
     named = list(zip(found.pictures, _names(found, names), strict=True))
     manifest = {
         "schema": SCHEMA,
@@ -211,7 +200,7 @@ def make_cases(
         | {name: version(name) for name in ("rulepatch", "numpy", "torch")},
     }
     _open(maker.out, manifest)
-    _run(maker, found, named, progress=progress)
+    _run(maker, found, named, progress=run.progress)
     return _finish(maker, named)
 
 
@@ -296,9 +285,7 @@ def propose_exclusions(
     return proposed
 
 
-def _check(
-    concepts: Sequence[str], styles: Mapping[str, Sequence[Style]], size: int | None, shares: tuple[float, float]
-) -> None:
+def _check(concepts: Sequence[str], styles: Mapping[str, Sequence[Style]]) -> None:
     if not concepts or not all(styles.values()):
         raise SettingError("expected a concept and a style for it but got none; name at least one of each")
     names = [[plain_name(each) for each in concepts]]
@@ -307,10 +294,6 @@ def _check(
         twice = {name for name in group if group.count(name) > 1}
         if twice:
             raise SettingError(f"expected every concept and style once but got {min(twice)!r} twice; leave one out")
-    if (size is not None and size < 8) or not 0 <= shares[0] < shares[1] <= 1:
-        raise SettingError(
-            f"expected a size of at least 8 and 0 ≤ smallest < largest ≤ 1 but got {size} and {shares}; choose within"
-        )
 
 
 def _pictures(images: Any, classes: Classes | None) -> tuple[ImageSet, dict[int, str]]:

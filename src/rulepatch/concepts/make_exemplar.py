@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rulepatch.concepts.typographic import Box, note
+from rulepatch.concepts import typographic
+from rulepatch.concepts.typographic import Box
 from rulepatch.core.agreement import check_agreement
 from rulepatch.core.exemplars import Exemplar
 from rulepatch.data.exemplar_folders import read_exemplars, write_exemplar
@@ -17,10 +18,25 @@ from rulepatch.models.classifier import Classifier
 from rulepatch.models.prediction import Prediction
 from rulepatch.text import percent
 
-__all__ = ["Look", "MadeExemplar", "look", "make_exemplar", "read_box"]
+__all__ = ["Look", "MadeExemplar", "Note", "look", "make_exemplar", "read_box"]
 
 FILES = {"image.png", "mask.png", "edited.png", "exemplar.json"}
 """What an exemplar's folder holds."""
+
+
+@dataclass(frozen=True)
+class Note:
+    """A note with a word, to be pasted on a picture.
+
+    Attributes:
+        word: on it.
+        box: where it lies; drawn by the seed if None.
+        seed: of what is drawn.
+    """
+
+    word: str
+    box: Box | None = None
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -127,11 +143,9 @@ def make_exemplar(
     mask_value: MaskValue | None = None,
     replacement: Path | None = None,
     edited: Path | None = None,
-    word: str | None = None,
-    box: Box | None = None,
+    note: Note | None = None,
     label: int | str | None = None,
     concept: str | None = None,
-    seed: int = 0,
     model: Classifier | None = None,
 ) -> MadeExemplar:
     """Make an exemplar and write its folder, as `read_exemplars` and every command takes it.
@@ -146,11 +160,9 @@ def make_exemplar(
         mask_value: what of a mask of several colours is the concept.
         replacement: a texture.
         edited: the picture with the concept already replaced.
-        word: on a note.
-        box: where the note lies; drawn by the seed if None.
+        note: to be pasted.
         label: what the picture shows.
         concept: name of what the mask marks.
-        seed: of the note.
         model: to be asked about both pictures.
 
     Returns:
@@ -163,10 +175,11 @@ def make_exemplar(
         SettingError: a word that cannot be written, or a label that is none of the model's classes.
     """
     picture, out = Path(picture), Path(out)
-    _check_ways({"a replacement": replacement, "an edited picture": edited, "a note": word}, mask)
+    _check_ways({"a replacement": replacement, "an edited picture": edited, "a note": note}, mask)
     _check_folder(out)
-    if word is not None:
-        exemplar = note(read_image(picture), word, box=box, seed=seed).exemplar(label=label)
+    if note is not None:
+        pasted = typographic.note(read_image(picture), note.word, box=note.box, seed=note.seed)
+        exemplar = pasted.exemplar(label=label)
     elif edited is not None:
         exemplar = Exemplar.from_files(picture, mask=mask or "", mask_value=mask_value, edited=edited, label=label)
     else:

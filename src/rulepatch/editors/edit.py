@@ -1,15 +1,15 @@
 """Making an edit: the one place where a problem is built, solved, measured and tried on its own exemplars."""
 
 import functools
-import inspect
 from collections.abc import Sequence
+from inspect import Parameter, Signature
 from typing import Any
 
 from PIL import Image
 
 from rulepatch.core.edit import Edit
 from rulepatch.core.exemplars import Exemplar
-from rulepatch.data.run import Run
+from rulepatch.data.run import Run, with_settings
 from rulepatch.editors.assembling import assembled
 from rulepatch.editors.judging import judged, warn_of
 from rulepatch.editors.problem import Problem, Reference, build_problem
@@ -100,23 +100,6 @@ def solve(problem: Problem, how: Method) -> Edit:
     return assembled(problem, how, changes)
 
 
-def with_settings(how: Method | type[Method], run: Run, settings: dict[str, Any]) -> tuple[Method, Run]:
-    """Settings of a method and of a run with single ones replaced.
-
-    Args:
-        how: settings of a method, or their class for its defaults.
-        run: settings of a run.
-        settings: by name, of either.
-
-    Raises:
-        SettingError: a setting that neither has, or out of its range.
-    """
-    of_run = {name: settings[name] for name in settings if name in Run.model_fields}
-    of_method = {name: settings[name] for name in settings if name not in of_run}
-    method = how(**of_method) if isinstance(how, type) else how.but(**of_method) if of_method else how
-    return method, run.but(**of_run) if of_run else run
-
-
 def check_images(how: Method, **images: Any) -> None:
     """Make sure that a method takes the images that it is given.
 
@@ -156,16 +139,23 @@ def front(name: str) -> Front:
     return Front(editor_named(name).settings)
 
 
-def _signature(settings: type[Method]) -> inspect.Signature:
-    general = inspect.signature(edit).parameters
-    kept = [general[name] for name in ("model", "exemplars", "reference", "site")]
-    kept += [general[name] for name in sorted(settings.images)]
-    own = [
-        inspect.Parameter(name, kept[-1].kind, default=field.get_default(), annotation=field.annotation)
+def _signature(settings: type[Method]) -> Signature:
+    by_place, defaults = ("model", "exemplars"), edit.__kwdefaults__ or {}
+    parameters = [
+        Parameter(
+            name,
+            Parameter.POSITIONAL_OR_KEYWORD if name in by_place else Parameter.KEYWORD_ONLY,
+            default=defaults.get(name, Parameter.empty),
+            annotation=edit.__annotations__[name],
+        )
+        for name in (*by_place, "reference", "site", *sorted(settings.images))
+    ]
+    parameters += [
+        Parameter(name, Parameter.KEYWORD_ONLY, default=field.get_default(), annotation=field.annotation)
         for fields in (settings.model_fields, Run.model_fields)
         for name, field in fields.items()
     ]
-    return inspect.Signature([*kept, *own], return_annotation=Edit)
+    return Signature(parameters, return_annotation=Edit)
 
 
 def _documentation(settings: type[Method]) -> str:

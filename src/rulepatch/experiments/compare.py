@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 from rulepatch.core.edit import Edit, base_digest
 from rulepatch.core.exemplars import Exemplar
 from rulepatch.data.folders import ImageSet
-from rulepatch.data.run import Run
+from rulepatch.data.run import Run, with_settings
 from rulepatch.evaluation.evaluate import evaluate_all
 from rulepatch.evaluation.figures import label_of
 from rulepatch.evaluation.page import svg_of
 from rulepatch.evaluation.result import Evaluation
 from rulepatch.experiments.grids import METHODS, Tried, check_method, edit_by, grid_of, strengths_of
+from rulepatch.experiments.settings import CompareSettings
 from rulepatch.files import write_texts
-from rulepatch.methods import MAX_DROP
 from rulepatch.models.classifier import Classifier
 from rulepatch.notebook import drawing, panel, remark
 from rulepatch.notebook import table as html_table
@@ -212,13 +212,10 @@ def compare(
     site: str | Sequence[str],
     tests: Any,
     reference: Any,
-    methods: Sequence[str] = tuple(METHODS),
     validation: Any = None,
-    validation_share: float = 0.3,
     leave_out: Sequence[int | str] = (),
-    max_drop: float = MAX_DROP,
-    grids: Mapping[str, str] | None = None,
-    run: Run = Run(),  # noqa: B008 - it is frozen
+    how: CompareSettings = CompareSettings(),  # noqa: B008 - it is frozen
+    run: Run = Run(),  # noqa: B008
     **settings: Any,
 ) -> Comparison:
     """Compare methods, the hyper-parameters of each chosen on validation pictures under one damage budget (paper 4).
@@ -233,42 +230,40 @@ def compare(
         site: dotted path of the layer to edit, or of several; the last layer's method finds its own.
         tests: labelled pictures that an edit should repair.
         reference: pictures whose treatment should stay; without labels, flips count against the budget.
-        methods: keys of `METHODS`.
         validation: labelled pictures to choose on; a share of the tests, which then no longer counts, if None.
-        validation_share: of each class of the tests, 0..1.
         leave_out: classes to leave out of the reference set, such as those of the exemplars.
-        max_drop: the budget, a share of accuracy, 0..1.
-        grids: for a method, the name of another grid than the default (`GRIDS`).
+        how: methods (keys of `METHODS`), names of their grids (`GRIDS`), the budget.
         run: seed of the splits and of the methods, cache and progress.
-        settings: single settings of `run` by name, in place of its own.
+        settings: single settings of `how` and of `run` by name, in place of theirs.
 
     Raises:
         SettingError: an unknown method or grid, or a share out of range.
         FolderError: a folder is missing or too small to be split.
     """
-    run = run.but(**settings) if settings else run
+    how, run = with_settings(how, run, settings)
+    methods = tuple(METHODS) if how.methods is None else how.methods
     for method in methods:
         check_method(method)
     known, unseen = ImageSet.of(reference, model.classes, leave_out=leave_out).split(0.5, seed=run.seed)
     held = ImageSet.of(tests, model.classes)
     if validation is None:
-        chosen_on, held = held.split(validation_share, seed=run.seed)
+        chosen_on, held = held.split(how.validation_share, seed=run.seed)
     else:
         chosen_on = ImageSet.of(validation, model.classes)
     sites = [site] if isinstance(site, str) else list(site)
-    candidates = _candidates(model, exemplars, sites, methods, known, grids or {}, run)
+    candidates = _candidates(model, exemplars, sites, methods, known, how.grids, run)
     edits = [candidate.edit for candidate in candidates]
     measured = evaluate_all(model, edits, tests=chosen_on, reference=known, exemplars=exemplars, progress=run.progress)
-    chosen = {method: _choose(method, candidates, measured, max_drop) for method in methods}
+    chosen = {method: _choose(method, candidates, measured, how.max_drop) for method in methods}
     nothing = Edit((), base_digest(model.module), {"method": "nothing", "sites": []})
     final = [nothing if (pick := chosen[method]) is None else pick.edit for method in methods]
     evaluations = evaluate_all(model, final, tests=held, reference=unseen, exemplars=exemplars, progress=run.progress)
     results = tuple(
-        _result(method, chosen[method], evaluation, candidates, measured, max_drop)
+        _result(method, chosen[method], evaluation, candidates, measured, how.max_drop)
         for method, evaluation in zip(methods, evaluations, strict=True)
     )
     sizes = {"validation": len(chosen_on), "tests": len(held), "reference": len(known), "reference unseen": len(unseen)}
-    return Comparison(results, model.name, max_drop, sizes, run.seed)
+    return Comparison(results, model.name, how.max_drop, sizes, run.seed)
 
 
 def _candidates(

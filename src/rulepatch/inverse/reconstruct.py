@@ -8,7 +8,7 @@ whole picture.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,21 +17,20 @@ from torch.nn import functional as F
 from rulepatch.core.edit import Edit
 from rulepatch.core.exemplars import Exemplar
 from rulepatch.core.observations import Observation
+from rulepatch.data.run import Run, with_settings
 from rulepatch.editors.problem import record_exemplars
 from rulepatch.errors import SettingError
 from rulepatch.forward import gradients
 from rulepatch.inverse import matrices
 from rulepatch.inverse.memory import pose_inverse
 from rulepatch.inverse.result import LEVELS, Inversion, Level, Reconstruction, When
-from rulepatch.methods import InverseTranspose
+from rulepatch.inverse.settings import InvertSettings, Optimiser
 from rulepatch.models.classifier import Classifier
 from rulepatch.progress import Bar
 from rulepatch.tracing import capture
 from rulepatch.tracing.sites import Layer, key_axis, rows
 
-__all__ = ["Optimiser", "invert", "reconstruct", "total_variation"]
-
-Optimiser = Literal["lbfgs", "adam"]
+__all__ = ["invert", "reconstruct", "total_variation"]
 
 START = 0.01
 """Size of the noise that a reconstruction begins with, beside that of what it is to become.
@@ -122,15 +121,18 @@ class _Scene:
     model: Classifier
     seen: Observation
     inputs: Tensor
-    target: Literal["base", "edited"]
-    options: dict[str, Any]
-    variation: float
+    how: InvertSettings
     generator: torch.Generator
     progress: bool
 
     @property
     def axis(self) -> int:
         return key_axis(self.seen.site.kind)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Of every descent."""
+        return {name: getattr(self.how, name) for name in ("optimiser", "steps", "learning_rate")}
 
     def noise(self, like: Tensor) -> Tensor:
         """A start of small noise, the same for every edit."""
@@ -185,15 +187,10 @@ def invert(
     site: str,
     edit: Edit | None = None,
     levels: Sequence[Level] = LEVELS,
-    architecture: int = 4,
-    target: Literal["base", "edited"] = "base",
-    optimiser: Optimiser = "lbfgs",
-    steps: int = 100,
-    learning_rate: float = 0.05,
-    variation: float = 0.0,
     before: bool = True,
-    seed: int = 0,
-    progress: bool = True,
+    how: InvertSettings = InvertSettings(),  # noqa: B008 - it is frozen
+    run: Run = Run(),  # noqa: B008
+    **settings: Any,
 ) -> Inversion:
     """Rebuild keys, feature maps, pictures from a layer's output for the original pictures, before and after an edit.
 
@@ -203,79 +200,54 @@ def invert(
         site: dotted path of the layer whose output is the target.
         edit: of that layer; if None nothing is rebuilt after it.
         levels: "key", "map", "image", or some of them.
-        architecture: of the keys: 4 if a patch of inputs is sought for one output, 3 if one input for a patch of
-            outputs (thesis fig. 2-3).
-        target: the output of the untouched network, which the rule is about, or of the edited one, as in the thesis.
-        optimiser: "lbfgs" or "adam".
-        steps: of each reconstruction.
-        learning_rate: of Adam.
-        variation: weight of the total variation of rebuilt pictures, ≥ 0.
         before: whether to rebuild them before the edit, too; without an edit that is all there is.
-        seed: of the noise that every reconstruction begins with.
-        progress: whether to show bars.
+        how: what is aimed at: the output of the untouched network, which the rule is about, or of the edited one, as
+            in the thesis; the keys' architecture (thesis fig. 2-3); and how it is sought.
+        run: seed of the noise that every reconstruction begins with, and progress.
+        settings: single settings of `how` and of `run` by name, in place of theirs.
 
     Raises:
         SettingError: a setting out of range, or keys of a layer behind a gate.
         SiteError: a site that the model does not have, or that cannot be edited.
         BaseMismatchError: the edit was made for another model.
     """
-    InverseTranspose.of({"architecture": architecture})  # refuses any but 3 and 4
-    _check(levels, target, optimiser, steps, learning_rate, variation)
+    how, run = with_settings(how, run, settings)
+    unknown = [level for level in levels if level not in LEVELS]
+    if unknown or not levels:
+        raise SettingError(
+            f"expected levels among {', '.join(LEVELS)} but got {', '.join(unknown) or 'none'}; choose some"
+        )
     if "key" in levels and edit is not None and any(change.gate for change in edit.changes if change.site == site):
         raise SettingError(
             f"expected an edit without a gate to rebuild single keys at {site} but it has one; leave out --level key, "
             "or make the edit with --gate none"
         )
     inputs, _, (seen,) = record_exemplars(model, exemplars, [site], edited=False)
-    options = {"optimiser": optimiser, "steps": steps, "learning_rate": learning_rate}
     states: list[tuple[When, Classifier]] = [("before", model)] if before or edit is None else []
     if edit is not None:
         states.append(("after", edit.apply(model)))
+    rebuild = {"key": _rebuild_keys, "map": _rebuild_map, "image": _rebuild_image}
     found = []
     for level in levels:
         for when, state in states:
-            scene = _Scene(
-                state, seen, inputs, target, options, variation, torch.Generator().manual_seed(seed), progress
-            )
-            if level == "key":
-                found.append(_rebuild_keys(scene, when, architecture))
-            else:
-                found.append((_rebuild_map if level == "map" else _rebuild_image)(scene, when))
-    settings = options | {"architecture": architecture, "target": target, "variation": variation, "seed": seed}
+            generator = torch.Generator().manual_seed(run.seed)
+            found.append(rebuild[level](_Scene(state, seen, inputs, how, generator, run.progress), when))
     method = None if edit is None else str(edit.provenance.get("method", "composed"))
-    return Inversion(model.name, site, method, settings, exemplars, found)
-
-
-def _check(
-    levels: Sequence[str], target: str, optimiser: str, steps: int, learning_rate: float, variation: float
-) -> None:
-    unknown = [level for level in levels if level not in LEVELS]
-    if unknown or not levels:
-        raise SettingError(
-            f"expected levels among {', '.join(LEVELS)} but got {', '.join(unknown) or 'none'}; choose some"
-        )
-    if target not in {"base", "edited"}:
-        raise SettingError(f"expected the target base or edited but got {target!r}; choose one")
-    if optimiser not in get_args(Optimiser):
-        raise SettingError(f"expected the optimiser lbfgs or adam but got {optimiser!r}; choose one")
-    if steps < 1 or not learning_rate > 0 or not variation >= 0:
-        raise SettingError(
-            f"expected at least 1 step, a learning rate above 0 and a variation of at least 0 but got {steps}, "
-            f"{learning_rate} and {variation}; 100, 0.05 and 0 are usual"
-        )
+    return Inversion(model.name, site, method, how.describe() | {"seed": run.seed}, exemplars, found)
 
 
 def _layer_of(scene: _Scene) -> Any:
     return scene.model.module.get_submodule(scene.seen.site.path)
 
 
-def _rebuild_keys(scene: _Scene, when: When, architecture: int) -> Reconstruction:
+def _rebuild_keys(scene: _Scene, when: When) -> Reconstruction:
     """The input of each marked output by itself, through the weight as a matrix, without bias (thesis fig. 3-7)."""
+    architecture = scene.how.architecture
     posed, layer = pose_inverse(scene.seen, architecture), _layer_of(scene)
     assert isinstance(layer, Layer)
     weight = layer.weight.detach().to(posed.keys).reshape(scene.seen.site.shape)
     matrix = matrices.matrix_of(weight, architecture)
-    wanted = posed.originals @ matrix.T if scene.target == "edited" and architecture == 4 else posed.keys
+    wanted = posed.originals @ matrix.T if scene.how.target == "edited" and architecture == 4 else posed.keys
     distance = _relative(wanted)
 
     def of(keys: Tensor) -> Tensor:
@@ -292,7 +264,7 @@ def _rebuild_keys(scene: _Scene, when: When, architecture: int) -> Reconstructio
 
 def _target(scene: _Scene) -> Tensor:
     """The site's output for the original pictures."""
-    if scene.target == "base":
+    if scene.how.target == "base":
         return scene.seen.original.output.detach()
     path = scene.seen.site.path
     return capture.values_at(scene.model.module, scene.inputs, {path: path})[path].detach()
@@ -329,7 +301,7 @@ def _similarity(scene: _Scene, found: Tensor) -> dict[str, Tensor]:
 def _rebuild_image(scene: _Scene, when: When) -> Reconstruction:
     """The picture, through all layers up to this one (thesis eq. 3.9-3.10)."""
     model, path, distance = scene.model, scene.seen.site.path, _relative(_target(scene))
-    every = max(1, scene.options["steps"] // LOOKS)
+    every = max(1, scene.how.steps // LOOKS)
 
     def of(pictures: Tensor) -> Tensor:
         output = capture.values_at(model.module, model.inputs(pictures), {path: path}, gradients=True)[path]
@@ -337,7 +309,7 @@ def _rebuild_image(scene: _Scene, when: When) -> Reconstruction:
 
     def loss(pictures: Tensor) -> Tensor:
         plain = of(pictures)
-        return plain + scene.variation * total_variation(pictures) if scene.variation else plain
+        return plain + scene.how.variation * total_variation(pictures) if scene.how.variation else plain
 
     def cosines(pictures: Tensor) -> tuple[float, float]:
         return scene.cosines(capture.keys_at(model.module, model.inputs(pictures), path))
@@ -345,7 +317,7 @@ def _rebuild_image(scene: _Scene, when: When) -> Reconstruction:
     curve = _Curve(of, cosines)
 
     def watch(step: int, pictures: Tensor) -> None:
-        if step % every == 0 or step == scene.options["steps"]:
+        if step % every == 0 or step == scene.how.steps:
             curve.add(step, pictures)
 
     start = 0.5 + scene.noise(scene.inputs.detach())

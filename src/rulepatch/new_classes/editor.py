@@ -4,34 +4,31 @@ import importlib.metadata
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from rulepatch.core.changes import NewClass, Pool
+from rulepatch.core.changes import NewClass
 from rulepatch.core.edit import Edit, base_digest
 from rulepatch.core.exemplars import Exemplar
 from rulepatch.core.installation import Installation
 from rulepatch.core.model_sites import sites_of
 from rulepatch.core.observations import position_weights
 from rulepatch.data.folders import ImageSet, Picture
+from rulepatch.data.run import Run, with_settings
 from rulepatch.data.stream import ImageStream
 from rulepatch.editors.problem import masked_inputs
 from rulepatch.errors import ExemplarError, ModelError, SettingError, SiteError
-from rulepatch.methods import MAX_DROP
 from rulepatch.models.classifier import Classifier
 from rulepatch.new_classes import logit
 from rulepatch.new_classes.calibration import Heard, calibrated, hear
+from rulepatch.new_classes.settings import NewClassSettings
 from rulepatch.tracing import capture
 from rulepatch.tracing.sites import Layer, Site, key_axis, patches, rows
 
-__all__ = ["METHODS", "Method", "new_class"]
-
-Method = Literal["filter", "random", "class-feature", "compositional", "imprinted", "ridge"]
-METHODS: tuple[Method, ...] = get_args(Method)
-"""The filter, the three baselines of thesis 4.1.4, and two modern ones."""
+__all__ = ["new_class"]
 
 WORDS = ("mined", "random", "none")
 
@@ -47,14 +44,10 @@ class _Posed:
     site: Site
     head: Site
     learn: ImageSet
+    negatives: ImageSet | str
     parts: Sequence[Exemplar]
-    negatives: "ImageSet | str"
-    count: int
-    balance: float
-    ridge: float | None
-    pool: Pool
-    seed: int
-    progress: bool
+    how: NewClassSettings
+    run: Run
 
     def row(self, weight: Tensor) -> NewClass:
         """A row of the head, (c,)."""
@@ -68,7 +61,7 @@ class _Posed:
 
     def batches(self) -> Iterator[tuple[tuple[Picture, ...], Tensor]]:
         """The half of the reference set that may be learnt from, as inputs."""
-        for batch in ImageStream.of(self.model, self.learn, "negatives", progress=self.progress):
+        for batch in ImageStream.of(self.model, self.learn, "negatives", progress=self.run.progress):
             yield batch.pictures, self.model.inputs(batch.pixels)
 
 
@@ -78,18 +71,12 @@ def new_class(
     name: str,
     *,
     reference: Any,
-    method: Method = "filter",
     site: str | None = None,
     negatives: Any = "random",
-    count: int | None = None,
-    balance: float = 0.05,
-    ridge: float | None = None,
-    pool: Pool = "mean",
     parts: Sequence[Exemplar] = (),
-    max_drop: float = MAX_DROP,
-    loudness: float = 1.0,
-    seed: int = 0,
-    progress: bool = True,
+    how: NewClassSettings = NewClassSettings(),  # noqa: B008 - it is frozen
+    run: Run = Run(),  # noqa: B008
+    **settings: Any,
 ) -> Edit:
     r"""Add a class to a classifier from one picture with a painted silhouette, or a few (thesis chapter 4).
 
@@ -104,23 +91,17 @@ def new_class(
         exemplars: pictures of the class and its silhouette in them, as masks; what was edited in them does not matter.
         name: of the class.
         reference: pictures of the old classes and none of the new one: a folder, or pictures in memory.
-        method: "filter"; the thesis's baselines "random", "class-feature" and "compositional"; "imprinted", the mean
-            normalised feature (Qi et al. 2018); "ridge", a regression on features.
         site: dotted path of the layer whose keys the filter reads; the last one with positions if None. The other
             methods read what the head reads.
         negatives: what is not the class, for the filter: "random" reference pictures; "mined", those that a filter
             without negatives answers to most; "none"; or pictures.
-        count: how many are drawn or mined; 50 or 5 if None (the thesis has 100 and 5).
-        balance: λ, weight of each negative beside the pictures of the class.
-        ridge: of the filter or the regression, above 0; 0.01 and 0.1 if None.
-        pool: "mean" over positions, or "max".
         parts: pictures with masks of what the class is composed of, for "compositional"; if there are none, the two
             reference pictures that the model is surest of for the two classes that it takes the exemplars for.
-        max_drop: most accuracy that the class may cost on pictures like those of the reference set, as expected, 0..1;
-            to promise a share takes twice as many pictures as its inverse.
-        loudness: factor of the logit's scale; 1 gives it the spread of an old logit.
-        seed: of the halves, and of everything that is drawn.
-        progress: whether to show bars.
+        how: the method and its settings: "filter"; the thesis's baselines "random", "class-feature" and
+            "compositional"; "imprinted", the mean normalised feature (Qi et al. 2018); "ridge", a regression on
+            features. To promise a `max_drop` takes twice as many pictures as its inverse.
+        run: seed of the halves and of everything that is drawn, and progress.
+        settings: single settings of `how` and of `run` by name, in place of theirs.
 
     Returns:
         The edit. Applied to a `Classifier` it gives one that knows the class.
@@ -139,30 +120,26 @@ def new_class(
         >>> edit.apply(model).classes.names[-1]
         'lorry'
     """
-    count = {"mined": 5}.get(str(negatives), 50) if count is None else count
-    _check(method, count=count, balance=balance, ridge=ridge, max_drop=max_drop, loudness=loudness)
+    how, run = with_settings(how, run, settings)
     if not exemplars:
         raise ExemplarError("expected at least one picture of the new class but got none; give one with a mask")
     _check_name(model, name)
     inputs, masks = masked_inputs(model, exemplars)
     where, head = _places(model, inputs, name, site)
     known = negatives if isinstance(negatives, str) and negatives in WORDS else ImageSet.of(negatives, model.classes)
-    learn, choose = ImageSet.of(reference, model.classes).split(0.5, seed=seed)
-    posed = _Posed(
-        model, name, inputs, masks, where, head, learn, parts, known, count, balance, ridge, pool, seed, progress
-    )
-    change = _FINDERS[method](posed)
+    learn, choose = ImageSet.of(reference, model.classes).split(0.5, seed=run.seed)
+    change = _FINDERS[how.method](_Posed(model, name, inputs, masks, where, head, learn, known, parts, how, run))
     change, told = calibrated(
-        model, change, choose, max_drop=max_drop, loudness=loudness, progress="calibration" if progress else None
-    )
-    settings = {
-        "method": method, "site": change.site, "count": count, "balance": balance, "ridge": ridge, "pool": pool,
-        "negatives": known if isinstance(known, str) else known.digest(), "max_drop": max_drop, "loudness": loudness,
-        "seed": seed,
+        model, change, choose, max_drop=how.max_drop, loudness=how.loudness,
+        progress="calibration" if run.progress else None,
+    )  # fmt: skip
+    used = how.describe() | {
+        "count": how.count_used(str(negatives)), "site": change.site,
+        "negatives": known if isinstance(known, str) else known.digest(), "seed": run.seed,
     }  # fmt: skip
     provenance = {
-        "method": f"new-class {method}",
-        "settings": settings,
+        "method": f"new-class {how.method}",
+        "settings": used,
         "model": model.name,
         "class": name,
         "sites": [],
@@ -174,21 +151,6 @@ def new_class(
         "libraries": {each: importlib.metadata.version(each) for each in ("rulepatch", "torch", "torchvision", "timm")},
     }
     return Edit((change,), base_digest(model.module), provenance)
-
-
-def _check(method: str, *, count: int, balance: float, ridge: float | None, max_drop: float, loudness: float) -> None:
-    if method not in METHODS:
-        raise SettingError(f"expected a method but got {method!r}; the methods are {', '.join(METHODS)}")
-    if count < 1 or not 0 <= balance < math.inf or not (ridge is None or 0 < ridge < math.inf):
-        raise SettingError(
-            f"expected at least 1 negative, a balance of at least 0 and a ridge above 0 but got {count}, {balance} and "
-            f"{ridge}; 5, 0.05 and 0.01 are usual"
-        )
-    if not 0 <= max_drop <= 1 or not 0 < loudness < math.inf:
-        raise SettingError(
-            f"expected a share of accuracy in 0..1 and a loudness above 0 but got {max_drop} and {loudness}; "
-            "0.0025 and 1 are usual"
-        )
 
 
 def _check_name(model: Classifier, name: str) -> None:
@@ -233,10 +195,9 @@ def _places(model: Classifier, inputs: Tensor, name: str, path: str | None) -> t
 
 def _filter(posed: _Posed) -> NewClass:
     """The class-specific filter (thesis eq. 4.4)."""
-    module, site = posed.model.module, posed.site
+    module, site, how = posed.model.module, posed.site, posed.how
     layer = module.get_submodule(site.path)
     assert isinstance(layer, Layer)
-    ridge = 0.01 if posed.ridge is None else posed.ridge
 
     def seen(inputs: Tensor) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
@@ -253,29 +214,30 @@ def _filter(posed: _Posed) -> NewClass:
         if negatives is not None:
             found.append(seen(negatives)[0].flatten(0, 1))
             targets.append(torch.zeros(len(found[1]), dtype=torch.float64))
-            weights.append(torch.full((len(found[1]),), posed.balance / positions, dtype=torch.float64))
-        weight, offset = logit.fit_filter(torch.cat(found), torch.cat(targets), torch.cat(weights), ridge=ridge)
+            weights.append(torch.full((len(found[1]),), how.balance / positions, dtype=torch.float64))
+        problem = [torch.cat(each) for each in (found, targets, weights)]
+        weight, offset = logit.fit_filter(*problem, ridge=how.ridge_used)
         shape = (1, *site.shape[1:])
         return NewClass(
             posed.name, site.path, posed.head.path, weight.float().reshape(shape), offset.float().reshape(1),
-            activation="sigmoid", pool=posed.pool,
+            activation="sigmoid", pool=how.pool,
         )  # fmt: skip
 
-    if posed.negatives == "none" or posed.balance == 0:
+    if posed.negatives == "none" or how.balance == 0:
         return fitted(None)
     return fitted(_negatives(posed, lambda: fitted(None)))
 
 
 def _negatives(posed: _Posed, first: Callable[[], NewClass]) -> Tensor:
     """Inputs of pictures that are not the class; mined are those that a first filter answers to most."""
-    images = posed.learn
+    images, count = posed.learn, posed.how.count_used(str(posed.negatives))
     if isinstance(posed.negatives, ImageSet):
         images = posed.negatives
     elif posed.negatives == "random":
-        images = images.sample(posed.count, seed=posed.seed)
+        images = images.sample(count, seed=posed.run.seed)
     else:
-        heard: Heard = hear(posed.model, first(), images, progress="mining" if posed.progress else None)
-        top = heard.responses.topk(min(posed.count, len(heard.pictures))).indices.tolist()
+        heard: Heard = hear(posed.model, first(), images, progress="mining" if posed.run.progress else None)
+        top = heard.responses.topk(min(count, len(heard.pictures))).indices.tolist()
         images = ImageSet(tuple(heard.pictures[i] for i in top), images.name)
     preprocess = posed.model.preprocess
     pixels = [preprocess.pixels(each.read(alpha=preprocess.has_alpha), framed=each.framed) for each in images.pictures]
@@ -284,7 +246,7 @@ def _negatives(posed: _Posed, first: Callable[[], NewClass]) -> Tensor:
 
 def _random(posed: _Posed) -> NewClass:
     """A row of standard normal numbers."""
-    generator = torch.Generator().manual_seed(posed.seed)
+    generator = torch.Generator().manual_seed(posed.run.seed)
     return posed.row(torch.randn(posed.head.shape[1], generator=generator))
 
 
@@ -346,8 +308,7 @@ def _imprinted(posed: _Posed) -> NewClass:
 def _ridge(posed: _Posed) -> NewClass:
     """Ridge regression on what the head reads, against half of the reference set."""
     others = torch.cat([posed.features(inputs) for _, inputs in posed.batches()])
-    ridge = 0.1 if posed.ridge is None else posed.ridge
-    return posed.row(logit.ridge_row(posed.features(posed.inputs), others, ridge=ridge))
+    return posed.row(logit.ridge_row(posed.features(posed.inputs), others, ridge=posed.how.ridge_used))
 
 
 _FINDERS: dict[str, Callable[[_Posed], NewClass]] = {

@@ -1,6 +1,6 @@
 """Adding a class and keeping it: what the command line and other faces call."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ from rulepatch.core.changes import NewClass
 from rulepatch.core.edit import Edit
 from rulepatch.core.exemplars import Exemplar
 from rulepatch.data.folders import ImageSet
+from rulepatch.data.run import Run
 from rulepatch.errors import FolderError
 from rulepatch.files import check_writable
 from rulepatch.models.classifier import Classifier
@@ -70,10 +71,9 @@ def add_class(
     name: str,
     *,
     out: Path,
-    reference: Any,
-    settings: Mapping[str, Any],
     tests: Any = None,
-    progress: bool = True,
+    run: Run = Run(),  # noqa: B008 - it is frozen
+    **further: Any,
 ) -> Added:
     """Add a class by `new_class` and save the edit.
 
@@ -82,10 +82,9 @@ def add_class(
         exemplars: pictures of the class with its silhouette.
         name: of the class.
         out: the file to write.
-        reference: pictures of the old classes.
-        settings: of `new_class`; None stands for what was not given.
         tests: labelled pictures of the new class and of old ones, to measure it on: a folder with one for each.
-        progress: whether to show bars.
+        run: seed and progress.
+        further: the reference set and all else that `new_class` takes, by name.
 
     Returns:
         The edit, and where it was written.
@@ -96,13 +95,12 @@ def add_class(
     """
     check_writable(out)
     sides = None if tests is None else _sides(model, name, tests)
-    given = {key: value for key, value in settings.items() if value is not None}
-    edit = new_class(model, exemplars, name, reference=reference, progress=progress, **given)
+    edit = new_class(model, exemplars, name, run=run, **further)
     edit.save(out)
     if sides is None:
         return Added(edit, out)
     positives, others = sides
-    found = evaluate_new_class(model, edit, positives=positives, others=others, progress=progress)
+    found = evaluate_new_class(model, edit, positives=positives, others=others, progress=run.progress)
     return Added(edit, out, found)
 
 

@@ -11,9 +11,10 @@ import torch
 from rulepatch.collectives import rank, size
 from rulepatch.core.model_sites import sites_of
 from rulepatch.core.moments import KeyStatistics
-from rulepatch.data.cache import Cache, default_cache
+from rulepatch.data.cache import Cache
 from rulepatch.data.folders import ImageSet
 from rulepatch.data.processes import process_group, together
+from rulepatch.data.run import Run
 from rulepatch.data.statistics import (
     Found,
     Measure,
@@ -102,12 +103,11 @@ def gather_statistics(
     leave_out: Sequence[int | str] = (),
     architecture: int = 1,
     device: str = "cpu",
-    seed: int = 0,
     workers: int = 1,
     dask: str | None = None,
-    progress: bool = True,
+    run: Run = Run(),  # noqa: B008 - it is frozen
 ) -> Gathered | None:
-    """Fill the user's cache with the statistics that an edit at some sites will look for.
+    """Fill the cache with the statistics that an edit at some sites will look for.
 
     What is computed does not depend on who computes it: batches and samples are the same to the bit, and the second
     moments differ by the order of float64 sums alone.
@@ -120,10 +120,9 @@ def gather_statistics(
         leave_out: classes to leave out of the reference set.
         architecture: of the edit, 1 or 2.
         device: that the edit will be made on; with torchrun, "cuda" is a GPU for each process.
-        seed: of the edit.
         workers: processes to share the pictures among.
         dask: address of a Dask scheduler to have the workers of, or "local"; see `Workers`.
-        progress: whether to show bars.
+        run: seed of the edit, cache and progress.
 
     Returns:
         What the cache has now. None in all processes of torchrun but the first.
@@ -136,7 +135,9 @@ def gather_statistics(
     """
     if architecture not in {1, 2}:
         raise SettingError(f"expected architecture 1 or 2 but got {architecture}; choose one")
-    cache, by_workers = default_cache(), dask is not None or workers > 1
+    cache, by_workers = run.store, dask is not None or workers > 1
+    if cache is None:
+        raise SettingError("expected a cache to fill but got none; leave it out")
     with collected() as seconds, process_group(device) as own:
         if by_workers and size() > 1:
             raise SettingError("expected torchrun or workers but got both; leave one out")
@@ -145,9 +146,9 @@ def gather_statistics(
         survey = sites_of(model)
         wanted = [survey.site(path) for path in dict.fromkeys(sites)]
         with Workers(workers, dask=dask) as crew:
-            measure = _by_workers(task, model, crew, dask, progress) if by_workers else None
+            measure = _by_workers(task, model, crew, dask, run.progress) if by_workers else None
             found = find_statistics(
-                model, images, wanted, architecture=architecture, seed=seed, cache=cache, progress=progress,
+                model, images, wanted, architecture=architecture, seed=run.seed, cache=cache, progress=run.progress,
                 measure=measure,
             )  # fmt: skip
             processes, is_first = crew.count if by_workers else size(), rank() == 0
