@@ -18,6 +18,7 @@ from PIL import Image, ImageDraw
 from benchmarks.measure import DATA, arguments, record
 from rulepatch.core.edit import Edit
 from rulepatch.core.exemplars import Exemplar
+from rulepatch.core.model_sites import sites_of
 from rulepatch.data.folders import ImageSet, Picture
 from rulepatch.editors.edit import rewrite
 from rulepatch.evaluation.evaluate import outcomes_of
@@ -26,7 +27,6 @@ from rulepatch.evaluation.outcomes import Outcomes
 from rulepatch.images import composite, read_image
 from rulepatch.models.classifier import Classifier
 from rulepatch.models.registry import load_model
-from rulepatch.tracing.sites import find_sites
 
 SHARES = (0.15, 0.7)
 """A flood fill that reaches less is hardly seen, one that reaches more has run over the object."""
@@ -102,7 +102,7 @@ def row(family: str, model: Classifier, folder: str, snow: Image.Image) -> dict[
     often = Counter(case.label for case in wrong)
     exemplars = sorted(wrong, key=lambda case: -often[case.label])[:EXEMPLARS]
     rest = np.array([case not in exemplars for case in cases])
-    spatial = [site.path for site in find_sites(model.module, model.example()).sites if site.is_spatial]
+    spatial = [site.path for site in sites_of(model).sites if site.is_spatial]
     edits = [
         rewrite(model, exemplars, reference=known, site=site, rank=rank, cache=None, progress=False).with_strength(s)
         for site in spatial[-SITES:]

@@ -10,7 +10,7 @@ network, by the mean cosine of rebuilt keys and feature maps to the edited pictu
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,24 +20,29 @@ from tqdm import tqdm
 from benchmarks.measure import DATA, RESULTS, arguments, record
 from rulepatch.core.edit import Edit
 from rulepatch.core.exemplars import Exemplar
+from rulepatch.core.model_sites import sites_of
 from rulepatch.core.moments import KeyStatistics
 from rulepatch.data.exemplar_folders import read_exemplars
 from rulepatch.data.folders import ImageSet
+from rulepatch.data.run import Run
 from rulepatch.data.statistics import key_statistics
-from rulepatch.editors.problem import Problem, Settings, assemble, pose
-from rulepatch.editors.registry import editor_named
+from rulepatch.editors.assembling import assembled
+from rulepatch.editors.edit import edit
+from rulepatch.editors.problem import Problem, build_problem
+from rulepatch.editors.registry import Solution, editor_named
 from rulepatch.evaluation.evaluate import outcomes_of
 from rulepatch.experiments.demo import scenes_on_snow
 from rulepatch.inverse import fourier
 from rulepatch.inverse.convolution import convolution_at, edit_convolution, power_spectrum_at
 from rulepatch.inverse.reconstruct import invert, reconstruct
 from rulepatch.inverse.result import Level, Reconstruction
+from rulepatch.methods import InverseFourier
 from rulepatch.models.classifier import Classifier
 from rulepatch.models.registry import load_model
 from rulepatch.playground.pictures import exemplar, image_set, training_images
-from rulepatch.tracing.sites import Survey, find_sites
 
 SEED, REFERENCE, STEPS, PICTURE_STEPS = 0, 250, 100, 50
+RUN = Run(seed=SEED, progress=False)
 
 GRIDS: Mapping[str, Sequence[Mapping[str, Any]]] = {
     "rewrite": [{"rank": rank, "gate": None} for rank in (1, 3)],
@@ -88,8 +93,7 @@ class Bench:
 
     def __init__(self, network: Network, site: str) -> None:
         self.network, self.site = network, site
-        self.survey: Survey = find_sites(network.model.module, network.model.example())
-        where = self.survey.site(site)
+        where = sites_of(network.model).site(site)
         self.statistics: dict[int, dict[str, KeyStatistics]] = {
             architecture: key_statistics(
                 network.model, network.reference, [where], architecture=architecture, seed=SEED
@@ -106,26 +110,21 @@ class Bench:
     def edit(self, method: str, one: Exemplar, settings: Mapping[str, Any]) -> Edit:
         """An edit from one exemplar."""
         name = method.partition(",")[0]
-        if name == "inverse-fourier":
-            return self._fourier(one, settings)
+        how = editor_named(name).settings(**settings)
+        if isinstance(how, InverseFourier):
+            return self._fourier(one, how)
         known: Any = self.statistics[1 if name == "rewrite" else 2]
         reference = self.network.reference if settings.get("architecture") == 3 else known
-        return editor_named(name)(
-            self.network.model, [one], reference=reference, site=self.site, seed=SEED, progress=False, **settings
-        )
+        return edit(self.network.model, [one], reference=reference, site=self.site, how=how, run=RUN)
 
-    def problem(self, one: Exemplar, strength: float = 1.0) -> Problem:
-        """The problem that one exemplar poses, with statistics of patches."""
-        settings = Settings(self.site, strength=strength, architecture=2, seed=SEED)
-        return pose(self.network.model, [one], settings, reference=self.statistics[2], progress=False)
+    def problem(self, one: Exemplar, how: InverseFourier = InverseFourier()) -> Problem:  # noqa: B008 - it is frozen
+        """The problem of one exemplar, with statistics of patches."""
+        return build_problem(self.network.model, [one], self.site, how, reference=self.statistics[2], run=RUN)
 
-    def _fourier(self, one: Exemplar, settings: Mapping[str, Any]) -> Edit:
-        problem = self.problem(one, settings.get("strength", 1.0))
-        options = {"balance": 1.0, "cutoff": 1e-3, "fitted": False} | settings
-        own = {key: options[key] for key in ("balance", "cutoff", "fitted")}
-        change, about = edit_convolution(problem, problem.observations[0], self.power, **own)
-        made = assemble(problem, [change], method="inverse-fourier", own=own)
-        return replace(made, provenance={**made.provenance, "inverse": [about]})
+    def _fourier(self, one: Exemplar, how: InverseFourier) -> Edit:
+        problem = self.problem(one, how)
+        change, about = edit_convolution(problem, problem.observations[0], self.power, how)
+        return assembled(problem, how, Solution([change], {"inverse": [about]}))
 
     def inverted(self, one: Exemplar, edit: Edit | None, level: Level, architecture: int = 4) -> Reconstruction:
         """What is rebuilt after an edit; before any, if there is none."""
@@ -143,10 +142,8 @@ class Bench:
             Cosine to the edited and to the original picture's inputs, before the edit and after it.
         """
         (seen,) = self.problem(one).observations
-        floor = Settings(self.site).floor
-        found = convolution_at(
-            seen, self.power, balance=settings["balance"], cutoff=settings.get("cutoff", 1e-3), floor=floor
-        )
+        how = InverseFourier(**settings)
+        found = convolution_at(seen, self.power, balance=how.balance, cutoff=how.cutoff, floor=how.floor)
         target = fourier.convolve(found.response, found.originals)
         size = target.square().sum()
         start = 0.01 * found.originals.std() * torch.randn(
@@ -291,7 +288,7 @@ def repaired(network: Network, edits: Sequence[Edit]) -> dict[str, Any]:
         "right before": float(tests[0].before or 0),
         "right after": interval([float(each.after or 0) for each in tests]),
         "flips": interval([len(each.flips) / len(each) for each in reference]),
-        "predicted damage": float(np.mean([each.provenance["sites"][0]["predicted_damage"] for each in edits])),
+        "predicted damage": float(np.mean([each.reports[0].predicted_damage for each in edits])),
     }
 
 

@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from benchmarks.measure import DATA, arguments, record
 from rulepatch.core.exemplars import Exemplar
+from rulepatch.core.model_sites import sites_of
 from rulepatch.data.folders import ImageSet, Picture
 from rulepatch.images import read_image
 from rulepatch.models.classes import Classes
@@ -38,7 +39,6 @@ from rulepatch.new_classes.settings import METHODS
 from rulepatch.playground.pictures import picture_of
 from rulepatch.playground.scenes import CLASSES, SIZE, render, silhouette
 from rulepatch.playground.worlds import SHORTCUTS, sample
-from rulepatch.tracing.sites import find_sites
 from tools.train_playground import MEAN, STD, train
 
 MAX_DROP = 0.0025
@@ -93,7 +93,7 @@ def disc(height: int, width: int, share: float = 0.8) -> NDArray[np.float32]:
 
 def without(model: Classifier, label: int) -> Classifier:
     """The classifier without a class: its row of the head is taken out."""
-    head = find_sites(model.module, model.example()).sites[-1].path
+    head = sites_of(model).sites[-1].path
     network, (parent, _, name) = copy.deepcopy(model.module), head.rpartition(".")
     layer = network.get_submodule(head)
     assert isinstance(layer, nn.Linear)

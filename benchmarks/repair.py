@@ -12,7 +12,7 @@ from benchmarks.measure import DATA, arguments, record
 from rulepatch.core.exemplars import Exemplar
 from rulepatch.data.exemplar_folders import read_exemplars
 from rulepatch.data.folders import ImageSet
-from rulepatch.editors.registry import editor_named
+from rulepatch.editors.edit import front
 from rulepatch.evaluation.evaluate import evaluate_all
 from rulepatch.evaluation.result import Evaluation
 from rulepatch.models.classifier import Classifier
@@ -32,7 +32,7 @@ def rows(model: Classifier, wanted: Wanted, reference: ImageSet) -> list[dict[st
         method = own.pop("method", "rewrite")
         if method == "rewrite":
             own.setdefault("gate", None)
-        edits.append(editor_named(method)(model, exemplars, reference=reference, **own))
+        edits.append(front(method)(model, exemplars, reference=reference, **own))
     found = evaluate_all(model, edits, tests=DATA / "snow" / "test", reference=reference)
     return [row(what, evaluation) for what, evaluation in zip(wanted, found, strict=True)]
 
@@ -44,7 +44,7 @@ def row(what: str, evaluation: Evaluation) -> dict[str, Any]:
     return {
         "model": evaluation.model_name,
         "edit": what,
-        "loss": sum(site["loss"]["after"] for site in evaluation.edit.provenance["sites"]),
+        "loss": sum(report.loss_after for report in evaluation.edit.reports),
         "on snow, %": 100 * tests.after,
         "repaired": len(tests.repaired),
         "broken": len(tests.broken),

@@ -11,6 +11,7 @@ from rulepatch.core.exemplars import Exemplar
 from rulepatch.data.exemplar_folders import read_exemplars
 from rulepatch.data.folders import ImageSet
 from rulepatch.evaluation.evaluate import evaluate
+from rulepatch.methods import Rewrite
 from rulepatch.models.classifier import Classifier
 from rulepatch.models.registry import load_model
 from rulepatch.site_search.search import Search, search
@@ -28,10 +29,10 @@ def row(model: Classifier, name: str, exemplars: list[Exemplar], what: str, *, t
     line |= {"validation": found.validation, "why": found.why}
     if found.edit is None:
         return line | {"edit": "none"}
-    chosen = found.edit.provenance["settings"]
-    line["edit"] = f"{' + '.join(chosen['site'])}, rank {chosen['rank']}, strength {chosen['strength']:g}, " + (
-        "no gate" if chosen["gate"] is None else f"gate {chosen['gate']:g}"
-    )
+    how = found.edit.how
+    assert isinstance(how, Rewrite)
+    gate = "no gate" if how.gate is None else f"gate {how.gate}"
+    line["edit"] = f"{' + '.join(found.edit.sites)}, rank {how.rank}, strength {how.strength:g}, {gate}"
     seen = evaluate(model, found.edit, tests=None if tests is None else DATA / tests, reference=unseen)
     assert seen.reference is not None
     line |= {

@@ -13,6 +13,7 @@ import numpy as np
 
 from benchmarks.cases import PlaygroundRule
 from benchmarks.measure import DATA, arguments, record
+from rulepatch.core.model_sites import sites_of
 from rulepatch.data.exemplar_folders import read_exemplars
 from rulepatch.data.folders import ImageSet
 from rulepatch.evaluation.evaluate import outcomes_of
@@ -23,7 +24,6 @@ from rulepatch.playground.pictures import training_images
 from rulepatch.site_search.candidates import Candidate
 from rulepatch.site_search.search import Search, search
 from rulepatch.site_search.selection import choose, or_zero
-from rulepatch.tracing.sites import find_sites
 
 CASES = 8
 LABELLED = (5, 20)
@@ -35,7 +35,7 @@ def signals(searched: Search, truth: Sequence[Outcomes], order: Sequence[str], s
     failures = np.flatnonzero(~truth[0].right_before)
     drawn = np.random.default_rng(seed).permutation(failures)
     found: dict[str, list[float]] = {
-        "depth of the last site": [max(order.index(path) for path in each.proposal.sites) for each in own],
+        "depth of the last site": [max(order.index(path) for path in each.trial.sites) for each in own],
         "exemplars' masked error": [-each.loss for each in own],
         "predicted damage": [-each.predicted_damage for each in own],
         "flips on the reference set": [each.flips for each in own],
@@ -82,7 +82,7 @@ def rows_of(
 def choices(searched: Search) -> dict[str, Candidate | None]:
     """What the search chose, and what the rule alone would have."""
     within = [each for each in searched.candidates if searched.is_within(each)]
-    last = [each for each in within[:3] if each.proposal.sites == searched.candidates[0].proposal.sites]
+    last = [each for each in within[:3] if each.trial.sites == searched.candidates[0].trial.sites]
     rule = last[-1] if last else None
     return {
         "the rule alone": rule,
@@ -107,13 +107,13 @@ def photographs(model: Classifier) -> list[dict[str, Any]]:
     known, _ = ImageSet.of(DATA / "imagenet_sample" / "val", model.classes).without(own).split(0.5, seed=0)
     searched = search(model, exemplars, reference=known)
     tests = ImageSet.of(DATA / "snow" / "test", model.classes)
-    order = [site.path for site in find_sites(model.module, model.example()).sites]
+    order = [site.path for site in sites_of(model).sites]
     return rows_of(model.name, searched, outcomes(model, searched, tests), order, 0)
 
 
 def outcomes(model: Classifier, searched: Search, tests: ImageSet) -> list[Outcomes]:
     """The truth of every candidate."""
-    return outcomes_of(model, [searched.make(each.proposal) for each in searched.candidates], tests)
+    return outcomes_of(model, [searched.make(each.trial) for each in searched.candidates], tests)
 
 
 def summary(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

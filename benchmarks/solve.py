@@ -17,12 +17,16 @@ from torch import Tensor
 from benchmarks.measure import DATA, arguments, interleaved, once, record
 from rulepatch.core import linalg
 from rulepatch.core.exemplars import Exemplar
+from rulepatch.core.installation import Projection
+from rulepatch.core.observations import Observation
 from rulepatch.data.exemplar_folders import read_exemplars
 from rulepatch.data.folders import ImageSet
+from rulepatch.data.run import Run
 from rulepatch.data.stream import ImageStream
-from rulepatch.editors.problem import Problem, Settings, pose, read
+from rulepatch.editors import rewrite
+from rulepatch.editors.problem import Problem, build_problem
 from rulepatch.editors.projected_adam import descend
-from rulepatch.editors.rewrite import solve
+from rulepatch.methods import FLOOR, ProjectedAdam, Rewrite
 from rulepatch.models.classes import Classes
 from rulepatch.models.classifier import Classifier
 from rulepatch.models.preprocess import Preprocess
@@ -30,6 +34,8 @@ from rulepatch.models.registry import load_model
 from rulepatch.playground.pictures import exemplar, training_images
 from rulepatch.tracing import capture
 from rulepatch.tracing.sites import with_weight
+
+PLAIN = Rewrite(gate=None)
 
 THEIRS = [(1e-3, 10_000), (1e-4, 20_000)]
 """Learning rate and steps of Adam: the two settings of the authors' grid that move the weight most."""
@@ -45,14 +51,14 @@ def vgg16(device: str) -> Problem:
         for batch in ImageStream(images, model.preprocess, batch_size=16):
             model.module.train()(model.inputs(batch.pixels))
     model.module.eval().requires_grad_(False).to(device)
-    return pose(model, found[:1], Settings("features.40"), reference=images, cache=None)
+    return build_problem(model, found[:1], "features.40", PLAIN, reference=images, run=Run(cache=None))
 
 
 def mobilenet(device: str) -> Problem:
     """The last convolution of MobileNetV2, three exemplars; real weights and photographs."""
     model = load_model(str(DATA / "models" / "mobilenet_v2.toml"), device=device)
     images, found = pictures(model)
-    return pose(model, found, Settings("conv_head", rank=3), reference=images, cache=None)
+    return build_problem(model, found, "conv_head", PLAIN.but(rank=3), reference=images, run=Run(cache=None))
 
 
 def pictures(model: Classifier) -> tuple[ImageSet, list[Exemplar]]:
@@ -66,14 +72,19 @@ def pictures(model: Classifier) -> tuple[ImageSet, list[Exemplar]]:
     return replace(images, pictures=tuple(unlabelled)), [replace(one, label=None) for one in found]
 
 
-def measured(name: str, problem: Problem, steps: int | None) -> list[dict[str, Any]]:
+def measured(name: str, problem: Problem, rank: int, steps: int | None) -> list[dict[str, Any]]:
     """The rows of one site."""
     seen = problem.observations[0]
-    reading = read(problem, seen)
-    moment = problem.statistics[seen.site.path].moment.mean()
+    statistics = problem.statistics[seen.site.path]
+    whitener, moment = statistics.whitening(floor=FLOOR), statistics.moment.mean()
 
-    def anew(**settings: Any) -> Tensor:
-        return solve(replace(seen), reading, **settings)  # a copy forgets what was computed before
+    def directions_of(seen: Observation) -> Tensor:
+        return linalg.directions(*seen.concept_keys(1), whitener.to(seen.keys.device), rank)[0]
+
+    directions = directions_of(seen)
+
+    def anew(how: Rewrite = PLAIN) -> Tensor:
+        return solved(replace(seen), directions, how)  # a copy forgets what was computed before
 
     def forward() -> None:
         with capture.inference(seen.layer):
@@ -81,25 +92,25 @@ def measured(name: str, problem: Problem, steps: int | None) -> list[dict[str, A
 
     jobs: dict[str, Callable[[], object]] = {
         "one forward of the site": forward,
-        "whitening, once for a reference set": lambda: linalg.whitening(moment),
-        "directions, once for some exemplars": lambda: read(problem, replace(seen)),
+        "whitening, once for a reference set": lambda: linalg.whitening(moment, floor=FLOOR),
+        "directions, once for some exemplars": lambda: directions_of(replace(seen)),
         "closed form": anew,
     }
     seconds = interleaved(jobs)
-    rows = [{"site": name, "what": what, "seconds": found} for what, found in seconds.items()]
-    rows[-1]["loss"] = loss(problem, anew())
+    rows: list[dict[str, Any]] = [{"site": name, "what": what, "seconds": found} for what, found in seconds.items()]
+    rows[-1]["loss"] = loss(seen, anew(), directions)
     for count in (100, 600, 2000):
-        taken, found = once(partial(anew, match="value", error="absolute", steps=count))
+        taken, found = once(partial(anew, PLAIN.but(match="value", error="absolute", steps=count)))
         what = f"absolute error, {count:,} steps on Λ alone"
-        rows.append({"site": name, "what": what, "seconds": taken, "loss": loss(problem, found)})
+        rows.append({"site": name, "what": what, "seconds": taken, "loss": loss(seen, found, directions)})
     for rate, full in THEIRS:
         count = full if steps is None else min(full, steps)
-        theirs = partial(descend, seen, reading.directions, steps=count, learning_rate=rate, progress=True)
-        taken, delta = once(theirs)
-        reached = loss(problem, linalg.coefficients_of(delta.double(), reading.directions))
+        how = ProjectedAdam(rank=rank, steps=count, learning_rate=rate)
+        taken, delta = once(partial(descend, seen, directions, how, progress=True))
+        reached = loss(seen, linalg.coefficients_of(delta.double(), directions), directions)
         what = f"authors' algorithm, {count:,} steps at {rate:g}"
         rows.append({"site": name, "what": what, "seconds": taken, "loss": reached})
-    nothing = loss(problem, torch.zeros_like(anew()))
+    nothing = loss(seen, torch.zeros_like(anew()), directions)
     slowest, site = rows[-1]["seconds"], seconds["one forward of the site"]
     rows.append({"site": name, "what": "no edit", "loss": nothing})
     for row in rows:
@@ -109,10 +120,21 @@ def measured(name: str, problem: Problem, steps: int | None) -> list[dict[str, A
     return rows
 
 
-def loss(problem: Problem, coefficients: Tensor) -> float:
+def solved(seen: Observation, directions: Tensor, how: Rewrite) -> Tensor:
+    """The coefficients of given directions, without a gate: the solve of `rewrite` alone, (c_out, r, y, x)."""
+    with torch.no_grad():
+        projection = Projection(seen.layer, directions, None, dtype=torch.float64)
+        features = seen.features(projection(seen.keys.to(directions)))
+    weights = seen.output_weights[seen.marked]
+    found = linalg.ridge_path(features[seen.marked], seen.residuals, weights, [how.ridge])[0]
+    if how.match == "value":
+        found = rewrite._descend(seen, features, found, how, progress=False)
+    return found.T.reshape(-1, len(directions), *seen.site.shape[2:])
+
+
+def loss(seen: Observation, coefficients: Tensor, directions: Tensor) -> float:
     """The authors' objective with an edit's coefficients."""
-    seen = problem.observations[0]
-    delta = linalg.low_rank(coefficients, read(problem, seen).directions).to(seen.keys)
+    delta = linalg.low_rank(coefficients, directions).to(seen.keys)
     with torch.no_grad():
         return float(seen.error(with_weight(seen.layer, delta)(seen.keys)).mean())
 
@@ -122,9 +144,9 @@ def main() -> None:
     parser = arguments(__doc__ or "")
     parser.add_argument("--steps", type=int, help="at most so many steps of the authors' algorithm")
     given = parser.parse_args()
-    rows = measured("VGG16 features.40, 1 exemplar, rank 1", vgg16(given.device), given.steps)
+    rows = measured("VGG16 features.40, 1 exemplar, rank 1", vgg16(given.device), 1, given.steps)
     if (DATA / "weights").is_dir():
-        rows += measured("MobileNetV2 conv_head, 3 exemplars, rank 3", mobilenet(given.device), given.steps)
+        rows += measured("MobileNetV2 conv_head, 3 exemplars, rank 3", mobilenet(given.device), 3, given.steps)
     record("solve" if given.steps is None else "solve-quick", given.device, rows)
 
 

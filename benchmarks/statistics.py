@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from benchmarks.measure import arguments, interleaved, record
+from rulepatch.core.model_sites import sites_of
 from rulepatch.core.moments import KeyStatistics
 from rulepatch.data.folders import ImageSet, Picture
 from rulepatch.data.statistics import key_statistics
@@ -75,7 +76,7 @@ def whole_pass(name: str, module: nn.Module, path: str, count: int) -> dict[str,
     model = Classifier(module, Preprocess((224, 224), resize=256), [str(i) for i in range(1000)])
     noise = [Image.effect_noise((500, 375), 80).convert("RGB") for _ in range(16)]
     images = ImageSet(tuple(Picture(noise[i % 16]) for i in range(count)), "noise")
-    site = find_sites(model.module, model.example()).site(path)
+    site = sites_of(model).site(path)
 
     def bare() -> None:
         for batch in batches(model, images):

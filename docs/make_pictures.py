@@ -13,8 +13,8 @@ import rulepatch as rp
 from rulepatch.concepts.stylize import load_stylizer
 from rulepatch.concepts.stylize import styles as all_styles
 from rulepatch.experiments.demo import GATE, RANK, SITE, STRENGTH, scenes_on_snow
-from rulepatch.images import marked
 from rulepatch.playground.pictures import exemplar, image_set, training_images
+from rulepatch.thumbnails import marked
 
 PICTURES = Path(__file__).parent / "pictures"
 WRONG, RIGHT = "#c22f3d", "#17804d"

@@ -2,11 +2,13 @@
 
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from pkgutil import resolve_name
 
 import pytest
 
@@ -110,7 +112,7 @@ def test_the_sketch_of_a_new_segmenter_names_what_there_is():
 
 def test_the_page_on_plugins_shows_the_example():
     page, example = ROOT / "docs" / "plugins.md", ROOT / "examples" / "rulepatch_plugin"
-    shown = [*blocks(page, "python"), *blocks(page, "py")]
+    shown = blocks(page, "python")
     for name in ("segmenter", "editor"):
         assert (example / "rulepatch_example" / f"{name}.py").read_text("utf-8") in shown
     (table,) = blocks(page, "toml")
@@ -132,15 +134,18 @@ def test_the_tables_are_what_was_recorded():
     assert shown == set(VIEWS)
 
 
-def test_every_module_that_the_reference_names_exists():
-    import importlib
+def test_the_tables_of_settings_are_made_of_their_fields():
+    page = ROOT / "docs" / "methods.md"
+    filled = runpy.run_path(str(ROOT / "docs" / "make_methods.py"))["filled"]
+    assert filled(page.read_text("utf-8")) == page.read_text("utf-8"), "run python docs/make_methods.py"
 
-    for name in re.findall(r"^::: (\S+)", (ROOT / "docs" / "reference.md").read_text("utf-8"), flags=re.MULTILINE):
-        try:
-            importlib.import_module(name)
-        except ModuleNotFoundError:
-            module, _, member = name.rpartition(".")
-            assert hasattr(importlib.import_module(module), member), name
+
+def test_the_symbols_are_where_the_notation_says():
+    text = (ROOT / "docs" / "notation.md").read_text("utf-8")
+    names = re.findall(r"`((?:\w+\.)+\w+)(?:\(\))?`(?=[^|]*\|[^|]*\|[^|]*\|$)", text, flags=re.MULTILINE)
+    assert len(names) > 10
+    for name in names:
+        assert resolve_name(f"rulepatch.{name}"), name
 
 
 def test_no_page_or_file_names_a_machine_or_a_registry():

@@ -14,15 +14,20 @@ import pytest
 from PIL import Image
 
 from rulepatch.concepts import segment, stylize
+from rulepatch.data.exemplar_folders import write_exemplar
+from rulepatch.editors import registry as editors
 from rulepatch.errors import ModelError, RulepatchError, RulepatchWarning, SettingError
 from rulepatch.models import registry as models
+from rulepatch.models.registry import load_model
+from rulepatch.playground.pictures import exemplar, training_images
 from rulepatch.registry import Registry
 
 ROOT = Path(__file__).parent.parent
 REGISTRIES = {
-    "segmenters": (segment._SEGMENTERS, segment.segmenters, "rulepatch.concepts.segmenters"),
-    "stylizers": (stylize._STYLIZERS, stylize.stylizers, "rulepatch.concepts.stylizers"),
-    "models": (models._SOURCES, models.sources, "rulepatch.models"),
+    "segmenters": (segment._SEGMENTERS, segment.segmenters, {"rulepatch.concepts.segmenters"}),
+    "stylizers": (stylize._STYLIZERS, stylize.stylizers, {"rulepatch.concepts.stylizers"}),
+    "models": (models._SOURCES, models.sources, {"rulepatch.models"}),
+    "editors": (editors._EDITORS, editors.editors, {"rulepatch.editors", "rulepatch.inverse"}),
 }
 REGISTERED = [(kind, name) for kind, (_, names, _) in REGISTRIES.items() for name in names()]
 
@@ -34,31 +39,40 @@ REGISTERED = [(kind, name) for kind, (_, names, _) in REGISTRIES.items() for nam
 def test_whatever_is_registered_can_be_loaded_as_it_is_documented(kind, name):
     registry, _, _ = REGISTRIES[kind]
     found = registry[name]
-    load = getattr(found, "load", found)
+    load = getattr(found, "load", getattr(found, "solve", found))
     assert callable(load) and load.__doc__
     assert registry[name] is found and registry[f"{name}/of/any/name"] is found
     settings = getattr(found, "settings", stylize.NoSettings)
-    assert settings.__dataclass_params__.frozen and settings() == settings(**dataclasses.asdict(settings()))
+    if kind == "editors":
+        assert settings.name == name and settings().but(**settings().describe()) == settings()
+    else:
+        assert settings.__dataclass_params__.frozen and settings() == settings(**dataclasses.asdict(settings()))
 
 
 @pytest.mark.parametrize("kind", REGISTRIES)
 def test_no_file_is_forgotten_and_none_registers_another_name(kind):
-    registry, _, package = REGISTRIES[kind]
-    for module in pkgutil.iter_modules(import_module(package).__path__, f"{package}."):
-        import_module(module.name)
+    registry, _, packages = REGISTRIES[kind]
+    for package in packages:
+        for module in pkgutil.iter_modules(import_module(package).__path__, f"{package}."):
+            import_module(module.name)
     assert set(registry._objects) == set(registry._modules)
-    assert {module.rpartition(".")[0] for module in registry._modules.values()} == {package}
+    assert {module.rpartition(".")[0] for module in registry._modules.values()} == packages
 
 
 @pytest.mark.parametrize(
-    ("load", "error"), [(segment.load_segmenter, SettingError), (stylize.load_stylizer, SettingError),
-                        (models.load_model, ModelError)],
-)  # fmt: skip
+    ("load", "error", "other"),
+    [
+        (segment.load_segmenter, SettingError, "playground"),
+        (stylize.load_stylizer, SettingError, "playground"),
+        (models.load_model, ModelError, "playground"),
+        (editors.editor_named, SettingError, "rewrite"),
+    ],
+)
 @pytest.mark.parametrize("name", ["nonsense", "", "/", "nonsense/playground"])
-def test_a_name_that_there_is_not_is_one_sentence_with_all_names(load, error, name):
+def test_a_name_that_there_is_not_is_one_sentence_with_all_names(load, error, other, name):
     with pytest.raises(error) as caught:
         load(name)
-    assert repr(name) in str(caught.value) and "playground" in str(caught.value) and "\n" not in str(caught.value)
+    assert repr(name) in str(caught.value) and other in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_help_reads_no_entry_points():
@@ -231,7 +245,13 @@ def test_the_registries_of_rulepatch_hear_of_other_packages(package, monkeypatch
     for registry, names, _ in REGISTRIES.values():
         monkeypatch.delitem(vars(registry), "_entry_points", raising=False)
         assert "mine" in names()
-    for load in (segment.load_segmenter, stylize.load_stylizer, models.load_model, models.load_skeleton):
+    for load in (
+        segment.load_segmenter,
+        stylize.load_stylizer,
+        models.load_model,
+        models.load_skeleton,
+        editors.editor_named,
+    ):
         with pytest.raises(RulepatchError, match=r"'mine' of the package more_\w+ 1.0 .*ZeroDivisionError"):
             load("mine/name")
     assert segment.load_segmenter("playground").threshold == 0.5
@@ -317,3 +337,25 @@ model = rp.load_model("day-night")
 print(model(picture).name, model(Image.new("RGB", (8, 4))).name)
 """
     assert installed("-c", program).split() == ["day", "night"]
+
+
+@pytest.mark.slow
+def test_an_editor_of_the_example_is_a_method_like_any_other(installed, tmp_path):
+    write_exemplar(exemplar("van", ground="snow", seed=1), tmp_path / "exemplar")
+    training_images(40, seed=2).write(tmp_path / "reference", load_model("playground").classes)
+    making = ["--model", "playground", "--exemplar", "exemplar", "--reference", "reference", "--site", "blocks.4.conv"]
+    making += ["--allow-useless", "--out", "edit.safetensors", "--method", "mean-key", "--strength", "0.5"]
+    installed("-m", "rulepatch", "edit", *making, cwd=tmp_path)
+    program = """
+import rulepatch as rp
+from rulepatch.editors.registry import editor_named, editors
+
+assert "mean-key" in editors() and editor_named("mean-key").settings().strength == 1
+edit, model = rp.Edit.load("edit.safetensors"), rp.load_model("playground")
+edit.apply(model)
+print(edit.how.name, edit.how.strength, edit.sites[0], edit.changes[0].rank, edit.reports[0].loss_after)
+again = rp.edit(model, rp.read_exemplars(["exemplar"]), reference="reference", site="blocks.4.conv", how=edit.how)
+assert again.reports == edit.reports
+"""
+    name, strength, site, rank, loss = installed("-c", program, cwd=tmp_path).split()
+    assert (name, strength, site, rank) == ("mean-key", "0.5", "blocks.4.conv", "1") and float(loss) > 0

@@ -144,8 +144,8 @@ def range_of(field: FieldInfo) -> str:
         if get_origin(kind) is Literal:
             told += [written(choice) for choice in get_args(kind)]
         else:
-            bounds = [f"{_SYMBOLS[key]} {value:g}" for key, value in limits.items() if kind in {int, float}]
-            told.append(" ".join(filter(None, [_KINDS.get(kind, str(kind)), " and ".join(bounds)])))
+            bounds = [f"{_SYMBOLS[key]} {written(value)}" for key, value in limits.items() if kind in {int, float}]
+            told.append(" ".join(filter(None, [_KINDS.get(kind) or f"a {kind.__name__}", " and ".join(bounds)])))
     return told[0] if len(told) == 1 else f"{', '.join(told[:-1])} or {told[-1]}"
 
 

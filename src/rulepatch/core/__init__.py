@@ -1,6 +1,36 @@
-"""The method, independent of data sets, model zoos, disk caches and displays.
+"""The method. It knows no data set, no model zoo, no disk cache and no screen.
 
-From the lowest module up: `linalg` (equations), `moments` (statistics of keys), `exemplars` (images with masks),
-`observations` (activations of a site on them), `changes` (parts of an edit), `installation` (patching a network) and
-`edit` (the result).
+From the ground up: `linalg` (every equation), `moments` (statistics of keys), `exemplars`, `observations` (what a site
+sees of them), `changes` (what an edit is made of), `installation` (putting changes into a network) and `edit`.
 """
+
+from typing import TYPE_CHECKING
+
+from rulepatch.lazy import exports
+
+if TYPE_CHECKING:
+    from rulepatch.core.changes import Dense, Gate, LowRank, NewClass
+    from rulepatch.core.exemplar_outcomes import ExemplarOutcome, ExemplarOutcomes, ExemplarPrediction
+    from rulepatch.core.moments import KeySample, KeyStatistics, SecondMoment
+    from rulepatch.core.observations import Observation
+    from rulepatch.core.opinions import Opinions
+    from rulepatch.core.site_reports import Certificate, SiteReport
+
+__all__ = [
+    "Certificate",
+    "Dense",
+    "ExemplarOutcome",
+    "ExemplarOutcomes",
+    "ExemplarPrediction",
+    "Gate",
+    "KeySample",
+    "KeyStatistics",
+    "LowRank",
+    "NewClass",
+    "Observation",
+    "Opinions",
+    "SecondMoment",
+    "SiteReport",
+]
+
+__getattr__, __dir__ = exports(__name__)

@@ -1,1 +1,15 @@
-"""Image folders, prefetching streams of batches, statistics of keys, and a cache keyed by content."""
+"""Pictures in folders, read ahead in batches; statistics of keys over them; a cache keyed by content."""
+
+from typing import TYPE_CHECKING
+
+from rulepatch.lazy import exports
+
+if TYPE_CHECKING:
+    from rulepatch.data.cache import Cache
+    from rulepatch.data.exemplar_folders import write_exemplar
+    from rulepatch.data.folders import Picture
+    from rulepatch.data.statistics import key_statistics
+
+__all__ = ["Cache", "Picture", "key_statistics", "write_exemplar"]
+
+__getattr__, __dir__ = exports(__name__)

@@ -17,10 +17,10 @@ __all__ = ["read_exemplars", "write_exemplar"]
 
 
 def read_exemplars(
-    sources: Sequence[Path],
+    sources: Sequence[Path | str] | Path | str,
     *,
-    masks: Sequence[Path] = (),
-    replacement: Path | None = None,
+    masks: Sequence[Path | str] = (),
+    replacement: Path | str | None = None,
     label: int | str | None = None,
     unedited: bool = False,
     mask_value: MaskValue | None = None,
@@ -28,7 +28,7 @@ def read_exemplars(
     """Read exemplars: folders with `image.*`, `mask.*` and `edited.*`, folders of such folders, or pictures with masks.
 
     Args:
-        sources: exemplar folders, folders of them, or pictures.
+        sources: an exemplar folder, a folder of them, a picture, or several of these.
         masks: one for each source that is a picture, in order.
         replacement: a texture to paint over the concept, instead of the folders' edited pictures.
         label: label of the images, which overrides that of the folders.
@@ -41,7 +41,9 @@ def read_exemplars(
     Raises:
         ExemplarError: a source is missing or lacks a part, or pictures and masks do not pair.
     """
-    pictures = [source for source in sources if source.is_file()]
+    paths = [Path(source) for source in ([sources] if isinstance(sources, Path | str) else sources)]
+    replacement = None if replacement is None else Path(replacement)
+    pictures = [source for source in paths if source.is_file()]
     if len(pictures) != len(masks):
         raise ExemplarError(
             f"expected a mask for each exemplar that is a picture but got {plural(len(pictures), 'picture')} and "
@@ -49,7 +51,7 @@ def read_exemplars(
         )
     mask_of_next = iter(masks)
     found: list[Exemplar] = []
-    for source in sources:
+    for source in paths:
         if source.is_file():
             mask = next(mask_of_next)
             edited = source if unedited else None

@@ -1,9 +1,9 @@
 """Run options common to all tasks: cache, seed, progress bars."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from rulepatch.data.cache import Cache, default_cache
 from rulepatch.settings import Settings
@@ -23,16 +23,9 @@ class Run(Settings):
 
     title: ClassVar[str] = "settings of a run"
 
-    cache: Any = Field(default="user", description="Where statistics are kept: the user's cache, a Cache, or none.")
+    cache: Literal["user"] | Cache | None = Field(default="user", description="Where statistics are kept.")
     seed: int = Field(default=0, ge=0, le=2**32 - 1, description="Of everything that is random.")
     progress: bool = Field(default=True, description="Show progress bars on standard error.")
-
-    @field_validator("cache")
-    @classmethod
-    def _is_a_cache(cls, value: Any) -> Any:
-        if not (value is None or value == "user" or isinstance(value, Cache)):
-            raise ValueError(f"expected cache to be 'user', a Cache or None but got {value!r}; leave it out")
-        return value
 
     @property
     def store(self) -> Cache | None:

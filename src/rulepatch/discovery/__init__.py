@@ -1,1 +1,14 @@
 """Finding rules that a classifier has learnt: what a concept is to a class, measured on counterfactuals."""
+
+from typing import TYPE_CHECKING
+
+from rulepatch.lazy import exports
+
+if TYPE_CHECKING:
+    from rulepatch.discovery.concept_effects import Dependence
+    from rulepatch.discovery.report import write_discovery, write_report
+    from rulepatch.discovery.result import BeforeAndAfter, Discovery, Finding
+
+__all__ = ["BeforeAndAfter", "Dependence", "Discovery", "Finding", "write_discovery", "write_report"]
+
+__getattr__, __dir__ = exports(__name__)
