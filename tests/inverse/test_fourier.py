@@ -217,7 +217,9 @@ def test_with_a_kernel_of_one_tap_it_is_so_if_the_reference_is_white_and_not_if_
     expected = dense_inverse_change(weight, key, targets, moment)
     layer = layer_of(weight[:, :, None, None])
     for power, same in ((white, True), (uneven, False)):
-        change, _ = fourier.inverse_change(layer, power, originals, targets, marks_of([(0, 1, 1)]), balance=0)
+        change, _ = fourier.inverse_change(
+            layer, power, originals, targets, marks_of([(0, 1, 1)]), balance=0, floor=FLOOR
+        )
         kernel = whole(change)
         middle = kernel[:, :, (GRID[0] - 1) // 2, (GRID[1] - 1) // 2]
         assert torch.allclose(middle, expected, rtol=1e-5, atol=1e-6) is same
