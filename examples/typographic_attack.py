@@ -19,8 +19,8 @@ from PIL import Image
 from torch import Tensor
 
 import rulepatch as rp
-from rulepatch.concepts.typographic import note
-from rulepatch.data.folders import Picture
+from rulepatch.concepts import note
+from rulepatch.data import Picture
 from rulepatch.images import read_image
 from rulepatch.text import Table, percent
 
@@ -70,14 +70,13 @@ def _run(options: argparse.Namespace) -> None:
     }
     before = {name: _says(model, each) for name, each in pictures.items()}
     site = options.site or _last_site(model)
-    edit = rp.rewrite(
+    edit = rp.edit(
         model,
-        [attack.exemplar(label=options.label)],
+        attack.exemplar(label=options.label),
         reference=options.reference,
         site=site,
-        rank=options.rank,
-        strength=options.strength,
-        progress=False,
+        how=rp.Rewrite(rank=options.rank, strength=options.strength),
+        run=rp.Run(progress=False),
     )
     edit.save(options.out)
     with edit.applied(model):
