@@ -7,15 +7,10 @@ folder of pictures; the commands are `rulepatch cases`, `rulepatch discover` and
 import argparse
 from pathlib import Path
 
-from rulepatch import evaluate, load_model, read_exemplars, rewrite
-from rulepatch.concepts.make_cases import make_cases, styles_for
-from rulepatch.concepts.segment import load_segmenter
-from rulepatch.concepts.stylize import load_stylizer
-from rulepatch.discovery.concept_effects import EVERY_CLASS
-from rulepatch.discovery.discover import discover
-from rulepatch.discovery.report import write_discovery
-from rulepatch.playground.pictures import image_set, training_images
-from rulepatch.playground.scenes import render
+import rulepatch as rp
+from rulepatch.concepts import load_segmenter, load_stylizer, styles_for
+from rulepatch.discovery import EVERY_CLASS, write_discovery
+from rulepatch.playground import image_set, render, training_images
 
 
 def main() -> None:
@@ -24,9 +19,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for everything that is made")
     out = parser.parse_args().out
 
-    model = load_model("playground")
+    model = rp.load_model("playground")
     scenes = [render(label, seed=i) for label in ("van", "car", "bus", "truck", "taxi") for i in range(16)]
-    cases = make_cases(
+    cases = rp.make_cases(
         image_set(scenes, "road vehicles"),
         out / "cases",
         concepts=["road"],
@@ -35,20 +30,21 @@ def main() -> None:
         stylizer=load_stylizer("playground", blend=1.0),
         classes=model.classes,
     )
-    before = discover(model, cases)
+    before = rp.discover(model, cases)
     write_discovery(before, out / "before")
     print(before.to_text())
 
     rule = next(rule for rule in before.findings[0].rules if rule.label == EVERY_CLASS and rule.style is not None)
     print(f"\nthe rule: no {rule.concept} but {rule.style} costs {100 * rule.drop:.0f} points\n")
-    exemplars = read_exemplars([out / "before" / "rules" / f"playground-all-classes-{rule.concept}-{rule.style}"])
+    exemplars = rp.read_exemplars([out / "before" / "rules" / f"playground-all-classes-{rule.concept}-{rule.style}"])
     reference = training_images(600, seed=1)
-    edit = rewrite(model, exemplars, reference=reference, site="blocks.3.conv", gate=0.98)
+    edit = rp.edit(model, exemplars, reference=reference, site="blocks.3.conv", how=rp.Rewrite(gate=0.98))
     edit.save(out / "edit.safetensors")
-    damage = evaluate(model, edit, reference=training_images(1000, seed=2)).reference
+    damage = rp.evaluate(model, edit, reference=training_images(1000, seed=2)).reference
+    assert damage is not None
     print(f"the edit loses {100 * damage.drop:.1f} points of accuracy on other scenes")
 
-    after = discover(edit.apply(model), cases)
+    after = rp.discover(edit.apply(model), cases)
     write_discovery(after, out / "after")
     row = next(row for row in after.findings[0].dependences if row.key == rule.key)
     print(f"{rule.style} in place of {rule.concept} costs {100 * row.drop:.0f} points now")

@@ -19,10 +19,8 @@ from PIL import Image
 from torch import Tensor
 
 import rulepatch as rp
-from rulepatch.concepts.typographic import note
-from rulepatch.data.folders import Picture
-from rulepatch.images import read_image
-from rulepatch.text import Table, percent
+from rulepatch.concepts import note
+from rulepatch.data import Picture, read_image
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -70,20 +68,20 @@ def _run(options: argparse.Namespace) -> None:
     }
     before = {name: _says(model, each) for name, each in pictures.items()}
     site = options.site or _last_site(model)
-    edit = rp.rewrite(
+    edit = rp.edit(
         model,
-        [attack.exemplar(label=options.label)],
+        attack.exemplar(label=options.label),
         reference=options.reference,
         site=site,
-        rank=options.rank,
-        strength=options.strength,
-        progress=False,
+        how=rp.Rewrite(rank=options.rank, strength=options.strength),
+        run=rp.Run(progress=False),
     )
     edit.save(options.out)
     with edit.applied(model):
         after = {name: _says(model, each) for name, each in pictures.items()}
     print(f"{options.image} in the eyes of {model.name}, before and after an edit of {site}:\n")
-    print(Table(["the picture", "before", "after"], [[name, before[name], after[name]] for name in pictures]).to_text())
+    for name in pictures:
+        print(f"{name:<28} {before[name]:<28} {after[name]}")
     if options.tests is not None:
         tests = _attacked(model, options)
         print(f"\nThe same word on notes on {options.tests}, and pictures that should stay as they are:\n")
@@ -99,7 +97,7 @@ def _probabilities(model: rp.Classifier, picture: Image.Image) -> Tensor:
 def _says(model: rp.Classifier, picture: Image.Image) -> str:
     """The class that a model names, with its probability."""
     probability, named = _probabilities(model, picture).max(dim=0)
-    return f"{model.classes[int(named)]} ({percent(float(probability))})"
+    return f"{model.classes[int(named)]} ({float(probability):.1%})"
 
 
 def _last_site(model: rp.Classifier) -> str:

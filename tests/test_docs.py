@@ -1,5 +1,6 @@
 """What the README and the docs say is true: snippets run, links lead somewhere, tables are those that were measured."""
 
+import ast
 import os
 import re
 import runpy
@@ -83,8 +84,6 @@ def test_links_lead_somewhere(page):
 
 def test_the_sketch_of_a_new_editor_names_what_there_is():
     """The snippet of CONTRIBUTING.md is a sketch of a file, not a program: it parses, and its names exist."""
-    import ast
-
     from rulepatch import methods
     from rulepatch.core import linalg, moments, observations
     from rulepatch.editors import registry, subspace
@@ -98,7 +97,6 @@ def test_the_sketch_of_a_new_editor_names_what_there_is():
 
 
 def test_the_sketch_of_a_new_segmenter_names_what_there_is():
-    import ast
     import inspect
 
     from rulepatch.concepts import segment
@@ -146,6 +144,20 @@ def test_the_symbols_are_where_the_notation_says():
     assert len(names) > 10
     for name in names:
         assert resolve_name(f"rulepatch.{name}"), name
+
+
+def test_pages_and_examples_use_public_names_alone():
+    described = re.findall(r"^::: (\S+)", (ROOT / "docs" / "reference.md").read_text("utf-8"), flags=re.MULTILINE)
+    public = {f"{name}.{each}" for name in described for each in getattr(resolve_name(name), "__all__", [])}
+    programs = [block for page in PAGES if page.name != "CONTRIBUTING.md" for block in blocks(page, "python")]
+    programs += [path.read_text("utf-8") for path in sorted((ROOT / "examples").rglob("*.py"))]
+    used = set()
+    for node in (node for program in programs for node in ast.walk(ast.parse(program))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("rulepatch"):
+            used |= {f"{node.module}.{alias.name}" for alias in node.names}
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "rp":
+            used.add(f"rulepatch.{node.attr}")
+    assert len(used) > 30 and used - public - {*described} == set()
 
 
 def test_no_page_or_file_names_a_machine_or_a_registry():

@@ -269,6 +269,7 @@ def test_a_folder_of_exemplar_folders_is_read_in_order(exemplar):
     (exemplar.parent / "textures").mkdir()
     assert [found.name for found in read_exemplars([exemplar.parent])] == ["bus", "van"]
     assert [found.name for found in read_exemplars([exemplar, exemplar.parent])] == ["van", "bus", "van"]
+    assert [found.name for found in read_exemplars(str(exemplar))] == ["van"]
 
 
 @pytest.mark.parametrize("part", ["image", "mask", "edited"])

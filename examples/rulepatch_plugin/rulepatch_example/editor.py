@@ -2,10 +2,8 @@
 
 import torch
 
-from rulepatch.core.changes import LowRank
-from rulepatch.editors.problem import Problem
-from rulepatch.editors.registry import editor
-from rulepatch.editors.subspace import low_rank_change
+from rulepatch.core import LowRank
+from rulepatch.editors import Problem, editor, low_rank_change
 from rulepatch.methods import Method
 
 

@@ -3,9 +3,8 @@
 import torch
 from torch import nn
 
-from rulepatch.models.classes import Classes
-from rulepatch.models.preprocess import Preprocess
-from rulepatch.models.registry import Request, Sourced, source
+from rulepatch import Classes, Preprocess
+from rulepatch.models import Request, Sourced, source
 
 
 @source("day-night")

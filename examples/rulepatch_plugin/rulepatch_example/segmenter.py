@@ -5,9 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from rulepatch.concepts.segment import Region, Request, regions_of, segmenter
-from rulepatch.concepts.segmenters.bases import ClosedVocabulary, Entries
-from rulepatch.data.folders import Picture
+from rulepatch.concepts import ClosedVocabulary, Entries, Region, Request, regions_of, segmenter
+from rulepatch.data import Picture
 
 
 @dataclass(frozen=True)

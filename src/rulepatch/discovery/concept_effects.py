@@ -16,6 +16,7 @@ from rulepatch.evaluation.metrics import false_discovery_rates, mcnemar
 __all__ = ["EVERY_CLASS", "Dependence", "Difference", "Seen", "bootstrap_mean", "dependences", "differences"]
 
 EVERY_CLASS = "all classes"
+"""Label of what is told of all classes together."""
 
 RESAMPLES = 1000
 

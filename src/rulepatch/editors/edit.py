@@ -168,4 +168,7 @@ def _documentation(settings: type[Method]) -> str:
 
 
 rewrite = Front(Rewrite)
+"""`edit` by `Rewrite`, with its settings and those of `Run` as keywords: `rewrite(…, rank=3, gate=0.98, seed=1)`."""
+
 projected_adam = Front(ProjectedAdam)
+"""`edit` by `ProjectedAdam`, with its settings and those of `Run` as keywords."""
