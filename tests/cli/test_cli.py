@@ -11,18 +11,16 @@ import torch
 from PIL import Image
 
 import rulepatch as rp
+from rulepatch.cli.commands import ORDER
 from rulepatch.evaluation.evaluate import evaluate
 from rulepatch.models.registry import load_model
-
-COMMANDS = ["demo", "sites", "edit", "show", "apply", "evaluate", "match", "compare", "compose", "statistics"]
-
 
 @pytest.fixture
 def net(world):
     return f"{world / 'net.py'}:build"
 
 
-@pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)], ids=str)
+@pytest.mark.parametrize("command", [[], *([name] for name in ORDER)], ids=str)
 def test_help_is_printed_and_succeeds(command, run):
     found = run(*command, "--help")
     assert found.code == 0
