@@ -15,6 +15,7 @@ from rulepatch.cli.commands import ORDER
 from rulepatch.evaluation.evaluate import evaluate
 from rulepatch.models.registry import load_model
 
+
 @pytest.fixture
 def net(world):
     return f"{world / 'net.py'}:build"
@@ -31,7 +32,7 @@ def test_help_is_printed_and_succeeds(command, run):
 def test_without_arguments_the_commands_are_shown(run):
     found = run()
     assert (found.code, found.err) == (0, "")
-    assert all(name in found.out for name in COMMANDS)
+    assert all(name in found.out for name in ORDER)
     assert "Usage: rulepatch [OPTIONS]" in found.out
 
 
