@@ -11,10 +11,9 @@ import torch
 from PIL import Image
 
 import rulepatch as rp
+from rulepatch.cli.commands import ORDER
 from rulepatch.evaluation.evaluate import evaluate
 from rulepatch.models.registry import load_model
-
-COMMANDS = ["demo", "sites", "edit", "show", "apply", "evaluate", "match", "compare", "compose", "statistics"]
 
 
 @pytest.fixture
@@ -22,7 +21,7 @@ def net(world):
     return f"{world / 'net.py'}:build"
 
 
-@pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)], ids=str)
+@pytest.mark.parametrize("command", [[], *([name] for name in ORDER)], ids=str)
 def test_help_is_printed_and_succeeds(command, run):
     found = run(*command, "--help")
     assert found.code == 0
@@ -33,7 +32,7 @@ def test_help_is_printed_and_succeeds(command, run):
 def test_without_arguments_the_commands_are_shown(run):
     found = run()
     assert (found.code, found.err) == (0, "")
-    assert all(name in found.out for name in COMMANDS)
+    assert all(name in found.out for name in ORDER)
     assert "Usage: rulepatch [OPTIONS]" in found.out
 
 

@@ -87,6 +87,23 @@ def test_models_and_outputs_have_one_letter_everywhere():
                 assert option.opts == [name for name in (long, short) if name]
 
 
+@pytest.mark.parametrize("name", ["edit", "compare", "cases", "invert", "new-class"])
+def test_every_setting_is_an_option_and_the_help_tells_its_default(run, name):
+    import typer
+
+    from rulepatch.cli import app
+    from rulepatch.settings import written
+
+    command = typer.main.get_command(app).commands[name]
+    told = run(name, "--help").out
+    context = command.make_context(name, ["--help"], resilient_parsing=True)
+    own = {parameter.name: parameter.opts[0] for parameter in command.params}
+    taken = {parameter.name for parameter in command.get_params(context)}
+    for setting, field in command.shown(context)[1].model_fields.items():
+        assert setting in taken and own.get(setting, f"--{setting.replace('_', '-')}") in told
+        assert setting in own or f"[{written(field.get_default())}]" in told
+
+
 def test_sites_of_a_network_with_local_weights(run, world):
     net = f"{world / 'net.py'}:build"
     expected = run("sites", net, "--json").json()
