@@ -21,26 +21,26 @@ model, world = colours.model, colours.world
 QUIET = {"progress": False}
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def exemplars(world):
     return world[2]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def reference(world):
     return world[0]
 
 
-@pytest.fixture
-def edit(model, exemplars, reference):
+@pytest.fixture(scope="module")
+def edit(exemplars, reference):
     return inverse_pinv(
-        model, exemplars[:1], reference=reference, site=SITE, rank=3, cutoff=0, cache=None, progress=False
+        colours.trained(), exemplars[:1], reference=reference, site=SITE, rank=3, cutoff=0, cache=None, progress=False
     )
 
 
-@pytest.fixture
-def found(model, exemplars, edit):
-    return invert(model, exemplars[:1], site=SITE, edit=edit, steps=30, **QUIET)
+@pytest.fixture(scope="module")
+def found(exemplars, edit):
+    return invert(colours.trained(), exemplars[:1], site=SITE, edit=edit, steps=30, **QUIET)
 
 
 @pytest.mark.parametrize("optimiser", ["lbfgs", "adam"])
