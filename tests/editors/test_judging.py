@@ -127,6 +127,7 @@ def test_many_exemplars_are_one_sentence(world):
     assert len(told) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", editors())
 def test_every_editor_looks_at_its_exemplars(world, name):
     """Without strength none of them repairs; who asks for nothing needs no warning."""

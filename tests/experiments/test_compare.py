@@ -83,6 +83,7 @@ def test_the_tables_say_the_same(comparison, tmp_path):
     assert figure.startswith("<?xml") and "rewrite" in figure
 
 
+@pytest.mark.slow
 def test_the_model_is_as_it_was(model, world, untouched):
     reference, tests, exemplars = world
     untouched(model.module)
