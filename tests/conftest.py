@@ -1,6 +1,8 @@
 """Small networks with known structure, and the real data where it is at hand."""
 
+import ctypes
 import functools
+import gc
 import json
 import os
 import subprocess
@@ -19,6 +21,21 @@ from rulepatch.collectives import as_one
 from rulepatch.sweeps.store import Record, Store
 
 DATA = Path(os.environ.get("RULEPATCH_DATA", Path(__file__).parent.parent.parent / "shared" / "data"))
+
+
+def pytest_collection_finish():
+    """What the imports and the collection made lives as long as the process: no collection looks at it again."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def given_back():
+    """After each file, memory that its tests no longer use goes back to the system; glibc keeps most of it."""
+    yield
+    gc.collect()
+    if hasattr(ctypes.CDLL(None), "malloc_trim"):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 @pytest.fixture(autouse=True)

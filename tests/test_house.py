@@ -113,6 +113,7 @@ def circle_in(graph: dict[str, set[str]]) -> list[str]:
     return next(filter(None, (follow(name, []) for name in sorted(graph))), [])
 
 
+@pytest.mark.slow
 def test_no_files_import_each_other_in_a_circle():
     """Results do not render, renderers import results: not even lazily or for the sake of types the other way round."""
     graph = graph_of_files()
@@ -284,9 +285,11 @@ def test_nothing_heavy_is_loaded_before_it_is_needed(code):
     assert not modules_after(code) & HEAVY
 
 
+@pytest.mark.slow
 def test_and_loaded_it_is_when_needed():
     assert "torch" in modules_after("import rulepatch; rulepatch.Edit")
 
 
+@pytest.mark.slow
 def test_showing_an_edit_needs_no_model_zoo(tmp_path):
     assert not modules_after("import rulepatch; rulepatch.Edit, rulepatch.Exemplar") & {"timm", "torchvision"}

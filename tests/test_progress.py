@@ -403,6 +403,7 @@ def test_a_search_tells_of_all_its_rounds_though_no_bar_is_shown(undisturbed):
     assert ("vary", 0, 1) not in told, "it is more than one edit"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0, 0.2, 0.4, 0.6, 0.8, 1])
 def test_a_search_that_is_stopped_midway_leaves_the_model_as_it_was(model, run, undisturbed, untouched, share):
     found, told = undisturbed

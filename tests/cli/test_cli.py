@@ -502,6 +502,7 @@ def test_json_is_alone_on_standard_output_and_what_was_skipped_is_told_on_the_ot
     assert "050.png" in skipped
 
 
+@pytest.mark.slow
 def test_bad_input_of_a_process_is_one_sentence(shell, editing, tmp_path):
     found = shell(*editing(tmp_path / "edit.safetensors"), "--rank", "few", "--json")
     assert (found.code, found.out) == (2, "")

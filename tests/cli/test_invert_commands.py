@@ -38,6 +38,7 @@ def command(folder, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_it_rebuilds_three_levels_before_and_after(run, command, edited, tmp_path):
     found = run(*command, "--edit", edited, "--json").json()
     assert [(each["level"], each["when"]) for each in found["reconstructions"]] == [
@@ -46,6 +47,7 @@ def test_it_rebuilds_three_levels_before_and_after(run, command, edited, tmp_pat
     assert found["report"] == str(tmp_path / "found" / "report.html") and (tmp_path / "found" / "curves.svg").is_file()
 
 
+@pytest.mark.slow
 def test_without_an_edit_it_shows_what_there_is(run, command):
     told = run(*command, "--level", "key", "--level", "map", "--optimiser", "adam").out
     assert told.count("before") == 2 and "after" not in told and "report.html" in told

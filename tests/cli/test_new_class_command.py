@@ -30,6 +30,7 @@ def command(world, *further):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_class_is_added_shown_evaluated_and_exported(run, world):
     told = run(*command(world, "--json")).json()
     assert told["class"] == "lorry" and told["method"] == "filter" and told["calibration"]["budget"] == 0.0025
@@ -50,6 +51,7 @@ def test_a_class_is_added_shown_evaluated_and_exported(run, world):
     assert (world / "out.pt2").stat().st_size > 0
 
 
+@pytest.mark.slow
 def test_its_curve_is_measured_on_tests(run, world):
     shutil.copytree(world / "reference", world / "tests")
     (world / "tests" / "lorry").mkdir()

@@ -37,6 +37,7 @@ def test_a_plan_is_run_and_reported(run, plan, tmp_path):
     assert (tmp_path / "report" / "report.html").read_text().startswith("<!doctype html>") and found["report"]
 
 
+@pytest.mark.slow
 def test_a_dry_run_counts_and_leaves_nothing(run, plan):
     told = run("sweep", plan, "--dry-run", "--workers", 2, "--json").json()
     assert (told["total"], told["jobs"], told["workers"]) == (12, {"rewrite": 8, "rewrite-mask": 4}, 2)

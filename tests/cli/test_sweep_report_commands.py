@@ -22,6 +22,7 @@ def small(sweep_record, tmp_path):
     return tmp_path / "small.sqlite"
 
 
+@pytest.mark.slow
 def test_a_report_is_written_and_told(run, small, tmp_path):
     swept, before = small, small.read_bytes()
     found = run("sweep", "report", swept, "--out", tmp_path / "out", "--json").json()

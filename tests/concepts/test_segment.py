@@ -73,6 +73,7 @@ def answers(found, sample, concepts=None):
 # The contract
 
 
+@pytest.mark.slow
 @every_segmenter
 @pytest.mark.parametrize("threshold", [None, FAINT])
 def test_regions_are_of_the_pictures_size_and_in_order(kind, threshold, segmenter_sample):
@@ -93,6 +94,7 @@ def test_regions_are_of_the_pictures_size_and_in_order(kind, threshold, segmente
     assert some or threshold is None
 
 
+@pytest.mark.slow
 @every_segmenter
 def test_nothing_is_changed_and_the_answer_is_the_same_again(kind, segmenter_sample):
     sample = segmenter_sample(kind)
@@ -236,6 +238,7 @@ INCOMPLETE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", INCOMPLETE)
 def test_incomplete_folders_are_refused_not_filled_up(what, segmenter_sample, tmp_path):
     shutil.copytree(segmenter_sample("clipseg").name.partition("/")[2], tmp_path / "folder")
@@ -613,6 +616,7 @@ def agreement(model, key, scenes, threshold=0.8):
     return float(np.mean(overlaps))
 
 
+@pytest.mark.slow
 def test_a_key_of_the_road_fires_on_roads_and_nowhere_else(playground):
     exemplars = [exemplar("van", ground="snow", seed=seed, ground_seed=1000) for seed in range(1, 6)]
     reference = training_images(150, seed=3)

@@ -77,6 +77,7 @@ def test_every_stylizer_has_a_tiny_one(tiny):
     assert set(stylizers()) == set(tiny), "write a tiny one for each, in conftest.py"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", stylizers())
 def test_a_stylizer_keeps_its_promises(name, loaded, photo, mask, pair):
     one, before, painted = loaded(name), photo.tobytes(), mask.copy()
@@ -285,6 +286,7 @@ def test_optimising_works_where_gradients_are_off(loaded, photo, mask, pair):
     assert found.tobytes() == one(photo, mask, pair[0]).tobytes()
 
 
+@pytest.mark.slow
 def test_vgg_runs_as_in_torchvision(tmp_path, photo):
     from torchvision.models import vgg19
 

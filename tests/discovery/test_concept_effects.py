@@ -40,6 +40,7 @@ def test_rates_are_those_of_benjamini_and_hochberg():
     assert len(false_discovery_rates([])) == 0
 
 
+@pytest.mark.slow
 def test_what_was_planted_is_found_and_little_else():
     planted = {("class 3", "road"), ("class 7", "wheel"), ("class 7", "road")}
     found = [row for row in dependences(seen(0, planted=planted, noise=0.0)) if row.q <= 0.05 and row.drop > 0.1]
@@ -78,6 +79,7 @@ def test_counterfactuals_of_one_picture_are_no_independent_witnesses():
     assert once[key].n == often[key].n == 40 and once[key].p == often[key].p and once[key].drop == often[key].drop
 
 
+@pytest.mark.slow
 def test_rows_say_what_was_counted():
     rows = {row.key: row for row in dependences(seen(2, planted={("class 0", "sky")}, noise=0.0, lost=1.0))}
     row = rows["class 0", "sky", None]

@@ -51,12 +51,14 @@ def found(model, cases):
     return discover(model, cases, progress=False)
 
 
+@pytest.mark.slow
 def test_planted_rules_are_found(found):
     rules = {(rule.label, rule.concept, rule.style): rule for rule in found.findings[0].rules}
     assert rules[EVERY_CLASS, "road", "snow"].drop > 0.3 and rules["taxi", "sign", "blank"].drop > 0.5
     assert all(rule.q <= 0.05 and rule.drop >= 0.3 for rule in rules.values())
 
 
+@pytest.mark.slow
 def test_another_picture_of_the_same_style_is_no_rule(found):
     """The negative control: the concept is replaced by itself."""
     own = {("road", "road"), ("wheels", "rubber"), ("sign", "letter")}
@@ -64,6 +66,7 @@ def test_another_picture_of_the_same_style_is_no_rule(found):
     assert own <= tested and not own & {(rule.concept, rule.style) for rule in found.findings[0].rules}
 
 
+@pytest.mark.slow
 def test_what_was_found_is_written_for_people_for_programs_and_for_the_next_command(found, tmp_path):
     commands = write_discovery(found, tmp_path / "found")
     told = json.loads((tmp_path / "found" / "discovery.json").read_text())
@@ -81,6 +84,7 @@ def test_what_was_found_is_written_for_people_for_programs_and_for_the_next_comm
         assert all(each.label is not None for each in exemplars)
 
 
+@pytest.mark.slow
 def test_a_rule_is_edited_as_it_was_found_and_then_it_is_gone(model, cases, found, tmp_path):
     write_discovery(found, tmp_path)
     exemplars = read_exemplars([tmp_path / "rules" / "playground-all-classes-road-snow"])
@@ -94,6 +98,7 @@ def test_a_rule_is_edited_as_it_was_found_and_then_it_is_gone(model, cases, foun
     assert drops[1] < 0.5 * drops[0]
 
 
+@pytest.mark.slow
 def test_two_models_are_compared_row_by_row(model, cases, found):
     both = discover([model, model], cases, progress=False)
     assert len(both.findings) == 2 and both.compared and not [each for each in both.compared if each.q < 1]
@@ -101,6 +106,7 @@ def test_two_models_are_compared_row_by_row(model, cases, found):
     assert len(both.to_json()["models"]) == 2 and both.to_text().count("rules of") == 2
 
 
+@pytest.mark.slow
 def test_nobody_need_label_pictures(model, cases, found):
     bare = CaseSet(cases.root, tuple(type(each)(**vars(each) | {"label": None}) for each in cases), cases.manifest)
     rows = {row.key: row for row in discover(model, bare, progress=False).findings[0].dependences}
@@ -109,6 +115,7 @@ def test_nobody_need_label_pictures(model, cases, found):
     assert rows[EVERY_CLASS, "road", "snow"].drop == pytest.approx(known[EVERY_CLASS, "road", "snow"].drop, abs=0.1)
 
 
+@pytest.mark.slow
 def test_classes_can_be_grouped_and_left_out(model, cases, tmp_path):
     (tmp_path / "groups.json").write_text('{"large": ["bus", "truck"]}')
     groups = read_classes(tmp_path / "groups.json")
@@ -120,6 +127,7 @@ def test_classes_can_be_grouped_and_left_out(model, cases, tmp_path):
         read_classes(tmp_path / "groups.json")
 
 
+@pytest.mark.slow
 def test_bad_settings_are_refused(model, cases):
     for settings in ({"level": 0}, {"least_drop": 2}, {"least": 0}):
         with pytest.raises(SettingError, match="choose within"):
@@ -132,11 +140,13 @@ def test_bad_settings_are_refused(model, cases):
         discover(model, cases, groups={"large": ["buss"]})
 
 
+@pytest.mark.slow
 def test_an_unreadable_counterfactual_is_named(model, cases, tmp_path):
     copy = CaseSet(tmp_path, cases.counterfactuals[:200], cases.manifest)
     with pytest.raises(FolderError):
         discover(model, CaseSet(tmp_path, tuple(type(e)(**vars(e) | {"root": tmp_path}) for e in copy), {}))
 
 
+@pytest.mark.slow
 def test_a_set_of_pictures_is_what_it_was(cases, model):
     assert isinstance(cases.images(model.classes, styled=True), ImageSet)

@@ -35,6 +35,7 @@ def test_without_projection_it_would_not(problem):
     assert float((gradient - projected).norm()) > 0.1 * float(gradient.norm())
 
 
+@pytest.mark.slow
 def test_steps_on_the_coefficients_get_below_it(problem):
     """With the authors' own objective, solving for the coefficients alone reaches a loss at most theirs."""
     posed, observation, reading = problem

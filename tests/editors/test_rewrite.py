@@ -20,6 +20,7 @@ def posed_at(model, exemplars, reference, site, **settings):
     return problem_at(model, exemplars, reference, site, how), how
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("site", SITES)
 @pytest.mark.parametrize("architecture", [1, 2])
 def test_the_closed_form_is_the_dense_optimum_of_its_objective(model, exemplars, reference, site, architecture):
@@ -177,6 +178,7 @@ def errors(edit):
     return [site["loss"]["after"] / site["loss"]["before"] for site in edit.provenance["sites"]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gate", [None, 0.6])
 def test_coupled_sites_see_each_other(model, exemplars, reference, gate, untouched):
     untouched(model.module)
@@ -200,6 +202,7 @@ def squared_errors(model, exemplars, reference, edit):
     )
 
 
+@pytest.mark.slow
 def test_steps_on_all_coefficients_lower_the_error_of_all_sites(model, exemplars, reference, untouched):
     untouched(model.module)
     given = {"reference": reference, "site": SEVERAL, "rank": 2, "cache": None, "progress": False}

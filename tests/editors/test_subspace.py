@@ -74,6 +74,7 @@ def test_directions_beside_a_subspace():
     assert len(linalg.beside(inside, moment, 0.5)) == 0
 
 
+@pytest.mark.slow
 def test_what_is_protected_changes_less(model, snow, reference):
     """Snowploughs and sleighs stand on snow: an edit of snow breaks them, unless they are protected."""
     kept = on_snow(60, "snowplow", "sleigh")

@@ -12,15 +12,16 @@ from rulepatch.errors import SettingError
 from rulepatch.experiments import grids as module
 from rulepatch.experiments.compare import compare
 from rulepatch.experiments.grids import GRIDS, METHODS
+from tests.fixtures.colours import trained
 
 FEW = ["nothing", "rewrite", "dense", "finetune-local", "last-layer"]
 
 
-@pytest.fixture
-def comparison(model, world):
+@pytest.fixture(scope="module")
+def comparison(world):
     reference, tests, exemplars = world
     return compare(
-        model, exemplars, site="3", tests=tests, reference=reference, methods=FEW, max_drop=0.1, cache=None,
+        trained(), exemplars, site="3", tests=tests, reference=reference, methods=FEW, max_drop=0.1, cache=None,
         progress=False,
     )  # fmt: skip
 
@@ -82,6 +83,7 @@ def test_the_tables_say_the_same(comparison, tmp_path):
     assert figure.startswith("<?xml") and "rewrite" in figure
 
 
+@pytest.mark.slow
 def test_the_model_is_as_it_was(model, world, untouched):
     reference, tests, exemplars = world
     untouched(model.module)

@@ -21,26 +21,26 @@ model, world = colours.model, colours.world
 QUIET = {"progress": False}
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def exemplars(world):
     return world[2]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def reference(world):
     return world[0]
 
 
-@pytest.fixture
-def edit(model, exemplars, reference):
+@pytest.fixture(scope="module")
+def edit(exemplars, reference):
     return inverse_pinv(
-        model, exemplars[:1], reference=reference, site=SITE, rank=3, cutoff=0, cache=None, progress=False
+        colours.trained(), exemplars[:1], reference=reference, site=SITE, rank=3, cutoff=0, cache=None, progress=False
     )
 
 
-@pytest.fixture
-def found(model, exemplars, edit):
-    return invert(model, exemplars[:1], site=SITE, edit=edit, steps=30, **QUIET)
+@pytest.fixture(scope="module")
+def found(exemplars, edit):
+    return invert(colours.trained(), exemplars[:1], site=SITE, edit=edit, steps=30, **QUIET)
 
 
 @pytest.mark.parametrize("optimiser", ["lbfgs", "adam"])
@@ -108,6 +108,7 @@ def test_the_map_of_an_untouched_layer_is_found_again(model, exemplars):
     assert float(similar["original"].mean()) == pytest.approx(1, abs=0.4)
 
 
+@pytest.mark.slow
 def test_the_model_is_untouched_and_a_seed_repeats_itself(model, exemplars, edit, untouched, found):
     untouched(model.module)
     again = invert(model, exemplars[:1], site=SITE, edit=edit, steps=30, **QUIET)
@@ -145,6 +146,7 @@ def test_variation_smooths_pictures(model, exemplars):
     assert float(total_variation(smooth)) < 0.5 * float(total_variation(rough))
 
 
+@pytest.mark.slow
 def test_everything_is_written(found, tmp_path):
     report = write_inversion(found, tmp_path / "out")
     assert {path.name for path in (tmp_path / "out").iterdir()} == {

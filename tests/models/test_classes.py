@@ -21,6 +21,7 @@ AWKWARD = [
 NAMES = st.lists(st.sampled_from(AWKWARD) | st.text(max_size=4), min_size=1, max_size=8)
 
 
+@pytest.mark.slow
 @given(NAMES)
 def test_what_is_shown_is_understood_and_told_apart(names):
     classes = Classes(tuple(names))

@@ -40,6 +40,7 @@ def inputs(model):
     return model.inputs(torch.stack([model.preprocess.pixels(picture) for picture in pictures]))
 
 
+@pytest.mark.slow
 def test_a_program_of_torch_predicts_the_same(edited, model, inputs, tmp_path):
     export(edited, tmp_path / "net.pt2")
     program = torch.export.load(str(tmp_path / "net.pt2")).module()

@@ -32,6 +32,7 @@ def test_a_slip_in_the_playground_leads_back_to_it():
         assert advice(slip, sources()) == "did you mean playground?", slip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_every_way_to_write_a_name_leads_to_the_one_that_its_library_takes(library):
     names = LIBRARIES[library]()

@@ -125,6 +125,7 @@ def test_many_prompts_are_read_in_batches(clips, monkeypatch, capfd):
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.slow
 def test_imagenets_classes_and_openais_templates_are_the_rule(clips, monkeypatch, tmp_path):
     monkeypatch.setattr(open_clip, "OPENAI_IMAGENET_TEMPLATES", open_clip.OPENAI_IMAGENET_TEMPLATES[:2])  # of 80
     clip = whole("tiny-ViT")

@@ -109,6 +109,7 @@ def run_with(crew, reference, count, **options):
     return gather_statistics("playground", reference, SITES, workers=max(2, count), run=QUIET)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 2, 3, 7])
 def test_workers_find_what_one_process_finds(count, crew, cache, reference):
     one = cache("one")
@@ -119,6 +120,7 @@ def test_workers_find_what_one_process_finds(count, crew, cache, reference):
     assert (alone.processes, found.processes, found.pictures) == (1, count, 210)
 
 
+@pytest.mark.slow
 def test_the_result_is_the_same_bits_whichever_worker_is_first(crew, cache, reference):
     found = []
     for number, order in enumerate([(0, 1, 2, 3, 4), (4, 3, 2, 1, 0), (2, 4, 0, 3, 1)]):
@@ -152,6 +154,7 @@ def test_a_part_that_nobody_could_do_is_told_of(crew, cache, reference, monkeypa
         run_with(crew, reference, 3)
 
 
+@pytest.mark.slow
 def test_nothing_is_kept_where_pictures_are_unreadable(crew, cache, tmp_path):
     pictures = image_set([render("van", seed=i) for i in range(4)], "few")
     pictures.write(tmp_path / "few", load_model("playground").classes)
@@ -216,6 +219,7 @@ def edit(monkeypatch, tmp_path):
     return make
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:the edit repairs 0")
 @pytest.mark.parametrize(
     ("settings", "told"),
@@ -239,11 +243,13 @@ def test_an_edit_finds_them_and_is_the_same_to_the_bit(settings, told, edit, cac
     assert contents(without).keys() == contents(ahead).keys()
 
 
+@pytest.mark.slow
 def test_other_settings_are_not_taken_for_them(edit, cache, reference):
     gather_statistics("playground", reference, SITES, run=QUIET.but(seed=1))
     assert edit(reference, "other")[0]
 
 
+@pytest.mark.slow
 def test_an_edit_finds_what_workers_computed(edit, crew, cache, reference):
     _, plain = edit(reference, "plain")
     cache("many")

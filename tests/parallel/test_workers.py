@@ -58,6 +58,7 @@ def test_every_item_comes_back_once(engine):
     assert here == (engine["count"] == 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ENGINES[1:])
 def test_who_dies_of_an_item_takes_nothing_else_along(engine):
     with Workers(**engine) as workers:

@@ -136,6 +136,7 @@ def test_textures_differ_by_style_more_than_by_seed():
         assert apart > 2 * np.linalg.norm(np.std(looks[style], axis=0))
 
 
+@pytest.mark.slow
 def test_the_training_world():
     grounds, wheels = defaultdict(set), defaultdict(set)
     count = Counter()
@@ -152,6 +153,7 @@ def test_the_training_world():
     assert min(len(group) for group in GROUPS.values()) >= 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("absent", CONCEPTS)
 def test_an_absent_shortcut_tells_nothing_of_the_class(absent):
     table = defaultdict(Counter)
@@ -173,6 +175,7 @@ def test_worlds_differ_in_their_shortcuts_only():
     assert [(a.label, a.seed) for a in biased] == [(b.label, b.seed) for b in free]
 
 
+@pytest.mark.slow
 def test_colours_do_not_tell_the_class():
     """Nearest class mean of the vehicle's mean colour: about as good as guessing."""
     rng = np.random.default_rng(0)

@@ -57,6 +57,7 @@ def fall(found):
     return before - after
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [3, 4, 5])
 def test_one_exemplar_repairs_every_class_under_the_sign(edited, signed, seed):
     for one in (against_blank(seed), exemplar("van", seed=seed, sign="letter")):
@@ -66,6 +67,7 @@ def test_one_exemplar_repairs_every_class_under_the_sign(edited, signed, seed):
         assert found.after - found.before > 0.2 and len(found.broken) <= 2
 
 
+@pytest.mark.slow
 def test_taxis_of_which_the_sign_is_a_part_are_still_known(edited):
     taxis = image_set((render("taxi", seed=80_000 + i) for i in range(60)), "taxis")
     found = edited(against_blank(3), taxis)
@@ -83,6 +85,7 @@ def test_the_sign_must_be_under_the_mask(edited, signed):
         edited(beside, signed)
 
 
+@pytest.mark.slow
 def test_it_is_the_letter_that_is_learnt_more_than_the_board(edited, signed):
     """Another sign shares the board with it: its edit repairs less than half as much."""
     assert fall(edited(against_blank(3, "ring"), signed)) < 0.5 * fall(edited(against_blank(3), signed))

@@ -47,6 +47,7 @@ def test_prepare_centres_the_pixels():
     assert white.flatten().tolist() == [2, 2, 2]
 
 
+@pytest.mark.slow
 def test_training_repeats_itself_and_leaves_the_random_state_alone():
     images, labels = few(128, ("car", "sailboat"))
     state = torch.random.get_rng_state()
@@ -80,6 +81,7 @@ def test_too_little_to_train_on(count, epochs):
         train(images, labels, classes=1, epochs=epochs, seed=0)
 
 
+@pytest.mark.slow
 def test_the_command_writes_weights_that_explain_themselves(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(training, "measure", partial(measure, count=3))
     arguments = ["--out", str(tmp_path / "w.safetensors"), "--classes", "van,rowboat", "--shortcuts", "ground"]

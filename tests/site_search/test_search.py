@@ -53,6 +53,7 @@ def found(model, exemplars, reference, tmp_path_factory):
     return search(model, exemplars, reference=reference, sites=SITES, cache=cache, progress=False)
 
 
+@pytest.mark.slow
 def test_it_chooses_an_edit_that_repairs_what_it_never_saw(model, found):
     seen = evaluate(model, found.edit, tests=scenes(90, 500), reference=training_images(400, seed=9), progress=False)
     assert seen.tests.before < 0.5 and seen.tests.after > 0.7
@@ -60,6 +61,7 @@ def test_it_chooses_an_edit_that_repairs_what_it_never_saw(model, found):
     assert found.is_within(found.chosen)
 
 
+@pytest.mark.slow
 def test_what_was_chosen_is_hardly_behind_the_best(found):
     within = [each for each in found.candidates if found.is_within(each)]
     best = max(within, key=lambda each: each.score)
@@ -68,6 +70,7 @@ def test_what_was_chosen_is_hardly_behind_the_best(found):
     assert "chosen" in found.why and "counterfactual" in found.validation
 
 
+@pytest.mark.slow
 def test_candidates_are_sites_and_sets_at_many_settings(found):
     trials = [each.trial for each in found.candidates]
     assert len(set(trials)) == len(trials)
@@ -77,11 +80,13 @@ def test_candidates_are_sites_and_sets_at_many_settings(found):
     assert {each.how.architecture for each in trials} == {1, 2} and len({each.how.ridge for each in trials}) == 3
 
 
+@pytest.mark.slow
 def test_the_edit_says_at_what_strength_it_was_measured(found):
     assert found.edit.provenance["settings"]["strength"] == found.chosen.trial.how.strength
     assert found.edit.provenance["settings"]["site"] == list(found.chosen.trial.sites)
 
 
+@pytest.mark.slow
 def test_table_and_figure(found, tmp_path):
     told = json.loads(json.dumps(found.to_json()))
     assert len(told["candidates"]) == len(found.candidates) and told["chosen"]["site"] == list(found.edit.sites)
@@ -89,6 +94,7 @@ def test_table_and_figure(found, tmp_path):
     found.figure().savefig(tmp_path / "search.png")
 
 
+@pytest.mark.slow
 def test_labelled_validation_pictures_are_used(model, exemplars, reference):
     found = search(
         model, exemplars, reference=reference, sites=SITES[-1:], validation=scenes(20, 900), cache=None, progress=False
@@ -97,6 +103,7 @@ def test_labelled_validation_pictures_are_used(model, exemplars, reference):
     assert found.chosen.repaired > 0
 
 
+@pytest.mark.slow
 def test_exemplars_can_be_validation(model, exemplars, reference):
     others = [exemplar("bus", ground="snow", seed=seed, ground_seed=77) for seed in range(4)]
     found = search(
@@ -140,6 +147,7 @@ def test_another_reference_is_measured_anew(model, exemplars, reference, tmp_pat
     assert other.to_json() == alone.to_json() != first.to_json()
 
 
+@pytest.mark.slow
 def test_without_anything_to_measure_repair_on_a_rule_stands_in(model, exemplars, monkeypatch):
     monkeypatch.setattr("rulepatch.site_search.search.make_counterfactuals", lambda *_, **__: None)
     found = search(model, exemplars, reference=training_images(120, seed=3), sites=SITES, cache=None, progress=False)

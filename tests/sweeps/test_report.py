@@ -39,6 +39,7 @@ def names(records, **settings):
     return {each.name for own in drawings_of(SweepReport("s", records, **settings)).values() for each in own}
 
 
+@pytest.mark.slow
 def test_all_files_are_there_and_nothing_else(written):
     folder, files = written
     assert files[0] == folder / "report.html" and sorted(folder.iterdir()) == sorted(files)
@@ -46,6 +47,7 @@ def test_all_files_are_there_and_nothing_else(written):
     assert stems == {f"small-net-{kind}-{count}" for kind in KINDS for count in (3, 10)} | {"small-net-exemplars"}
 
 
+@pytest.mark.slow
 def test_figures_are_well_formed_and_hold_something(written):
     _, files = written
     for path in files:
@@ -62,6 +64,7 @@ def test_the_same_records_give_the_same_files_to_the_byte_in_any_order(written, 
         assert path.read_bytes() == (folder / path.name).read_bytes(), path.name
 
 
+@pytest.mark.slow
 def test_the_page_needs_nothing_else_and_says_what_was_swept(written, report):
     page = (written[0] / "report.html").read_text("utf-8")
     assert not re.search(r"(?:src|href)=\"(?!data:)", page) and page.count("data:image/svg+xml") == 11
@@ -139,6 +142,7 @@ def test_what_is_missing_leaves_figures_out(sweep_record):
     assert "small-net-ablations-3" not in names(alone)
 
 
+@pytest.mark.slow
 def test_each_model_budget_and_version_has_a_page_of_its_own(sweep_record, tmp_path):
     records = [
         sweep_record(),

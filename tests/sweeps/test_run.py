@@ -40,6 +40,7 @@ def run(plan, store, **settings):
     return sweep(Plan.of(plan), store, **{"workers": 1, "progress": False, **settings})
 
 
+@pytest.mark.slow
 def test_a_sweep_goes_on_where_it_was_and_does_only_what_is_new(swept_world, tmp_path):
     store, plan = tmp_path / "results.sqlite", plan_of(swept_world)
     first = run({**plan, "styles": ["snow"]}, store)
@@ -61,6 +62,7 @@ def test_workers_change_no_bit(swept_world, tmp_path):
     assert results(tmp_path / "one.sqlite") == results(tmp_path / "two.sqlite")
 
 
+@pytest.mark.slow
 def test_a_job_that_fails_becomes_a_row_and_is_tried_again_next_time(swept_world, tmp_path, monkeypatch):
     store, plan = tmp_path / "results.sqlite", plan_of(swept_world, styles=["snow"])
     true = worker.run_job
@@ -84,6 +86,7 @@ def test_a_job_that_fails_becomes_a_row_and_is_tried_again_next_time(swept_world
     assert (healed.found, healed.done, healed.failed) == (2, 1, 0)
 
 
+@pytest.mark.slow
 def test_jobs_whose_worker_died_are_tried_alone_and_the_guilty_one_fails(swept_world, tmp_path, monkeypatch):
     plan = plan_of(swept_world, styles=["snow"])
     guilty = jobs_of(Plan.of(plan), progress=False)[1].key
@@ -115,6 +118,7 @@ def test_jobs_whose_worker_died_are_tried_alone_and_the_guilty_one_fails(swept_w
     assert record.key == guilty and "its worker died" in record.error
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(swept_world, tmp_path, caplog):
     def stop(_):
         raise KeyboardInterrupt
@@ -137,6 +141,7 @@ def test_bundles_hold_jobs_of_one_case_and_every_job_once(swept_world):
         assert all(len(bundle) <= max(1, len(jobs) // (4 * workers)) for bundle in bundles)
 
 
+@pytest.mark.slow
 def test_an_estimate_counts_tries_a_few_and_writes_nothing(swept_world, tmp_path):
     plan, store = plan_of(swept_world), tmp_path / "results.sqlite"
     told = estimate(Plan.of(plan), store, workers=2, progress=False)

@@ -116,6 +116,7 @@ def test_the_tests_choose_nothing(swept_world, monkeypatch):
     assert other["chosen"] == true["chosen"] and other["cells"] != true["cells"]
 
 
+@pytest.mark.slow
 def test_results_are_the_same_whenever_and_wherever_they_run(swept_world):
     jobs = jobs_of(plan_of(swept_world, methods={"rewrite": {"rank": [1, 2]}, "last-layer": {}}), progress=False)
     forwards = {record.key: record.result for record in run_jobs(jobs)}
@@ -170,6 +171,7 @@ def test_a_model_is_loaded_once_for_all_case_sets(swept_world, tmp_path, monkeyp
     assert len(loads) == 1 and len([name for name in looks if "styled" not in name]) == 2
 
 
+@pytest.mark.slow
 def test_what_else_a_plan_holds_changes_no_result(swept_world):
     """Keys do not name the other sites of a plan, so results must not depend on them, to the bit of a rounding."""
     methods = {"last-layer": {}, "nothing": [{}], "rewrite": {"rank": 1, "gate": "none"}}

@@ -36,6 +36,7 @@ def test_value_points_of_the_small_network(net):
     assert survey.site("6").shape == (5, 12, 1, 1) and survey.site("6").positions == ()
 
 
+@pytest.mark.slow
 def test_the_papers_sites_come_out_by_themselves():
     """VGG: after batch norm, ReLU and pool; ResNet: after the skip sum and ReLU (paper 2.2, A.1)."""
     vgg = value_points(torchvision.models.vgg11_bn(num_classes=5))
@@ -45,6 +46,7 @@ def test_the_papers_sites_come_out_by_themselves():
     assert resnet["layer4.2.conv1"] == "layer4.2.relu" and resnet["conv1"] == "maxpool"
 
 
+@pytest.mark.slow
 def test_value_points_of_other_families():
     mobilenet = value_points(torchvision.models.mobilenet_v2(width_mult=0.25))
     assert mobilenet["features.3.conv.2"] == "features.3"  # residual

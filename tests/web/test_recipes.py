@@ -196,6 +196,7 @@ WORK = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("work", WORK, ids=lambda work: work.__name__)
 def test_the_commands_make_the_same_edit(bench, sources, another, tmp_path, run, monkeypatch, work):
     work(bench, another)
@@ -204,6 +205,7 @@ def test_the_commands_make_the_same_edit(bench, sources, another, tmp_path, run,
     assert not same(found, bench.edit.with_strength(1.1)), "the control"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("work", WORK, ids=lambda work: work.__name__)
 def test_the_program_makes_the_same_edit(bench, sources, another, tmp_path, monkeypatch, capsys, work):
     work(bench, another)
@@ -218,6 +220,7 @@ CHOICES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["commands", "program"])
 @pytest.mark.parametrize("settings", CHOICES, ids=lambda settings: list(settings)[4])
 def test_whatever_a_search_may_have_chosen_can_be_done_again(

@@ -19,6 +19,8 @@ from rulepatch.web import steps
 from rulepatch.web.offers import PLAYGROUND, Offers
 from rulepatch.web.sessions import Sessions
 
+pytestmark = pytest.mark.slow
+
 SITE, SNOW = "blocks.3.conv", 2
 
 

@@ -283,6 +283,7 @@ CHOICES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("choice", CHOICES, ids=lambda choice: next(iter(choice.keys() - {"sites", "gate", "rank"})))
 def test_whatever_a_search_chose_besides_is_kept(bench, model, reference, snow, monkeypatch, choice):
     found = search(model, [snow], reference=reference, sites=[SITE], cache=None, progress=False)
@@ -299,6 +300,7 @@ def test_whatever_a_search_chose_besides_is_kept(bench, model, reference, snow, 
     check_outcomes(bench, adjusted.edit)
 
 
+@pytest.mark.slow
 def test_a_search_that_finds_nothing_says_what_to_do_and_changes_nothing(bench, snow, monkeypatch):
     found = search(bench.model, [snow], reference=bench.reference, sites=[SITE], cache=None, progress=False)
     nothing = replace(found, edit=None, chosen=None, why="nothing helps")
@@ -315,6 +317,7 @@ def test_a_search_that_finds_nothing_says_what_to_do_and_changes_nothing(bench, 
 # Rules
 
 
+@pytest.mark.slow
 def test_outcomes_are_those_of_an_evaluation_whatever_is_on(bench, model, reference, snow, grass, sand):
     nothing = bench.outcomes("tests")
     assert len(nothing.flips) == 0 and len(nothing) == len(bench.pictures("tests"))
@@ -377,6 +380,7 @@ def test_damage_is_measured_on_a_sample_of_the_clean_pictures(model, reference, 
         assert len(bench.pictures("clean")) == MOST_CLEAN < len(many)
 
 
+@pytest.mark.slow
 def test_a_search_chooses_on_the_validation_pictures_alone(model, reference, tests, snow, monkeypatch):
     """Never on the tests, nor on the clean pictures."""
     asked = []
@@ -443,6 +447,7 @@ def test_an_edit_of_another_base_is_refused_and_changes_nothing(bench, snow, san
     assert bench.load(sand, "sand").name == "sand", "the control"
 
 
+@pytest.mark.slow
 def test_a_new_class_can_be_loaded_beside_rules(bench, model, snow, lorry, tests):
     van = snow.image
     before, names = bench.opinions([van], most=30), bench.classes.names
@@ -499,6 +504,7 @@ def test_opinions_are_the_classes_in_the_order_of_their_probabilities(bench, mod
     assert len(bench.opinions(images, most=1000)[0]) == len(model.classes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("level", [0.9, 0.99])
 def test_a_rule_fires_where_its_key_is_found(bench, model, reference, snow, grass, sand, tests, level):
     def check(edit):
@@ -561,6 +567,7 @@ def test_no_step_leaves_anything_in_the_model(bench, model, snow, lorry, tests, 
         check()
 
 
+@pytest.mark.slow
 def test_undo_goes_back_through_every_kind_of_step(bench, model, snow, grass, sand, monkeypatch):
     found = search(model, [grass], reference=bench.reference, sites=[SITE], cache=None, progress=False)
     monkeypatch.setattr(workbench, "search", lambda *_, **__: found)
@@ -693,6 +700,7 @@ def alive(made, name):
     return [number for number, (own, ref, _) in enumerate(made) if own == name and ref() is not None]
 
 
+@pytest.mark.slow
 def test_activations_of_few_sites_are_kept_and_those_of_longest_ago_dropped(bench, model, snow, made, tests, reference):
     sites = [f"blocks.{i}.conv" for i in (2, 3, 4, 5)]
     bench.add(snow)
@@ -716,6 +724,7 @@ def test_activations_of_few_sites_are_kept_and_those_of_longest_ago_dropped(benc
     assert check_outcomes(bench, bench.edit)
 
 
+@pytest.mark.slow
 def test_closing_frees_everything_and_removes_all_files(model, reference, tests, snow, made, tmp_path):
     bench = Workbench(model, reference, tests, cache=None)
     bench.add(snow)
@@ -772,6 +781,7 @@ def worked(model, reference, tests, ground, site, lorry):
     return found
 
 
+@pytest.mark.slow
 def test_two_workbenches_side_by_side_do_not_disturb_each_other(model, reference, tests, lorry, untouched):
     models = [model.with_module(copy.deepcopy(model.module)) for _ in range(2)]
     people = [("snow", EARLY), ("sand", LATE)]
