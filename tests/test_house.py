@@ -34,7 +34,7 @@ FLOORS = [
         ),
         "wrappers",
     },
-    {"tracing", "models"},
+    {"tracing", "models", "records"},
     {"core"},
     {"data"},
     {"editors", "parallel", "playground"},
@@ -49,8 +49,8 @@ FLOORS = [
 LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 # Within `core`, too, there is an up and a down.
 CORE = [
-    "model_sites", "linalg", "moments", "opinions", "exemplars", "observations", "agreement", "exemplar_outcomes",
-    "site_reports", "changes", "installation", "adapters", "summary", "edit",
+    "model_sites", "linalg", "moments", "opinions", "exemplars", "observations",
+    "changes", "installation", "adapters", "summary", "edit",
 ]  # fmt: skip
 
 

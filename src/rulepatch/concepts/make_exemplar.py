@@ -8,9 +8,9 @@ from typing import Any
 
 from rulepatch.concepts import typographic
 from rulepatch.concepts.typographic import Box
-from rulepatch.core.agreement import check_agreement
 from rulepatch.core.exemplars import Exemplar
 from rulepatch.data.exemplar_folders import read_exemplars, write_exemplar
+from rulepatch.editors.agreement import check_agreement
 from rulepatch.errors import ExemplarError, OutputError
 from rulepatch.images import read_image
 from rulepatch.masks import MaskValue

@@ -10,11 +10,11 @@ from rulepatch.lazy import exports
 
 if TYPE_CHECKING:
     from rulepatch.core.changes import Dense, Gate, LowRank, NewClass
-    from rulepatch.core.exemplar_outcomes import ExemplarOutcome, ExemplarOutcomes, ExemplarPrediction
     from rulepatch.core.moments import KeySample, KeyStatistics, SecondMoment
     from rulepatch.core.observations import Observation
     from rulepatch.core.opinions import Opinions
-    from rulepatch.core.site_reports import Certificate, SiteReport
+    from rulepatch.records.exemplar_outcomes import ExemplarOutcome, ExemplarOutcomes, ExemplarPrediction
+    from rulepatch.records.site_reports import Certificate, SiteReport
 
 __all__ = [
     "Certificate",

@@ -15,14 +15,14 @@ from torch.nn.parameter import is_lazy
 
 from rulepatch.core.adapters import write_adapter
 from rulepatch.core.changes import KINDS, Change, NewClass
-from rulepatch.core.exemplar_outcomes import ExemplarOutcomes
 from rulepatch.core.installation import Installation
-from rulepatch.core.site_reports import SiteReport
 from rulepatch.core.summary import COLUMNS, line_of, panel_of, rows_of
 from rulepatch.digests import digest_of_json, digest_of_state, digest_of_tensors
 from rulepatch.errors import BaseMismatchError, EditFileError, ModelError, SettingError, reason_of
 from rulepatch.files import atomic_path
 from rulepatch.methods import Method
+from rulepatch.records.exemplar_outcomes import ExemplarOutcomes
+from rulepatch.records.site_reports import SiteReport
 from rulepatch.text import Table
 from rulepatch.wrappers import unwrapped
 

@@ -12,12 +12,12 @@ from rulepatch.core.changes import Change, LowRank, WeightChange
 from rulepatch.core.edit import Edit, base_digest
 from rulepatch.core.installation import Installation, with_delta
 from rulepatch.core.observations import Observation
-from rulepatch.core.site_reports import SiteReport
 from rulepatch.digests import digest_of_bytes
 from rulepatch.editors.certificate import certify
 from rulepatch.editors.problem import Problem
 from rulepatch.editors.registry import Solution
 from rulepatch.methods import Method
+from rulepatch.records.site_reports import SiteReport
 from rulepatch.tracing import capture
 
 __all__ = ["assembled", "libraries", "masked_errors"]

@@ -9,7 +9,7 @@ from rulepatch.core import linalg
 from rulepatch.core.changes import LowRank, WeightChange
 from rulepatch.core.moments import KeyStatistics
 from rulepatch.core.observations import Observation
-from rulepatch.core.site_reports import Certificate
+from rulepatch.records.site_reports import Certificate
 
 __all__ = ["EPSILON", "certify"]
 

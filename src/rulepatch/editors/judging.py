@@ -9,11 +9,11 @@ from torch import Tensor
 
 from rulepatch.core.changes import Change
 from rulepatch.core.edit import Edit
-from rulepatch.core.exemplar_outcomes import ExemplarOutcome, ExemplarOutcomes, ExemplarPrediction
 from rulepatch.core.exemplars import Exemplar
 from rulepatch.core.installation import Installation
 from rulepatch.errors import ModelError, UselessEditError, warn
 from rulepatch.models.classifier import Classifier
+from rulepatch.records.exemplar_outcomes import ExemplarOutcome, ExemplarOutcomes, ExemplarPrediction
 from rulepatch.tracing import capture
 
 __all__ = ["Judge", "judged", "warn_of"]

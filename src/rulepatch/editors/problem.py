@@ -8,7 +8,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from rulepatch.core.agreement import check_agreement
 from rulepatch.core.exemplars import Exemplar
 from rulepatch.core.model_sites import sites_of
 from rulepatch.core.moments import KeyStatistics
@@ -16,6 +15,7 @@ from rulepatch.core.observations import Observation, observe
 from rulepatch.data.folders import ImageSet
 from rulepatch.data.run import Run
 from rulepatch.data.statistics import find_statistics
+from rulepatch.editors.agreement import check_agreement
 from rulepatch.editors.registry import editor_named
 from rulepatch.errors import ExemplarError, SettingError, warn
 from rulepatch.images import cover

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from rulepatch.core.agreement import Agreement, agreement, check_agreement
 from rulepatch.core.exemplars import Exemplar
+from rulepatch.editors.agreement import Agreement, agreement, check_agreement
 from rulepatch.errors import ExemplarError, RulepatchWarning
 from rulepatch.images import composite
 from rulepatch.playground.pictures import exemplar, picture_of

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from rulepatch.core.exemplar_outcomes import (
+from rulepatch.records.exemplar_outcomes import (
     LEAST_CHANGE,
     ExemplarOutcome,
     ExemplarOutcomes,
