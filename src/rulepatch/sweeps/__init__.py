@@ -1,1 +1,1 @@
-"""Sweeps: plans, jobs, the engine, the store of results, and what is told of them."""
+"""Sweeps: plans, jobs, the engine, the store of results, and reports."""
