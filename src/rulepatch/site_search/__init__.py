@@ -1,1 +1,1 @@
-"""Choosing the site and the settings of an edit."""
+"""Selection of the site and the settings of an edit."""
