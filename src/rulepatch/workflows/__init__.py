@@ -1,1 +1,1 @@
-"""What a command does, whole: making an edit within a budget, applying it, composing several."""
+"""End-to-end workflows of the command line: making an edit within a budget, applying it, composing several."""
