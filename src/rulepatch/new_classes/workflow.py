@@ -1,4 +1,4 @@
-"""Adding a class and keeping it: what the command line and other faces call."""
+"""Workflow of adding a class and saving the edit."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,12 +20,12 @@ __all__ = ["Added", "add_class"]
 
 @dataclass(frozen=True)
 class Added:
-    """A new class and where it was written.
+    """Result of adding a class.
 
     Attributes:
         edit: the edit.
         path: the file.
-        evaluation: what the class is worth on test pictures, if there were any.
+        evaluation: evaluation on test images, if any.
     """
 
     edit: Edit
@@ -33,7 +33,7 @@ class Added:
     evaluation: NewClassEvaluation | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """What was added, as JSON."""
+        """The result, as JSON."""
         (change,) = self.edit.changes
         about = self.edit.provenance
         return {
@@ -48,7 +48,7 @@ class Added:
         }
 
     def to_text(self) -> str:
-        """What was added, for people."""
+        """Human-readable summary."""
         (change,) = self.edit.changes
         assert isinstance(change, NewClass)
         about, told = self.edit.provenance, self.edit.provenance["calibration"]
@@ -83,8 +83,8 @@ def add_class(
         name: of the class.
         out: the file to write.
         reference: pictures of the old classes.
-        settings: of `new_class`; None stands for what was not given.
-        tests: labelled pictures of the new class and of old ones, to measure it on: a folder with one for each.
+        settings: settings of `new_class`; None for defaults.
+        tests: labelled test images of the new class and of old ones, in a folder for each.
         progress: whether to show bars.
 
     Returns:
@@ -107,7 +107,7 @@ def add_class(
 
 
 def _sides(model: Classifier, name: str, tests: Any) -> tuple[ImageSet, ImageSet]:
-    """The tests that show the new class, and the others."""
+    """Split the tests into images of the new class and others."""
     images = ImageSet.of(tests, model.with_module(model.module, [name]).classes)
     new = len(model.classes)
     shown, others = (
