@@ -114,6 +114,12 @@ class Settings(BaseModel):
         fields = type(self).model_fields.items()
         return {name: value for name, field in fields if (value := getattr(self, name)) != field.get_default()}
 
+    def __repr__(self) -> str:
+        told = ", ".join(f"{name}={value!r}" for name, value in self.given().items())
+        return f"{type(self).__name__}({told})"
+
+    __str__ = __repr__
+
     def describe(self) -> dict[str, Any]:
         """All settings by name, as JSON."""
         return self.model_dump(mode="json")

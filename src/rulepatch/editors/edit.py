@@ -161,7 +161,7 @@ def _signature(settings: type[Method]) -> Signature:
 def _documentation(settings: type[Method]) -> str:
     fields = {**settings.model_fields, **Run.model_fields}
     lines = [
-        f"    {name}: {field.description} {range_of(field).capitalize()}; {written(field.get_default())} by default."
+        f"    {name}: {field.description} ({range_of(field)}; {written(field.get_default())} by default)"
         for name, field in fields.items()
     ]
     return "\n".join([settings.__doc__ or "", "", "See `edit` for the other arguments.", "", "Args:", *lines])
