@@ -73,7 +73,7 @@ class Colours:
 
 
 def _drawn(found: NDArray[Any], codes: NDArray[Any], counts: NDArray[Any], chosen: NDArray[Any]) -> list[int]:
-    """Which of a few colours are no mixtures: these lie on a line between two others and stand between others."""
+    """Which of a few colours are not mixtures, that is on a line between two others and located between others."""
     there = np.flatnonzero(counts)
     between = np.bincount(codes[_touches_two(codes) & chosen], minlength=len(found)) >= counts / 4
     rare = counts < SOLID / 3 * chosen.sum()

@@ -73,7 +73,7 @@ def digest_of_state(state: Mapping[str, Any]) -> str:
 
 
 def _parts(name: str, value: Any) -> Iterator[tuple[str, "Tensor"]]:
-    """Yield plain tensors that say what a value is."""
+    """Yield plain tensors that identify a value."""
     import torch
 
     if isinstance(value, torch.Tensor):

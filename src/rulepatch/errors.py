@@ -1,7 +1,7 @@
-"""Named errors. Each message is one sentence: what was expected, what was got, what to do.
+"""Exceptions. Each message is one sentence: what was expected, what was given, what to do.
 
 Every error here is the caller's to mend; the command line prints its sentence and exits with the error's code.
-What a person should know though the work goes on is a `RulepatchWarning`, in the same form.
+Problems that do not stop the work are a `RulepatchWarning`, in the same form.
 A broken promise of our own code is an `AssertionError` instead, and shows its traceback.
 """
 
@@ -45,7 +45,7 @@ class RulepatchError(Exception):
 
 
 class RulepatchWarning(UserWarning):
-    """What a person should know though the work goes on."""
+    """A problem that does not stop the work."""
 
 
 class SettingError(RulepatchError, ValueError):
@@ -89,7 +89,7 @@ class OutputError(RulepatchError, OSError):
 
 
 class BaseMismatchError(RulepatchError, ValueError):
-    """An edit that was computed on another base than the model at hand."""
+    """An edit was computed on another base than the given model."""
 
 
 class DamageError(RulepatchError, ValueError):
@@ -97,7 +97,7 @@ class DamageError(RulepatchError, ValueError):
 
 
 class UselessEditError(RulepatchError, ValueError):
-    """An edit that does not change what the model says of its own exemplars, or an exemplar that shows no failure."""
+    """An edit does not change predictions for its own exemplars, or an exemplar shows no failure."""
 
     exit_code = 3
 
@@ -107,7 +107,7 @@ class WorkerError(RulepatchError, RuntimeError):
 
 
 class StoppedError(RulepatchError, RuntimeError):
-    """Somebody stopped the work."""
+    """The work was cancelled."""
 
 
 class MissingExtraError(RulepatchError, ImportError):
@@ -140,7 +140,7 @@ def nearest(name: str, options: Iterable[str], *, count: int = 3) -> str:
 
 
 def reason_of(error: Exception) -> str:
-    r"""Return why a library gave up, as words for brackets within a sentence of ours.
+    r"""Return the reason of a library's exception, for brackets within a message.
 
     Examples:
         >>> reason_of(OSError("There is no such model.  Check your connection.\nSee the docs."))

@@ -1,4 +1,4 @@
-"""Files written whole or not at all."""
+"""Atomic writing of files."""
 
 import secrets
 from collections.abc import Iterator, Mapping
@@ -72,7 +72,7 @@ def check_folder(folder: Path) -> None:
 
 
 def write_texts(folder: Path, texts: Mapping[str, str]) -> None:
-    """Write files of text into a folder, each whole or not at all.
+    """Write text files into a folder, each atomically.
 
     Args:
         folder: made if there is none.

@@ -1,4 +1,4 @@
-"""Pictures and masks as a person sees them, and what is painted over what.
+"""Reading images and masks in display orientation, and compositing.
 
 A picture is a PIL image in mode RGB, or RGBA where a network sees its transparency, too; a mask is a float32 array
 (h, w) in 0..1, 1 where the concept is.
@@ -39,7 +39,7 @@ __all__ = [
 Decoded = TypeVar("Decoded")
 
 FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "HEIF", "GIF", "BMP", "DIB", "TIFF", "JPEG2000", "PPM", "SGI", "PCX", "TGA")
-"""What is read, by Pillow's names: pictures alone, none that starts another program, as EPS does."""
+"""Supported formats by Pillow's names; none that starts another program, as EPS does."""
 
 SUFFIXES = frozenset(
     suffix
@@ -49,7 +49,7 @@ SUFFIXES = frozenset(
 """Endings of the files that count as pictures in a folder: those of the formats that this Pillow reads."""
 
 NOTE = "rulepatch:"
-"""What the names of texts begin with that a picture carries for us in its `info`, and takes along into a PNG file."""
+"""Prefix of our entries in an image's `info`, which PNG files keep."""
 
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -60,16 +60,16 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""How to turn a picture of each EXIF orientation."""
+"""Transposition for each EXIF orientation."""
 
 _ORIENTING = {"exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"}
-"""What a picture carries that no longer holds once it stands upright."""
+"""Metadata that is invalid after an image is transposed."""
 
 _FILTERS = threading.Lock()
 
 
 def read_image(source: Path | str | bytes, *, under: str = "white", alpha: bool = False) -> Image.Image:
-    """Read a picture as a person sees it, in RGB.
+    """Read an image in display orientation, in RGB.
 
     The camera's rotation (EXIF) is applied, 16-bit grey is scaled to 8 bits, palettes and CMYK are converted,
     transparency is laid on white, and of an animation the first frame is taken.
@@ -88,7 +88,7 @@ def read_image(source: Path | str | bytes, *, under: str = "white", alpha: bool 
 
 
 def as_image(source: Any, *, under: str = "white", alpha: bool = False, name: str = "the picture") -> Image.Image:
-    """A picture in memory as a person sees it, as `read_image` reads the file that it came from.
+    """An image in memory in display orientation, as `read_image` reads its file.
 
     Args:
         source: a PIL image of any mode, an array (h, w), (h, w, c) or (c, h, w), or a tensor (c, h, w); bool, integers,
@@ -120,7 +120,7 @@ def as_image(source: Any, *, under: str = "white", alpha: bool = False, name: st
 
 
 def decoded(source: Path | str | bytes | Image.Image, convert: Callable[[Image.Image], Decoded]) -> Decoded:
-    """What is made of a picture in its own mode, turned as a person sees it.
+    """Convert an image of any mode, in display orientation.
 
     Args:
         source: a file, the bytes of one, or an open picture.
@@ -135,12 +135,12 @@ def decoded(source: Path | str | bytes | Image.Image, convert: Callable[[Image.I
 
 
 def has_alpha(image: Image.Image) -> bool:
-    """Whether a picture says how transparent its pixels are."""
+    """Whether an image has transparency."""
     return image.mode in {"RGBA", "LA", "PA", "RGBa", "La"} or "transparency" in image.info
 
 
 def in_mode(image: Image.Image, mode: str, *, under: str = "white") -> Image.Image:
-    """A picture as a person sees it in a mode of Pillow.
+    """An image in display orientation in a mode of Pillow.
 
     Wide grey is scaled to 8 bits, and transparency laid on a colour unless the mode keeps it.
 
@@ -278,7 +278,7 @@ def _opened(source: Path | str | bytes) -> Image.Image:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """Turned as the camera says; that is not kept in the turned picture, so that nobody turns it again."""
+    """Transpose by the EXIF orientation and drop the tag, so that it is not applied twice."""
     halved = any(";16" in str(tile) for tile in getattr(image, "tile", ()))  # Pillow reads half the bits of a colour
     image.load()
     if halved and image.mode.startswith("RGB") and 0 < np.asarray(image)[..., :3].max() < 16:
@@ -298,8 +298,8 @@ def _in_kept_mode(image: Image.Image, under: str, alpha: bool) -> Image.Image:
 
 
 def _white(image: Image.Image) -> float | None:
-    """White as the header says it, where that can be believed; None to find it from the data."""
-    if image.format == "PPM" and image.mode.startswith("I"):  # Pillow has scaled it by what the header says
+    """The white level of the header, if reliable; None to estimate it from the data."""
+    if image.format == "PPM" and image.mode.startswith("I"):  # Pillow has scaled it by the header
         return 65535
     bits = getattr(image, "tag_v2", {}).get(258, (16,))
     return 4095 if bits == (12,) else None

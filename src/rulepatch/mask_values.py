@@ -1,7 +1,7 @@
-"""What the numbers and colours of a drawn mask mean: which of them are the concept, and how much of it.
+"""Interpretation of the numbers and colours of a drawn mask.
 
-A mask has one reading if it has a background and one other colour. What lies between the two is a soft edge, and counts
-by how far it is from the background. Whatever has several readings is refused, with the colours found.
+A mask is unambiguous if it has a background and one other colour. Colours between the two are soft edges, weighted by
+their distance from the background. Ambiguous masks are rejected, with the colours found.
 """
 
 from collections.abc import Iterable, Sequence
@@ -64,7 +64,7 @@ class Drawing:
 
 
 def weights_of(drawing: Drawing, value: MaskValue | None = None) -> Weights:
-    """How much of each pixel is the concept.
+    """Share of the concept in each pixel.
 
     Args:
         drawing: the mask.

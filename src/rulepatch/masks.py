@@ -1,4 +1,4 @@
-"""Masks: which pixels of a picture show the concept. Whatever a mask comes as, it is read here."""
+"""Reading of concept masks from files, arrays, tensors and images."""
 
 from pathlib import Path
 from typing import Any

@@ -1,6 +1,6 @@
-"""What a notebook shows of a result: pieces of HTML that need nothing else, in the notebook's own colours.
+"""Self-contained HTML fragments for notebooks, in the notebook's own colours.
 
-All text that comes in is escaped; only what these functions made goes into one another as it is.
+All text is escaped; only fragments made by these functions are inserted unescaped.
 """
 
 import base64

@@ -11,7 +11,7 @@ from rulepatch.errors import ImageError
 __all__ = ["eight_bits", "image_of_array", "white_of"]
 
 OVERSHOOT = 0.1
-"""How far outside of 0..1 resizing with a sharp filter may leave numbers that were inside."""
+"""Overshoot beyond 0..1 that resizing with a sharp filter may cause."""
 
 FILLED = 0.98
 """Share of a depth's white that data reach if they have that depth: photographs of it are bright somewhere."""

@@ -1,4 +1,4 @@
-"""Plain text for people: tables, shares and counts."""
+"""Text formatting: tables, shares, counts and commands."""
 
 import csv
 import io
@@ -31,13 +31,13 @@ __all__ = [
 
 @runtime_checkable
 class Result(Protocol):
-    """What a command prints."""
+    """Protocol of results that commands print."""
 
     def to_json(self) -> dict[str, Any]:
         """The result for programs."""
 
     def to_text(self) -> str:
-        """The result for people."""
+        """The result as human-readable text."""
 
 
 @dataclass(frozen=True)
@@ -116,11 +116,11 @@ def are_numbers(cells: Iterable[str]) -> bool:
 
 
 def brief(kind: str, *parts: str, most: int = 120) -> str:
-    """What an object is, for a prompt: one line, whatever its parts hold.
+    """One-line `repr` of an object.
 
     Args:
         kind: of the object.
-        parts: what there is to know, what matters most first; those that are empty are left out.
+        parts: descriptions, the most important first; empty ones are left out.
         most: characters of the line.
 
     Examples:
@@ -202,7 +202,7 @@ def plural(count: int, noun: str, several: str = "") -> str:
 
 
 def duration(seconds: float) -> str:
-    """Write a duration for people.
+    """Format a duration.
 
     Examples:
         >>> duration(42.3), duration(75), duration(7500)
@@ -262,7 +262,7 @@ def read_pairs(texts: Iterable[str]) -> dict[str, str]:
 
 
 def command_line(command: str, options: Mapping[str, Any], *arguments: object) -> str:
-    """Write a command of ours as it can be pasted into a shell.
+    """Format a command so that it can be pasted into a shell.
 
     Args:
         command: its name.
@@ -282,7 +282,7 @@ def command_line(command: str, options: Mapping[str, Any], *arguments: object) -
 
 
 def option_value(value: object) -> str:
-    """Write a setting as people do, a number in as few digits as tell it from all others.
+    """Format a setting; numbers in the shortest unique form.
 
     Examples:
         >>> option_value(2.0), option_value(0.98), option_value("a b")

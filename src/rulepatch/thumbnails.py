@@ -1,4 +1,4 @@
-"""Pictures for people to look at: small, as part of a page, with a mask marked in them."""
+"""Thumbnails for pages, with masks outlined."""
 
 import base64
 import io

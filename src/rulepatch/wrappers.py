@@ -8,7 +8,7 @@ __all__ = ["unwrapped"]
 def unwrapped(module: nn.Module) -> nn.Module:
     """The network that a wrapper runs: `torch.compile`, `DataParallel`, `DistributedDataParallel`.
 
-    It has the same weights, so that what is changed in it is changed in the wrapper, too.
+    It shares its weights with the wrapper.
 
     Args:
         module: any module.

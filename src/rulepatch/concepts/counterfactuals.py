@@ -1,6 +1,6 @@
-"""Failures made from unlabelled pictures: a concept is found where its key fires, and replaced as in the exemplars.
+"""Counterfactuals from unlabelled images: a concept is located by context matching and replaced as in the exemplars.
 
-Nobody need label them: what the model says of the untouched picture is what it should say of the manipulated one.
+No labels are needed: the target of a manipulated image is the model's prediction for the original.
 """
 
 from collections.abc import Iterator, Sequence
@@ -27,10 +27,10 @@ from rulepatch.tracing.sites import key_axis, rows
 __all__ = ["Counterfactuals", "Place", "counterfactuals_of", "locate", "make_counterfactuals", "texture_of"]
 
 THRESHOLDS = 49
-"""Thresholds that are tried of a concept's score, evenly spread over its quantiles in the exemplars."""
+"""Number of candidate thresholds of a concept's score, evenly spaced over its quantiles in the exemplars."""
 
 SMALLEST_SHARE = 0.25
-"""How much of the concept a picture must show beside the exemplar that shows least of it."""
+"""Least area of the concept in an image, relative to the exemplar with the smallest area."""
 
 SMALLEST_TEXTURE = 0.04
 """Side of the smallest rectangle from which a texture is taken, as a share of the picture's side."""
@@ -38,13 +38,13 @@ SMALLEST_TEXTURE = 0.04
 
 @dataclass(frozen=True, eq=False)
 class Place:
-    """How a concept is found in pictures.
+    """Detector of a concept in images.
 
     Attributes:
-        key: what stands for the concept, at the site that shows it best.
-        threshold: of ⟨d, k⟩, above which the concept is taken to be there.
-        agreement: of what is found in the exemplars with their masks, intersection over union, 0..1.
-        usual: share of the reference set's positions where the concept is found, 0..1.
+        key: key of the concept, at the site where it is most distinctive.
+        threshold: threshold of ⟨d, k⟩.
+        agreement: intersection over union with the exemplars' masks, 0..1.
+        usual: detection rate at the reference set's positions, 0..1.
     """
 
     key: Key
@@ -55,14 +55,13 @@ class Place:
 
 @dataclass(frozen=True)
 class Counterfactuals:
-    """Pictures with a concept replaced, and what the model should say of them.
+    """Images with a concept replaced, and their target classes.
 
     Attributes:
-        originals: the pictures as the network sees them, labelled with what it says of them.
-        replaced: the same with the concept replaced, with the same labels.
-        groups: number of the picture that each was made of, (n,): with several textures pasted on one they are no
-            independent witnesses.
-        place: how the concept was found; None where its masks were given.
+        originals: the images as the network sees them, labelled with its predictions.
+        replaced: the images with the concept replaced, with the same labels.
+        groups: index of the original of each, (n,); counterfactuals of one image are not independent.
+        place: the detector; None if masks were given.
     """
 
     originals: ImageSet
@@ -77,20 +76,19 @@ class Counterfactuals:
 def make_counterfactuals(
     problem: Problem, images: ImageSet, *, count: int = 200, progress: bool = True
 ) -> Counterfactuals | None:
-    """Replace a rule's old concept by the new one in pictures at hand.
+    """Replace a rule's old concept by the new one in given images.
 
-    The concept is found by context matching at the site whose key agrees best with the exemplars' own masks, in
-    pictures that show enough of it. What replaces it is the texture of the exemplars' edited regions, each exemplar's
-    in turn while more counterfactuals are wanted.
+    The concept is located by context matching at the site whose key agrees best with the exemplars' masks, in images
+    that show enough of it. It is replaced by the texture of the exemplars' edited regions, using the exemplars in turn.
 
     Args:
-        problem: posed at every site that may show the concept.
-        images: the pictures; labels are not looked at.
-        count: of counterfactuals, at most.
+        problem: problem at all candidate sites.
+        images: the images; labels are ignored.
+        count: most counterfactuals.
         progress: whether to show a bar.
 
     Returns:
-        The counterfactuals; None if the concept is found nowhere, or no exemplar has a piece of texture to take.
+        The counterfactuals; None if the concept is not found, or no exemplar has a usable texture.
     """
     model = problem.model
     place = locate(problem)
@@ -112,14 +110,14 @@ def make_counterfactuals(
 
 
 def counterfactuals_of(model: Classifier, exemplars: Sequence[Exemplar]) -> Counterfactuals:
-    """Counterfactuals whose masks somebody gave: exemplars that are not to be learnt from.
+    """Counterfactuals from held-out exemplars.
 
     Args:
         model: the classifier.
         exemplars: at least one.
 
     Returns:
-        The counterfactuals, labelled with what the exemplars say, or else with what the model says of the originals.
+        The counterfactuals, labelled with the exemplars' labels, or else with the predictions for the originals.
     """
     framed = model.preprocess.frame
     given = [None if each.label is None else model.classes.index(each.label) for each in exemplars]
@@ -157,14 +155,14 @@ def _labelled(
 def locate(problem: Problem) -> Place | None:
     """Find the site and the threshold at which a concept's key agrees best with the exemplars' masks.
 
-    Keys of early layers fire on whatever has the same texture, and a key that fires everywhere agrees with large masks
-    by chance, so the root of the share of the reference set's positions where it fires is taken off its agreement.
+    Keys of early layers respond to anything with the same texture, and keys that fire everywhere agree with large masks
+    by chance; so the square root of the detection rate on the reference set is subtracted from the agreement.
 
     Args:
-        problem: posed at every site that may show the concept.
+        problem: problem at all candidate sites.
 
     Returns:
-        The place; None if the positions of no site form a grid.
+        The detector; None if no site has positions on a grid.
     """
     grids = [seen for seen in problem.observations if seen.site.is_spatial]
     places = (place for seen in grids for place in _places(problem, seen))
@@ -172,7 +170,7 @@ def locate(problem: Problem) -> Place | None:
 
 
 def _places(problem: Problem, seen: Observation) -> Iterator[Place]:
-    """The concept's key at a site, with each of some thresholds."""
+    """Detectors at a site with different thresholds."""
     key = key_at(problem, seen)
     keys = rows(seen.original.keys, key_axis(seen.site.kind)).float().cpu()
     assert seen.site.key_places is not None
@@ -188,14 +186,14 @@ def _places(problem: Problem, seen: Observation) -> Iterator[Place]:
 
 
 def texture_of(model: Classifier, exemplar: Exemplar) -> Image.Image | None:
-    """What replaces the concept in an exemplar, as a texture that fills a picture: its largest rectangle, mirrored.
+    """Texture of an exemplar's edited region, extended to image size by mirroring its largest inscribed rectangle.
 
     Args:
         model: the classifier; the texture has the scale at which it sees pictures.
         exemplar: the exemplar.
 
     Returns:
-        A picture of the network's input size; None if the edited region holds no rectangle worth the name.
+        An image of the network's input size; None if the edited region is too small.
     """
     height, width = model.preprocess.input_size
     box = _largest_rectangle(model.preprocess.mask(exemplar.mask).numpy() > 0.95)
@@ -207,7 +205,7 @@ def texture_of(model: Classifier, exemplar: Exemplar) -> Image.Image | None:
 
 
 def _largest_rectangle(inside: NDArray[np.bool_]) -> tuple[int, int, int, int]:
-    """The largest rectangle that lies inside a region: top, left, bottom, right; empty if the region is."""
+    """The largest rectangle inside a region: top, left, bottom, right; empty for an empty region."""
     heights = np.zeros(inside.shape[1] + 1, dtype=np.int64)  # the last column stays 0 and closes every rectangle
     best: tuple[int, tuple[int, int, int, int]] = (0, (0, 0, 0, 0))
     for bottom, row in enumerate(inside, start=1):

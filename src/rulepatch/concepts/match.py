@@ -47,7 +47,7 @@ __all__ = [
 
 @dataclass(frozen=True, eq=False)
 class Key:
-    """What a rule looks for at a site.
+    """Key direction of a rule at a site.
 
     Attributes:
         site: dotted path of the layer.
@@ -61,7 +61,7 @@ class Key:
 
 
 def key_of_edit(edit: Edit, site: str | None = None) -> Key:
-    """What an edit looks for: its first direction, that of the gate if it has one.
+    """The key of an edit: the direction of its gate, or else its first direction.
 
     Args:
         edit: the edit.
@@ -93,7 +93,7 @@ def key_of_concept(
     cache: Cache | Literal["user"] | None = "user",
     progress: bool = True,
 ) -> Key:
-    """What stands for a concept at a site: the first whitened direction of its keys in some exemplars.
+    """The key of a concept at a site: the first whitened direction of its keys in some exemplars.
 
     Args:
         model: the classifier.
@@ -121,7 +121,7 @@ def key_at(problem: Problem, seen: Observation, which: Literal["concept", "repla
 
     Args:
         problem: the problem.
-        seen: what the site sees of the exemplars.
+        seen: activations of the site on the exemplars.
         which: the concept that the mask marks in the original pictures, or what replaces it in the edited ones.
     """
     recording = seen.original if which == "concept" else seen.edited
@@ -141,7 +141,7 @@ def key_of_points(
     site: str,
     statistics: Mapping[str, KeyStatistics],
 ) -> Key:
-    """What a site sees around some points of a picture: the first whitened direction of the keys there.
+    """The key of some points of an image: the first whitened direction of the keys around them.
 
     Args:
         model: the classifier.
@@ -184,7 +184,7 @@ def _cell(model: Classifier, image: Image.Image, point: tuple[float, float], gri
 
 
 class Matcher:
-    """A key at its site, ready to be looked for in pictures.
+    """Matcher of a key at its site.
 
     Args:
         model: the classifier.
@@ -194,7 +194,7 @@ class Matcher:
         progress: whether to show bars.
 
     Attributes:
-        usual: the key's scores at a sample of the reference set's positions, (positions,), rising.
+        usual: the key's scores at a sample of the reference set's positions, (positions,), ascending.
 
     Raises:
         SiteError: the model does not have the key's site, or its positions form no grid.
@@ -242,13 +242,13 @@ class Matcher:
         return laid_out
 
     def look(self, stream: ImageStream) -> Iterator["Match"]:
-        """Look in pictures, in their order.
+        """Match images, in order.
 
         Args:
             stream: of the pictures.
 
         Yields:
-            Where the key fires in each.
+            The match of each image.
         """
         for batch in stream:
             for picture, scores in zip(batch.pictures, self.scores(batch.pixels), strict=True):
@@ -268,7 +268,7 @@ class Matcher:
 
 @dataclass(frozen=True, eq=False)
 class Match:
-    """Where a key fires in a picture.
+    """Scores of a key in an image.
 
     Attributes:
         picture: the picture.
@@ -286,7 +286,7 @@ class Match:
         return float(self.scores.max())
 
     def mask(self, threshold: float, size: tuple[int, int]) -> NDArray[np.float32]:
-        """Where the key fires, laid over the part of the picture that the network sees.
+        """Mask of the region above a threshold, in the network's crop of the image.
 
         Args:
             threshold: of the score.
@@ -347,7 +347,7 @@ class Matches:
         }
 
     def to_text(self) -> str:
-        """The best of the ranking, for people."""
+        """The best matches, as a table."""
         rows = [
             [f"{each.best:.4g}", f"{each.level:.4f}", percent((each.scores > self.threshold).mean()), each.picture.name]
             for each in self.matches[:20]

@@ -1,4 +1,4 @@
-"""Finding rules that a classifier has learnt: what a concept is to a class, measured on counterfactuals."""
+"""Discovery of rules that a classifier has learnt: effects of concepts on classes, measured on counterfactuals."""
 
 from typing import TYPE_CHECKING
 

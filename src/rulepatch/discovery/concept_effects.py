@@ -1,7 +1,7 @@
-"""Which concepts do classes rely on? Statistics of predictions before and after a concept was replaced (paper 5).
+"""Effects of concepts on classes: statistics of predictions before and after a concept is replaced (paper 5).
 
-Axes: n counterfactuals, m pictures of a row. The pictures are the independent witnesses: what a model says of several
-counterfactuals of one picture is averaged first.
+Axes: n counterfactuals, m images of a row. The images are the independent units: predictions for several
+counterfactuals of one image are averaged first.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,14 +23,14 @@ RESAMPLES = 1000
 
 @dataclass(frozen=True)
 class Seen:
-    """What a model says of n counterfactuals and of the picture that each was made of.
+    """Predictions for n counterfactuals and for the original image of each.
 
     Attributes:
-        pictures: name of that picture, (n,).
+        pictures: name of the original image, (n,).
         labels: name of its class, (n,).
-        concepts: what was replaced, (n,).
-        styles: what by, (n,).
-        right: whether it is named rightly before and after, two of (n,).
+        concepts: the replaced concept, (n,).
+        styles: the style that replaced it, (n,).
+        right: whether the prediction is right before and after, two of (n,).
         confidence: probability of its class before and after, two of (n,), 0..1.
     """
 
@@ -55,25 +55,25 @@ class Seen:
 
 @dataclass(frozen=True)
 class Dependence:
-    """What replacing a concept by a style does to the pictures of a class.
+    """Effect of replacing a concept by a style on the images of a class.
 
     Attributes:
         label: name of the class, of a group of them, or `EVERY_CLASS`.
         concept: what was replaced.
         style: what by; None for all styles together.
         n: pictures.
-        before: accuracy on the pictures as they are, 0..1.
-        after: accuracy with the concept replaced, 0..1; every picture counts the same.
+        before: accuracy on the original images, 0..1.
+        after: accuracy with the concept replaced, 0..1, with equal weight of every image.
         drop: before − after.
         interval: its 95 % interval, by resampling pictures.
-        broken: pictures that are named rightly less often.
-        repaired: pictures that are named rightly more often.
+        broken: number of images with lower accuracy after.
+        repaired: number of images with higher accuracy after.
         confidence: mean change of the class's probability, −1..1.
         confidence_interval: its 95 % interval.
         p: of the sign test (exact McNemar) of broken against repaired.
         p_confidence: of the sign test of falling against rising confidence.
         q: share of false findings to expect among tests at least as significant as this one.
-        changes: for each picture by name its mean change of being right, −1..1.
+        changes: mean change in accuracy of each image, by name, −1..1.
     """
 
     label: str
@@ -105,7 +105,7 @@ class Dependence:
 
 @dataclass(frozen=True)
 class Difference:
-    """How two models differ in what replacing a concept does to the same pictures.
+    """Difference of two models in the effect of a concept on the same images.
 
     Attributes:
         label: name of the class, of a group of them, or `EVERY_CLASS`.
@@ -114,7 +114,7 @@ class Difference:
         n: pictures.
         drops: of the two models.
         interval: 95 % interval of the second drop minus the first, by resampling pictures.
-        p: of the sign test of pictures that one or the other suffers more on.
+        p: p-value of the sign test between the models over images.
         q: share of false findings to expect among tests at least as significant as this one.
     """
 
@@ -140,9 +140,9 @@ def dependences(
     False discoveries are controlled within each of these four families.
 
     Args:
-        seen: what a model says.
+        seen: paired predictions.
         groups: names of classes by the name of a group; all classes are a group.
-        least: pictures that a row must have to be tested.
+        least: least number of images of a row.
         seed: of the intervals.
 
     Returns:
@@ -202,7 +202,7 @@ def differences(first: Sequence[Dependence], second: Sequence[Dependence], *, se
         seed: of the intervals.
 
     Returns:
-        A row for each that both have, with false discoveries controlled over all of them; the surest first.
+        A row for each common key, with false discoveries controlled over all of them; the most significant first.
     """
     rng = np.random.default_rng(seed)
     others = {row.key: row for row in second}

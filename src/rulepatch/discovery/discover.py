@@ -32,16 +32,16 @@ def discover(
 ) -> Discovery:
     """Find the rules of one or more models: concepts whose replacement costs a class its accuracy (paper 5).
 
-    A picture without a label has the one that the model gives it as it is.
+    Images without a label get the model's prediction as their label.
 
     Args:
         models: one, or several on the same pictures.
         cases: a case set, or its folder.
         groups: classes by the name of a group that is tested as one.
-        exclude: for each concept the classes of which it is no part but the thing itself.
+        exclude: for each concept the classes of which it is the object itself; they are left out.
         level: of the false-discovery rate, 0..1.
-        least_drop: accuracy that a rule must cost at least, 0..1; below, a network may just not know the style.
-        least: pictures of a class or group from which on it is tested.
+        least_drop: least drop in accuracy of a rule, 0..1; smaller drops may be due to an unfamiliar style.
+        least: least number of images of a class or group.
         seed: of the intervals.
         progress: whether to show bars.
 
@@ -74,7 +74,7 @@ def discover(
 
 
 def _predict(model: Classifier, cases: CaseSet, *, progress: bool) -> tuple[np.ndarray, BeforeAndAfter]:
-    """Labels of the counterfactuals, and what a model says before and after; every picture is looked at once."""
+    """Labels of the counterfactuals, and predictions before and after; every image is run once."""
     originals, styled = (cases.images(model.classes, styled=each) for each in (False, True))
     by_source = {picture.source: picture for picture in originals.pictures}
     distinct = ImageSet(tuple(by_source.values()), originals.name)

@@ -1,4 +1,4 @@
-"""The report of a discovery: ranked rules, heat maps, and the pairs of pictures that tell most."""
+"""Report of a discovery: ranked rules, heat maps, and example pairs of images."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -38,10 +38,10 @@ MOST_COLUMNS = 40
 
 
 def write_report(discovery: Discovery, path: Path | str) -> None:
-    """Write the report, whole or not at all.
+    """Write the report atomically.
 
     Args:
-        discovery: what was discovered.
+        discovery: the discovery.
         path: the file.
 
     Raises:
@@ -139,7 +139,7 @@ def draw_heat_maps(
 
 
 def _labels(discovery: Discovery) -> list[str]:
-    """What a heat map has rows for: all classes together, groups, and the classes that lose most anywhere."""
+    """Rows of a heat map: all classes together, groups, and the classes with the largest drops."""
     worst: dict[str, float] = {}
     for row in (row for finding in discovery.findings for row in finding.dependences if row.style is not None):
         worst[row.label] = max(worst.get(row.label, 0.0), row.drop)

@@ -1,4 +1,4 @@
-"""What was discovered of models: the rules of each, as text and as JSON, and what to edit a rule with."""
+"""Result of a discovery: the rules of each model, as text and as JSON, and exemplars for editing them."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ BeforeAndAfter = tuple[Predictions, Predictions]
 
 @dataclass(frozen=True, eq=False)
 class Finding:
-    """What was found of one model.
+    """Findings for one model.
 
     Attributes:
         model: its name.
@@ -42,7 +42,7 @@ class Finding:
     labels: np.ndarray = field(repr=False)
 
     def examples(self, cases: CaseSet, rule: Dependence, members: Sequence[str] | None) -> Iterator[int]:
-        """Counterfactuals that tell most of a rule: right before and wrong after, the surest change first.
+        """Example counterfactuals of a rule: right before and wrong after, the largest change first.
 
         Args:
             cases: the case set.
@@ -68,7 +68,7 @@ class Finding:
 
 @dataclass(frozen=True, eq=False)
 class Discovery:
-    """What was discovered of one or more models on the same cases.
+    """Result of a discovery for one or more models on the same cases.
 
     Attributes:
         cases: the case set.
@@ -108,7 +108,7 @@ class Discovery:
         }
 
     def to_text(self) -> str:
-        """The rules of each model, for people."""
+        """The rules of each model, as text."""
         parts = []
         for each in self.findings:
             rows = [

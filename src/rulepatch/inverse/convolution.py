@@ -20,7 +20,7 @@ from rulepatch.tracing.sites import Site
 __all__ = ["Convolution", "convolution_at", "edit_convolution", "power_spectrum_at"]
 
 SMALLEST_BALANCE = 1e-6
-"""Of the reference set where few taps are fitted: several exact constraints may contradict each other there."""
+"""Weight of the reference set for fits of few taps, where several exact constraints may be infeasible."""
 
 
 def power_spectrum_at(model: Classifier, images: ImageSet, site: Site, *, progress: bool = True) -> Tensor:
@@ -141,7 +141,7 @@ def edit_convolution(
 
 
 def _told(seen: Observation, found: Convolution, delta: Tensor) -> dict[str, Any]:
-    """What an edit of a convolution's inverse reached at the marked positions."""
+    """Residuals of an edit of a convolution's inverse at the marked positions."""
     site, marks, response, weight = seen.site, found.marks, found.response, found.weight
     whole = fourier.kernel_of(found.change, found.grid, found.grid).square().sum()
     wanted = marks.of(fourier.convolve(response, found.originals))
@@ -173,7 +173,7 @@ def _told(seen: Observation, found: Convolution, delta: Tensor) -> dict[str, Any
 
 
 def _fitted(problem: Problem, seen: Observation, wanted: Tensor, how: InverseFourier) -> LowRank:
-    """The change of a few taps that adds most nearly the same at the marked positions, in the form of `dense`."""
+    """Least-squares fit of the change by the layer's few taps at the marked positions, in the form of `dense`."""
     keys, weights = seen.concept_keys(architecture=2)
     moment = problem.statistics[seen.site.path].moment.mean().to(keys.device)
     basis, coefficients = linalg.dense_least_squares(

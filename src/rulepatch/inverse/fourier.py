@@ -1,8 +1,8 @@
 r"""The convolutional constrained least squares of the inverse direction, in the Fourier domain (thesis 3.3, put right).
 
-Boundaries are circular: what leaves a map on one side comes in on the other. Then a convolution is, at each frequency ω
-by itself, a matrix: ŷ(ω) = Ŵ(ω) â(ω), Ŵ(ω) = Σ_m W[m] e^{iωm}, with m counted from the middle of the kernel. A network
-pads with zeros instead; that differs where a kernel reaches over the border. docs/inverse.md derives everything here.
+Boundaries are circular. Then a convolution is a matrix at each frequency ω, ŷ(ω) = Ŵ(ω) â(ω) with
+Ŵ(ω) = Σ_m W[m] e^{iωm}, where m is counted from the centre of the kernel. Zero padding differs from it where a kernel
+overlaps the border. docs/inverse.md derives everything here.
 
 Spectra are halves, as `torch.fft.rfft2` gives them: (h, w/2+1, …), complex128. Axes: n pictures, c_in and c_out
 channels, h w positions, y x taps, p marked positions, a and b channels of any map, e = min(c_in, c_out).
@@ -47,7 +47,7 @@ class Marks:
     weights: Tensor
 
     def of(self, maps: Tensor) -> Tensor:
-        """What maps hold there.
+        """Values of maps at these positions.
 
         Args:
             maps: (n, a, h, w).
@@ -59,12 +59,12 @@ class Marks:
 
 
 def _cells(size: int, taps: int, dilation: int) -> Tensor:
-    """Where the taps of a kernel lie on a circle, counted from the kernel's middle, (taps,)."""
+    """Circular offsets of the taps of a kernel from its centre, (taps,)."""
     return (torch.arange(taps) * dilation - dilation * (taps - 1) // 2) % size
 
 
 def transfer(kernel: Tensor, grid: Grid, dilation: tuple[int, int] = (1, 1)) -> Tensor:
-    r"""Ŵ(ω) = Σ_m W[m] e^{iωm}: what a layer does to each frequency of its input (in the place of thesis eq. 3.39).
+    r"""Frequency response of a layer, Ŵ(ω) = Σ_m W[m] e^{iωm} (in place of thesis eq. 3.39).
 
     Args:
         kernel: W, (c_out, c_in, y, x), float64.
@@ -86,7 +86,7 @@ def transfer(kernel: Tensor, grid: Grid, dilation: tuple[int, int] = (1, 1)) -> 
 
 
 def kernel_of(response: Tensor, grid: Grid, taps: tuple[int, int], dilation: tuple[int, int] = (1, 1)) -> Tensor:
-    """The taps that a layer has of a response whose kernel may be as large as the map: the nearest weight.
+    """The taps of a layer whose response is nearest to one with a kernel as large as the map.
 
     Args:
         response: (h, w/2+1, c_out, c_in).
@@ -103,7 +103,7 @@ def kernel_of(response: Tensor, grid: Grid, taps: tuple[int, int], dilation: tup
 
 
 def spectra(maps: Tensor) -> Tensor:
-    """The frequencies of maps.
+    """Fourier transform of maps.
 
     Args:
         maps: (n, a, h, w).
@@ -115,7 +115,7 @@ def spectra(maps: Tensor) -> Tensor:
 
 
 def maps_of(found: Tensor, grid: Grid) -> Tensor:
-    """The maps of frequencies: what `spectra` took apart.
+    """Maps of spectra, the inverse of `spectra`.
 
     Args:
         found: (n, h, w/2+1, a).
@@ -128,7 +128,7 @@ def maps_of(found: Tensor, grid: Grid) -> Tensor:
 
 
 def convolve(response: Tensor, maps: Tensor) -> Tensor:
-    """A convolution with circular boundaries, as a layer without bias does it.
+    """A convolution with circular boundaries, without bias.
 
     Args:
         response: (h, w/2+1, b, a).
@@ -248,7 +248,7 @@ def inverse_change(
     balance: float,
     floor: float,
 ) -> tuple[Tensor, Tensor]:
-    r"""Edit the inverse of a convolution by constrained least squares, and turn it back (thesis 3.3.2).
+    r"""Edit the inverse of a convolution by constrained least squares, and invert it again (thesis 3.3.2).
 
     M̂ = Ŵ† at each frequency, the true inverse of a circular convolution. M̂' = M̂ + ΔM̂ recalls the edited pictures'
     inputs at the marked positions where the output is the originals'; Ŵ' = M̂'†.

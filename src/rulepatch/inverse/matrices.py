@@ -1,8 +1,8 @@
 r"""The equations of the inverse direction, as pure functions of tensors (thesis ch. 3).
 
 A layer is W: keys → values. In the inverse direction the memory that is edited maps outputs to inputs: M = Wᵀ (thesis
-3.1) or M = W† (3.2). The rule is turned round as well: where the output is the original picture's, y = W k_original,
-the memory should recall the edited picture's input, k_edited. Then M is turned back into a weight.
+3.1) or M = W† (3.2). The rule is inverted as well: for the output of the original image, y = W k_original, the memory
+should recall the input of the edited image, k_edited. Then M is converted back into a weight.
 
 Two of the four architectures of thesis fig. 2-3 are of this direction. In the fourth an output's c_out channels recall
 a patch of inputs, so M is made of W as a matrix (c_out, c_in·y·x); in the third a patch of outputs recalls one input's
@@ -19,7 +19,7 @@ __all__ = ["factors", "matrix_of", "pseudo_inverse", "pseudo_inverse_change", "r
 
 
 def matrix_of(weight: Tensor, architecture: int) -> Tensor:
-    """A weight as the matrix that an architecture of the inverse direction turns round (thesis fig. 2-3).
+    """The matrix of a weight that an architecture of the inverse direction inverts (thesis fig. 2-3).
 
     Args:
         weight: W, (c_out, c_in, y, x).
@@ -36,7 +36,7 @@ def matrix_of(weight: Tensor, architecture: int) -> Tensor:
 
 
 def weight_of(matrix: Tensor, shape: tuple[int, int, int, int], architecture: int) -> Tensor:
-    """The weight of a matrix: what `matrix_of` took apart.
+    """The weight of a matrix, the inverse of `matrix_of`.
 
     Args:
         matrix: (K, V).
@@ -61,10 +61,10 @@ def recall(
     key and no ridge M' k = v holds exactly.
 
     Args:
-        keys: k, what the memory is asked, (p, K), float64.
-        values: v, what it should recall, (p, V).
+        keys: k, keys of the memory, (p, K), float64.
+        values: v, target values, (p, V).
         weights: m, (p,), 0..1.
-        whitener: C^(-1/2) of what it is asked on the reference set, (K, K).
+        whitener: C^(-1/2) of its keys on the reference set, (K, K).
         memory: M, (V, K).
         rank: r, at most min(p, K).
         ridge: ρ ≥ 0, relative to the mean diagonal of the normal matrix.
@@ -84,7 +84,7 @@ def recall(
 
 
 def pseudo_inverse(matrix: Tensor, *, cutoff: float) -> Tensor:
-    r"""W†, with singular values below a share of the largest taken for zero (Moore and Penrose; thesis 3.2).
+    r"""Moore-Penrose pseudo-inverse W† with truncated singular values (thesis 3.2).
 
     Args:
         matrix: W, (K, V), float64.
@@ -97,10 +97,10 @@ def pseudo_inverse(matrix: Tensor, *, cutoff: float) -> Tensor:
 
 
 def pseudo_inverse_change(matrix: Tensor, change: Tensor, *, cutoff: float) -> Tensor:
-    r"""What an edit of the pseudo-inverse does to the weight: ΔW = (W† + ΔM)† − W†† (thesis eq. 3.11).
+    r"""Change of the weight by an edit of its pseudo-inverse: ΔW = (W† + ΔM)† − W†† (thesis eq. 3.11).
 
-    What the cutoff leaves out of W† is left in W: it is no part of the change. For y in the range of W, and ΔM that
-    reads nothing else, W' (W† + ΔM) y = y: if the edited inverse recalls k_edited from y = W k_original, then
+    Singular components that the cutoff removes from W† are unchanged in W. For y in the range of W, and ΔM that is zero
+    on its complement, W' (W† + ΔM) y = y: if the edited inverse recalls k_edited from y = W k_original, then
     W' k_edited = W k_original, so that the forward rule holds as exactly as the inverse one.
 
     Args:
@@ -120,13 +120,13 @@ def pseudo_inverse_change(matrix: Tensor, change: Tensor, *, cutoff: float) -> T
 
 
 def factors(change: Tensor) -> tuple[Tensor, Tensor]:
-    """A matrix in as many factors as it has rank, up to what rounding adds.
+    """Rank factorisation of a matrix, up to rounding.
 
     Args:
         change: (K, V), float64.
 
     Returns:
-        An orthonormal basis of what it reads, (r, V), r at least 1; and its coefficients, (K, r).
+        An orthonormal basis of its row space, (r, V), r at least 1; and coefficients, (K, r).
 
     Examples:
         >>> [tuple(part.shape) for part in factors(torch.ones(3, 5).double())]

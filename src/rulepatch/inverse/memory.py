@@ -1,4 +1,4 @@
-"""What the editors of the inverse direction share: the rule turned round at a site, and how a memory is edited."""
+"""Shared parts of the editors of the inverse direction: the inverse problem at a site, and the edit of a memory."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -37,11 +37,11 @@ __all__ = [
 
 
 def check_sites(model: Classifier, observations: Sequence[Observation], how: InverseTranspose | None) -> None:
-    """Make sure, before the reference set is read, that every site can be inverted.
+    """Check that every site can be inverted, before the reference set is read.
 
     Args:
         model: the classifier.
-        observations: what the sites see of the exemplars.
+        observations: activations of the sites on the exemplars.
         how: rank and architecture; None for the Fourier form.
 
     Raises:
@@ -108,7 +108,7 @@ def edit_memory(problem: Problem, how: InverseTranspose) -> Solution:
 
 
 def missed(found: Tensor, wanted: Tensor, weights: Tensor) -> float:
-    """By how much what is recalled misses what should be, relative to its size.
+    """Relative RMS error of the recalled values.
 
     Args:
         found: (p, c), float64.
@@ -124,7 +124,7 @@ def missed(found: Tensor, wanted: Tensor, weights: Tensor) -> float:
 
 @dataclass(frozen=True, eq=False)
 class Posed:
-    """The rule turned round: what the memory is asked, and what it should recall.
+    """Keys and target values of the inverse problem.
 
     Attributes:
         matrix: W as the architecture has it, (K, V).
@@ -142,14 +142,14 @@ class Posed:
 
 
 def pose_inverse(seen: Observation, architecture: int) -> Posed:
-    """Turn a rule round at a site.
+    """Build the inverse problem at a site.
 
     Args:
-        seen: what the site sees of the exemplars.
+        seen: activations of the site on the exemplars.
         architecture: 3 if a patch of outputs recalls one input, 4 if one output recalls a patch.
 
     Returns:
-        The rule at the marked positions, float64.
+        The problem at the marked positions, float64.
     """
     layer = seen.layer
     weight = precise(layer.weight.detach()).reshape(seen.site.shape)
@@ -168,7 +168,7 @@ def pose_inverse(seen: Observation, architecture: int) -> Posed:
 
 
 def output_of(layer: Layer, keys: Tensor, weight: Tensor) -> Tensor:
-    """What a layer gives with a weight, without its bias.
+    """Output of a layer with a given weight, without bias.
 
     Args:
         layer: the layer.
@@ -181,7 +181,7 @@ def output_of(layer: Layer, keys: Tensor, weight: Tensor) -> Tensor:
 
 
 def _around(layer: Layer, output: Tensor) -> Tensor:
-    """For each input the outputs that it gives to, in the order of the weight's rows: (n, p, c_out·y·x)."""
+    """The outputs that each input contributes to, in the order of the weight's rows: (n, p, c_out·y·x)."""
     found = patches(layer, output)
     if isinstance(layer, torch.nn.Linear):
         return found
@@ -189,7 +189,7 @@ def _around(layer: Layer, output: Tensor) -> Tensor:
 
 
 def _moment_of_outputs(problem: Problem, seen: Observation, how: InverseTranspose) -> Tensor:
-    """E[k kᵀ] of what the memory is asked on the reference set, (K, K)."""
+    """E[k kᵀ] of the memory's keys on the reference set, (K, K)."""
     layer = seen.layer
     if how.architecture == 4:
         matrix = matrices.matrix_of(precise(layer.weight.detach()).reshape(seen.site.shape), 4)
@@ -209,13 +209,13 @@ def _moment_of_outputs(problem: Problem, seen: Observation, how: InverseTranspos
 def stream_keys(
     model: Classifier, images: ImageSet, path: str, read: Callable[[Tensor], None], *, progress: bool
 ) -> None:
-    """Hand a site's keys on the reference set to a reader, batch by batch.
+    """Stream a site's keys on the reference set to a reader, batch by batch.
 
     Args:
         model: the classifier.
         images: the reference set.
         path: of the site.
-        read: told of each batch.
+        read: called with the keys of each batch.
         progress: whether to show a bar.
     """
     stream = ImageStream(
@@ -229,7 +229,7 @@ def low_rank_of(seen: Observation, delta: Tensor, architecture: int, strength: f
     """A change of the matrix as a low-rank change of the weight, in float32 on the CPU.
 
     Args:
-        seen: what the site sees.
+        seen: activations of the site.
         delta: of the matrix, (K, V).
         architecture: 3 or 4.
         strength: of the change.
@@ -244,5 +244,5 @@ def low_rank_of(seen: Observation, delta: Tensor, architecture: int, strength: f
 
 
 def precise(tensor: Tensor) -> Tensor:
-    """A tensor in float64, where there is such a thing."""
+    """A tensor in float64, moved off devices without it."""
     return (tensor.cpu() if tensor.device.type == "mps" else tensor).double()  # MPS has no float64

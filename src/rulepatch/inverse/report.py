@@ -55,7 +55,7 @@ def write_inversion(inversion: Inversion, folder: Path) -> Path:
 
 
 def draw_curves(inversion: Inversion) -> "Figure":
-    """Loss and cosine on the way, a column for each level (thesis figs. 3-7 to 3-9).
+    """Curves of loss and cosine, a column for each level (thesis figs. 3-7 to 3-9).
 
     Args:
         inversion: what was rebuilt.

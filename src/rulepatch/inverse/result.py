@@ -20,12 +20,12 @@ LEVELS: tuple[Level, ...] = get_args(Level)
 
 @dataclass(frozen=True, eq=False)
 class Reconstruction:
-    """An input that was sought for an output.
+    """Reconstruction of an input from an output.
 
     Attributes:
         level: "key", "map" or "image".
         when: "before" the edit or "after" it.
-        steps: at which the numbers below were taken.
+        steps: steps at which the curves were sampled.
         losses: squared distance of the output from its target, relative to the target's square.
         to_edited: mean cosine of the site's inputs at the marked positions to those of the edited pictures.
         to_original: the same to those of the original pictures.
@@ -100,7 +100,7 @@ class Inversion:
         }
 
     def to_text(self) -> str:
-        """The ends of the curves, for people."""
+        """Final values of the curves, as a table."""
         lines = [
             [
                 each.level,

@@ -9,7 +9,7 @@ __all__ = ["call_projections"]
 
 
 class _CalledAttention(nn.MultiheadAttention):
-    """What `nn.MultiheadAttention` computes; for self-attention without masks the output projection is called."""
+    """Forward of `nn.MultiheadAttention` that calls the output projection for self-attention without masks."""
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Any]:
         """Attend; as the parent does, whose arguments these are.

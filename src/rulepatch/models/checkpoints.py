@@ -1,4 +1,4 @@
-"""Checkpoints: reading what a local file holds, whoever saved it. Nothing but tensors and plain data is unpickled."""
+"""Reading local checkpoints of any origin. Only tensors and plain data are unpickled."""
 
 import json
 import re
@@ -32,13 +32,13 @@ _INERT = (
     *(f"builtins.{name}" for name in ("list", "dict", "int", "float")),  # what a defaultdict begins with
     "torch.torch_version.TorchVersion",
 )  # fmt: skip
-"""Classes of what training scripts save beside weights. Something empty stands in for their objects."""
+"""Classes that training scripts save beside weights. Their objects are replaced by empty placeholders."""
 
 _ALONE = threading.Lock()
-"""What may be unpickled is a setting of the whole process: one thread at a time changes it."""
+"""Lock of torch's process-wide list of safe globals."""
 
 _GLOBAL = re.compile(r"GLOBAL (?:__builtin__\.)?([\w.]+)")
-"""Where the restricted unpickler's message names what it refuses."""
+"""Pattern of the refused global in messages of the restricted unpickler."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a file holds.
+    """Content of a file.
 
     Attributes:
         path: the file.
@@ -78,7 +78,7 @@ def read_checkpoint(source: Path) -> Checkpoint:
         source: the file; `FILE::KEY` for what stands under one key in it, such as `last.pth.tar::state_dict_ema`.
 
     Returns:
-        What it holds, on the CPU.
+        Its content, on the CPU.
 
     Raises:
         WeightsError: the file is missing, damaged or of another format, holds other objects, or lacks the key.
@@ -272,7 +272,7 @@ def _tensor(value: Any) -> Any:
 
 
 def _contents(loaded: Any, entries: Sequence[Entry]) -> str:
-    """What stands at the top of a file, in few words."""
+    """Short description of the top level of a file."""
     here = [entry.name for entry in entries if not entry.place and isinstance(entry.value, Tensor)]
     words = [f"{plural(len(here), 'tensor')} ({', '.join(here[:3])}{', …' if len(here) > 3 else ''})"] if here else []
     items, at_top = loaded.items() if isinstance(loaded, Mapping) else enumerate(loaded), set(here)

@@ -1,4 +1,4 @@
-"""What a classifier's classes are called, and which of them a label means."""
+"""Class names of a classifier, and resolution of labels."""
 
 import operator
 import re
@@ -71,13 +71,13 @@ class Classes:
 
     @property
     def are_numbers(self) -> bool:
-        """Whether the names say no more than the index, as those of a classifier whose classes nobody named."""
+        """Whether the names are placeholders derived from the index."""
         return all(
             name.casefold() in {str(index), f"class {index}", f"label_{index}"} for index, name in enumerate(self.names)
         )
 
     def __getitem__(self, index: int) -> str:
-        """What a class is called where it is shown: its first name, or as many words as tell it from all others.
+        """Display name of a class: its first name, or as many of its names as make it unique.
 
         Returns:
             A name that `index` understands.
@@ -204,7 +204,7 @@ def _composed(name: str) -> str:
 
 
 def _loosely(name: str) -> str:
-    """Without what people write in several ways: case, blanks, zeros before a number."""
+    """Normalise case, blanks and leading zeros."""
     plain = re.sub(r"[\s_-]+", " ", unicodedata.normalize("NFC", name).casefold()).strip()
     return plain.lstrip("0") or "0" if plain.isdecimal() else plain
 

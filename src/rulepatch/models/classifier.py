@@ -1,4 +1,4 @@
-"""A classifier: a network, how pictures are prepared for it, and what its classes are called."""
+"""A classifier: a network with its preprocessing and class names."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ __all__ = ["Classifier"]
 
 @dataclass(frozen=True, eq=False)
 class Classifier:
-    """A network, how pictures are prepared for it, and what its classes are called.
+    """A network with its preprocessing and class names.
 
     Attributes:
         module: any module that maps (n, channels, height, width) to logits (n, classes), as a tensor or in a tuple,
@@ -73,11 +73,11 @@ class Classifier:
     def __call__(
         self, pictures: Image.Image | Path | str | Iterable[Image.Image | Path | str], *, top: int = TOP
     ) -> Prediction | list[Prediction]:
-        """What the model says of pictures, in evaluation mode; `logits` takes tensors that are prepared already.
+        """Predict the classes of images, in evaluation mode; `logits` takes preprocessed tensors.
 
         Args:
             pictures: a picture (PIL) or its file; or several of them.
-            top: how many of the likeliest classes to tell.
+            top: number of likeliest classes.
 
         Returns:
             A prediction, or a list of them if several pictures were given.
@@ -160,7 +160,7 @@ class Classifier:
 
     @cached_property
     def first_pass(self) -> FirstPass:
-        """What the first passes through the network show: the layout that it takes, what its output means."""
+        """Properties found in the first forward passes: input layout, meaning of the output."""
         noise = torch.rand(
             2, self.preprocess.channels, *self.preprocess.input_size, generator=torch.Generator().manual_seed(0)
         )
@@ -188,7 +188,7 @@ class Classifier:
         return self.logits_of(run(self.module, inputs))
 
     def logits_of(self, output: Any) -> Tensor:
-        """The logits in what the network returned.
+        """The logits of an output of the network.
 
         Returns:
             (n, classes), float32 or wider; their softmax are the network's confidences, whatever it ends in.
@@ -201,12 +201,12 @@ class Classifier:
 
 
 def _channels(module: nn.Module) -> int | None:
-    """How many channels the first convolution takes, where a transform leaves it open; None if there is none."""
+    """Input channels of the first convolution, if there is one."""
     return next((each.in_channels for each in module.modules() if isinstance(each, nn.Conv2d)), None)
 
 
 def _network(module: Any) -> nn.Module:
-    """The network in what a classifier is made of."""
+    """The network of a module or classifier."""
     if isinstance(module, nn.Module):
         return unwrapped(module)
     if isinstance(module, torch.export.ExportedProgram):

@@ -1,4 +1,4 @@
-"""What the first passes through a network show: which layout it takes, what its output means, and what is odd in it."""
+"""Checks in the first forward passes of a network: input layout, meaning of the output, irregularities."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,17 +21,17 @@ _THE_SAME = {
     "_reshape_alias", "_to_copy", "_unsafe_view", "alias", "clone", "contiguous", "detach", "expand", "permute",
     "reshape", "select", "slice", "squeeze", "t", "transpose", "unsqueeze", "view",
 }  # fmt: skip
-"""Operators that leave numbers what they are."""
+"""Operators that keep values."""
 
 
 @dataclass(frozen=True)
 class FirstPass:
-    """What the first passes through a network showed.
+    """Properties found in the first forward passes.
 
     Attributes:
         layout: of the input: channels_last, in which convolutions are up to twice as fast on a CPU, where the network
             runs with it and gives the same.
-        end: what it does to its logits at the end.
+        end: final transform of the logits.
     """
 
     layout: torch.memory_format = torch.contiguous_format
@@ -39,7 +39,7 @@ class FirstPass:
 
 
 def first_pass(module: nn.Module, inputs: Tensor, classes: Sequence[str], name: str) -> FirstPass:
-    """Run a network three times, and warn of what a person should know of it.
+    """Run a network three times, and warn of irregularities.
 
     Nothing is raised: what is wrong shows again, with the sentence that belongs there, when pictures come.
 
@@ -50,7 +50,7 @@ def first_pass(module: nn.Module, inputs: Tensor, classes: Sequence[str], name: 
         name: of the network, for messages.
 
     Returns:
-        What was seen; the defaults of a network on the meta device, which has nothing to show.
+        The properties; defaults for a network on the meta device.
     """
     if inputs.is_meta:
         return FirstPass()
@@ -108,7 +108,7 @@ def _warn_of_moods(both: Tensor | None, alone: Tensor | None, again: Tensor | No
 
 
 def _warn_of_the_end(module: nn.Module, found: Tensor, end: End, classes: Sequence[str], name: str) -> None:
-    """Warn of what a network's output means, if it is no table of finite logits."""
+    """Warn if a network's output is not a matrix of finite logits."""
     several = getattr(getattr(module, "config", None), "problem_type", None) == "multi_label_classification"
     if not bool(found.isfinite().all()):
         warn(
@@ -134,7 +134,7 @@ def _warn_of_the_end(module: nn.Module, found: Tensor, end: End, classes: Sequen
 
 
 def _end_of(makers: "_Makers", found: Tensor) -> End:
-    """What a network does to its logits at the end, by its last operation; else by the numbers themselves."""
+    """Final transform of the logits, from the network's last operation, or else from the values."""
     if (end := _ENDS.get(makers.of(found), "logits")) != "logits":
         return end
     shares = bool((found >= 0).all()) and bool((found.sum(dim=1) - 1).abs().max() < 1e-3)

@@ -1,4 +1,4 @@
-"""Files that people take for weights of PyTorch: what each is, by its content, and what to do with it."""
+"""Detection of file formats that are not PyTorch weights, with advice."""
 
 import zipfile
 from pathlib import Path
@@ -24,7 +24,7 @@ _BEGINNINGS: tuple[tuple[int, bytes, str], ...] = (
     (0, b"<!doctype html", "a web page; download the file itself"),
     (0, b"<html", "a web page; download the file itself"),
 )
-"""Where a format's first bytes stand, and what it is."""
+"""Offset and signature of each format, with its description."""
 
 _MEMBERS = {
     "constants.pkl": "a TorchScript archive, a program, and is not run; save the state_dict() of what torch.jit.load "
@@ -51,13 +51,13 @@ _ENDINGS = {
 
 
 def what_else(path: Path) -> str | None:
-    r"""What a file is that is not read as weights.
+    r"""Identify a file that cannot be read as weights.
 
     Args:
         path: a file that exists.
 
     Returns:
-        What it is and what to do, as words for a sentence; None if it may well be weights of PyTorch.
+        Its format and advice, as part of a sentence; None if it may be weights of PyTorch.
 
     Examples:
         >>> file = Path(getfixture("tmp_path")) / "net.h5"

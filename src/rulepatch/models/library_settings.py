@@ -1,4 +1,4 @@
-"""What the configurations of timm and the image processors of transformers say of how pictures are prepared."""
+"""Preprocessing from configurations of timm and image processors of transformers."""
 
 import math
 from collections.abc import Mapping, Sequence

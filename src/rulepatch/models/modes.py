@@ -1,4 +1,4 @@
-"""How pictures can be resized and what their channels are: the words that preprocessing is described with."""
+"""Vocabulary of preprocessing: resize modes and channel orders."""
 
 from typing import Literal
 

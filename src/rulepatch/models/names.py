@@ -1,4 +1,4 @@
-"""What a name that belongs to no source of models was meant to be."""
+"""Suggestions for unknown model names."""
 
 import ast
 import re
@@ -28,14 +28,14 @@ ALIASES = {
     "pytorch": "torchvision",
     "torch": "torchvision",
 }
-"""What people call sources elsewhere."""
+"""Other names of sources."""
 
 OF_FILES = {"python", "toml"}
 """Sources that a file's ending stands for, not a prefix."""
 
 
 def advice(name: str, sources: Iterable[str]) -> str:
-    """What to do about a name that belongs to no source, as the end of a sentence.
+    """Advice for a name of no known source, as the end of a sentence.
 
     Libraries are asked for the names of their models only here, as that takes seconds.
 
@@ -62,7 +62,7 @@ def _did_you_mean(names: Iterable[str]) -> str:
 
 
 def _of_path(name: str) -> str:
-    """What to do with what is a path; nothing if it is none."""
+    """Advice for a name that is a path; empty otherwise."""
     path = Path(name).expanduser()
     word, ending = shlex.quote(name), path.suffix.lower()
     if re.match(r"\w+://", name):
@@ -155,7 +155,7 @@ LIBRARIES: dict[str, Callable[[], list[str]]] = {"torchvision": _torchvision, "t
 
 
 def _in_libraries(name: str, libraries: Iterable[str], *, nearest: bool) -> list[str]:
-    """A name as each library spells it, whatever its case and punctuation; or the one nearest to it."""
+    """A name in each library's spelling, ignoring case and punctuation; or the closest match."""
     architecture, dot, tag = name.partition(".")
     found = []
     for library in libraries:

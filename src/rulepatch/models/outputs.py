@@ -1,4 +1,4 @@
-"""What a network returns, read as logits: taken out of its box, and undone what was done to them at the end."""
+"""Logits from a network's output: extraction from containers, and inversion of a final softmax or similar."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,11 +15,11 @@ End = Literal["logits", "softmax", "sigmoid"]
 """What a network does to its logits at the end. A log_softmax leaves them logits: its softmax is the same."""
 
 _NAMES = ("logits", "out", "output", "outputs", "pred", "preds", "prediction", "predictions", "scores", "y", "y_hat")
-"""What logits are called where several things are returned, the most telling name first."""
+"""Usual names of logits in outputs with several entries, in order of preference."""
 
 
 def unboxed(output: Any, classes: int, name: str) -> Tensor:
-    """The table of one number for each class in what a network returned.
+    """The tensor of one number per class in a network's output.
 
     Args:
         output: a tensor, or a tuple, list, dictionary or dataclass (a `ModelOutput`, say) that holds it.
@@ -59,7 +59,7 @@ def as_logits(table: Tensor, end: End, classes: int) -> Tensor:
 
     Args:
         table: (n, classes), or (n, 1), as the network returned it.
-        end: what the network does at its end.
+        end: the network's final transform.
         classes: how many there are.
 
     Returns:

@@ -1,4 +1,4 @@
-"""What a classifier says of one picture."""
+"""Prediction of a classifier for one image."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +12,7 @@ from rulepatch.text import percent
 __all__ = ["TOP", "Guess", "Prediction"]
 
 TOP = 5
-"""How many of the likeliest classes are told."""
+"""Number of likeliest classes shown."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Guess:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a classifier says of one picture.
+    """Prediction of a classifier for one image.
 
     Attributes:
         name: of the likeliest class.

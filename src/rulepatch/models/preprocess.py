@@ -1,4 +1,4 @@
-"""How a picture becomes a network's input: resized, cropped, normalised."""
+"""Preprocessing of images: resizing, cropping, normalisation."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -29,7 +29,7 @@ TOLERANCE = 0.75 / 255
 
 @dataclass(frozen=True)
 class Preprocess:
-    """How a picture becomes a network's input.
+    """Preprocessing of images for a network.
 
     The short side is resized (further if the input would not be filled), the centre is cropped, pixels are scaled to
     0..1 and normalised. A picture that already has the input size is taken as it is, unless the preprocessing was read
@@ -126,7 +126,7 @@ class Preprocess:
 
     @property
     def has_alpha(self) -> bool:
-        """Whether the network sees how transparent a picture is."""
+        """Whether the network uses the alpha channel."""
         return self.mode in {"LA", "RGBA"}
 
     def with_channels(self, channels: int) -> Self:
@@ -150,7 +150,7 @@ class Preprocess:
         return replace(self, mean=mean, std=std, mode=None)
 
     def frame(self, image: Image.Image) -> Image.Image:
-        """The part of a picture that the network sees, at its input size, in the picture's own mode.
+        """The network's crop of an image, at its input size, in the image's own mode.
 
         Returns:
             A picture of the input size.
@@ -164,7 +164,7 @@ class Preprocess:
         return TF.crop(resized, top, left, height, width)
 
     def window(self, size: tuple[int, int]) -> tuple[float, float, float, float]:
-        """Where the part that the network sees lies in a picture.
+        """Box of the network's crop in an image.
 
         Args:
             size: (width, height) of the picture.
@@ -205,7 +205,7 @@ class Preprocess:
         return rounded((resized[0] - width) / 2), rounded((resized[1] - height) / 2)
 
     def pixels(self, image: Image.Image, *, framed: bool = False) -> Tensor:
-        """Pixels of the part that the network sees.
+        """Pixels of the network's crop.
 
         Args:
             image: of any size; brought into the mode of the network's channels.
@@ -252,9 +252,9 @@ class Preprocess:
     def of(
         cls, transform: Any, *, input_size: int | tuple[int, int] | None = None, channels: int | None = None
     ) -> "Preprocess":
-        """Read the preprocessing off what another library prepares pictures with.
+        """Convert the preprocessing of another library.
 
-        What is read is held to what the transform does to pictures of many sizes, the input size among them.
+        The result is checked against the transform on images of many sizes, including the input size.
 
         Args:
             transform: a `Preprocess`; weights of torchvision or their preset; transforms of torchvision (either

@@ -15,7 +15,7 @@ from rulepatch.models.registry import Request, Sourced, source
 
 @source("python")
 def load(request: Request) -> Sourced:
-    """What a function of a Python file returns: a `Classifier`, or a module that a model file says the rest of.
+    """Result of a function in a Python file: a `Classifier`, or a module that a model file completes.
 
     Returns:
         The network, and its preprocessing and classes if the function returned a classifier.

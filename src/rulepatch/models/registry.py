@@ -37,7 +37,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked of a source.
+    """Request to a source of models.
 
     Attributes:
         name: the model's name without the source's prefix.
@@ -54,7 +54,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Sourced:
-    """What a source gives: a network, and what it knows of preprocessing, classes and its own name.
+    """Network from a source, with its preprocessing, classes and name, as far as known.
 
     Attributes:
         module: the network.
@@ -149,7 +149,7 @@ def placed(module: nn.Module, device: str | torch.device | None) -> nn.Module:
     """
     try:
         return module.to(device or "cpu")
-    except (AssertionError, RuntimeError) as error:  # torch has no type of its own for it
+    except (AssertionError, RuntimeError) as error:  # torch defines no exception type for it
         reason = str(error).partition("\n")[0]
         raise SettingError(f"expected a device that is here, such as cpu, but got {str(device)!r} ({reason})") from None
 

@@ -1,4 +1,4 @@
-"""The steps of a transform: what is written in them, and which of them nothing of ours can repeat."""
+"""Steps of another library's transform: their settings, and those that cannot be reproduced."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

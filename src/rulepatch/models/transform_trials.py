@@ -1,8 +1,7 @@
-"""Finding out what another library's transform does to pictures, by trying it on some.
+"""Identification of another library's transform by applying it to test images.
 
-What a transform does depends on the order of its steps, on what each is given and on its library's version, so nothing
-is taken on trust: a transform's steps only say which settings are worth trying, and those that do the same to pictures
-of many sizes are what it is read as.
+A transform depends on the order of its steps, on their arguments and on the library's version. So its steps only
+suggest candidate settings, and the candidate that gives the same results on images of many sizes is accepted.
 """
 
 import warnings
@@ -40,7 +39,7 @@ class Tried:
         self._of_noise: dict[tuple[int, int], tuple[Image.Image, Tensor]] = {}
 
     def __call__(self, picture: Image.Image) -> Tensor:
-        """What the transform makes of a picture, (channels, height, width), float32."""
+        """Output of the transform for an image, (channels, height, width), float32."""
         first: Exception | None = None
         for given in (picture.copy, lambda: TF.pil_to_tensor(picture), lambda: np.array(picture)):
             try:
@@ -55,12 +54,12 @@ class Tried:
         return refuse(f"one that fails on a picture ({reason})", "try it on a picture of yours")
 
     def plain(self, side: int, value: int) -> Tensor:
-        """What it makes of a square all of whose channels have one value, 0..255."""
+        """Output for a square image whose channels all have one value, 0..255."""
         bands = len(self.mode)
         return self(Image.fromarray(np.full((side, side, bands), value, np.uint8).squeeze(2 if bands == 1 else ())))
 
     def on_noise(self, size: tuple[int, int]) -> tuple[Image.Image, Tensor]:
-        """A picture of noise of some width and height, and what the transform makes of it."""
+        """A noise image of a given width and height, and the transform's output for it."""
         if size not in self._of_noise:
             shape = (size[1], size[0], len(self.mode))
             noise = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
@@ -71,7 +70,7 @@ class Tried:
 
 @dataclass(frozen=True)
 class Reading:
-    """What a transform may be.
+    """Candidate settings of a transform.
 
     Attributes:
         candidates: settings of a `Preprocess`, the likelier first.
@@ -113,7 +112,7 @@ def guesses(
 
 
 def probe(tried: Tried, side: int, known: Iterable[Affine]) -> tuple[tuple[int, int] | None, Affine]:
-    """Find out what a transform makes of squares of one colour.
+    """Measure a transform on squares of one colour.
 
     Args:
         tried: the transform.
@@ -149,7 +148,7 @@ def probe(tried: Tried, side: int, known: Iterable[Affine]) -> tuple[tuple[int, 
 
 
 def _one_tensor(result: Any) -> Tensor:
-    """The picture in what a transform gave, float32."""
+    """The image in a transform's output, float32."""
     if hasattr(result, "keys") and "pixel_values" in result:
         result = result["pixel_values"]
     if isinstance(result, list | tuple) and len(result) == 1:

@@ -1,4 +1,4 @@
-"""Reading the preprocessing off what other libraries prepare pictures with: what it may be, to be tried."""
+"""Candidate preprocessing settings from transforms and processors of other libraries."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
@@ -20,12 +20,12 @@ def read(transform: Any, *, input_size: tuple[int, int] | None = None, channels:
     """Read the preprocessing off a transform, an image processor or a configuration; see `Preprocess.of`.
 
     Args:
-        transform: what another library prepares pictures with.
+        transform: another library's transform.
         input_size: (height, width) of the pictures, for a transform without Resize.
         channels: of the network, for a transform that leaves it open.
 
     Returns:
-        What it may be.
+        The candidates.
 
     Raises:
         ModelError: it cannot be read, with the step that stands in the way.

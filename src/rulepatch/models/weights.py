@@ -38,7 +38,7 @@ _COUNTERS = {
 """Names of single numbers that training, averaging or a profiler leaves among weights; no output depends on them."""
 
 _TRAINING = re.compile(r"loss|criterion|metric|accuracy|optim|teacher|momentum|queue|(?<![a-z])(ema|swa)(?![a-z])")
-"""Names of what stands beside a network for its training alone."""
+"""Names of modules that are used in training only."""
 
 _COMPUTED = re.compile(r"(^|\.)(relative_position_index|relative_coords_table|attn_mask|position_ids)$")
 """Names of buffers that constructors compute, which some versions of a library save and others do not."""
@@ -81,7 +81,7 @@ def load_weights(module: nn.Module, path: Path, translate: Translate | None = No
 
 
 def save_weights(module: nn.Module, path: Path) -> None:
-    """Write a network's state dict to a safetensors file, whole or not at all.
+    """Write a network's state dict to a safetensors file atomically.
 
     Args:
         module: the network.

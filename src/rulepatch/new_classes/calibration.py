@@ -1,4 +1,4 @@
-"""How a new class's logit stands beside the old ones on a reference set, and how loud it may be."""
+"""Calibrate scale and bias of a new logit against the existing ones."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,14 +19,14 @@ __all__ = ["Heard", "calibrated", "hear"]
 
 @dataclass(frozen=True, eq=False)
 class Heard:
-    """What a new class and the old ones say of n pictures.
+    """New and largest existing logit for n images.
 
     Attributes:
-        pictures: which.
+        pictures: the images.
         responses: r, (n,), float64.
         rivals: the largest old logit, (n,), float64.
-        right: whether that is the picture's label; everywhere if there are no labels, (n,).
-        spread: standard deviation of an old logit over the pictures, the mean over classes.
+        right: whether its class is the label, (n,); true without labels.
+        spread: standard deviation of an old logit over the images, averaged over classes.
     """
 
     pictures: tuple[Picture, ...]
@@ -37,10 +37,10 @@ class Heard:
 
 
 def hear(model: Classifier, change: NewClass, images: ImageSet, *, progress: str | None = None) -> Heard:
-    """Run a classifier and a new class over some pictures.
+    """Run a classifier with a new class on some images.
 
     Args:
-        model: the classifier; it is extended for a while and then as it was.
+        model: the classifier; it is extended temporarily and restored.
         change: the class.
         images: the pictures.
         progress: what the bar says; none if None.
@@ -75,14 +75,13 @@ def calibrated(
     loudness: float = 1.0,
     progress: str | None = None,
 ) -> tuple[NewClass, dict[str, Any]]:
-    """Set the scale and the bias of a new class: as loud as an old one, and within a damage budget.
+    """Set scale and bias of a new class: the scale of an existing logit, and the largest bias within a damage budget.
 
     Args:
         model: the classifier.
         change: the class.
-        images: pictures that show none of it, and that it was not learnt from.
-        max_drop: most accuracy that it may cost on others like them, as expected, 0..1; without labels, share of
-            predictions that may flip.
+        images: held-out images of other classes.
+        max_drop: largest expected drop in accuracy on such images, 0..1; without labels, expected share of flips.
         loudness: factor of the scale.
         progress: what the bar says; none if None.
 
@@ -95,6 +94,6 @@ def calibrated(
     bias = logit.bias_within(*said, scale=scale, budget=max_drop)
     drop = logit.lost(*said, scale=scale, bias=bias)
     count = len(heard.pictures)
-    expected = (round(drop * count) + 1) / (count + 1)  # at most, of other pictures
+    expected = (round(drop * count) + 1) / (count + 1)  # upper bound for new images
     told = {"pictures": count, "spread": heard.spread, "drop": drop, "expected": expected, "budget": max_drop}
     return replace(change, scale=scale, bias=bias), told

@@ -1,4 +1,4 @@
-"""What a new class is worth: how well its logit tells it from all others, and what it costs them (thesis 4.1.4)."""
+"""Evaluation of a new class: discrimination by its logit, and accuracy lost on the other classes (thesis 4.1.4)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -23,15 +23,15 @@ __all__ = ["NewClassEvaluation", "evaluate_new_class", "evaluate_new_classes"]
 
 @dataclass(frozen=True, eq=False)
 class NewClassEvaluation:
-    """What a model with a new class says of n pictures.
+    """Predictions of a model with a new class for n images.
 
     Attributes:
         name: of the class.
         label: its index.
         labels: of the pictures, (n,).
         logits: of the new class, (n,).
-        rivals: the largest of the others', (n,).
-        before: predictions without the class, (n,); those with it differ only where it wins.
+        rivals: largest logit of the other classes, (n,).
+        before: predictions without the class, (n,); predictions with it differ only where it wins.
     """
 
     name: str
@@ -48,22 +48,22 @@ class NewClassEvaluation:
 
     @property
     def taken(self) -> NDArray[np.bool_]:
-        """Which pictures are taken for the class, (n,)."""
+        """Which images are predicted as the class, (n,)."""
         return self.logits > self.rivals
 
     @cached_property
     def roc(self) -> metrics.Roc | None:
-        """The class-balanced curve of its logit against all others (thesis 4.1.4); None without one of both."""
+        """Class-balanced ROC curve of its logit (thesis 4.1.4); None without positives or without negatives."""
         return metrics.roc(self.logits, self.shows, metrics.balanced_weights(self.labels))
 
     @cached_property
     def roc_of_margin(self) -> metrics.Roc | None:
-        """The same of its logit less the best of the others, which is what a prediction goes by."""
+        """ROC curve of its logit minus the largest other logit, the margin of the prediction."""
         return metrics.roc(self.logits - self.rivals, self.shows, metrics.balanced_weights(self.labels))
 
     @property
     def recognised(self) -> float | None:
-        """Share of its pictures that are taken for it, 0..1; None without any."""
+        """Recall of the class, 0..1; None without its images."""
         return float(self.taken[self.shows].mean()) if self.shows.any() else None
 
     @property
@@ -81,7 +81,7 @@ class NewClassEvaluation:
         """The numbers, as JSON; shares in 0..1, None where not defined.
 
         Args:
-            false_positives: the budget at which true positives are read off the curves.
+            false_positives: false positive rate at which the true positive rate is reported.
         """
         curves = {"logit": self.roc, "margin": self.roc_of_margin}
         return {
@@ -127,10 +127,10 @@ def evaluate_new_class(
     any_base: bool = False,
     progress: bool = True,
 ) -> NewClassEvaluation:
-    """Measure a new class on pictures of it and of all others, in one pass.
+    """Evaluate a new class on images of it and of all other classes, in one pass.
 
     Args:
-        model: the classifier; it is edited for a while and then as it was.
+        model: the classifier; it is edited temporarily and restored.
         edit: it adds one class.
         positives: pictures of the class, whatever their labels.
         others: labelled pictures of the other classes.
@@ -157,7 +157,7 @@ def evaluate_new_classes(
     any_base: bool = False,
     progress: bool = True,
 ) -> list[NewClassEvaluation]:
-    """Measure several edits that add the same class, each on its own, in one pass: their logits stand side by side.
+    """Evaluate several edits that add the same class, independently and in one pass.
 
     Args:
         model: as for `evaluate_new_class`.

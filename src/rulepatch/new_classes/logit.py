@@ -1,4 +1,4 @@
-r"""The equations of a new class: the filter that finds it, rows that would do instead, and how loud its logit may be.
+r"""Equations of a new class: its filter, alternative rows of the head, and scale and bias of its logit.
 
 Axes: n pictures, p positions, q = c_in·y·x numbers of an unfolded patch (c_in for a row of the head). The new logit is
 ℓ = s·r + b: r the response to the picture, s its scale, b its bias (thesis chapter 4).
@@ -33,15 +33,15 @@ def fit_filter(
 ) -> tuple[Tensor, Tensor]:
     r"""The filter w and its bias c that minimise thesis eq. 4.4 with a ridge, by Newton's method.
 
-    Minimises Σ_p m_p BCE(σ(x_p·w + c), y_p) + ½·ρ·(Σ_p m_p ‖x_p‖²/q)·‖w‖². The problem is convex, and its solution lies
-    in the span of the patches, so that there is one answer, whatever one starts from.
+    Minimises Σ_p m_p BCE(σ(x_p·w + c), y_p) + ½·ρ·(Σ_p m_p ‖x_p‖²/q)·‖w‖². The problem is strictly convex and its
+    solution is in the span of the patches, so it does not depend on the starting point.
 
     Args:
         patches: x, (p, q), float64.
         targets: y, (p,), 0..1.
         weights: m, (p,), at least 0.
         ridge: ρ, above 0: a single picture can be separated.
-        steps: of Newton's method at most; it stops when nothing is left to gain.
+        steps: most steps of Newton's method; it stops earlier at convergence.
 
     Returns:
         w, (q,), and c, ().
@@ -73,7 +73,7 @@ def fit_filter(
 
 
 def ridge_row(positives: Tensor, negatives: Tensor, *, ridge: float) -> Tensor:
-    r"""The row of a ridge regression of 1 for the class and 0 for all else, each group of the same weight.
+    r"""Weights of a ridge regression with targets 1 (the class) and 0, and equal total weight of both groups.
 
     w = (Σ + ρ·mean(diag Σ)·I)⁻¹ (f̄₊ − f̄₋) up to scale, Σ the mean of the two groups' second moments around the middle
     of their means; the intercept is left to the calibration.
@@ -98,7 +98,7 @@ def ridge_row(positives: Tensor, negatives: Tensor, *, ridge: float) -> Tensor:
 
 
 def matched_scale(responses: Tensor, spread: float) -> float:
-    r"""The s that gives the new logit the spread of an old one: σ(old logits) / σ(r), over pictures that show neither.
+    r"""Scale s that gives the new logit the standard deviation of an existing one: σ(old logits) / σ(r).
 
     Args:
         responses: r, (n,).
@@ -116,19 +116,19 @@ def matched_scale(responses: Tensor, spread: float) -> float:
 
 
 def bias_within(responses: Tensor, rivals: Tensor, right: Tensor, *, scale: float, budget: float) -> float:
-    r"""The largest b with which ℓ = s·r + b takes no more right pictures than a budget allows, of unseen ones.
+    r"""The largest bias b of ℓ = s·r + b within a budget of correct predictions lost on unseen images.
 
-    A picture is taken if s·r + b exceeds its best old logit m, that is from b = m − s·r on. If b stays below the
-    (k+1)-th smallest of these over the right pictures, another picture of the same kind is right and taken with a
-    probability of at most (k+1)/(n+1), as all orders of n + 1 pictures are equally likely; k is the largest for which
-    that is within the budget. Of few pictures none is taken (k = 0), and the budget cannot be promised.
+    An image is lost if s·r + b exceeds its largest existing logit m, that is from b = m − s·r on. If b is below the
+    (k+1)-th smallest of these over the correctly classified images, an exchangeable new image is lost with a
+    probability of at most (k+1)/(n+1), as all orders of n + 1 images are equally likely; k is the largest for which
+    that is within the budget. With few images none is lost (k = 0), and the budget cannot be guaranteed.
 
     Args:
         responses: r, (n,).
         rivals: m, the largest old logit, (n,).
-        right: whether what the model says now is right, (n,), bool.
+        right: whether the current prediction is right, (n,), bool.
         scale: s.
-        budget: probability with which another picture may be right and taken, 0..1.
+        budget: largest probability of losing a new image, 0..1.
 
     Examples:
         >>> r, m = torch.zeros(4), torch.tensor([1.0, 2.0, 3.0, 4.0])
@@ -140,11 +140,11 @@ def bias_within(responses: Tensor, rivals: Tensor, right: Tensor, *, scale: floa
         from_here = (rivals.double() - scale * responses.double()).max()[None]
     allowed = min(max(int(budget * (len(responses) + 1) + 1e-9) - 1, 0), len(from_here) - 1)
     edge = float(from_here[allowed])
-    return edge - 1e-4 * (1 + abs(edge))  # a tie in float64 may be none in the network's own type
+    return edge - 1e-4 * (1 + abs(edge))  # ties in float64 may be broken in the network's dtype
 
 
 def lost(responses: Tensor, rivals: Tensor, right: Tensor, *, scale: float, bias: float) -> float:
-    r"""Accuracy that a new logit costs: the share of pictures that were right and that it takes.
+    r"""Drop in accuracy by a new logit: the share of correctly classified images that it wins.
 
     Args:
         responses: r, (n,).

@@ -1,4 +1,4 @@
-"""Adding a class and keeping it: what the command line and other faces call."""
+"""Workflow of adding a class and saving the edit."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,12 +21,12 @@ __all__ = ["Added", "add_class"]
 
 @dataclass(frozen=True)
 class Added:
-    """A new class and where it was written.
+    """Result of adding a class.
 
     Attributes:
         edit: the edit.
         path: the file.
-        evaluation: what the class is worth on test pictures, if there were any.
+        evaluation: evaluation on test images, if any.
     """
 
     edit: Edit
@@ -34,7 +34,7 @@ class Added:
     evaluation: NewClassEvaluation | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """What was added, as JSON."""
+        """The result, as JSON."""
         (change,) = self.edit.changes
         about = self.edit.provenance
         return {
@@ -49,7 +49,7 @@ class Added:
         }
 
     def to_text(self) -> str:
-        """What was added, for people."""
+        """Human-readable summary."""
         (change,) = self.edit.changes
         assert isinstance(change, NewClass)
         about, told = self.edit.provenance, self.edit.provenance["calibration"]
@@ -105,7 +105,7 @@ def add_class(
 
 
 def _sides(model: Classifier, name: str, tests: Any) -> tuple[ImageSet, ImageSet]:
-    """The tests that show the new class, and the others."""
+    """Split the tests into images of the new class and others."""
     images = ImageSet.of(tests, model.with_module(model.module, [name]).classes)
     new = len(model.classes)
     shown, others = (

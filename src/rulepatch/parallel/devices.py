@@ -1,4 +1,4 @@
-"""Several workers on a machine with several GPUs take one each."""
+"""Assignment of GPUs to the workers of a machine."""
 
 import os
 import tempfile
@@ -12,17 +12,17 @@ import torch
 __all__ = ["claim", "own_device"]
 
 _held: list[IO[bytes]] = []
-"""Locks that this process holds; the system lets them go when it ends, however it ends."""
+"""Locks held by this process; the operating system releases them when it ends."""
 
 
 def own_device(device: str) -> str:
-    """The device that this process works on.
+    """The device of this process.
 
     Args:
-        device: as people name it; "cuda" stands for any GPU.
+        device: name of the device; "cuda" for any GPU.
 
     Returns:
-        The same; for "cuda" a GPU that no other worker of this machine has, as long as there is one.
+        The device; for "cuda" a GPU that no other worker of this machine uses, if there is one.
     """
     if device != "cuda" or torch.cuda.device_count() < 2:
         return device
@@ -31,20 +31,20 @@ def own_device(device: str) -> str:
 
 @cache
 def _own_gpu() -> int:
-    """Index of the GPU that this process has claimed, once and for all."""
+    """Index of the GPU that this process has claimed; cached."""
     names = [str(torch.cuda.get_device_properties(i).uuid) for i in range(torch.cuda.device_count())]
     return claim(names, Path(tempfile.gettempdir()))
 
 
 def claim(names: Sequence[str], folder: Path) -> int:
-    """Claim one of some things for as long as this process lives.
+    """Claim one of several resources for the lifetime of this process.
 
     Args:
-        names: of the things, the same for all processes.
-        folder: for a file to lock for each of them.
+        names: names of the resources, the same in all processes.
+        folder: folder of lock files.
 
     Returns:
-        Index of the first that no other process has claimed; where all are, one by the number of the process.
+        Index of the first unclaimed resource; if all are claimed, an index derived from the process id.
     """
     try:
         import fcntl

@@ -1,7 +1,7 @@
-"""One function of many items, side by side: in this process, in several (loky), or on a Dask cluster.
+"""Parallel map: in this process, in several processes (loky), or on a Dask cluster.
 
-All engines are executors of `concurrent.futures`, so that there is one way through. `joblib.Parallel`, which covers the
-same engines, ends everything where one worker dies, and on Dask waits for ever.
+All backends are executors of `concurrent.futures`. `joblib.Parallel`, which supports the same backends, aborts the run
+if one worker dies, and on Dask hangs.
 """
 
 import signal
@@ -25,24 +25,24 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 LOCAL = "local"
-"""In place of a scheduler's address: a Dask cluster on this machine that lives as long as the workers are needed."""
+"""In place of a scheduler's address: a temporary Dask cluster on this machine."""
 
 TRIES = 2
-"""How often an item whose worker died is done again, with nothing beside it that could be to blame."""
+"""Retries of an item whose worker process died, without other items in flight."""
 
 
-class Lost(Exception):  # noqa: N818 - it is never raised
-    """In place of a result: whoever worked on the item died, each time."""
+class Lost(Exception):  # noqa: N818 - never raised
+    """Sentinel for an item whose worker process died on every attempt."""
 
 
 class Workers:
-    """Processes that work side by side. A context manager.
+    """Pool of worker processes; a context manager.
 
     Args:
-        count: how many processes; this one alone if 1 and without Dask. A cluster at an address has its own number.
+        count: number of processes; 1 without Dask runs in this process. A cluster at an address has its own number.
         dask: address of a Dask scheduler, such as "tcp://10.0.0.1:8786"; "local" for a cluster on the loopback address
-            of this machine; None for processes without Dask. Dask knows no passwords: whoever reaches the scheduler
-            can run programs on its workers, so keep it within a network that you trust.
+            of this machine; None for processes without Dask. Dask has no authentication: anyone who can reach the
+            scheduler can run code on its workers, so use it in a trusted network only.
 
     Raises:
         MissingExtraError: dask is named but not installed.
@@ -68,7 +68,7 @@ class Workers:
 
     @property
     def count(self) -> int:
-        """How many workers there are; those of a cluster may come and go."""
+        """Number of workers, which may change on a cluster."""
         return self._count if self._client is None else max(1, sum(self._client.nthreads().values()))
 
     def __enter__(self) -> Self:
@@ -80,14 +80,14 @@ class Workers:
         self._stack.close()
 
     def run(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[tuple[Item, Result | Lost]]:
-        """Call a function of each item.
+        """Call a function on each item.
 
         Args:
-            function: of a module, as it goes to other processes; what it raises ends the run.
-            items: what to call it of; taken only as workers become free.
+            function: module-level function, so that it can be pickled; its exceptions end the run.
+            items: arguments, consumed as workers become free.
 
         Yields:
-            An item and its result, as they come.
+            Items with their results, in order of completion.
         """
         if self._executor is None and self._count == 1:
             for item in items:
@@ -95,7 +95,7 @@ class Workers:
             return
         died: list[Item] = []
         for item, found in self._flight(function, items):
-            if isinstance(found, Lost) and self._client is None:  # who is to blame is not known, all were lost together
+            if isinstance(found, Lost) and self._client is None:  # all in flight are lost: unclear whose fault
                 died.append(item)
             else:
                 yield item, found
@@ -109,7 +109,7 @@ class Workers:
     def _flight(
         self, function: Callable[[Item], Result], items: Iterable[Item]
     ) -> Iterator[tuple[Item, Result | Lost]]:
-        """Two items for each worker at a time, so that none waits for its next."""
+        """Submit two items per worker, so that no worker is idle."""
         upcoming = iter(items)
         flying: dict[Future[Result], Item] = {}
         try:
@@ -138,14 +138,14 @@ class Workers:
 
 
 def _begin() -> None:
-    """What a worker process does first."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to handle
-    process_executor._MAX_MEMORY_LEAK_SIZE = sys.maxsize  # what it keeps for its items is no leak to end it for
-    tqdm.set_lock(threading.RLock())  # its own lock is shared by processes, and outlives a worker that is killed
+    """Initializer of worker processes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process handles Ctrl-C
+    process_executor._MAX_MEMORY_LEAK_SIZE = sys.maxsize  # caches are not a memory leak
+    tqdm.set_lock(threading.RLock())  # tqdm's own is shared and stays locked if a worker dies
 
 
 def _connect(stack: ExitStack, count: int, address: str) -> Any:
-    """Reach a Dask cluster, or start one."""
+    """Connect to a Dask cluster, or start one."""
     try:
         from distributed import Client, LocalCluster
     except ImportError:
@@ -169,7 +169,7 @@ def _connect(stack: ExitStack, count: int, address: str) -> Any:
 
 
 def _deaths(*, dask: bool) -> tuple[type[BaseException], ...]:
-    """What executors say of an item whose worker died."""
+    """Exceptions of executors for an item whose worker died."""
     if not dask:
         return (BrokenProcessPool,)
     from distributed import KilledWorker

@@ -1,4 +1,4 @@
-"""Choosing the site and the settings of an edit."""
+"""Selection of the site and the settings of an edit."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""What a search found, for people: the best of what was tried, in text, in a notebook, in a figure."""
+"""Reports of a search: its best candidates as text, HTML for notebooks, and a figure."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -25,12 +25,12 @@ MOST_ROWS = 12
 
 
 def text_of(search: "Search") -> str:
-    """The best of what was tried, and why one was chosen."""
+    """The best candidates, and the reason for the choice."""
     return "\n".join([_counted(search), Table(COLUMNS, _rows(_best(search))).to_text(), search.why])
 
 
 def panel_of(search: "Search") -> str:
-    """The same for a notebook, the chosen candidate marked, and everything that was tried in a drawing."""
+    """HTML for notebooks: the best candidates, with the chosen one marked, and a figure of all."""
     shown = _best(search)
     if search.chosen is not None and search.chosen not in shown:
         shown = [*shown, search.chosen]

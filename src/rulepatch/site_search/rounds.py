@@ -1,8 +1,8 @@
-"""The rounds of a search: which edits are tried, in what order, and which of them is taken.
+"""Rounds of a search: which edits are evaluated, in what order, and which one is selected.
 
 *Screen*: every site by itself, gated and not. *Refine*: the best sites and sets of them, at other ranks and strengths.
-*Vary*: the best edit's neighbours. Each candidate is measured on validation pictures, for what it repairs, and on the
-reference set, for what it costs; one that does nothing for its own exemplars is never taken.
+*Vary*: the best edit's neighbours. Each candidate is evaluated on validation images (repair) and on the reference set
+(damage); one that is useless on its own exemplars is never selected.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,16 +23,16 @@ RANKS = (1, 3)
 STRENGTHS = (1.0, 2.0, 3.0, 4.0)
 GATE, HIGHER_GATE = 0.98, 0.99
 REFINED = 4
-"""How many of the screened sites are refined, beside the last one."""
+"""Number of screened sites that are refined, in addition to the last one."""
 
 MOST_DAMAGE = 0.3
-"""Predicted damage beyond which an ungated edit is not measured: at 0.16 one prediction in five flipped (design 2)."""
+"""Predicted damage above which an ungated edit is not measured: at 0.16 one prediction in five flipped."""
 
 Turn = Literal["screen", "refine", "vary"]
 
 
 class Rounds:
-    """Measures trials, each once, with a bar.
+    """Evaluates trials, with caching and a progress bar.
 
     Args:
         maker: makes their edits.
@@ -57,7 +57,7 @@ class Rounds:
         return [each for each in self.found if is_within(each.drop, each.flips, self.pictures, self.max_drop)]
 
     def try_all(self, turn: Turn, ladders: Sequence[Sequence[Trial]]) -> None:
-        """Measure trials. Each ladder rises in strength and is left where the damage is far beyond the budget."""
+        """Evaluate ladders of trials of rising strength, each until its damage is far beyond the budget."""
         total = sum(map(len, ladders))
         with Bar(total, turn, unit="edit", shown=self._progress) as bar:
             for ladder in ladders:
@@ -78,19 +78,19 @@ class Rounds:
         return self.found[-1]
 
     def is_useless(self, candidate: Candidate) -> bool:
-        """Whether a candidate's edit does nothing for its own exemplars."""
+        """Whether a candidate's edit is useless on its own exemplars."""
         try:
             return self._judge.outcomes(self.maker.make(candidate.trial).changes).verdict == "useless"
         except UselessEditError:
             return True
 
     def rank_of(self, sites: Sequence[str], rank: int) -> int:
-        """A rank, as far as the sites allow it."""
+        """A rank, clipped to what the sites allow."""
         return min(rank, *(self.maker.most_rank(path) for path in sites))
 
 
 def by_score(rounds: Rounds) -> tuple[Candidate | None, str]:
-    """Try everything and choose by what it does to the validation pictures.
+    """Run all rounds and select by repair of the validation images.
 
     Returns:
         The choice, and why; None if nothing helps.
@@ -111,7 +111,7 @@ def by_score(rounds: Rounds) -> tuple[Candidate | None, str]:
 
 
 def _rule(rounds: Rounds) -> Candidate | None:
-    """The rule's edit: the last site, rank 3, gated, as strong as the budget allows; else weaker, never useless."""
+    """The default edit: the last site, rank 3, gated, at the largest strength within the budget that is not useless."""
     last = tuple(rounds.maker.sites)[-1:]
     for rank, gate in ((3, GATE), (1, GATE), (3, HIGHER_GATE), (1, HIGHER_GATE)):
         ladder = [
@@ -126,7 +126,7 @@ def _rule(rounds: Rounds) -> Candidate | None:
 
 
 def by_rule(rounds: Rounds) -> tuple[Candidate | None, str]:
-    """Choose by rule, where there are no validation pictures.
+    """Select the default edit, for searches without validation images.
 
     Returns:
         The choice, and why; None if nothing helps.

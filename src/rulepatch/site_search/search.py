@@ -1,6 +1,6 @@
-"""Choosing site, rank, strength and gate by trying them: an edit costs milliseconds, so try them all, honestly.
+"""Search for the site, rank, strength and gate of an edit on validation images.
 
-What is tried, and which is taken, is in `rounds.py` and `choice.py`.
+The candidates and the selection among them are in `rounds.py` and `selection.py`.
 """
 
 from collections.abc import Callable, Sequence
@@ -38,25 +38,25 @@ if TYPE_CHECKING:
 __all__ = ["MAX_DROP", "Search", "search"]
 
 MOST_REFERENCE = 1000
-"""Reference pictures on which damage is measured, at most; statistics come from others."""
+"""Most reference images on which damage is measured; statistics come from others."""
 
 FEWEST_COUNTERFACTUALS = 10
 
 
 @dataclass(frozen=True)
 class Search:
-    """What a search found.
+    """Result of a search.
 
     Attributes:
         edit: the chosen edit; None if nothing within the budget helps.
-        chosen: the candidate that it is.
-        candidates: everything that was measured, in order.
-        why: why it was chosen, or why nothing was, in a sentence or two.
-        validation: what repair was measured on, in words.
+        chosen: the candidate that was selected.
+        candidates: all evaluated candidates, in order.
+        why: reason for the choice, or for selecting none.
+        validation: description of the validation images.
         max_drop: the budget, 0..1.
         reference_size: pictures on which damage was measured.
         model_name: of the model.
-        make: makes the edit of any candidate's trial, as when another than the chosen one is wanted.
+        make: makes the edit of any candidate's trial, to use another than the chosen one.
     """
 
     edit: Edit | None
@@ -70,7 +70,7 @@ class Search:
     make: Callable[[Trial], Edit] = field(repr=False)
 
     def is_within(self, candidate: Candidate) -> bool:
-        """Whether a candidate keeps to the budget."""
+        """Whether a candidate is within the budget."""
         return is_within(candidate.drop, candidate.flips, self.reference_size, self.max_drop)
 
     def refusal(self, advice: str) -> RulepatchError:
@@ -80,7 +80,7 @@ class Search:
             advice: what to do.
 
         Returns:
-            A `DamageError` if nothing keeps to the budget, a `UselessEditError` if nothing within it helps.
+            A `DamageError` if no candidate is within the budget, a `UselessEditError` if none within it helps.
         """
         error = UselessEditError if any(map(self.is_within, self.candidates)) else DamageError
         points = f"{100 * self.max_drop:.2f} points"
@@ -103,11 +103,11 @@ class Search:
         return brief("Search", chosen, f"{len(self.candidates)} tried", quoted(self.model_name))
 
     def _repr_html_(self) -> str:
-        """The best of what was tried, the chosen one marked, and everything in a drawing."""
+        """HTML for notebooks: the best candidates, with the chosen one marked, and a figure of all."""
         return panel_of(self)
 
     def to_text(self) -> str:
-        """The best of what was tried, and why one was chosen."""
+        """The best candidates, and the reason for the choice."""
         return text_of(self)
 
     def figure(self) -> "Figure":
@@ -127,16 +127,17 @@ def search(
     run: Run = Run(),  # noqa: B008 - it is frozen
     **settings: Any,
 ) -> Search:
-    """Choose where and how to edit, by what repairs most on validation pictures within a damage budget.
+    """Select the site and the settings of an edit by repair on validation images within a damage budget.
 
-    Without labelled validation pictures, counterfactuals are made from the reference set: the old concept is found
-    where its key fires and replaced as in the exemplars, and the model should say what it said before. The score is
-    the mean gain in log-probability. The edit of a simple rule (the last site, rank 3, gated, as strong as the budget
-    allows) is taken unless the best is ahead of it by two standard errors; then of candidates within one standard error
-    of the best the one of fewest flips. Where no counterfactuals can be made, the rule stands alone. Nothing is chosen
-    that repairs no more than it breaks where there is something to repair, or that does nothing for its own exemplars.
+    Without labelled validation images, counterfactuals are made from the reference set: the old concept is located by
+    context matching and replaced as in the exemplars, and the target is the model's prediction for the original. The
+    score is the mean gain in log-probability. The default edit (the last site, rank 3, gated, as strong as the budget
+    allows) is preferred unless another is better by two standard errors; then the candidate with the fewest flips
+    within one standard error of the best is selected. Without counterfactuals the default edit is used. An edit is
+    never selected if it repairs no more than it breaks although validation images fail, or if it is useless on its own
+    exemplars.
 
-    What was measured is kept in the cache: a search that was interrupted goes on where it was.
+    Measurements are cached, so that an interrupted search can be resumed.
 
     Args:
         model: the classifier; it is not changed.
@@ -173,7 +174,7 @@ def search(
     images = ImageSet.of(reference, model.classes, leave_out=leave_out)
     with stretch("search"):
         images = trusted(model, images, seed=run.seed, progress=run.progress)
-        known, unseen = images.split(0.5, seed=run.seed)  # an edit spares the very images its statistics come from
+        known, unseen = images.split(0.5, seed=run.seed)  # damage is lower on the images of the statistics
         problem = _build(model, exemplars, sites, known, run)
         pictures, groups, told = _validation(problem, validation, images)
         sample = unseen.sample(MOST_REFERENCE, seed=run.seed)
@@ -190,7 +191,7 @@ def search(
 
 
 def _made_final(maker: Maker, chosen: Candidate, images: ImageSet, max_drop: float) -> tuple[Edit, str]:
-    """The chosen edit made anew with statistics of the whole reference set, if that keeps to the budget as well."""
+    """The chosen edit with statistics of the whole reference set, if it is still within the budget."""
     trial, problem, run = chosen.trial, maker.problem, maker.problem.run
     statistics = key_statistics(
         problem.model,
@@ -215,7 +216,7 @@ def _made_final(maker: Maker, chosen: Candidate, images: ImageSet, max_drop: flo
 def _build(
     model: Classifier, exemplars: Sequence[Exemplar], sites: Sequence[str] | None, images: ImageSet, run: Run
 ) -> Problem:
-    """The problem at every site to be tried, statistics of all of them from one pass."""
+    """The problem at all candidate sites, with statistics from one pass."""
     survey = sites_of(model)
     if sites is None:
         grids = [site for site in survey.sites if site.is_spatial]

@@ -1,4 +1,4 @@
-"""Choosing among candidates that were measured: by what they repair, if that is beyond doubt, else by rule."""
+"""Selection among evaluated candidates: by repair if the difference is significant, by default otherwise."""
 
 from collections.abc import Callable, Sequence
 
@@ -11,20 +11,20 @@ from rulepatch.text import percent, plural
 __all__ = ["FLIPS", "choose", "is_within", "name_of", "or_zero"]
 
 FLIPS = 4
-"""Flips allowed for each picture that may be lost. Of some hundred pictures the net number lost is mostly chance, and
-says nothing of other pictures (rank correlation 0.0 over 124 edits of a real network); flips do (0.6)."""
+"""Flips allowed for each image that may be lost. On a few hundred images the net loss is mostly noise and does not
+predict that on other images (rank correlation 0.0 over 124 edits of a real network); flips do (0.6)."""
 
 DOUBT = 2.0
-"""Standard errors by which another edit must beat the rule's on the validation pictures to be taken in its place."""
+"""Standard errors by which another edit must beat the default edit on the validation images to be preferred."""
 
 
 def is_within(drop: float, flips: float, pictures: int, max_drop: float) -> bool:
-    """Whether damage keeps to a budget: by the accuracy lost, and by the flips, which are less chancy.
+    """Whether damage is within a budget, by accuracy lost and by flips, which are less noisy.
 
     Args:
         drop: accuracy lost, −1..1.
         flips: share of the predictions that changed, 0..1.
-        pictures: on which both were measured. One picture may always be lost: less cannot be told from nothing.
+        pictures: number of images on which both were measured. The loss of one image is always allowed.
         max_drop: the budget, 0..1.
 
     Examples:
@@ -39,14 +39,14 @@ def choose(
     rule: Candidate | None,
     is_useless: Callable[[Candidate], bool] = lambda candidate: False,
 ) -> tuple[Candidate | None, str]:
-    """Choose by score, but take the rule's edit unless another beats it beyond doubt.
+    """Select by score, but prefer the default edit unless another is better by 2 standard errors.
 
-    Where the untouched model is wrong of some validation pictures, an edit must repair more of them than it breaks.
+    If the base model misclassifies some validation images, an edit must repair more of them than it breaks.
 
     Args:
-        candidates: those within the budget, all measured on validation pictures.
-        rule: the edit of the rule, if it is within the budget.
-        is_useless: whether an edit does nothing for its own exemplars; it is then passed over.
+        candidates: candidates within the budget, evaluated on validation images.
+        rule: the default edit, if it is within the budget.
+        is_useless: whether an edit is useless on its own exemplars; such edits are skipped.
 
     Returns:
         The choice, and why; None if nothing helps.
@@ -93,7 +93,7 @@ def _helps(candidate: Candidate) -> bool:
 
 
 def _ahead(best: Candidate, other: Candidate) -> float:
-    """By how many standard errors of the paired difference a candidate is ahead of another."""
+    """Difference of two candidates in standard errors of the paired difference."""
     assert best.gains is not None and other.gains is not None
     difference = best.gains - other.gains
     if len(difference) < 2 or not difference.any():
@@ -115,6 +115,6 @@ def or_zero(score: float | None) -> float:
 
 
 def name_of(trial: Trial) -> str:
-    """A trial in words."""
+    """Description of a trial."""
     gate = "no gate" if trial.how.gate is None else f"gate {written(trial.how.gate)}"
     return f"{' + '.join(trial.sites)}, rank {trial.how.rank}, strength {trial.how.strength:g}, {gate}"

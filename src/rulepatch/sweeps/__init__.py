@@ -1,4 +1,4 @@
-"""Sweeps: plans, jobs, the engine, the store of results, and what is told of them."""
+"""Sweeps: plans, jobs, the engine, the store of results, and reports."""
 
 from typing import TYPE_CHECKING
 

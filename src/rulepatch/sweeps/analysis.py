@@ -1,4 +1,4 @@
-"""What a sweep found: every number and the tables of the paper from its results (paper 4)."""
+"""Analysis of a sweep: summary statistics and the tables of the paper (paper 4)."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -36,18 +36,18 @@ from rulepatch.text import Table, command_line, plural
 __all__ = ["SweepReport", "told_difference", "told_exemplars", "told_points", "told_share"]
 
 HEADLINE = "rewrite"
-"""What the others are compared with, if it is there."""
+"""Method with which the others are compared, if present."""
 
 
 @dataclass(frozen=True, eq=False)
 class SweepReport:
-    """What a sweep found.
+    """Analysis of a sweep.
 
     Attributes:
         store: name of the file of results.
         records: that it holds.
-        least: errors that a result must have in a cell to count there.
-        sites: in the order of the network, as far as it is known; the others come by name.
+        least: least number of errors in a cell for a result to be included.
+        sites: sites in the order of the network, if known; others are sorted by name.
     """
 
     store: str
@@ -60,9 +60,9 @@ class SweepReport:
         """Read the results of a sweep, which may still be running.
 
         Args:
-            store: the file of results; it is left as it is.
-            least: errors that a result must have in a cell to count there.
-            sites: in the order of the network, as far as it is known; the others come by name.
+            store: the file of results; it is not changed.
+            least: least number of errors in a cell for a result to be included.
+            sites: sites in the order of the network, if known; others are sorted by name.
 
         Raises:
             SettingError: there is no file, no result in it that can be reported, or a number is below 1.
@@ -80,17 +80,17 @@ class SweepReport:
 
     @cached_property
     def best(self) -> list[Chosen]:
-        """The results of what validation chose, the site included."""
+        """The results with settings and site selected on validation images."""
         return chosen_results(self.records)
 
     @cached_property
     def by_site(self) -> list[Chosen]:
-        """The results of what validation chose at each site."""
+        """The results with settings selected on validation images at each site."""
         return chosen_results(self.records, by_site=True)
 
     @cached_property
     def titles(self) -> dict[Study, str]:
-        """What sets each study apart, in words; its model alone if that does."""
+        """Title of each study: its model, and other attributes where needed to distinguish it."""
         studies = list(dict.fromkeys(each.study for each in self.best))
         return {study: _title(study, [other for other in studies if other.model == study.model]) for study in studies}
 
@@ -182,7 +182,7 @@ class SweepReport:
         return rows
 
     def about(self, study: Study) -> dict[str, Any]:
-        """What was swept in a study.
+        """The settings that were swept in a study.
 
         Args:
             study: the study.
@@ -282,13 +282,13 @@ class SweepReport:
             yield f"{self.titles[study]}, {told_exemplars(count)}", Table(header, rows)
 
     def to_text(self) -> str:
-        """The numbers of methods, for people."""
+        """The tables, as text."""
         return "\n\n".join(f"{heading}\n{found.to_text()}" for heading, found in self.tables()) + (
             f"\nerrors corrected with 95 % intervals over cases; cases with at least {self.least} errors count"
         )
 
     def to_markdown(self) -> str:
-        """The same in Markdown."""
+        """The tables, as Markdown."""
         told = [f"## {heading}\n\n{found.to_markdown()}\n" for heading, found in self.tables()]
         return (
             "# Results of a sweep\n\n"
@@ -299,12 +299,12 @@ class SweepReport:
 
 
 def told_exemplars(count: int) -> str:
-    """A number of exemplars in words."""
+    """Format a number of exemplars."""
     return plural(count, "exemplar")
 
 
 def told_share(summary: Mapping[str, Any]) -> str:
-    """A mean share over cases, with its interval and the number of cases.
+    """Format a mean share over cases, with its interval and the number of cases.
 
     Examples:
         >>> told_share({"mean": 0.5, "interval": (0.25, 0.75), "cases": 4})
@@ -316,7 +316,7 @@ def told_share(summary: Mapping[str, Any]) -> str:
 
 
 def told_points(summary: Mapping[str, Any]) -> str:
-    """Mean points lost over cases.
+    """Format mean points lost over cases.
 
     Examples:
         >>> told_points({"mean": 0.0012, "interval": (-0.001, 0.002), "cases": 4})
@@ -326,7 +326,7 @@ def told_points(summary: Mapping[str, Any]) -> str:
 
 
 def told_difference(paired: Mapping[str, Any]) -> str:
-    """A difference over cases, in points, with its interval, wins, losses and the sign test.
+    """Format a difference over cases, in points, with its interval, wins, losses and the sign test.
 
     Examples:
         >>> told_difference({"mean": 0.25, "interval": (0.1, 0.4), "cases": 5, "wins": 5, "losses": 0, "p": 0.0625})
@@ -346,13 +346,13 @@ def _told(summary: Mapping[str, Any], form: str, unit: str) -> str:
 
 
 def _number(value: float, form: str) -> str:
-    """A number without a sign that rounding left to zero."""
+    """Format a number, without the sign of a rounded zero."""
     told = form.format(value)
     return told.replace("-", "+" if "+" in form else "") if float(told) == 0 else told
 
 
 def _title(study: Study, others: Sequence[Study]) -> str:
-    """A model's name, and what sets its studies apart if there are several."""
+    """A model's name, with distinguishing attributes if it has several studies."""
     told = {
         "digest": f"model {study.digest[:8]}",
         "max_drop": f"budget {100 * study.max_drop:g} %",

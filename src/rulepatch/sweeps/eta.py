@@ -1,4 +1,4 @@
-"""How long the rest of many jobs will take, told by those that are done."""
+"""Estimate of the remaining time of many jobs from the finished ones."""
 
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Mapping
@@ -15,8 +15,8 @@ Kind = tuple[Hashable, ...]
 class Forecast:
     """Time left, from how long jobs of each kind took.
 
-    A kind is a tuple: a model, and what else tells how long a job takes, what matters most first. For a kind that was
-    not seen yet speak those of all models that begin alike, at the model's own pace.
+    A kind is a tuple of a model and other attributes that determine the duration, in order of importance. Unseen job
+    kinds use the mean of jobs with the longest common prefix, scaled by the model's speed.
 
     Args:
         kinds: of all jobs to be done.
@@ -34,10 +34,10 @@ class Forecast:
         self._began = 0.0
 
     def add(self, done: Iterable[tuple[Kind, float]], elapsed: float) -> None:
-        """Some jobs are done, by one worker that told of them together.
+        """Record finished jobs that one worker reported together.
 
         Args:
-            done: kind of each, and the seconds that it took; 0 if that is not known.
+            done: kind of each, and its duration in seconds; 0 if unknown.
             elapsed: seconds since the start, of which all workers lost as many before their first job as the first did.
         """
         is_first = not self._done
@@ -49,11 +49,11 @@ class Forecast:
             self._began = max(0.0, elapsed - self._work_done())
 
     def left(self, elapsed: float, workers: int) -> float | None:
-        """Time left. Jobs in flight are as good as done in part, so what counts is not when they are told of.
+        """Estimated time left. Jobs in flight count as partly done.
 
         Args:
             elapsed: seconds since the start.
-            workers: how many are at it.
+            workers: number of workers.
 
         Returns:
             Seconds; None as long as no job is done.
@@ -66,13 +66,13 @@ class Forecast:
         return sum(mean.total for mean in self._done.values())
 
     def work_left(self) -> float:
-        """Seconds that one worker would take for all that is to be done.
+        """Seconds that a single worker would take for all remaining jobs.
 
         Returns:
             Seconds; 0 as long as no job is done.
         """
         pace: dict[Hashable, float] = {model: 1.0 for model, *_ in self._done}
-        for _ in range(ROUNDS):  # what a job takes is its model's pace times what others like it take
+        for _ in range(ROUNDS):  # alternate: duration = speed factor of the model × duration of the kind
             alike = self._alike(pace)
             pace = {model: pace[model] * self._slower(model, pace[model], alike) for model in pace}
         return sum(
@@ -83,7 +83,7 @@ class Forecast:
         )
 
     def _alike(self, pace: Mapping[Hashable, float]) -> dict[Kind, "_Mean"]:
-        """What jobs that begin alike take, at a pace of 1."""
+        """Mean duration of jobs with a common prefix, at speed factor 1."""
         alike: defaultdict[Kind, _Mean] = defaultdict(_Mean)
         for (model, *rest), mean in self._done.items():
             for length in range(len(rest) + 1):
@@ -91,7 +91,7 @@ class Forecast:
         return alike
 
     def _slower(self, model: Hashable, pace: float, alike: Mapping[Kind, "_Mean"]) -> float:
-        """How much longer a model's jobs took than its pace says; short ones count as much as long ones."""
+        """Correction of a model's speed factor, with equal weight of short and long jobs."""
         own = [
             (mean.count, mean.mean / (pace * _like(kind, alike)))
             for kind, mean in self._done.items()
@@ -101,7 +101,7 @@ class Forecast:
 
 
 def _like(kind: Kind, alike: Mapping[Kind, "_Mean"]) -> float:
-    """What jobs take that begin like one, the longest beginning that was seen."""
+    """Mean duration of the jobs with the longest known prefix in common, at speed factor 1."""
     rest = kind[1:]
     return next(alike[rest[:length]].mean for length in range(len(rest), -1, -1) if rest[:length] in alike)
 

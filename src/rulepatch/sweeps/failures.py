@@ -12,7 +12,7 @@ from rulepatch.text import plural
 __all__ = ["Failure", "Failures"]
 
 SHOWN = 3
-"""Jobs that are told of each error; all are in the JSON."""
+"""Most jobs listed of each error; the JSON has all."""
 
 
 @dataclass(frozen=True)
@@ -21,9 +21,9 @@ class Failure:
 
     Attributes:
         key: of the job.
-        what: it was, in a few words.
-        attempts: how often it was tried.
-        error: why it failed, a traceback if it was no error of ours.
+        what: description of the job.
+        attempts: number of attempts.
+        error: the message; a traceback for unexpected exceptions.
     """
 
     key: str
@@ -71,7 +71,7 @@ class Failures:
         return {"store": str(self.store), "jobs": self.jobs, "failed": [vars(each) for each in self.failed]}
 
     def to_text(self) -> str:
-        """The errors, the most frequent first, each with some of its jobs, for people."""
+        """The errors, the most frequent first, each with some of its jobs."""
         if not self.failed:
             return f"none of {plural(self.jobs, 'job')} failed"
         by_error: dict[str, list[Failure]] = {}
@@ -86,7 +86,7 @@ class Failures:
 
 
 def _described(record: Record, names: Mapping[str, str]) -> str:
-    """A job in a few words."""
+    """Description of a job."""
     job = record.job
     settings = ", ".join(f"{key} {value}" for key, value in job["settings"].items())
     where = "" if job["site"] is None else f" at {job['site']}"

@@ -42,7 +42,7 @@ LOOKS = {
 
 WIDTH = 10.5
 LOWEST = -1.0
-"""Axes of shares end here at the latest; errors caused know no bound."""
+"""Limit of axes of shares; net shares are unbounded below."""
 
 
 def look_of(method: str) -> dict[str, Any]:
@@ -59,7 +59,7 @@ def look_of(method: str) -> dict[str, Any]:
 
 
 def _errors(summaries: Sequence[Summary]) -> list[list[float]]:
-    """Intervals as the lengths that matplotlib wants, below and above, in percent."""
+    """Error bars for matplotlib, below and above, in percent."""
     ends = [each.interval or (each.mean, each.mean) for each in summaries]
     means = [each.mean or 0.0 for each in summaries]
     below = [100 * max(0.0, mean - (low or 0.0)) for mean, (low, _) in zip(means, ends, strict=True)]
@@ -80,7 +80,7 @@ def _points(axes: "Axes", places: Sequence[float], summaries: Sequence[Summary],
 
 
 def _cases_told(summaries: Iterable[Summary]) -> str:
-    """How many cases stand behind some means."""
+    """Annotate the number of cases of some means."""
     counts = [each.cases for each in summaries]
     low, high = min(counts, default=0), max(counts, default=0)
     return plural(high, "case") if low == high else f"{low} to {plural(high, 'case')}"
@@ -121,7 +121,7 @@ def _any(summaries: Iterable[Summary]) -> bool:
 
 
 def draw_cells(results: Sequence[Chosen], *, title: str, least: int = 5) -> "Figure | None":
-    """Errors corrected in the four cells by each method; diamonds say the same less the errors caused.
+    """Errors corrected in the four cells by each method; diamonds show net shares (minus errors caused).
 
     Args:
         results: with one number of exemplars, the site chosen by validation.

@@ -1,4 +1,4 @@
-"""The jobs of a sweep: what determines the result of each, and where a worker finds what it is about."""
+"""Jobs of a sweep: the specification that determines each result, and the location of its data."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,15 +27,15 @@ __all__ = ["Job", "Place", "Reference", "case_digest", "jobs_of", "model_digest"
 Groups = Mapping[str, list[str]]
 
 SCHEMA = 1
-"""Raise it when the same settings come to mean another result."""
+"""Version of the specification; increase it when the same settings give another result."""
 
 
 TRIED = ("method", "settings", "site")
-"""What sets the jobs of one split case apart."""
+"""Keys of the specification in which jobs of one split case differ."""
 
 
 def split_key(what: Mapping[str, Any]) -> str:
-    """What stands for all that a job shares with other methods, settings and sites: the case as it is split.
+    """Key of a split case, which jobs with other methods, settings and sites share.
 
     Args:
         what: everything that determines the job's result.
@@ -45,12 +45,12 @@ def split_key(what: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a worker finds what a job is about; none of this determines the result.
+    """Location of a job's data; it does not affect the result.
 
     Attributes:
         model: name of the model.
         weights: local weights instead of the model's own.
-        device: "cuda" for a GPU of the worker's own.
+        device: "cuda" for one GPU per worker.
         sites: all that the plan names for the model.
         cases: folder of the case set.
         exclude: for each concept the classes of which it is no part but the thing itself.
@@ -80,23 +80,23 @@ class Job:
 
     @cached_property
     def key(self) -> str:
-        """What stands for the job."""
+        """Key of the job."""
         return job_key(self.what)
 
     @cached_property
     def case(self) -> str:
-        """What stands for the case as it is split."""
+        """Key of the split case."""
         return split_key(self.what)
 
     @property
     def kind(self) -> tuple[Any, ...]:
-        """Jobs of one kind take the same time, more or less; what matters most comes first."""
+        """Attributes that determine the duration, in order of importance."""
         what = self.what
         return what["model"], what["method"], what["exemplars"], what["site"], job_key(what["settings"])
 
 
 def jobs_of(plan: Plan, *, device: str = "cpu", progress: bool = True) -> list[Job]:
-    """All jobs of a plan, those that share most beside each other.
+    """All jobs of a plan, ordered so that jobs with shared data are adjacent.
 
     Every model is loaded once and its reference pictures are read once, as their digests belong to the jobs.
 
@@ -152,7 +152,7 @@ def jobs_of(plan: Plan, *, device: str = "cpu", progress: bool = True) -> list[J
 
 
 def _each(plan: Plan, case: CaseSet, groups: Groups, sites: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """What sets the jobs of a case apart."""
+    """Key of the jobs of a case."""
     for seed in plan.seeds:
         for count in plan.exemplars:
             for target, members in _targets(plan, case, groups, count, seed):
@@ -222,12 +222,12 @@ def _sites(model: Classifier, planned: PlannedModel) -> tuple[str, ...]:
 
 
 def model_digest(model: Classifier) -> str:
-    """What stands for a model: weights, operations, preprocessing."""
+    """Digest of a model: weights, operations, preprocessing."""
     return digest_of_json(identity_of(model))
 
 
 def case_digest(case: CaseSet, sources: Mapping[str, str]) -> str:
-    """What determines the bytes of a case: the settings that made it, and the pictures that it was made of."""
+    """Digest of a case: its settings and source images."""
     rows = [each.to_json() | {"source": sources[each.picture]} for each in case]
     return digest_of_json([case.manifest["settings"], rows])
 

@@ -1,4 +1,4 @@
-"""The report of a sweep: its figures, each with how to read it, the tables beside them, and every number in files."""
+"""Report of a sweep: figures with explanations, tables, and data files."""
 
 import base64
 import json
@@ -35,7 +35,7 @@ HEADINGS: Mapping[str, str] = {
     "damage": "Repair against accuracy lost",
     "exemplars": "By number of exemplars",
 }
-"""What each kind of figure shows."""
+"""Heading of each kind of figure."""
 
 READINGS: Mapping[str, str] = {
     "cells": (
@@ -67,7 +67,7 @@ READINGS: Mapping[str, str] = {
         "out."
     ),
 }
-"""How to read each kind of figure."""
+"""Explanation of each kind of figure."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,17 +88,17 @@ class Drawing:
 
     @cached_property
     def svg(self) -> str:
-        """The figure as SVG, the same to the byte whenever it is drawn."""
+        """The figure as reproducible SVG."""
         return svg_of(self.figure, salt=self.name)
 
     @property
     def address(self) -> str:
-        """The figure as the address of itself, as parts of several in one page would have the same names."""
+        """The figure as a data URI, which avoids clashes of element ids in a page."""
         return "data:image/svg+xml;base64," + base64.b64encode(self.svg.encode()).decode()
 
 
 def write_report(report: SweepReport, folder: Path) -> list[Path]:
-    """Write page, drawings, results and summaries to a folder, each whole or not at all.
+    """Write page, figures, results and summaries to a folder, each file atomically.
 
     Args:
         report: what a sweep found.
@@ -118,7 +118,7 @@ def write_report(report: SweepReport, folder: Path) -> list[Path]:
         "summary.md": report.to_markdown(),
         **{f"{each.name}.svg": each.svg for own in drawings.values() for each in own},
     }
-    write_texts(folder, texts | {"report.html": page_of(report, drawings)})  # the page last, as it stands for them all
+    write_texts(folder, texts | {"report.html": page_of(report, drawings)})  # the page last, as it refers to the others
     return [folder / name for name in ("report.html", *texts)]
 
 

@@ -1,7 +1,7 @@
-"""What came of a sweep: the settings that validation chose, and what their edits did to the tests (paper 4).
+"""Results of a sweep: settings selected on validation images, and their outcomes on the tests (paper 4).
 
-Nothing of the tests or of the unseen half of the reference set is looked at before the settings are chosen. The
-independent units are the cases (case set × concept × style): targets and seeds of one case are averaged first.
+Settings are selected without the tests and the unseen half of the reference set. The independent units are the cases
+(case set × concept × style): targets and seeds of one case are averaged first.
 """
 
 import re
@@ -46,18 +46,18 @@ __all__ = [
 NEEDED = frozenset({"model", "case", "target", "exemplars", "seed", "reference", "max_drop", "validation", *TRIED})
 
 ROUNDING = 1e-12
-"""Differences below it are those of the order in which numbers were added, and no differences."""
+"""Differences below it are rounding errors of sums."""
 
 DAMAGE_CELL = "other, held-out style"
-"""Where repair is hardest: neither the class nor the picture of the style was in the exemplars."""
+"""The hardest cell: neither the class nor the image of the style was in the exemplars."""
 
 Measure = Callable[["Chosen"], float | None]
-"""A number of a result; None where it is not defined, or rests on too little."""
+"""A measure of a result; None where it is undefined or based on too few errors."""
 
 
 @dataclass(frozen=True, order=True)
 class Study:
-    """What jobs must share for their results to be comparable; a page of its own in a report.
+    """Attributes that jobs must share for their results to be comparable.
 
     Attributes:
         model: its name.
@@ -93,7 +93,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Chosen:
-    """What a method did to a case with the settings that validation chose, or without an edit if it chose none.
+    """Result of a method on a case with settings selected on validation images; without an edit if none was selected.
 
     Attributes:
         study: model, budget and the like.
@@ -134,7 +134,7 @@ class Chosen:
     failed: int
 
     def of(self, cell: str) -> Corrected:
-        """What became of the errors of a cell."""
+        """Corrected errors of a cell."""
         counts = self.cells[cell]
         return Corrected(counts["errors"], counts["left"], counts["caused"])
 
@@ -194,12 +194,12 @@ def corrected(cell: str, least: int = 5) -> Measure:
 
 
 def net(cell: str, least: int = 5) -> Measure:
-    """The same less the errors caused."""
+    """The net share: errors corrected minus errors caused."""
     return lambda each: each.of(cell).net if each.of(cell).errors >= max(least, 1) else None
 
 
 def points_lost(each: Chosen) -> float:
-    """Accuracy lost on the half of the reference set that no choice has seen.
+    """Accuracy lost on the unseen half of the reference set.
 
     Returns:
         −1..1; 0 without an edit.
@@ -300,13 +300,13 @@ def _chosen(split: str, group: Sequence[Record], names: Mapping[str, str], site:
 
 
 def _rank(record: Record, result: Mapping[str, Any]) -> tuple[float, float, str]:
-    """What settings are chosen by, the best least; it may look at nothing but what choices are made on."""
+    """Sort key of the selection (smallest is best), from validation images and the known half only."""
     validation, known = result["chosen"]["validation"], result["chosen"]["reference"]
     return validation["broken"] - validation["repaired"], known["flips"] / known["n"], record.key
 
 
 def _untouched(cells: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, int]]:
-    """The tests as the model sees them without an edit; the errors of a cell are the same whatever was tried."""
+    """Counts of the tests without an edit, which do not depend on settings."""
     return {
         cell: {"n": counts["n"], "right": counts["right"], "repaired": 0, "broken": 0, "flips": 0}
         | {"errors": counts["errors"], "left": counts["errors"], "caused": 0}

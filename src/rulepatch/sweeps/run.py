@@ -1,4 +1,4 @@
-"""Sweeps: many jobs by many workers into one store, which goes on where it was whatever happened (paper 4)."""
+"""Sweep engine: parallel, resumable execution of jobs into one store (paper 4)."""
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -28,20 +28,20 @@ __all__ = ["Estimate", "Swept", "estimate", "sweep"]
 log = logging.getLogger("rulepatch")
 
 TOGETHER = 16
-"""Jobs of one case that a worker takes at a time, at most: what they share is computed once, and no more are lost."""
+"""Most jobs of one case in a batch of a worker: they share computations, and at most these are lost on a crash."""
 
 
 @dataclass(frozen=True)
 class Swept:
-    """What came of a sweep.
+    """Summary of a sweep.
 
     Attributes:
         store: the file of results.
         jobs: of the plan.
-        found: how many of them were done before.
-        done: how many were done now.
-        failed: how many failed, now or before, and were not done since.
-        seconds: that it took now.
+        found: number of jobs done before.
+        done: number of jobs done in this run.
+        failed: number of failed jobs, in this or an earlier run.
+        seconds: duration of this run.
     """
 
     store: Path
@@ -68,14 +68,14 @@ class Swept:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a sweep will take, from a few of its jobs.
+    """Estimated duration of a sweep.
 
     Attributes:
         jobs: by method.
-        found: how many are done already.
-        tried: how many were run to tell.
-        seconds: that the rest will take.
-        workers: that will be at it.
+        found: number of jobs done before.
+        tried: number of jobs that were timed.
+        seconds: estimated seconds for the rest.
+        workers: number of workers.
     """
 
     jobs: dict[str, int]
@@ -119,9 +119,9 @@ def sweep(
         workers: processes; as many as there are cores, or GPUs for "cuda", if None.
         dask: address of a Dask scheduler, or "local"; see `Workers`.
         device: where jobs run; "cuda" for a GPU for each worker.
-        tries: how often a job is tried that fails by no fault of its settings, in one run.
+        tries: attempts of a job that fails by an unexpected exception, in one run.
         progress: whether to show bars.
-        on_record: called of each record once it is in the store, such as to tell a tracker of experiments.
+        on_record: called with each record once it is stored, for instance to log to an experiment tracker.
 
     Raises:
         SettingError: the plan says something that it cannot, or a number is below 1.
@@ -171,7 +171,7 @@ def estimate(
     seed: int = 0,
     progress: bool = True,
 ) -> Estimate:
-    """Tell how long a sweep will take, from one job of each model, method and number of exemplars; nothing is kept.
+    """Estimate the duration of a sweep from one job of each model, method and number of exemplars; nothing is stored.
 
     Args:
         plan: the plan, or its file.
@@ -202,7 +202,7 @@ def estimate(
     forecast = Forecast(job.kind for job in pending)
     try:
         for job in steps(few, "trying a few jobs", unit="job", shown=progress):
-            run_jobs([job])  # what is shared is computed now, and counts for little among many jobs
+            run_jobs([job])  # warm up: shared computations are negligible over many jobs
             (record,) = run_jobs([job])
             forecast.add([(job.kind, record.seconds)], elapsed=0.0)
     finally:
@@ -223,7 +223,7 @@ def _count(workers: int | None, device: str) -> int:
 
 
 def _records(workers: Workers, jobs: Sequence[Job], tries: int) -> Iterator[list[Record]]:
-    """Records as workers tell of them; jobs whose worker died are tried again, each alone, to tell who is to blame."""
+    """Records from the workers; jobs whose worker died are retried one at a time, to find the culprit."""
     run = partial(run_jobs, tries=tries)
     alone: list[list[Job]] = []
     for bundle, found in workers.run(run, _bundles(jobs, workers.count)):
@@ -239,7 +239,7 @@ def _records(workers: Workers, jobs: Sequence[Job], tries: int) -> Iterator[list
 
 
 def _bundles(jobs: Sequence[Job], workers: int) -> list[list[Job]]:
-    """Return jobs of one case, some at a time; those of each model that come first of all let the forecast know it."""
+    """Return batches of jobs of one case; some jobs of each model come first, for the estimate of the time left."""
     size = max(1, min(TOGETHER, len(jobs) // (4 * workers)))
     found: list[list[Job]] = []
     for _, own in groupby(jobs, key=lambda job: (job.place, job.case)):
@@ -268,7 +268,7 @@ class _Progress:
         self._bar.__exit__(*exception)
 
     def update(self, records: Sequence[Record]) -> None:
-        """Some more are done."""
+        """Record finished jobs."""
         found = [(self._kinds[record.key], record.seconds) for record in records]
         self._forecast.add(found, perf_counter() - self._start)
         self._bar.update(len(records))

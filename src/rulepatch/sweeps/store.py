@@ -1,4 +1,4 @@
-"""Results of many jobs in one file that survives whatever happens to its writer: SQLite, with a write-ahead log."""
+"""Crash-safe store of job results: SQLite with a write-ahead log."""
 
 import json
 import sqlite3
@@ -13,7 +13,7 @@ from rulepatch.errors import OutputError, SettingError
 __all__ = ["Record", "Store", "job_key", "read_records"]
 
 APPLICATION = 0x72756C65
-"""Says in the file itself that it is ours: "rule"."""
+"""SQLite application id ("rule") of the file."""
 
 COLUMNS = "key, status, job, result, error, attempts, seconds"
 
@@ -21,11 +21,11 @@ MIGRATIONS = (
     "CREATE TABLE jobs (key TEXT PRIMARY KEY, status TEXT NOT NULL, job TEXT NOT NULL, result TEXT, error TEXT, "
     "attempts INTEGER NOT NULL, seconds REAL NOT NULL) WITHOUT ROWID",
 )
-"""What makes each version of the schema out of the one before; their number is the version. Never change one."""
+"""Schema migrations; the version is their number. Existing ones must not be changed."""
 
 
 def job_key(job: Mapping[str, Any]) -> str:
-    """What stands for a job: the digest of everything that determines its result.
+    """Key of a job: digest of its specification.
 
     Args:
         job: JSON; the order of keys does not matter.
@@ -39,15 +39,15 @@ def job_key(job: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class Record:
-    """What came of a job.
+    """Record of a job.
 
     Attributes:
         job: everything that determines its result, as JSON.
         status: whether it was done or failed.
         result: as JSON; None if it failed.
         error: why it failed; None if it did not.
-        attempts: how often it was tried, this time included.
-        seconds: that the last attempt took.
+        attempts: number of attempts, including this one.
+        seconds: duration of the last attempt.
     """
 
     job: Mapping[str, Any]
@@ -69,8 +69,8 @@ class Store:
     Not for network file systems, on which SQLite's locks cannot be relied on.
 
     Args:
-        path: the file; made if there is none.
-        read_only: leave it as it is; there must be one.
+        path: the file; created if missing.
+        read_only: open an existing file without changing it.
 
     Raises:
         OutputError: the file is none of ours, was written by a newer version, or cannot be opened.
@@ -85,7 +85,7 @@ class Store:
     """
 
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
-        # Not SQLite's mode "ro", which leaves the files of its log behind; "rw" makes no file either
+        # "ro" would leave log files behind; "rw" does not create a file either
         where = f"{path.absolute().as_uri()}?mode=rw" if read_only else path
         try:
             self._file = sqlite3.connect(where, timeout=30, uri=read_only)
@@ -94,7 +94,7 @@ class Store:
                 self._file.execute("PRAGMA query_only=ON")
                 return
             self._file.execute("PRAGMA journal_mode=WAL")
-            self._file.execute("PRAGMA synchronous=NORMAL")  # a crash of the machine may lose the last, never the file
+            self._file.execute("PRAGMA synchronous=NORMAL")  # a system crash may lose the last records
             self._migrate()
         except sqlite3.Error as error:
             raise OutputError(
@@ -102,7 +102,7 @@ class Store:
             ) from None
 
     def _check(self, path: Path, *, read_only: bool) -> None:
-        """Refuse a file of others before anything is written to it; an empty one is nobody's, but cannot be read."""
+        """Refuse files of other applications before writing; an empty file is accepted unless read-only."""
         version = self._version()
         (owner,) = self._file.execute("PRAGMA application_id").fetchone()
         tables = self._file.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
@@ -120,7 +120,7 @@ class Store:
             return
         with self._file:
             self._file.execute("BEGIN IMMEDIATE")
-            for number in range(self._version(), len(MIGRATIONS)):  # another process may have been faster
+            for number in range(self._version(), len(MIGRATIONS)):  # another process may have migrated it
                 self._file.execute(MIGRATIONS[number])
                 self._file.execute(f"PRAGMA application_id = {APPLICATION}")
                 self._file.execute(f"PRAGMA user_version = {number + 1}")
@@ -135,11 +135,11 @@ class Store:
         self.close()
 
     def close(self) -> None:
-        """Close the file; what was put is in it."""
+        """Close the file."""
         self._file.close()
 
     def put(self, record: Record) -> None:
-        """Keep a record, in place of an earlier one of the same job; it is in the file when this returns."""
+        """Store a record durably, replacing an earlier one of the same job."""
         row = (
             record.key, record.status, _text(record.job), None if record.result is None else _text(record.result),
             record.error, record.attempts, record.seconds,
@@ -152,11 +152,11 @@ class Store:
         return {key for (key,) in self._file.execute("SELECT key FROM jobs WHERE status = 'done'")}
 
     def attempts(self) -> dict[str, int]:
-        """How often each job that failed was tried."""
+        """Attempts of each failed job."""
         return dict(self._file.execute("SELECT key, attempts FROM jobs WHERE status = 'failed'"))
 
     def __iter__(self) -> Iterator[Record]:
-        """Every record, by key, so that the order does not depend on who finished first."""
+        """Every record, sorted by key, independent of the order of completion."""
         for status, job, result, error, attempts, seconds in self._file.execute(
             "SELECT status, job, result, error, attempts, seconds FROM jobs ORDER BY key"
         ):
@@ -168,7 +168,7 @@ class Store:
 
 
 def read_records(path: Path) -> list[Record]:
-    """Every record of a store that is there already, which is not touched.
+    """Read every record of an existing store.
 
     Args:
         path: the file.
@@ -180,7 +180,7 @@ def read_records(path: Path) -> list[Record]:
         SettingError: there is no file, or no record in it.
         OutputError: the file is none of ours, of another version, or cannot be opened.
     """
-    if not path.exists():  # SQLite's own words for it would not say so
+    if not path.exists():  # for a clearer message than SQLite's
         raise SettingError(f"expected a file of results at {path} but there is none; make it with the command `sweep`")
     with Store(path, read_only=True) as store:
         records = list(store)

@@ -1,7 +1,7 @@
-"""What a worker does: it tries settings on a case, and keeps what its jobs share.
+"""Worker of a sweep: evaluates settings on a case, and caches what its jobs share.
 
-Settings are chosen on validation pictures and half of the reference set. The tests and the other half are looked at
-once, with what was chosen, and nothing is chosen by them (paper 4).
+Settings are selected on validation images and half of the reference set. The tests and the other half are evaluated
+once, with the selected settings, and never used for selection (paper 4).
 """
 
 import traceback
@@ -37,12 +37,12 @@ from rulepatch.sweeps.store import Record
 __all__ = ["release", "run_job", "run_jobs"]
 
 KEPT_BYTES = 1 << 28
-"""Memory for activations of each set of pictures; those beyond go to disk."""
+"""Memory for activations of each image set; the rest is stored on disk."""
 
 
 @dataclass(frozen=True, eq=False)
 class _Damage:
-    """The reference set: the half that settings are chosen on, and that which the choice does not see."""
+    """The reference set: the half for selection, and the unseen half."""
 
     statistics: Snapshot
     known: Activations
@@ -50,7 +50,7 @@ class _Damage:
 
 
 class _Case:
-    """A case as a job splits it, with what the model computed of its pictures."""
+    """A split case, with cached activations of its images."""
 
     def __init__(self, model: Classifier, case: CaseSet, what: Mapping[str, Any], sites: Sequence[str]) -> None:
         target = what["target"] if what["members"] is None else what["members"]
@@ -93,14 +93,14 @@ class _Case:
 
 
 class _Bench:
-    """A model in a worker, with what was computed of the pictures that its jobs share."""
+    """State of a worker: a model, with caches that its jobs share."""
 
     def __init__(self, place: Place) -> None:
         self.model = load_model(place.model, weights=place.weights, device=own_device(place.device))
         self.digest = model_digest(self.model)
         self._reference = Reference.read(place.reference, self.model)
         last = sites_of(self.model).sites[-1].path
-        # What edits no site of the plan starts at the last layer, whatever else the plan holds.
+        # edits without a site in the plan start at the last layer
         self._sites = tuple(dict.fromkeys((*place.sites, last)))
         self._sets: dict[Place, tuple[CaseSet, Mapping[str, str]]] = {}
         self._damage: dict[tuple[str, int], _Damage] = {}
@@ -114,7 +114,7 @@ class _Bench:
         return self._sets[place]
 
     def expect(self, what: str, found: str, wanted: str) -> None:
-        """Make sure that what a job is about is what it was when the job was made."""
+        """Check that the data of a job has not changed since the job was created."""
         if found != wanted:
             raise FolderError(f"expected {what} as it was when the jobs were made but it changed; run the plan again")
 
@@ -156,11 +156,11 @@ class _Bench:
 _benches: dict[tuple[Any, ...], _Bench] = {}
 
 MOST_BENCHES = 4
-"""Benches that a worker keeps; models come one after the other."""
+"""Cached states; models are processed one after the other."""
 
 
 def _bench(place: Place) -> _Bench:
-    """The bench of this process for a model, whichever case sets its jobs are about."""
+    """The state of this process for a model, for all case sets."""
     key = (place.model, place.weights, place.device, place.sites, place.reference)
     if key not in _benches:
         if len(_benches) == MOST_BENCHES:
@@ -170,7 +170,7 @@ def _bench(place: Place) -> _Bench:
 
 
 def release() -> None:
-    """Let go of the model and all that was computed of its pictures."""
+    """Release the model and its caches."""
     while _benches:
         _benches.popitem()[1].close()
 
@@ -186,13 +186,13 @@ class _Choice:
 
 
 def run_job(job: Job) -> dict[str, Any]:
-    """Make an edit, choose its strength, and say what it repaired and what it cost.
+    """Make an edit, select its strength, and measure repair and damage.
 
     Args:
         job: what to try.
 
     Returns:
-        JSON that is the same whenever and wherever the job runs.
+        JSON, which is reproducible.
 
     Raises:
         FolderError: the model, the case set or the reference set changed since the job was made.
@@ -226,7 +226,7 @@ def _choose(edit: Edit, strengths: Sequence[float], case: _Case, damage: _Damage
     best: _Choice | None = None
     for strength, outcomes in sorted(tried, key=lambda each: each[1].drop):
         if outcomes.drop >= 0 or (best is not None and outcomes.drop > best.validation.drop):
-            break  # none of those that follow can be better
+            break  # the following cannot be better
         own = edit.with_strength(strength)
         lost = damage.known.outcomes(own)
         if lost.drop <= max_drop and (best is None or len(lost.flips) < len(best.reference.flips)):
@@ -245,7 +245,7 @@ def _counts(found: Outcomes) -> dict[str, int]:
 
 
 def _cells(case: _Case, found: Outcomes) -> dict[str, dict[str, int]]:
-    """For each cell of tests the errors that the style made, and what became of them."""
+    """Errors by the style and their correction, for each cell of tests."""
     told = {}
     for number, cell in enumerate(CELLS):
         here = case.cells == number
@@ -256,11 +256,11 @@ def _cells(case: _Case, found: Outcomes) -> dict[str, dict[str, int]]:
 
 
 def run_jobs(jobs: Sequence[Job], *, tries: int = 3) -> list[Record]:
-    """Run some jobs; one that fails is no reason to stop.
+    """Run some jobs; failures are recorded.
 
     Args:
         jobs: that share a case, best of all.
-        tries: how often to try one that fails by no fault of its settings.
+        tries: attempts of a job that fails by an unexpected exception.
     """
     with _one_thread():
         return [_recorded(job, tries) for job in jobs]
@@ -270,7 +270,7 @@ def _recorded(job: Job, tries: int) -> Record:
     for attempt in range(1, tries + 1):
         start = perf_counter()
         try:
-            _bench(job.place).damage(job)  # for many jobs: it is no part of the time of the first one
+            _bench(job.place).damage(job)  # shared by many jobs, so not part of the first job's time
             start = perf_counter()
             result = run_job(job)
         except Exception as error:
@@ -283,7 +283,7 @@ def _recorded(job: Job, tries: int) -> Record:
 
 
 def _told(error: Exception) -> str:
-    """An error as a row of the store tells it: our own are sentences, others need their traceback."""
+    """Text of an error for the store: the message of our own errors, a traceback of others."""
     if isinstance(error, RulepatchError):
         return str(error)
     return "".join(traceback.format_exception(error, limit=-5)).strip()
@@ -291,7 +291,7 @@ def _told(error: Exception) -> str:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """One thread of torch: with more, sums may differ in their last bits, and workers would be in each other's way."""
+    """Limit torch to one thread, for reproducible sums and to avoid oversubscription."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

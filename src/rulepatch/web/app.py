@@ -1,4 +1,4 @@
-"""The page: what is on it, and which step each part calls."""
+"""Layout of the page, and the handlers of its components."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -36,7 +36,7 @@ def build(sessions: Sessions) -> gr.Blocks:
     """The page.
 
     Args:
-        sessions: who is at it.
+        sessions: the active sessions.
 
     Returns:
         The app, to be launched.
@@ -45,7 +45,7 @@ def build(sessions: Sessions) -> gr.Blocks:
 
 
 class _Page:
-    """The parts of the page, in the order in which they are used, and what each of them does."""
+    """Components of the page, in the order of use, and their event handlers."""
 
     def __init__(self, sessions: Sessions) -> None:
         self.sessions = sessions
@@ -67,7 +67,7 @@ class _Page:
             self._rules()
             self._wire()
 
-    # What is on it
+    # Layout
 
     def _model(self) -> None:
         models = list(self.sessions.offers.models)
@@ -175,7 +175,7 @@ class _Page:
             self.commands = gr.Code(language="shell", label="Command line", interactive=False, buttons=["copy"])
             self.program = gr.Code(language="python", label="Python", interactive=False, buttons=["copy"])
 
-    # What it does
+    # Events
 
     def _wire(self) -> None:
         picture = ["painter", "clicked", "opinions"]
@@ -236,20 +236,20 @@ class _Page:
         latest: bool = False,
         shows_progress: bool = False,
     ) -> Any:
-        """Have an event take a step of whoever is at the page; what it refuses is a sentence on the page.
+        """Connect an event to a handler, which runs in the user's session; its errors are shown as messages.
 
         Args:
-            event: of a part.
-            step: of `steps`.
-            inputs: parts whose values it is told.
-            outputs: parts that it may change.
-            fresh: begin a new session for it.
-            place: tell it first where in the part the event was.
-            latest: of several that wait only the last counts.
-            shows_progress: whether it may take long.
+            event: event of a component.
+            step: handler in `steps`.
+            inputs: components whose values are passed.
+            outputs: components that it may change.
+            fresh: start a new session.
+            place: pass the coordinates of the event first.
+            latest: of several queued events handle only the last.
+            shows_progress: whether to show progress.
 
         Returns:
-            Where further steps can be attached.
+            The dependency, to chain further handlers.
         """
 
         def take(request: gr.Request, tell: Any, given: Sequence[Any]) -> dict[Any, Any]:
@@ -262,7 +262,7 @@ class _Page:
                     shown = step(session, *given)
             except RulepatchError as error:
                 raise gr.Error(str(error), duration=15, title="Not done", print_exception=False) from None
-            if not shown:  # Gradio takes an empty dictionary for a value
+            if not shown:  # Gradio would treat an empty dictionary as a value
                 shown = {outputs[0]: gr.skip()}
             return {
                 getattr(self, name): gr.update(**value) if isinstance(value, steps.Part) else value
@@ -295,12 +295,12 @@ class _Page:
 
     def _end(self, request: gr.Request) -> None:
         who = str(request.session_hash)
-        self.blocks.state_holder.session_data.pop(who, None)  # Gradio keeps what a closed page showed for an hour
+        self.blocks.state_holder.session_data.pop(who, None)  # Gradio keeps the state of a closed page for an hour
         self.sessions.end(who)
 
 
 def _upload(label: str, name: str) -> gr.UploadButton:
-    """A button that takes a picture as it is: what is wrong with it we say ourselves."""
+    """Upload button for images without Gradio's own validation."""
     return gr.UploadButton(label, file_types=["image"], type="binary", size="sm", elem_id=name)
 
 

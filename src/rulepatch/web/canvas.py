@@ -21,9 +21,9 @@ OPACITY = 160
 
 
 def fresh(image: Image.Image) -> Image.Image:
-    """A copy whose file is like no other.
+    """A copy with unique file content.
 
-    Gradio names files by their content, and would write one anew that a browser is just reading.
+    Gradio names files by their content, and would overwrite a file while a browser reads it.
     """
     copy, mark = image.copy(), uuid.uuid4().hex
     exif = Image.Exif()
@@ -33,7 +33,7 @@ def fresh(image: Image.Image) -> Image.Image:
 
 
 def canvas_of(image: Image.Image, mask: NDArray[np.float32] | None) -> dict[str, Any]:
-    """What the painter shows.
+    """Value of the painter for an image and a mask.
 
     Args:
         image: the picture, RGB.
@@ -55,7 +55,7 @@ def canvas_of(image: Image.Image, mask: NDArray[np.float32] | None) -> dict[str,
 
 
 def mask_of(painted: Mapping[str, Any] | None, size: tuple[int, int]) -> NDArray[np.float32] | None:
-    """What is marked on the painter.
+    """Mask from the value of the painter.
 
     Args:
         painted: its value, layers as RGBA pictures.
@@ -67,5 +67,5 @@ def mask_of(painted: Mapping[str, Any] | None, size: tuple[int, int]) -> NDArray
     marked = np.zeros(size[::-1], bool)
     for layer in (painted or {}).get("layers") or []:
         alpha = layer.convert("RGBA").getchannel("A").point(lambda value: 255 if value > OPACITY // 8 else 0)
-        marked |= np.asarray(alpha.resize(size, Image.Resampling.BOX)) >= 128  # most of the pixel is under the stroke
+        marked |= np.asarray(alpha.resize(size, Image.Resampling.BOX)) >= 128  # half of the pixel is covered
     return marked.astype(np.float32) if marked.any() else None

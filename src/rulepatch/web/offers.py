@@ -31,7 +31,7 @@ PLAYGROUND = "playground"
 
 @dataclass(frozen=True)
 class Place:
-    """What a workbench is set up with.
+    """Data of a workbench.
 
     Attributes:
         sources: as the command line calls them.
@@ -47,7 +47,7 @@ class Place:
 
 
 class Offers:
-    """Models and folders that were named when the server was started, and nothing else.
+    """Models and folders that the server offers: those named at its start.
 
     Args:
         models: names, or files, besides the playground.
@@ -91,13 +91,13 @@ class Offers:
         self._textures = tuple((each.name, each.picture) for each in styles() if each.picture is not None)
 
     def close(self) -> None:
-        """Remove the playground's pictures, and let go of the models."""
+        """Remove the playground's images and release the models."""
         self._playground.cleanup()
         self._loaded.clear()
 
     def warm_up(self) -> None:
-        """Load the first model, before anybody waits for it."""
-        with suppress(RulepatchError, OSError):  # who opens the page is told
+        """Load the first model in advance."""
+        with suppress(RulepatchError, OSError):  # reported when the page is opened
             self.set_up(self.models[0])[0].close()
 
     def set_up(self, model: str) -> tuple[Workbench, Place]:
@@ -107,14 +107,14 @@ class Offers:
             model: one of those offered.
 
         Returns:
-            The workbench, and what it was set up with.
+            The workbench and its data.
 
         Raises:
             SettingError: the model is not offered.
         """
         if model not in self.models:
             raise SettingError(f"expected one of {', '.join(self.models)} but got {model!r}; choose from the list")
-        with self._lock:  # models are loaded, and pictures drawn, once for all
+        with self._lock:  # load models and draw images once for all sessions
             if model not in self._loaded:
                 loaded = load_model(model, device=self._device)
                 place = self._playground_place(loaded) if model == PLAYGROUND else self._place(model)

@@ -1,4 +1,4 @@
-"""Serving the page: on this machine alone unless asked, nothing shared, nothing fetched, nothing reported."""
+"""Web server of the page: local by default, without sharing links, external resources or telemetry."""
 
 import importlib.util
 import ipaddress
@@ -29,11 +29,11 @@ log = logging.getLogger("rulepatch")
 
 @contextmanager
 def serving(offers: Offers, *, host: str = LOOPBACK, port: int | None = None) -> Iterator[str]:
-    """Serve the page as long as a block lasts.
+    """Serve the page; a context manager.
 
     Args:
-        offers: what people can work with.
-        host: address to listen on; only this machine can reach the default.
+        offers: models and folders to offer.
+        host: address to listen on; the default is reachable from this machine only.
         port: to listen on; 0 for any free one; the first free one from 7860 on if None.
 
     Yields:
@@ -44,7 +44,7 @@ def serving(offers: Offers, *, host: str = LOOPBACK, port: int | None = None) ->
         SettingError: the address cannot be listened on.
     """
     with closing(offers):
-        os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before it is imported: it asks the net then
+        os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before the import, which accesses the network
         if importlib.util.find_spec("gradio") is None:
             raise MissingExtraError("expected Gradio for the page but it is not there; pip install 'rulepatch[ui]'")
         from rulepatch.web.app import CSS, HEAD, build
@@ -76,7 +76,7 @@ def serving(offers: Offers, *, host: str = LOOPBACK, port: int | None = None) ->
 
 
 def _free(host: str, port: int | None) -> int | None:
-    """The port to listen on, if it can be; the system chooses instead of 0."""
+    """Check the port to listen on; 0 for a free one."""
     if port is None:
         return None
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
@@ -91,7 +91,7 @@ def _free(host: str, port: int | None) -> int | None:
 
 
 def _warn(host: str) -> None:
-    """Say so if others can reach the address."""
+    """Warn if other machines can reach the address."""
     with suppress(ValueError):
         if ipaddress.ip_address(host).is_loopback:
             return

@@ -1,4 +1,4 @@
-"""Who is at the page: each has a workbench, a model and a folder of their own, gone when the page is closed."""
+"""Sessions of the page: each has its own workbench, model and temporary folder until the page is closed."""
 
 import shutil
 import tempfile
@@ -22,26 +22,26 @@ from rulepatch.web.workbench import Workbench
 __all__ = ["Session", "Sessions"]
 
 MOST_SESSIONS = 20
-"""Pages that may be open at once; each holds a model."""
+"""Most sessions at a time; each holds a model."""
 
 IDLE_SECONDS = 4 * 3600
-"""A page of which nothing was heard for so long may have to make room for another."""
+"""Seconds of inactivity after which a session may be closed in favour of another."""
 
 
 @dataclass(eq=False)
 class Session:
-    """What one page works with.
+    """State of one page.
 
     Attributes:
         bench: the workbench.
-        place: what it was set up with.
-        painting: the exemplar in the making; None if no picture is chosen.
-        learnt: the painting of the last rule that was kept, of which no second one is made.
-        choice: the pictures that are offered now.
-        points: where the picture was clicked.
-        full_size: (width, height) of the picture before it was made smaller; None if it was not.
-        thumbnails: of the pictures shown.
-        folder: for what is downloaded.
+        place: the workbench's data.
+        painting: the exemplar in progress; None if no image is selected.
+        learnt: the painting of the last rule that was kept, which is not used again.
+        choice: the images on offer.
+        points: clicked points of the image.
+        full_size: (width, height) of the image before downscaling; None if it was not downscaled.
+        thumbnails: thumbnails of the images shown.
+        folder: folder for downloads.
     """
 
     bench: Workbench
@@ -61,10 +61,10 @@ class Session:
 
     @contextmanager
     def at_work(self, watcher: Watcher | None = None) -> Iterator[Workbench]:
-        """Have the workbench to oneself.
+        """Acquire exclusive access to the workbench.
 
         Args:
-            watcher: told how far long work is.
+            watcher: progress callback.
 
         Yields:
             The workbench.
@@ -86,11 +86,11 @@ class Session:
                 yield self.bench
 
     def stop(self) -> None:
-        """Stop what is being done, at its next step."""
+        """Cancel the current operation at its next step."""
         self._stop.set()
 
     def commit(self) -> None:
-        """Take the painting as an exemplar, in the place of an earlier state of the same picture.
+        """Add the painting as an exemplar, replacing an earlier state of the same image.
 
         Raises:
             ExemplarError: something is missing.
@@ -99,7 +99,7 @@ class Session:
             return
         exemplars = self.bench.state.exemplars
         if not self.painting.is_complete and exemplars:
-            return  # there is something to learn from, and this is another picture that was just looked at
+            return  # there are exemplars, and this image was only viewed
         exemplar = self.painting.exemplar
         for index, earlier in enumerate(exemplars):
             if any(earlier is made and picture is self.painting.picture for made, picture in self._made):
@@ -110,7 +110,7 @@ class Session:
         self._made.append((exemplar, self.painting.picture))
 
     def close(self) -> None:
-        """Free everything, as soon as nothing is being done."""
+        """Release all resources once the current operation ends."""
         self._closed = True
         with self._lock:
             self.bench.close()
@@ -119,10 +119,10 @@ class Session:
 
 
 class Sessions:
-    """Everybody who is at the page.
+    """All active sessions.
 
     Args:
-        offers: what they can work with.
+        offers: models and folders to offer.
     """
 
     def __init__(self, offers: Offers) -> None:
@@ -134,10 +134,10 @@ class Sessions:
         return len(self._open)
 
     def begin(self, who: str, model: str) -> Session:
-        """A page begins, or begins anew with another model.
+        """Start or restart the session of a page with a model.
 
         Args:
-            who: which page.
+            who: id of the page.
             model: name of the model.
 
         Raises:
@@ -162,14 +162,14 @@ class Sessions:
         raise SettingError("expected a page that is open but this one's session has ended; reload the page")
 
     def end(self, who: str) -> None:
-        """A page was closed."""
+        """Close the session of a page."""
         with self._lock:
             session = self._open.pop(who, None)
         if session is not None:
             session.close()
 
     def close(self) -> None:
-        """The server ends."""
+        """Close all sessions."""
         for who in list(self._open):
             self.end(who)
 

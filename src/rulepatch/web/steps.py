@@ -1,4 +1,4 @@
-"""What each part of the page does: a step of somebody's workbench, and what the page shows afterwards, part by part."""
+"""Event handlers of the page: each operates on a session's workbench and returns updates of components."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,17 +25,17 @@ __all__ = ["ALL", "SEARCH", "Part", "Shown"]
 
 
 class Part(dict[str, Any]):
-    """What else changes of a part of the page besides its value: what can be chosen, whether it can be used."""
+    """Properties of a component besides its value: choices, whether it is interactive."""
 
 
 Shown = dict[str, Any]
-"""New values of the page's parts, or a `Part`, by their names."""
+"""New values, or a `Part`, of components by name."""
 
 SEARCH = "choose by itself (search)"
 ALL = "all classes"
 
 MOST_PICTURES = 48
-"""Pictures that are offered at once."""
+"""Most images that are offered at once."""
 
 LONGEST_SIDE = 1024
 """Of an uploaded picture; larger ones are made smaller, as networks look at some hundred pixels."""
@@ -45,7 +45,7 @@ LONGEST_SIDE = 1024
 
 
 def begin(session: Session, model: str) -> Shown:
-    """Show what there is for a model."""
+    """Initialise the page for a model."""
     place, bench = session.place, session.bench
     vocabulary = [] if place.segmenter is None else list(place.segmenter.vocabulary or ())
     told = "" if place.segmenter else "No segmenter was named: start the app with `--segmenter NAME` to use this."
@@ -63,7 +63,7 @@ def begin(session: Session, model: str) -> Shown:
 
 
 def look(session: Session) -> Shown:
-    """Show what the model says of the tests."""
+    """Show predictions for the tests."""
     return _everything(session)
 
 
@@ -86,14 +86,14 @@ def list_pictures(session: Session, folder: str, label: str) -> Shown:
 
 
 def choose(session: Session, index: int) -> Shown:
-    """Take one of the pictures that are offered."""
+    """Select an offered image."""
     if not 0 <= index < len(session.choice):
         raise SettingError("expected one of the pictures shown but it is gone; choose again")
     return _begin_painting(session, session.choice[index])
 
 
 def upload(session: Session, content: bytes) -> Shown:
-    """Take a picture of the user's own."""
+    """Upload an image."""
     image = read_image(content)
     shown = _begin_painting(session, Picture(_made_smaller(image)))
     session.full_size = image.size
@@ -112,19 +112,19 @@ def _begin_painting(session: Session, picture: Picture) -> Shown:
 
 
 def paint(session: Session, painted: Any, name: str) -> Shown:
-    """Take what the brush marked."""
+    """Read the painted mask."""
     if session.painting is None:
         return {}
     size, before = session.painting.image.size, canvas_of(session.painting.image, session.painting.mask)
     mask, shown = mask_of(painted, size), mask_of(before, size)
     if (mask is None and shown is None) or (mask is not None and shown is not None and (mask == shown).all()):
-        return {}  # the painter only says that it shows what it was given
+        return {}  # the painter echoes its own value
     session.painting = session.painting.marked(mask, name.strip() or session.painting.concept)
     return {"clicked": _canvas(session)["clicked"], "opinions": views.opinions(session.bench, session.painting)}
 
 
 def mark_by_name(session: Session, concept: str | None) -> Shown:
-    """Have the segmenter mark a concept."""
+    """Mark a concept with the segmenter."""
     painting, segmenter = _painting(session), session.place.segmenter
     if segmenter is None:
         raise SettingError("expected a segmenter but none was named; start the app with --segmenter NAME")
@@ -134,7 +134,7 @@ def mark_by_name(session: Session, concept: str | None) -> Shown:
 
 
 def click(session: Session, at: Sequence[float], site: str, likeness: float, name: str) -> Shown:
-    """Mark what looks like a point to the network, and like those clicked before."""
+    """Add a clicked point, and mark the region with similar features."""
     image = _painting(session).image
     factor = max(image.size) / CANVAS
     session.points.append((at[0] * factor, at[1] * factor))
@@ -146,7 +146,7 @@ def click(session: Session, at: Sequence[float], site: str, likeness: float, nam
 
 
 def mark_by_points(session: Session, site: str, likeness: float, name: str) -> Shown:
-    """Mark what looks like the points that were clicked."""
+    """Mark the region with features similar to the clicked points."""
     if not session.points:
         return {}
     painting, bench = _painting(session), session.bench
@@ -159,14 +159,14 @@ def mark_by_points(session: Session, site: str, likeness: float, name: str) -> S
 
 
 def forget(session: Session) -> Shown:
-    """Forget what was clicked, and the mark."""
+    """Clear the clicked points and the mask."""
     session.points = []
     session.painting = _painting(session).marked(None)
     return _picture(session)
 
 
 def upload_mask(session: Session, content: bytes, name: str) -> Shown:
-    """Take a mask of the user's own."""
+    """Upload a mask."""
     painting = _painting(session)
     mask = read_mask(content)
     if mask.shape[::-1] == session.full_size:  # made smaller with its picture
@@ -176,22 +176,22 @@ def upload_mask(session: Session, content: bytes, name: str) -> Shown:
     return _picture(session)
 
 
-# What takes the concept's place
+# Replacement of the concept
 
 
 def replace_by(session: Session, index: int) -> Shown:
-    """Take a texture of those offered."""
+    """Select an offered texture."""
     name, texture = session.place.textures[index]
     return _replaced(session, _painting(session).replaced_by(texture, name))
 
 
 def upload_texture(session: Session, content: bytes) -> Shown:
-    """Take a texture of the user's own."""
+    """Upload a texture."""
     return _replaced(session, _painting(session).replaced_by(_made_smaller(read_image(content)), "a texture"))
 
 
 def write(session: Session, word: str) -> Shown:
-    """Put up a note with a word."""
+    """Paste a note with a word."""
     if not word.strip():
         raise SettingError("expected a word for the note but got none; write one")
     return _replaced(session, _painting(session).with_word(word.strip()))
@@ -207,7 +207,7 @@ def _replaced(session: Session, painting: Painting) -> Shown:
 
 
 def add(session: Session) -> Shown:
-    """Learn from the painting as well."""
+    """Add the painting as an exemplar."""
     _painting(session)
     session.learnt = None
     session.commit()
@@ -215,13 +215,13 @@ def add(session: Session) -> Shown:
 
 
 def remove(session: Session) -> Shown:
-    """Learn from one exemplar less."""
+    """Remove an exemplar."""
     session.bench.remove()
     return {"exemplars": views.exemplars(session.bench)}
 
 
 def rewrite(session: Session, site: str, rank: float, strength: float, gate: str) -> Shown:
-    """Make an edit, and measure what it repairs."""
+    """Make an edit, and measure repair."""
     bench = session.bench
     before = bench.state
     try:
@@ -243,19 +243,19 @@ def _chosen(how: Rewrite) -> Shown:
 
 
 def adjust(session: Session, rank: float, strength: float, gate: str) -> Shown:
-    """Make the edit anew with other settings."""
+    """Recompute the edit with other settings."""
     if session.bench.adjust(rank=rank, strength=strength, gate=gate.lower()) is None:
         return {}
     return _result(session, damage=False)
 
 
 def measure(session: Session) -> Shown:
-    """Measure what the edit costs."""
+    """Measure damage."""
     return _result(session, damage=True, only_numbers=True)
 
 
 def undo(session: Session) -> Shown:
-    """Go back one step."""
+    """Undo one step."""
     session.bench.undo()
     session.learnt = None
     return _everything(session)
@@ -264,7 +264,7 @@ def undo(session: Session) -> Shown:
 def keep(session: Session, title: str) -> Shown:
     """Keep the edit as a rule."""
     session.bench.keep(title)
-    session.learnt = session.painting  # the next rewrite is to learn from something new
+    session.learnt = session.painting  # the next rewrite starts from a new painting
     return {**_everything(session), "title": ""}
 
 
@@ -280,12 +280,12 @@ def load(session: Session, path: str) -> Shown:
     try:
         session.bench.load(file, file.stem)
     except EditFileError as error:
-        raise EditFileError(str(error).replace(path, file.name)) from None  # where uploads lie is nobody's business
+        raise EditFileError(str(error).replace(path, file.name)) from None  # hide the path of uploads
     return _everything(session)
 
 
 def fire(session: Session) -> Shown:
-    """Show where the rule fires, in the tests that it repairs first of all."""
+    """Show where the rule fires, with repaired tests first."""
     found = session.bench.outcomes("tests")
     pictures = [each.picture for each in views.ranked(found)] if found is not None else session.choice
     return {"firing": views.firing(session.bench, pictures)}
@@ -309,7 +309,7 @@ def bundle(session: Session) -> Shown:
     return {"file": str(path)}
 
 
-# What is shown
+# Updates
 
 
 def _painting(session: Session) -> Painting:

@@ -1,4 +1,4 @@
-"""What the page shows of a workbench, as pieces of HTML in which everything is escaped."""
+"""Views of a workbench as HTML fragments; all values are escaped."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -52,7 +52,7 @@ class Thumbnails:
         self._kept: dict[int, tuple[Picture, str]] = {}
 
     def of(self, picture: Picture) -> str:
-        """A picture as the address of itself.
+        """An image as a data URI.
 
         Returns:
             A `data:` address.

@@ -1,6 +1,6 @@
 """One person's work at rules of one model: exemplars, an edit that is being tried, the rules kept so far, and undo.
 
-What a face for people needs between two questions, and nothing of how it looks.
+It holds the state of an interactive application, independent of its user interface.
 """
 
 from collections.abc import Sequence
@@ -41,17 +41,17 @@ MOST_CLEAN = 300
 """Pictures on which damage is measured after every change, at most."""
 
 KEPT_SITES = 2
-"""Sites from which tests and clean pictures can be run again at once; beyond that the one of longest ago is dropped."""
+"""Size of the LRU cache of sites with cached activations of tests and clean images."""
 
 Opinion = list[tuple[str, float]]
-"""What a model says of a picture: classes and their probabilities, 0..1, the likeliest first."""
+"""Prediction for an image: classes and their probabilities, 0..1, the likeliest first."""
 
 Side = Literal["tests", "clean"]
 
 
 @dataclass(frozen=True, eq=False)
 class Firing:
-    """Where a rule fires.
+    """Scores of a rule's key in images.
 
     Attributes:
         site: at which it is looked for.
@@ -67,8 +67,8 @@ class Firing:
 class Workbench:
     """Rules of one model, step by step.
 
-    It holds the model alone: while something is computed the model is edited for a while and then as it was, so that
-    two workbenches must not share one, nor two threads a workbench.
+    It needs exclusive access to the model, which is edited temporarily during computations: workbenches must not share
+    a model, nor threads a workbench.
 
     Args:
         model: the classifier.
@@ -125,7 +125,7 @@ class Workbench:
         self.close()
 
     def close(self) -> None:
-        """Free what was kept; of no use afterwards."""
+        """Release resources; the workbench cannot be used afterwards."""
         with ExitStack() as stack:
             for kept in self._kept.values():
                 stack.callback(kept.close)
@@ -135,16 +135,16 @@ class Workbench:
         self._past.clear()
         self.state = State()
 
-    # What there is
+    # State
 
     @property
     def sites(self) -> list[str]:
-        """Where a rule can be rewritten: the sites whose positions lie in the picture."""
+        """The sites with positions in the image, where a rule can be rewritten."""
         return [site.path for site in self._survey.sites if site.is_spatial]
 
     @property
     def edit(self) -> Edit:
-        """What the model has now: the rules that are on, and the draft."""
+        """The current edit: the enabled rules and the draft."""
         parts = [rule.edit for rule in self.state.rules if rule.on]
         parts += [self.state.draft.edit] if self.state.draft is not None else []
         return Edit.compose(*parts) if parts else Edit((), self._base)
@@ -186,11 +186,11 @@ class Workbench:
     # Steps
 
     def add(self, exemplar: Exemplar) -> None:
-        """Learn from one more exemplar."""
+        """Add an exemplar."""
         self._go_on(exemplars=(*self.state.exemplars, exemplar))
 
     def remove(self, index: int = -1) -> None:
-        """Learn from one exemplar less; of none nothing happens."""
+        """Remove an exemplar, the last by default, if there is any."""
         kept = list(self.state.exemplars)
         if kept:
             del kept[index]
@@ -229,7 +229,7 @@ class Workbench:
         return draft
 
     def adjust(self, **settings: Any) -> Draft | None:
-        """Make the draft anew with other settings, and else as it was made, from the same exemplars.
+        """Recompute the draft with other settings from the same exemplars.
 
         Args:
             settings: of `Rewrite`, by name.
@@ -247,7 +247,7 @@ class Workbench:
         return draft if how == draft.how else self._draft(draft.exemplars, draft.site, how, remember=False)
 
     def keep(self, name: str = "") -> Rule:
-        """Keep the draft as a rule, and begin a new one without exemplars.
+        """Keep the draft as a rule, and start a new one without exemplars.
 
         Args:
             name: of the rule; one that says what it does if empty.
@@ -289,16 +289,16 @@ class Workbench:
         self._go_on(rules=tuple(replace(rule, on=rule.name in on) for rule in self.state.rules))
 
     def undo(self) -> bool:
-        """Go back one step."""
+        """Undo one step."""
         if self._past:
             self.state = self._past.pop()
             return True
         return False
 
-    # What it does
+    # Effects
 
     def opinions(self, images: Sequence[Image.Image], *, edited: bool = True, most: int = 3) -> list[Opinion]:
-        """What the model says of some pictures.
+        """Predictions for some images.
 
         Args:
             images: RGB, at least one.
@@ -313,7 +313,7 @@ class Workbench:
             return [[(guess.name, guess.probability) for guess in each.top] for each in model(images, top=most)]
 
     def outcomes(self, side: Side) -> Outcomes | None:
-        """What the rules and the draft do to the tests, or to the clean pictures.
+        """Outcomes of the rules and the draft on the tests, or on the clean images.
 
         Returns:
             The outcomes; None if there are no tests.
@@ -327,7 +327,7 @@ class Workbench:
         return known[1]
 
     def firing(self, pictures: Sequence[Picture], *, level: float = 0.99) -> Firing:
-        """Where the rule that is being tried fires, or the last one that is on.
+        """Scores of the draft's key in images, or of the last enabled rule's.
 
         Args:
             pictures: where to look.
@@ -345,7 +345,7 @@ class Workbench:
         stream = ImageStream.of(self.model, ImageSet(tuple(pictures), "pictures"))
         return Firing(key.site, float(np.quantile(matcher.usual, level)), tuple(matcher.look(stream)))
 
-    # Within
+    # Internals
 
     def _exemplars(self) -> tuple[Exemplar, ...]:
         if not self.state.exemplars:
@@ -359,7 +359,7 @@ class Workbench:
     ) -> Draft:
         known = self.statistics([site] if isinstance(site, str) else site, architecture=2 if how.unfolded else 1)
         problem = build_problem(self.model, exemplars, site, how, reference=known, run=self._run)
-        edit = judged(self.model, solve(problem, how), exemplars)  # a face shows what is said; it needs no warning
+        edit = judged(self.model, solve(problem, how), exemplars)  # the user interface shows the verdict, so no warning
         draft = Draft(edit, exemplars, site, how)
         if remember:
             self._go_on(draft=draft)
@@ -376,12 +376,12 @@ class Workbench:
         return next(each for each in (name, *(f"{name} {i}" for i in range(2, len(taken) + 3))) if each not in taken)
 
     def _activations(self, side: Side, images: ImageSet, edit: Edit) -> Activations:
-        """The pictures as the first site of an edit sees them."""
+        """Cached activations at the first site of an edit."""
         site = first_site(self._survey.trace, edit)
         kept = self._kept.pop((side, site), None) or Activations(
             self.model, images, [site], progress="tests" if side == "tests" else "clean pictures"
         )
-        self._kept[side, site] = kept  # the last one is that of the last use
+        self._kept[side, site] = kept  # most recently used last
         own = [key for key in self._kept if key[0] == side]
         for key in own[:-KEPT_SITES]:
             self._kept.pop(key).close()

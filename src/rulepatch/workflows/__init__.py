@@ -1,4 +1,4 @@
-"""What a command does, whole: making an edit within a budget, applying it, composing several."""
+"""End-to-end workflows of the command line: making an edit within a budget, applying it, composing several."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""Writing an edited model, its weights or all of it; what the command line calls."""
+"""Export of edited models: weights, or whole programs."""
 
 from pathlib import Path
 
@@ -16,11 +16,11 @@ WEIGHTS = ".safetensors"
 
 
 def check_format(edit: Edit, path: Path) -> None:
-    """Make sure that a file can be written and can hold an edited model, before the model is loaded.
+    """Check that a file can be written and can hold an edited model, before the model is loaded.
 
     Args:
         edit: the edit.
-        path: the file; its ending says what it holds.
+        path: the file; its extension selects the format.
 
     Raises:
         MissingExtraError: a library that the format needs is not installed.

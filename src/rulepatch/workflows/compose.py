@@ -1,4 +1,4 @@
-"""Making one edit of several, and saying where their rules fight."""
+"""Composition of several edits, with a report of conflicts between their rules."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -31,25 +31,25 @@ __all__ = ["Composition", "compose", "compose_files"]
 log = logging.getLogger("rulepatch")
 
 KEPT = 0.9
-"""A rule that keeps less of its effect than this beside the others is said to be in a fight."""
+"""Retained-effect ratio below which rules are reported as conflicting."""
 
 ALIKE = 0.5
-"""Interference from which two rules are said to be in a fight where their exemplars are not at hand."""
+"""Interference from which two rules are reported as conflicting if their exemplars are not available."""
 
 
 @dataclass(frozen=True)
 class Composition:
-    """Several edits made into one.
+    """A composition of several edits.
 
     Attributes:
-        edit: the one.
-        names: of the edits that it was made of.
+        edit: the composed edit.
+        names: names of its parts.
         jointly: whether their coefficients were solved together.
-        interference: at each site, for each pair of edits, the largest correlation of what they read, 0..1.
-        alone: for each edit the share of each edit's own masked error that it removes by itself, (edits, edits);
-            None without exemplars.
-        together: the share of each edit's own masked error that is removed by all together; None without exemplars.
-        fights: what to be warned of, a sentence each.
+        interference: at each site, for each pair of edits, the largest canonical correlation of their subspaces, 0..1.
+        alone: share of each edit's masked error that each edit removes by itself, (edits, edits); None without
+            exemplars.
+        together: share of each edit's masked error that the composed edit removes; None without exemplars.
+        fights: warnings about conflicts, one sentence each.
     """
 
     edit: Edit
@@ -73,7 +73,7 @@ class Composition:
         }
 
     def to_text(self) -> str:
-        """The composition, for people."""
+        """Human-readable summary of the composition."""
         how = "solved together" if self.jointly else "put beside each other"
         lines = [f"{', '.join(self.names)}: {how}, at {', '.join(self.edit.sites)}"]
         for site, matrix in self.interference.items():
@@ -95,16 +95,16 @@ def compose(
     run: Run = Run(),  # noqa: B008 - it is frozen
     **settings: Any,
 ) -> Composition:
-    """Make one edit of several.
+    """Compose several edits into one.
 
-    Rules at the same site whose exemplars are at hand are solved together; otherwise their factors are stacked. Edits
-    at different sites make a bundle.
+    Rules at the same site whose exemplars are available are solved jointly; otherwise their factors are stacked. Edits
+    at different sites are bundled.
 
     Args:
         model: the classifier that they were computed on; without it, nothing is measured or solved.
         edits: by name, at least two.
-        reference: pictures whose treatment should stay, to measure how much the rules read the same.
-        exemplars: those that the edits were made of, in any order; they are told apart by their digests.
+        reference: images whose predictions should not change, to measure interference.
+        exemplars: exemplars of the edits, in any order; they are identified by their digests.
         run: cache and progress.
         settings: single settings of `run` by name, in place of its own.
 
@@ -188,7 +188,7 @@ def _statistics(model: Classifier, edit: Edit, reference: Any, run: Run) -> dict
 
 
 def _matrix(edits: Sequence[Edit], site: str, statistics: KeyStatistics) -> list[list[float]]:
-    """Interference of each pair of edits at a site; 0 where one of them has nothing there."""
+    """Interference of each pair of edits at a site; 0 if one of them does not change it."""
     moment = statistics.moment.mean().cpu()
     reads = [
         torch.cat(
@@ -201,14 +201,14 @@ def _matrix(edits: Sequence[Edit], site: str, statistics: KeyStatistics) -> list
 
 
 def _own(edit: Edit, exemplars: Sequence[Exemplar]) -> list[Exemplar]:
-    """The exemplars that an edit was made of; none if one of them is not at hand."""
+    """The exemplars of an edit; empty if one of them is not available."""
     at_hand = {exemplar.digest(): exemplar for exemplar in exemplars}
     wanted = [each["digest"] for each in edit.provenance.get("exemplars", [])]
     return [at_hand[digest] for digest in wanted] if all(digest in at_hand for digest in wanted) else []
 
 
 def _rules(edits: Sequence[Edit], own: Sequence[Sequence[Exemplar]]) -> list[Rule] | None:
-    """The edits as rules of one solve; None if they are of other sites or made by other means."""
+    """The edits as rules of a joint solve; None if their sites or methods differ."""
     if len({edit.sites for edit in edits}) > 1:
         return None
     rules = []

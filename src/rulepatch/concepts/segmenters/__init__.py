@@ -1,1 +1,1 @@
-"""Ways to find a concept in a picture: one file for each family, registered in `concepts/segment.py`."""
+"""Segmenters of concepts: one file for each family, registered in `concepts/segment.py`."""

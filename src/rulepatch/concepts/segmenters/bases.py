@@ -1,4 +1,4 @@
-"""What segmenters have in common: of any words, of a list of classes, and of one network of Hugging Face."""
+"""Base classes of segmenters: open-vocabulary, fixed-vocabulary, and with one network of Hugging Face."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +23,7 @@ Query = TypeVar("Query")
 
 class _Base(ABC, Generic[Query]):
     kind: str
-    """The name that it is registered by."""
+    """Name in the registry."""
 
     threshold: float
     """Probability at or above which a pixel belongs to a concept."""
@@ -34,15 +34,15 @@ class _Base(ABC, Generic[Query]):
 
     @torch.inference_mode()
     def segment(self, picture: Picture, image: Image.Image, concepts: Sequence[str]) -> dict[str, list[Region]]:
-        """Look for concepts in a picture.
+        """Segment concepts in an image.
 
         Args:
             picture: the picture.
             image: the same, read, RGB.
-            concepts: what to look for.
+            concepts: the concepts.
 
         Returns:
-            For each concept its regions, the best first; none where it is not found.
+            Regions of each concept, the best first; empty if it is not found.
 
         Raises:
             SettingError: a concept without words, or one that is not in the vocabulary.
@@ -58,7 +58,7 @@ class _Base(ABC, Generic[Query]):
 
 
 class OpenVocabulary(_Base[str]):
-    """A segmenter of any words. A subclass has a `kind`, a `threshold` and `find`, which gets words by concept."""
+    """Open-vocabulary segmenter. Subclasses define `kind`, `threshold` and `find`, which gets words by concept."""
 
     @property
     def vocabulary(self) -> None:
@@ -69,7 +69,7 @@ class OpenVocabulary(_Base[str]):
 
 
 class ClosedVocabulary(_Base[tuple[int, ...]]):
-    """A segmenter of a list of classes.
+    """Fixed-vocabulary segmenter.
 
     A subclass has a `kind`, a `threshold`, a `vocabulary` and `find`, which gets numbers of entries by concept.
     """
@@ -77,7 +77,7 @@ class ClosedVocabulary(_Base[tuple[int, ...]]):
     @property
     @abstractmethod
     def vocabulary(self) -> tuple[str, ...]:
-        """The concepts that it knows; synonyms are separated by commas or semicolons."""
+        """The known concepts; synonyms are separated by commas or semicolons."""
 
     def _queries(self, concepts: Sequence[str]) -> dict[str, tuple[int, ...]]:
         return entries_of(concepts, self.vocabulary)
@@ -85,7 +85,7 @@ class ClosedVocabulary(_Base[tuple[int, ...]]):
 
 @dataclass(frozen=True, eq=False)
 class SingleNetwork(_Base[Any]):
-    """A segmenter by one network of Hugging Face.
+    """Segmenter with one network of Hugging Face.
 
     Attributes:
         network: the checkpoint.
@@ -103,7 +103,7 @@ class SingleNetwork(_Base[Any]):
     def of(
         cls, request: Request, module: str, processor: str | Callable[[Any, str, Any], Any], *, default: str = ""
     ) -> Self:
-        """Load the checkpoint that is asked for.
+        """Load a checkpoint.
 
         Args:
             request: its name is that of the checkpoint.

@@ -1,4 +1,4 @@
-"""What segmenters of Hugging Face share: loading a network with its processor, and digests of both."""
+"""Loading of Hugging Face networks with their processors, and digests of both."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -21,17 +21,17 @@ from rulepatch.models.registry import placed
 __all__ = ["Checkpoint", "load_checkpoint", "resized", "size_of", "words_of"]
 
 _FOR_TRAINING = frozenset({"class_info_file", "metadata", "num_text", "repo_path"})
-"""Settings of processors that change nothing of how pictures are prepared, paths among them."""
+"""Settings of processors that do not affect preprocessing, such as paths."""
 
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """A network of Hugging Face and what prepares its inputs.
+    """A network of Hugging Face with its processor.
 
     Attributes:
-        name: its name there; "local" for a folder, whose content says more than where it lies.
+        name: its name on the Hub; "local" for a folder.
         module: the network, in evaluation mode, float32.
-        processor: what prepares pictures and words for it.
+        processor: its processor of images and words.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Checkpoint:
 
     @cached_property
     def digests(self) -> dict[str, str]:
-        """Digests of the weights, and of the settings that prepare pictures and words."""
+        """Digests of the weights and of the processor's settings."""
         image = json.loads(getattr(self.processor, "image_processor", self.processor).to_json_string())
         settings = {"image": {key: value for key, value in image.items() if key not in _FOR_TRAINING}}
         tokenizer = getattr(self.processor, "tokenizer", None)
@@ -63,13 +63,13 @@ class Checkpoint:
         return {"checkpoint": self.name, "architecture": type(self.module).__name__, **self.digests}
 
     def inputs(self, given: Mapping[str, Any]) -> Any:
-        """Prepare pictures, words, boxes for the network.
+        """Preprocess images, words and boxes.
 
         Args:
-            given: as the processor takes them, by name.
+            given: keyword arguments of the processor.
 
         Returns:
-            Tensors by name, where the network is.
+            Tensors by name, on the network's device.
         """
         return self.processor(**given, return_tensors="pt").to(self.module.device)
 
@@ -84,10 +84,10 @@ def load_checkpoint(
 ) -> Checkpoint:
     """Load a network and its processor from a folder or from Hugging Face.
 
-    Nothing but safetensors is read, and no code that comes with a model is run.
+    Only safetensors files are read, and no remote code is run.
 
     Args:
-        name: a local folder, or a model of Hugging Face, which is downloaded if it is not here.
+        name: a local folder, or a model of Hugging Face, which is downloaded if necessary.
         module: the network's class in transformers.
         processor: the processor's class in transformers, or what makes it from the library, the place of the files and
             the network's configuration.
@@ -141,7 +141,7 @@ def _network(architecture: Any, place: str, kind: str, *, is_local: bool) -> Any
             f"check the name, or get its files where there is a network and name their folder, {_with_folder(kind)}"
         ) from None
     missing = sorted(set(found["missing_keys"]) & {key for key, _ in network.named_parameters()})
-    if missing:  # which the library makes up
+    if missing:  # which the library would initialise randomly
         raise WeightsError(
             f"expected all weights of a {architecture.__name__} but {place} lacks {len(missing)} tensors (such as "
             f"{missing[0]}); name a checkpoint of this architecture"
@@ -154,7 +154,7 @@ def _with_folder(kind: str) -> str:
 
 
 def _refuse_empty_tokenizer(network: Any, processor: Any, name: str) -> None:
-    """Offline, a tokenizer whose files are missing is made without words instead of being refused."""
+    """Check the tokenizer: without its files, the library silently makes an empty one when offline."""
     tokenizer = getattr(processor, "tokenizer", None)
     if tokenizer is None:
         return
@@ -169,7 +169,7 @@ def _refuse_empty_tokenizer(network: Any, processor: Any, name: str) -> None:
 
 
 def words_of(concepts: Sequence[str]) -> list[str]:
-    """Concepts as an open vocabulary takes them.
+    """Prompts of an open vocabulary for concepts.
 
     Returns:
         The same, without spaces around them.
@@ -184,7 +184,7 @@ def words_of(concepts: Sequence[str]) -> list[str]:
 
 
 def size_of(image: Image.Image) -> tuple[int, int]:
-    """Size of a picture as arrays have it.
+    """Size of an image in array order.
 
     Returns:
         (height, width).
@@ -193,7 +193,7 @@ def size_of(image: Image.Image) -> tuple[int, int]:
 
 
 def resized(maps: Tensor, size: tuple[int, int]) -> NDArray[np.float32]:
-    """Maps at a picture's size, interpolated.
+    """Interpolate maps to an image's size.
 
     Args:
         maps: (n, h, w).

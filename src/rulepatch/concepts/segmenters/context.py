@@ -25,14 +25,14 @@ __all__ = ["ContextMatch", "load"]
 
 
 class ContextMatch(ClosedVocabulary):
-    """A segmenter of the one concept that a key stands for.
+    """A segmenter of the concept of a key.
 
-    A pixel's probability is the share of the reference set's positions that score less than it does; outside of the
-    part of the picture that the network sees it is 0.
+    A pixel's probability is the quantile of its score among the reference set's positions; it is 0 outside of the
+    network's crop.
 
     Args:
         model: the classifier.
-        key: what to look for, by `key_of_concept` or `key_of_edit`; its name is the concept's.
+        key: the key, by `key_of_concept` or `key_of_edit`; its name is the concept's.
         reference: pictures that say what is usual, or statistics of the key's site.
         threshold: quantile of the reference set's positions at or above which the key counts as firing, 0..1.
         cache: where statistics are kept; the user's own cache by default, None for nowhere.

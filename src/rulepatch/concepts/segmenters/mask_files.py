@@ -1,4 +1,4 @@
-"""Masks that somebody painted: `FOLDER/CONCEPT/PICTURE.png`, white where the concept is."""
+"""Masks from files: `FOLDER/CONCEPT/PICTURE.png`, white where the concept is."""
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -34,7 +34,7 @@ class MaskFiles(ClosedVocabulary):
     threshold: float = 0.5
     kind = "files"
     _owners: dict[Path, Picture] = field(default_factory=dict, repr=False)
-    """Which picture each mask was read for, so that no other takes it for its own."""
+    """The image that each mask was read for, to detect ambiguous masks."""
 
     @property
     def vocabulary(self) -> tuple[str, ...]:

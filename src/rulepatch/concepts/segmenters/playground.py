@@ -17,7 +17,7 @@ __all__ = ["Playground", "load"]
 
 @dataclass(frozen=True, eq=False)
 class Playground(ClosedVocabulary):
-    """A segmenter of the playground's pictures that knows where everything is.
+    """A segmenter of the playground's images with exact masks.
 
     It knows the concepts ground, wheels and sign, and each of them by the name of a style where it has that style:
     "road" is the ground where the ground is road.

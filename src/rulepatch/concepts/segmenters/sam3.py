@@ -1,4 +1,4 @@
-"""SAM 3: any words, all instances, one network; its weights are given to those who ask for them at Hugging Face."""
+"""SAM 3: open vocabulary, all instances, one network; its weights on the Hugging Face Hub are gated."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

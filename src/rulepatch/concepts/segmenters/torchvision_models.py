@@ -30,7 +30,7 @@ _NOTHING = frozenset({"__background__", "N/A"})
 
 @dataclass(frozen=True, eq=False)
 class _OfTorchvision(ClosedVocabulary):
-    """What both have.
+    """Base of both.
 
     Attributes:
         name: of the architecture.
