@@ -3,11 +3,22 @@
 import re
 from pathlib import Path
 
-from rulepatch.data.run import Run
+from rulepatch import Run
+from rulepatch.concepts import CaseSettings
+from rulepatch.experiments import CompareSettings
+from rulepatch.inverse import InvertSettings
 from rulepatch.methods import Method
+from rulepatch.new_classes import NewClassSettings
 from rulepatch.settings import Settings, range_of, written
 
 PAGE = Path(__file__).parent / "methods.md"
+OTHERS = (
+    ("rp", Run),
+    ("rulepatch.experiments", CompareSettings),
+    ("rulepatch.new_classes", NewClassSettings),
+    ("rulepatch.concepts", CaseSettings),
+    ("rulepatch.inverse", InvertSettings),
+)
 BLOCK = re.compile(r"(<!-- settings -->\n).*(<!-- end -->)", flags=re.DOTALL)
 
 
@@ -21,19 +32,21 @@ def table(settings: type[Settings]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def section(settings: type[Method]) -> str:
-    """A method: its class, what it is, what else it takes, its settings."""
-    takes = [f"Takes `{name}`." for name in sorted(settings.images)]
-    takes += [] if settings.takes_site else ["Finds its own site."]
+def section(settings: type[Settings], path: str) -> str:
+    """A class of settings: its public path, what it is, what else its method takes, its fields."""
+    name, takes = settings.title.capitalize(), []
+    if issubclass(settings, Method):
+        name, takes = settings.name, [f"Takes `{each}`." for each in sorted(settings.images)]
+        takes += [] if settings.takes_site else ["Finds its own site."]
     about = " ".join([(settings.__doc__ or "").splitlines()[0], *takes])
-    return f"## {settings.name}\n\n`rp.methods.{settings.__name__}`: {about}\n\n{table(settings)}\n"
+    return f"## {name}\n\n`{path}`: {about}\n\n{table(settings)}\n"
 
 
 def filled(page: str) -> str:
     """The page with the tables as the fields are."""
-    run = f"## Settings of a run\n\n`rp.Run`: {(Run.__doc__ or '').splitlines()[0]}\n\n{table(Run)}\n"
     own = [each for each in Method.known.values() if each.__module__ == Method.__module__]
-    sections = "\n".join([*map(section, own), run])
+    others = [section(each, f"{path}.{each.__name__}") for path, each in OTHERS]
+    sections = "\n".join([*(section(each, f"rp.methods.{each.__name__}") for each in own), *others])
     return BLOCK.sub(lambda found: f"{found[1]}\n{sections}\n{found[2]}", page)
 
 

@@ -18,7 +18,15 @@ from rulepatch.errors import SettingError, nearest
 __all__ = ["Settings", "Usual", "choices_of", "kinds_of", "range_of", "usual_of", "written"]
 
 _SYMBOLS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
-_KINDS = {int: "a whole number", float: "a finite number", bool: "yes or no", str: "a text", type(None): "none"}
+_KINDS: dict[Any, str] = {
+    int: "a whole number",
+    float: "a finite number",
+    bool: "yes or no",
+    str: "a text",
+    type(None): "none",
+    tuple: "a list",
+    dict: "names and values",
+}
 
 
 class Usual:
@@ -151,7 +159,11 @@ def range_of(field: FieldInfo) -> str:
             told += [written(choice) for choice in get_args(kind)]
         else:
             bounds = [f"{_SYMBOLS[key]} {written(value)}" for key, value in limits.items() if kind in {int, float}]
-            told.append(" ".join(filter(None, [_KINDS.get(kind) or f"a {kind.__name__}", " and ".join(bounds)])))
+            told.append(
+                " ".join(
+                    filter(None, [_KINDS.get(get_origin(kind) or kind) or f"a {kind.__name__}", " and ".join(bounds)])
+                )
+            )
     return told[0] if len(told) == 1 else f"{', '.join(told[:-1])} or {told[-1]}"
 
 

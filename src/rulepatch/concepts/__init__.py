@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from rulepatch.lazy import exports
 
 if TYPE_CHECKING:
+    from rulepatch.concepts.case_settings import CaseSettings
     from rulepatch.concepts.cases import CaseSet, Counterfactual, split
     from rulepatch.concepts.counterfactuals import make_counterfactuals
     from rulepatch.concepts.make_cases import styles_for
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CaseSet",
+    "CaseSettings",
     "ClosedVocabulary",
     "ContextMatch",
     "Counterfactual",

@@ -13,15 +13,9 @@ if TYPE_CHECKING:
     from rulepatch.core.moments import KeySample, KeyStatistics, SecondMoment
     from rulepatch.core.observations import Observation
     from rulepatch.core.opinions import Opinions
-    from rulepatch.records.exemplar_outcomes import ExemplarOutcome, ExemplarOutcomes, ExemplarPrediction
-    from rulepatch.records.site_reports import Certificate, SiteReport
 
 __all__ = [
-    "Certificate",
     "Dense",
-    "ExemplarOutcome",
-    "ExemplarOutcomes",
-    "ExemplarPrediction",
     "Gate",
     "KeySample",
     "KeyStatistics",
@@ -30,7 +24,6 @@ __all__ = [
     "Observation",
     "Opinions",
     "SecondMoment",
-    "SiteReport",
 ]
 
 __getattr__, __dir__ = exports(__name__)

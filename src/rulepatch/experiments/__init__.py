@@ -7,7 +7,8 @@ from rulepatch.lazy import exports
 if TYPE_CHECKING:
     from rulepatch.experiments.compare import Comparison
     from rulepatch.experiments.demo import scenes_on_snow
+    from rulepatch.experiments.settings import CompareSettings
 
-__all__ = ["Comparison", "scenes_on_snow"]
+__all__ = ["CompareSettings", "Comparison", "scenes_on_snow"]
 
 __getattr__, __dir__ = exports(__name__)

@@ -8,7 +8,8 @@ if TYPE_CHECKING:
     from rulepatch.inverse.reconstruct import invert
     from rulepatch.inverse.report import write_inversion
     from rulepatch.inverse.result import Inversion, Reconstruction
+    from rulepatch.inverse.settings import InvertSettings
 
-__all__ = ["Inversion", "Reconstruction", "invert", "write_inversion"]
+__all__ = ["Inversion", "InvertSettings", "Reconstruction", "invert", "write_inversion"]
 
 __getattr__, __dir__ = exports(__name__)

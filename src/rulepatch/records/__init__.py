@@ -1,1 +1,13 @@
 """Typed records of what was measured of an edit, as its file keeps them."""
+
+from typing import TYPE_CHECKING
+
+from rulepatch.lazy import exports
+
+if TYPE_CHECKING:
+    from rulepatch.records.exemplar_outcomes import ExemplarOutcome, ExemplarOutcomes, ExemplarPrediction
+    from rulepatch.records.site_reports import Certificate, SiteReport
+
+__all__ = ["Certificate", "ExemplarOutcome", "ExemplarOutcomes", "ExemplarPrediction", "SiteReport"]
+
+__getattr__, __dir__ = exports(__name__)
