@@ -16,8 +16,8 @@ __all__ = ["SNOW", "Person", "chromium", "people", "server"]
 SNOW = 2
 """Which of the playground's textures is snow."""
 
-PATIENCE = 90_000
-"""Milliseconds after which something that should appear counts as missing."""
+PATIENCE = 600_000
+"""Milliseconds after which something that should appear counts as missing: it ends a hang, however slow the machine."""
 
 
 def chromium() -> str | None:
@@ -45,7 +45,7 @@ def server(*options: str, environment: dict[str, str] | None = None) -> Iterator
             yield found[0], process.pid
         finally:
             process.terminate()
-            process.wait(timeout=60)
+            process.wait(timeout=PATIENCE / 1000)
 
 
 @contextmanager
@@ -116,10 +116,16 @@ class Person:
         self.clicks += 1
 
     def choose(self, label: str, option: str) -> None:
-        """Choose from a list."""
+        """Choose from a list; a class, until its pictures alone are offered: a click before that may be lost."""
         self.page.get_by_label(label, exact=True).click()
         self.page.get_by_role("option", name=option, exact=True).click()
         self.clicks += 2
+        if label == "Class":
+            self.page.wait_for_function(
+                "name => { const all = [...document.querySelectorAll('#choice .thumbnail-item')];"
+                " return all.length && all.every(each => each.textContent.trim() === name); }",
+                arg=option,
+            )
 
     def picture(self, number: int) -> None:
         """Choose one of the pictures offered."""
@@ -227,8 +233,8 @@ class Person:
     def told(self, words: str) -> bool:
         """Wait for a sentence on the page, and put it away."""
         self.page.wait_for_selector(f"text={words}")
-        for close in self.page.locator(".toast-close").all():
-            close.click()
+        # All at once, and none that is gone: each goes away by itself, too.
+        self.page.evaluate("document.querySelectorAll('.toast-close').forEach(button => button.click())")
         self.page.wait_for_selector(".toast-close", state="detached")
         return True
 

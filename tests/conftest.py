@@ -19,14 +19,9 @@ from torch import Tensor, distributed, nn
 from rulepatch.cli import main
 from rulepatch.collectives import as_one
 from rulepatch.sweeps.store import Record, Store
+from tests.fixtures import colours
 
 DATA = Path(os.environ.get("RULEPATCH_DATA", Path(__file__).parent.parent.parent / "shared" / "data"))
-
-
-def pytest_collection_finish():
-    """What the imports and the collection made lives as long as the process: no collection looks at it again."""
-    gc.collect()
-    gc.freeze()
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -114,7 +109,7 @@ def shell():
     def call(*arguments: object, **options: Any) -> Result:
         command = [sys.executable, "-m", "rulepatch", *map(str, arguments)]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, **options)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=6000, env=environment, **options)
         return Result(done.returncode, done.stdout, done.stderr)
 
     return call
@@ -126,7 +121,7 @@ def group(monkeypatch):
 
     def call(count, function):
         own, given, found = threading.local(), [None] * count, [None] * count
-        all_gave, all_took = threading.Barrier(count, timeout=60), threading.Barrier(count, timeout=60)
+        all_gave, all_took = threading.Barrier(count, timeout=600), threading.Barrier(count, timeout=600)
 
         def all_reduce(tensor):
             given[own.rank] = tensor.clone()
@@ -158,6 +153,12 @@ def group(monkeypatch):
         return found
 
     return call
+
+
+@pytest.fixture(scope="session")
+def trained():
+    """The classifier of `fixtures/colours.py`; nobody may change it."""
+    return colours.trained()
 
 
 class Residual(nn.Module):

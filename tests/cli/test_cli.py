@@ -3,7 +3,6 @@ import logging
 import signal
 import subprocess
 import sys
-import time
 from functools import partial
 
 import pytest
@@ -36,6 +35,7 @@ def test_without_arguments_the_commands_are_shown(run):
     assert "Usage: rulepatch [OPTIONS]" in found.out
 
 
+@pytest.mark.slow
 def test_help_loads_no_torch_and_bad_arguments_neither():
     program = """
 import sys
@@ -523,7 +523,7 @@ class Sleeper(nn.Conv2d):
     def forward(self, x):
         if len(x) > 1:
             print("asleep", file=sys.stderr, flush=True)
-            time.sleep(60)
+            time.sleep(3600)
         return super().forward(x)
 
 
@@ -558,10 +558,8 @@ def test_an_interrupted_run_ends_at_once_without_a_trace(world, tmp_path):
     heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # jobs in the background are started deaf to it
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heed) as process:
         assert process.stderr.readline() == "asleep\n"
-        start = time.monotonic()
         process.send_signal(signal.SIGINT)
-        err = process.communicate(timeout=50)[1]
-    assert time.monotonic() - start < 30
+        err = process.communicate(timeout=600)[1]  # it would have slept for an hour
     assert process.returncode == 130
     assert "Traceback" not in err
     assert err.splitlines()[-1] == "rulepatch: interrupted"

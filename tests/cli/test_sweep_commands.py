@@ -107,7 +107,7 @@ def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(plan, tmp_path, workers):
             break
         time.sleep(0.05)
     os.killpg(driver.pid, signal.SIGINT)
-    out, err = driver.communicate(timeout=60)
+    out, err = driver.communicate(timeout=600)
     assert driver.returncode == 130 and out == "", (out, err)
     assert "the same command goes on" in err and "Traceback" not in err and "leaked" not in err, err
     count = count_of(store)

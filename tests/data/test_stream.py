@@ -172,7 +172,7 @@ def test_pictures_are_read_by_other_threads_while_the_consumer_works(folder_of, 
     monkeypatch.setattr(picture_module, "read_image", reading)
     stream = iter(ImageStream(folder_of(6), PREPROCESS, batch_size=2))
     next(stream)
-    assert ahead.wait(timeout=10)
+    assert ahead.wait(timeout=600)
     stream.close()
 
 

@@ -12,16 +12,15 @@ from rulepatch.errors import SettingError
 from rulepatch.experiments import grids as module
 from rulepatch.experiments.compare import compare
 from rulepatch.experiments.grids import GRIDS, METHODS
-from tests.fixtures.colours import trained
 
 FEW = ["nothing", "rewrite", "dense", "finetune-local", "last-layer"]
 
 
 @pytest.fixture(scope="module")
-def comparison(world):
+def comparison(trained, world):
     reference, tests, exemplars = world
     return compare(
-        trained(), exemplars, site="3", tests=tests, reference=reference, methods=FEW, max_drop=0.1, cache=None,
+        trained, exemplars, site="3", tests=tests, reference=reference, methods=FEW, max_drop=0.1, cache=None,
         progress=False,
     )  # fmt: skip
 

@@ -32,15 +32,15 @@ def reference(world):
 
 
 @pytest.fixture(scope="module")
-def edit(exemplars, reference):
+def edit(trained, exemplars, reference):
     return inverse_pinv(
-        colours.trained(), exemplars[:1], reference=reference, site=SITE, rank=3, cutoff=0, cache=None, progress=False
+        trained, exemplars[:1], reference=reference, site=SITE, rank=3, cutoff=0, cache=None, progress=False
     )
 
 
 @pytest.fixture(scope="module")
-def found(exemplars, edit):
-    return invert(colours.trained(), exemplars[:1], site=SITE, edit=edit, steps=30, **QUIET)
+def found(trained, exemplars, edit):
+    return invert(trained, exemplars[:1], site=SITE, edit=edit, steps=30, **QUIET)
 
 
 @pytest.mark.parametrize("optimiser", ["lbfgs", "adam"])

@@ -126,7 +126,7 @@ def test_passes_of_several_threads_do_not_mix(net, inputs):
     batches = [inputs[:1], inputs[1:3]]
     with torch.no_grad():
         wanted = [extended(batch) for batch in batches]
-    both_heard = threading.Barrier(2, timeout=60)
+    both_heard = threading.Barrier(2, timeout=600)
     extended.get_submodule("6").register_forward_pre_hook(lambda *_: (both_heard.wait(), None)[1])
     with ThreadPoolExecutor(2) as threads:
         found = list(threads.map(torch.no_grad()(extended), batches))

@@ -267,7 +267,7 @@ def torchrun(folder, *arguments, processes=2, program=("-m", "rulepatch", "stati
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     given = os.environ | {"RULEPATCH_CACHE": str(folder), "OMP_NUM_THREADS": "1"} | environment
     return subprocess.run(
-        [*command, *program, *map(str, arguments)], capture_output=True, text=True, timeout=200, env=given
+        [*command, *program, *map(str, arguments)], capture_output=True, text=True, timeout=600, env=given
     )
 
 

@@ -229,10 +229,11 @@ def test_the_loop_can_be_gone_through_by_keyboard(someone):
 
 
 def test_a_browser_without_webgl_is_told_and_can_mark_all_the_same(person, browsers, address):
-    who = person.Person(browsers(webgl=False), address)
-    assert who.page.locator("#no-webgl").is_visible()
-    who.van_on_snow()
-    assert who.repaired()[0] > 100
+    with browsers(webgl=False) as browser:
+        who = person.Person(browser, address)
+        assert who.page.locator("#no-webgl").is_visible()
+        who.van_on_snow()
+        assert who.repaired()[0] > 100
 
 
 def test_with_webgl_nothing_is_said_of_it(someone):
@@ -244,7 +245,7 @@ def test_files_outside_of_what_was_named_are_not_served(address, tmp_path):
     for path in (tmp_path / "secret.txt", "/etc/passwd", "../../../../etc/passwd"):
         for route in ("gradio_api/file=", "file=", "file/"):
             with pytest.raises(urllib.error.HTTPError) as refused:
-                urllib.request.urlopen(f"{address}{route}{path}", timeout=30)
+                urllib.request.urlopen(f"{address}{route}{path}", timeout=600)
             assert refused.value.code in {403, 404}
             refused.value.close()
 
@@ -254,7 +255,7 @@ def test_a_request_by_hand_cannot_name_a_file_of_the_server(address, tmp_path, p
     """What a page sends for an upload is a path; one outside of what was uploaded is refused."""
     edit = tmp_path / "edit.safetensors"
     Edit((), "0" * 64).save(edit)
-    with urllib.request.urlopen(f"{address}config", timeout=30) as answer:
+    with urllib.request.urlopen(f"{address}config", timeout=600) as answer:
         config = json.loads(answer.read())
     (wanted,) = (each["id"] for each in config["components"] if each["props"].get("elem_id") == part)
     step = next(each for each in config["dependencies"] if each["inputs"][:1] == [wanted])
@@ -267,11 +268,11 @@ def test_a_request_by_hand_cannot_name_a_file_of_the_server(address, tmp_path, p
         f"{address}gradio_api/queue/join", json.dumps(body).encode(), {"Content-Type": "application/json"}
     )
     try:
-        urllib.request.urlopen(request, timeout=30).close()
+        urllib.request.urlopen(request, timeout=600).close()
     except urllib.error.HTTPError as refused:
         refused.close()
         return
-    with urllib.request.urlopen(f"{address}gradio_api/queue/data?session_hash=by-hand-{part}", timeout=60) as stream:
+    with urllib.request.urlopen(f"{address}gradio_api/queue/data?session_hash=by-hand-{part}", timeout=600) as stream:
         told = [json.loads(line[6:]) for line in stream.read().decode().splitlines() if line.startswith("data: ")]
     (ended,) = (each for each in told if each["msg"] == "process_completed")
     assert not ended["success"] and str(edit) not in json.dumps(ended["output"].get("data", ""))

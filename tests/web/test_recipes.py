@@ -289,7 +289,7 @@ def test_what_was_done_with_the_demos_pictures_is_done_again_by_a_shell(model, t
         bench.rewrite(LATE, rank=2)
         folder = unpacked(bench.state, sources, tmp_path)
         for command in (["sh", "-e", "commands.sh"], [sys.executable, "program.py"]):
-            done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+            done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
             assert done.returncode == 0, done.stderr
             assert "repaired" in done.stdout
         assert same(Edit.load(folder / "edit.safetensors"), bench.edit)

@@ -790,7 +790,7 @@ def test_two_workbenches_side_by_side_do_not_disturb_each_other(model, reference
     after_each_other = [
         worked(own, reference, tests, *person, lorry) for own, person in zip(models, people, strict=True)
     ]
-    found, begin = [None, None], threading.Barrier(2, timeout=60)
+    found, begin = [None, None], threading.Barrier(2, timeout=600)
 
     def work(number):
         begin.wait()
