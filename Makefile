@@ -5,6 +5,8 @@ BIN = $(VENV)/bin
 SITE ?= site
 # What `make test` runs; all of it if empty.
 TESTS ?=
+# Neighbouring tests run in the same worker: what a file or a folder shares is made once, and fewer libraries are loaded.
+WORKERS = -n auto --dist worksteal
 
 # `make oldest` tries the oldest versions that pyproject.toml admits.  The oldest torch is some 3 GB on Linux:
 # TORCH_OF=VENV takes the torch and torchvision of that environment instead.
@@ -21,14 +23,14 @@ demo: $(VENV)/.package
 	$(BIN)/rulepatch demo
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n auto $(TESTS)
+	$(BIN)/python -m pytest $(WORKERS) $(TESTS)
 
 quick: $(VENV)/.dev
-	$(BIN)/python -m pytest -n auto -m "not slow"
+	$(BIN)/python -m pytest $(WORKERS) -m "not slow"
 
 # Old libraries use what newer ones deprecate, so warnings are no errors here, but for our own.  The extras are not tried.
 oldest: oldest-environment
-	$(OLDEST)/bin/python -m pytest -n auto -m "not slow" -k "not peft and not huggingface" \
+	$(OLDEST)/bin/python -m pytest $(WORKERS) -m "not slow" -k "not peft and not huggingface" \
 	  --disable-warnings -W default -W error::rulepatch.errors.RulepatchWarning $(OLDEST_TESTS)
 	$(OLDEST)/bin/rulepatch edit --help > /dev/null
 

@@ -1,12 +1,17 @@
 """What pytest collects in the folders of the package, and how much a test may do that is not marked slow."""
 
 import gc
+import os
 import sys
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # read when numpy and torch are loaded, here and in processes that tests start
+    os.environ["OMP_NUM_THREADS"] = "1"
+
 from torch import nn
 
 SOURCE = Path(__file__).parent / "src"

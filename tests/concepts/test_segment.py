@@ -117,6 +117,7 @@ def test_nothing_is_changed_and_the_answer_is_the_same_again(kind, segmenter_sam
     assert first.describe() == told == second.describe()
 
 
+@pytest.mark.slow
 @every_segmenter
 def test_descriptions_tell_apart_what_answers_otherwise(kind, segmenter_sample):
     one = load(segmenter_sample(kind))

@@ -93,6 +93,7 @@ def test_a_stylizer_keeps_its_promises(name, loaded, photo, mask, pair):
     assert by_seed == (name in DRAWING)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", stylizers())
 def test_an_empty_mask_changes_nothing(name, loaded, photo, mask, pair):
     assert loaded(name)(photo, 0 * mask, pair[0]).tobytes() == photo.tobytes()

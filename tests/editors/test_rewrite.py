@@ -107,6 +107,7 @@ def test_mixing_sites_are_solved_by_differentiation(model, exemplars, reference)
     assert losses[300] < 0.95 * losses[0]
 
 
+@pytest.mark.slow
 def test_sites_that_mix_channels_in_their_block_are_solved_by_differentiation_by_themselves(
     model, exemplars, reference
 ):

@@ -1,5 +1,6 @@
 """The inverse direction at layers whose positions are tokens."""
 
+import pytest
 import timm
 import torch
 
@@ -11,6 +12,7 @@ from rulepatch.tracing.sites import find_sites
 inverse_fourier, inverse_pinv, inverse_transpose = map(front, ("inverse-fourier", "inverse-pinv", "inverse-transpose"))
 
 
+@pytest.mark.slow
 def test_tokens_are_positions_each_by_itself(exemplars, reference, untouched):
     with torch.random.fork_rng():
         torch.manual_seed(0)

@@ -67,6 +67,7 @@ def test_who_dies_of_an_item_takes_nothing_else_along(engine):
     assert found == {item: item * item for item in range(20) if item != 7}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ENGINES[1:])
 def test_who_dies_once_is_replaced(engine, tmp_path):
     with Workers(**engine) as workers:

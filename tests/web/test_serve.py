@@ -26,6 +26,7 @@ def test_whoever_lets_others_in_is_warned(host, caplog):
     assert "others can reach" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_port_that_is_taken_is_refused_in_a_sentence(run):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
