@@ -30,6 +30,7 @@ from rulepatch.models.classes import Classes
 from rulepatch.models.classifier import Classifier
 from rulepatch.models.preprocess import Preprocess
 from rulepatch.notebook import STYLE, details, line, panel, table
+from rulepatch.settings import Settings
 from rulepatch.site_search.candidates import Candidate, Trial
 from rulepatch.site_search.search import Search
 from rulepatch.thumbnails import marked
@@ -186,7 +187,9 @@ DRAWN = [title for title, (make, _) in MADE.items() if hasattr(make(SHORT), "_re
 
 def test_every_public_type_is_looked_at():
     types = {name for name in rulepatch.__all__ if isinstance(getattr(rulepatch, name), type)}
-    assert types - {"RulepatchError"} <= MADE.keys()
+    settings = {name for name in types if issubclass(getattr(rulepatch, name), Settings)}
+    assert types - settings - {"RulepatchError", "Rule"} <= MADE.keys()
+    assert settings >= {"Rewrite", "Run"} and repr(rulepatch.Rewrite(rank=3)) == "Rewrite(rank=3)"
     assert {type(make(SHORT)).__name__ for make, _ in MADE.values()} >= {"Survey", "Search", "Comparison", "Opinions"}
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from rulepatch.data.exemplar_folders import read_exemplars
 from rulepatch.data.folders import ImageSet
-from rulepatch.inverse.editors import inverse_fourier, inverse_pinv, inverse_transpose
+from rulepatch.editors.edit import front
 from rulepatch.inverse.reconstruct import invert
 from rulepatch.models.registry import load_model
 
@@ -15,6 +15,7 @@ pytestmark = [
 ]
 
 SITE = "features.12.expand3x3"
+EDITORS = [front(f"inverse-{form}") for form in ("pinv", "transpose", "fourier")]
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +29,7 @@ def test_the_pseudo_inverse_turns_the_keys_and_the_transpose_does_so_at_any_pric
     model, exemplars, reference = posed
     common = {"reference": reference, "site": SITE, "cache": None, "progress": False}
     ends, damage = {}, {}
-    for editor in (inverse_pinv, inverse_transpose, inverse_fourier):
+    for editor in EDITORS:
         edit = editor(model, exemplars, **common)
         found = invert(model, exemplars, site=SITE, edit=edit, levels=["key"], progress=False)
         damage[editor.__name__] = edit.provenance["sites"][0]["predicted_damage"]

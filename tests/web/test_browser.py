@@ -217,6 +217,7 @@ def test_the_loop_can_be_gone_through_by_keyboard(someone):
         "keep",
         "save",
     }
+    who.page.wait_for_selector("#wall img")  # there is nothing to reach while it is empty
     reached = set()
     for _ in range(250):
         who.page.keyboard.press("Tab")
