@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -27,10 +27,7 @@ from rulepatch.cli.groups import (
 from rulepatch.cli.messages import Told, print_result
 from rulepatch.cli.options import AnyBase, EditFile, Json, ModelName, Seed, Weights, example, model_option, out_option
 
-if TYPE_CHECKING:
-    from rulepatch.models.classifier import Classifier
-
-__all__ = ["app", "load_classifier"]
+__all__ = ["app"]
 
 
 @dataclass(frozen=True)
@@ -184,11 +181,12 @@ def apply(
 ) -> None:
     """Write the edited model: its weights, or the whole network."""
     from rulepatch.core.edit import Edit
+    from rulepatch.models.registry import load_model
     from rulepatch.workflows.apply import check_format, write_edited
 
     found = Edit.load(file)
     check_format(found, out)
-    write_edited(load_classifier(model, weights, "cpu"), found, out, any_base=any_base)
+    write_edited(load_model(model, weights=weights), found, out, any_base=any_base)
     result = {"weights": str(out), "edit": str(file), "sites": list(found.sites)}
     print_result(Told(result, f"{out}: {model}, edited at {', '.join(found.sites)}"), as_json)
 
@@ -281,10 +279,3 @@ def compose(
         exemplars=exemplars.read(),
     )
     print_result(composition, as_json)
-
-
-def load_classifier(model: str, weights: Path | None, device: str) -> "Classifier":
-    """The model that the command line names."""
-    from rulepatch.models.registry import load_model
-
-    return load_model(model, weights=weights, device=device)

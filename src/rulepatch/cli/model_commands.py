@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from rulepatch.cli.commands import app, load_classifier
+from rulepatch.cli.commands import app
 from rulepatch.cli.groups import (
     GroupedCommand,
     ModelOptions,
@@ -35,10 +35,10 @@ __all__ = ["app"]
 def sites(*, model: NamedModelOptions, as_json: Json = False) -> None:
     """Where can a model be edited? Needs no weights."""
     from rulepatch.core.model_sites import sites_of
-    from rulepatch.models.registry import load_skeleton
+    from rulepatch.models.registry import load_model, load_skeleton
 
     name, weights = model.name, model.weights
-    classifier = load_skeleton(name) if weights is None else load_classifier(name, weights, "cpu")
+    classifier = load_skeleton(name) if weights is None else load_model(name, weights=weights)
     survey = sites_of(classifier)
     classifier.logits_of(survey.trace.calls[0].result)  # says so now if it returns none
     print_result(survey, as_json)
@@ -68,6 +68,7 @@ def predict(
     from rulepatch.errors import SettingError
     from rulepatch.evaluation.predict import predict as run
     from rulepatch.files import check_writable
+    from rulepatch.models.registry import load_model
 
     name, *pictures = [*([] if model is None else [model]), *words]
     if not pictures:
@@ -78,7 +79,7 @@ def predict(
     if table is not None:
         check_writable(table)
     found = None if edit is None else Edit.load(edit)
-    answers = run(load_classifier(name, weights, device), pictures, edit=found, top=top, any_base=any_base)
+    answers = run(load_model(name, weights=weights, device=device), pictures, edit=found, top=top, any_base=any_base)
     if table is not None:
         answers.write_csv(table)
     if csv == "-":
