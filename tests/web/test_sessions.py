@@ -252,6 +252,21 @@ def test_work_is_stopped_at_its_next_step_and_told_of_until_then(session):
         assert list(in_steps(range(3), "again")) == [0, 1, 2]
 
 
+def test_stop_reaches_work_that_waits_to_begin_and_no_later_one(session, monkeypatch):
+    session.stop()
+    with pytest.raises(StoppedError, match="nothing was changed"), session.at_work():
+        list(in_steps(range(3), "waited when Stop was pressed"))
+    with session.at_work():
+        assert list(in_steps(range(3), "the next")) == [0, 1, 2]
+        session.stop()  # too late for this one
+    with session.at_work():
+        assert list(in_steps(range(3), "the next")) == [0, 1, 2]
+    monkeypatch.setattr(module, "STOP_SECONDS", 0.0)
+    session.stop()  # while idle
+    with session.at_work():
+        assert list(in_steps(range(3), "much later")) == [0, 1, 2]
+
+
 def test_what_is_offered_is_settled_at_the_start(tmp_path, offers):
     with pytest.raises(FolderError, match="--tests"):
         Offers(tests=tmp_path / "nowhere")

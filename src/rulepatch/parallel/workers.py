@@ -95,13 +95,13 @@ class Workers:
             return
         died: list[Item] = []
         for item, found in self._flight(function, items):
-            if isinstance(found, Lost) and self._client is None:  # all in flight are lost: unclear whose fault
+            if isinstance(found, Lost):  # so are others that waited on the worker: unclear whose fault
                 died.append(item)
             else:
                 yield item, found
         for item in died:
             found = Lost()
-            for _ in range(TRIES):
+            for _ in range(TRIES if self._client is None else 1):  # Dask tries several workers by itself
                 if isinstance(found, Lost):
                     ((_, found),) = self._flight(function, [item])
             yield item, found

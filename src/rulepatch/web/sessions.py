@@ -1,5 +1,6 @@
 """Sessions of the page: each has its own workbench, model and temporary folder until the page is closed."""
 
+import math
 import shutil
 import tempfile
 import threading
@@ -26,6 +27,9 @@ MOST_SESSIONS = 20
 
 IDLE_SECONDS = 4 * 3600
 """Seconds of inactivity after which a session may be closed in favour of another."""
+
+STOP_SECONDS = 3.0
+"""An operation that begins within so many seconds of Stop was waiting when it was pressed, and is stopped too."""
 
 
 @dataclass(eq=False)
@@ -55,7 +59,7 @@ class Session:
     folder: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="rulepatch-")))
     heard: float = field(default_factory=time.monotonic)
     _lock: threading.RLock = field(default_factory=threading.RLock)
-    _stop: threading.Event = field(default_factory=threading.Event)
+    _stopped: float = -math.inf
     _closed: bool = False
     _made: list[tuple[Exemplar, Picture]] = field(default_factory=list)
 
@@ -74,20 +78,26 @@ class Session:
         """
 
         def told(what: str, done: int, total: int) -> None:
-            if self._stop.is_set() or self._closed:
+            if self._stopped > began - STOP_SECONDS or self._closed:
                 raise StoppedError("expected to finish but was stopped; nothing was changed")
             if watcher is not None:
                 watcher(what, done, total)
 
         with self._lock:
-            self.heard = time.monotonic()
-            self._stop.clear()
-            with watched(told):
-                yield self.bench
+            self.heard = began = time.monotonic()
+            try:
+                with watched(told):
+                    yield self.bench
+            except StoppedError:
+                self._stopped = -math.inf
+                raise
+            finally:
+                if self._stopped > began:  # pressed too late for this one, and not meant for the next
+                    self._stopped = -math.inf
 
     def stop(self) -> None:
         """Cancel the current operation at its next step."""
-        self._stop.set()
+        self._stopped = time.monotonic()
 
     def commit(self) -> None:
         """Add the painting as an exemplar, replacing an earlier state of the same image.
