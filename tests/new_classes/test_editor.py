@@ -16,7 +16,7 @@ from rulepatch.errors import BaseMismatchError, ExemplarError, SettingError, Sit
 from rulepatch.evaluation.evaluate import evaluate
 from rulepatch.evaluation.report import write_report
 from rulepatch.models.classifier import Classifier
-from rulepatch.new_classes.calibration import hear
+from rulepatch.new_classes.calibration import collect_logits
 from rulepatch.new_classes.editor import new_class
 from rulepatch.new_classes.evaluate import evaluate_new_class
 from rulepatch.new_classes.settings import METHODS
@@ -90,7 +90,7 @@ def test_the_budget_holds_where_it_was_set_and_is_used(method, model, exemplars,
 @every_method
 def test_the_logit_is_as_loud_as_an_old_one(method, model, exemplars, reference):
     (change,) = make(model, exemplars, reference, method).changes
-    heard = hear(model, change, reference.split(0.5, seed=0)[1])
+    heard = collect_logits(model, change, reference.split(0.5, seed=0)[1])
     assert float((change.scale * heard.responses).std()) == pytest.approx(heard.spread, rel=1e-3)
 
 

@@ -14,11 +14,11 @@ from rulepatch.models.classifier import Classifier
 from rulepatch.new_classes import logit
 from rulepatch.tracing import capture
 
-__all__ = ["Heard", "calibrated", "hear"]
+__all__ = ["LogitSample", "calibrated", "collect_logits"]
 
 
 @dataclass(frozen=True, eq=False)
-class Heard:
+class LogitSample:
     """New and largest existing logit for n images.
 
     Attributes:
@@ -36,7 +36,9 @@ class Heard:
     spread: float
 
 
-def hear(model: Classifier, change: NewClass, images: ImageSet, *, progress: str | None = None) -> Heard:
+def collect_logits(
+    model: Classifier, change: NewClass, images: ImageSet, *, progress: str | None = None
+) -> LogitSample:
     """Run a classifier with a new class on some images.
 
     Args:
@@ -63,7 +65,7 @@ def hear(model: Classifier, change: NewClass, images: ImageSet, *, progress: str
             powers.append(torch.stack([old.sum(dim=0), old.square().sum(dim=0)]))
     mean, square = torch.stack(powers).sum(dim=0) / len(pictures)
     spread = float((square - mean.square()).clamp(min=0).sqrt().mean())
-    return Heard(tuple(pictures), torch.cat(responses), torch.cat(rivals), torch.cat(right), spread)
+    return LogitSample(tuple(pictures), torch.cat(responses), torch.cat(rivals), torch.cat(right), spread)
 
 
 def calibrated(
@@ -88,12 +90,12 @@ def calibrated(
     Returns:
         The class, and what was measured, as JSON.
     """
-    heard = hear(model, change, images, progress=progress)
-    scale = loudness * logit.matched_scale(heard.responses, heard.spread)
-    said = (heard.responses, heard.rivals, heard.right)
+    sample = collect_logits(model, change, images, progress=progress)
+    scale = loudness * logit.matched_scale(sample.responses, sample.spread)
+    said = (sample.responses, sample.rivals, sample.right)
     bias = logit.bias_within(*said, scale=scale, budget=max_drop)
     drop = logit.lost(*said, scale=scale, bias=bias)
-    count = len(heard.pictures)
+    count = len(sample.pictures)
     expected = (round(drop * count) + 1) / (count + 1)  # upper bound for new images
-    told = {"pictures": count, "spread": heard.spread, "drop": drop, "expected": expected, "budget": max_drop}
+    told = {"pictures": count, "spread": sample.spread, "drop": drop, "expected": expected, "budget": max_drop}
     return replace(change, scale=scale, bias=bias), told

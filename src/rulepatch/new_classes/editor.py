@@ -23,7 +23,7 @@ from rulepatch.editors.problem import masked_inputs
 from rulepatch.errors import ExemplarError, ModelError, SettingError, SiteError
 from rulepatch.models.classifier import Classifier
 from rulepatch.new_classes import logit
-from rulepatch.new_classes.calibration import Heard, calibrated, hear
+from rulepatch.new_classes.calibration import LogitSample, calibrated, collect_logits
 from rulepatch.new_classes.settings import NewClassSettings
 from rulepatch.tracing import capture
 from rulepatch.tracing.sites import Layer, Site, key_axis, patches, rows
@@ -236,7 +236,9 @@ def _negatives(posed: _Posed, first: Callable[[], NewClass]) -> Tensor:
     elif posed.negatives == "random":
         images = images.sample(count, seed=posed.run.seed)
     else:
-        heard: Heard = hear(posed.model, first(), images, progress="mining" if posed.run.progress else None)
+        heard: LogitSample = collect_logits(
+            posed.model, first(), images, progress="mining" if posed.run.progress else None
+        )
         top = heard.responses.topk(min(count, len(heard.pictures))).indices.tolist()
         images = ImageSet(tuple(heard.pictures[i] for i in top), images.name)
     preprocess = posed.model.preprocess
