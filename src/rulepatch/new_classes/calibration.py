@@ -74,7 +74,7 @@ def calibrated(
     images: ImageSet,
     *,
     max_drop: float,
-    loudness: float = 1.0,
+    logit_scale: float = 1.0,
     progress: str | None = None,
 ) -> tuple[NewClass, dict[str, Any]]:
     """Set scale and bias of a new class: the scale of an existing logit, and the largest bias within a damage budget.
@@ -84,14 +84,14 @@ def calibrated(
         change: the class.
         images: held-out images of other classes.
         max_drop: largest expected drop in accuracy on such images, 0..1; without labels, expected share of flips.
-        loudness: factor of the scale.
+        logit_scale: factor of the scale.
         progress: what the bar says; none if None.
 
     Returns:
         The class, and what was measured, as JSON.
     """
     sample = collect_logits(model, change, images, progress=progress)
-    scale = loudness * logit.matched_scale(sample.responses, sample.spread)
+    scale = logit_scale * logit.matched_scale(sample.responses, sample.spread)
     said = (sample.responses, sample.rivals, sample.right)
     bias = logit.bias_within(*said, scale=scale, budget=max_drop)
     drop = logit.lost(*said, scale=scale, bias=bias)

@@ -130,7 +130,7 @@ def new_class(
     learn, choose = ImageSet.of(reference, model.classes).split(0.5, seed=run.seed)
     change = _FINDERS[how.method](_Posed(model, name, inputs, masks, where, head, learn, known, parts, how, run))
     change, told = calibrated(
-        model, change, choose, max_drop=how.max_drop, loudness=how.loudness,
+        model, change, choose, max_drop=how.max_drop, logit_scale=how.logit_scale,
         progress="calibration" if run.progress else None,
     )  # fmt: skip
     used = how.describe() | {

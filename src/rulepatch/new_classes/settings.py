@@ -33,7 +33,7 @@ class NewClassSettings(Settings):
     )
     pool: Literal["mean", "max"] = Field(default="mean", description="Of the filter's response over positions.")
     max_drop: MaxDrop = MAX_DROP
-    loudness: float = Field(default=1.0, gt=0, description="Of the logit; at 1 it has the spread of an old one.")
+    logit_scale: float = Field(default=1.0, gt=0, description="Of the logit; at 1 it has the spread of an old one.")
 
     @property
     def ridge_used(self) -> float:
