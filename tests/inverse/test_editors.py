@@ -8,7 +8,7 @@ from rulepatch.editors.edit import front
 from rulepatch.editors.problem import record_exemplars
 from rulepatch.errors import SettingError, SiteError
 from rulepatch.inverse.convolution import power_spectrum_at
-from rulepatch.inverse.memory import pose_inverse
+from rulepatch.inverse.memory import build_inverse_problem
 from rulepatch.tracing.sites import find_sites
 
 inverse_fourier, inverse_pinv, inverse_transpose = map(front, ("inverse-fourier", "inverse-pinv", "inverse-transpose"))
@@ -73,50 +73,50 @@ def relative(found, wanted, weights):
 def test_the_edited_weight_s_own_inverse_recalls_what_was_promised(site, rank, model, exemplars, reference):
     """W'† = M' through the layer's own stride and padding: the edit that is saved is the edit that was solved."""
     seen = seen_at(model, exemplars, site)
-    posed = pose_inverse(seen, 4)
+    inverse = build_inverse_problem(seen, 4)
     edit = inverse_pinv(model, exemplars, reference=reference, site=site, rank=rank, **QUIET)
     told = edit.provenance["inverse"][0]["recalled"]
-    found = posed.keys @ torch.linalg.pinv(weight_after(edit, seen).flatten(1)).T
-    assert relative(found, posed.values, posed.weights) == pytest.approx(told["after"], rel=1e-2)
+    found = inverse.keys @ torch.linalg.pinv(weight_after(edit, seen).flatten(1)).T
+    assert relative(found, inverse.values, inverse.weights) == pytest.approx(told["after"], rel=1e-2)
     assert told["after"] < told["before"]
 
 
 def test_with_as_many_directions_as_outputs_the_forward_rule_is_exact(model, exemplars, reference):
     seen = seen_at(model, exemplars, "6")
-    posed = pose_inverse(seen, 4)
+    inverse = build_inverse_problem(seen, 4)
     edit = inverse_pinv(model, exemplars, reference=reference, site="6", rank=2, ridge=0, **QUIET)
-    found = posed.values @ weight_after(edit, seen).flatten(1).T
-    before = relative(posed.values @ posed.matrix.T, posed.keys, posed.weights)
-    assert relative(found, posed.keys, posed.weights) < 1e-5 < 1e-2 < before
+    found = inverse.values @ weight_after(edit, seen).flatten(1).T
+    before = relative(inverse.values @ inverse.matrix.T, inverse.keys, inverse.weights)
+    assert relative(found, inverse.keys, inverse.weights) < 1e-5 < 1e-2 < before
     assert edit.provenance["inverse"][0]["recalled"]["after"] < 1e-6
 
 
 def test_the_transpose_does_not(model, exemplars, reference):
-    posed = pose_inverse(seen_at(model, exemplars, "6"), 4)
+    inverse = build_inverse_problem(seen_at(model, exemplars, "6"), 4)
     edit = inverse_transpose(model, exemplars, reference=reference, site="6", rank=2, ridge=0, **QUIET)
-    found = posed.values @ weight_after(edit, seen_at(model, exemplars, "6")).flatten(1).T
-    assert float((found - posed.keys).norm() / posed.keys.norm()) > 0.1
+    found = inverse.values @ weight_after(edit, seen_at(model, exemplars, "6")).flatten(1).T
+    assert float((found - inverse.keys).norm() / inverse.keys.norm()) > 0.1
     assert edit.provenance["inverse"][0]["recalled"]["after"] < 1e-6
 
 
 @pytest.mark.parametrize("architecture", [3, 4])
 def test_what_an_architecture_asks_is_what_the_layer_gives(architecture, model, exemplars):
     seen = seen_at(model, exemplars, "1.conv2")
-    posed = pose_inverse(seen, architecture)
-    assert posed.matrix.shape == {3: (72, 8), 4: (8, 72)}[architecture]
-    assert posed.keys.shape[1], posed.values.shape[1] == posed.matrix.shape
+    inverse = build_inverse_problem(seen, architecture)
+    assert inverse.matrix.shape == {3: (72, 8), 4: (8, 72)}[architecture]
+    assert inverse.keys.shape[1], inverse.values.shape[1] == inverse.matrix.shape
     weights, axis = (seen.key_weights, seen.output_weights)[architecture - 3], {3: seen.original.keys, 4: None}
-    assert len(posed.keys) == int((weights > 0).sum())
+    assert len(inverse.keys) == int((weights > 0).sum())
     if architecture == 4:  # this layer has no bias
         outputs = seen.original.output.permute(0, 2, 3, 1).flatten(1, 2)[weights > 0]
-        torch.testing.assert_close(posed.keys.float(), outputs, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(inverse.keys.float(), outputs, rtol=1e-4, atol=1e-5)
     else:  # its transpose, on what it is asked, is the gradient through the layer
         keys = axis[3].double().requires_grad_()
         with torch.enable_grad():
             output = torch.func.functional_call(seen.layer, {"weight": seen.layer.weight.detach().double()}, (keys,))
             (back,) = torch.autograd.grad(output, keys, seen.original.output.double())
         torch.testing.assert_close(
-            posed.keys @ posed.matrix, back.permute(0, 2, 3, 1).flatten(1, 2)[weights > 0], rtol=1e-4, atol=1e-5
+            inverse.keys @ inverse.matrix, back.permute(0, 2, 3, 1).flatten(1, 2)[weights > 0], rtol=1e-4, atol=1e-5
         )
 
 

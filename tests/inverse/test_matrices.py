@@ -34,7 +34,7 @@ def test_the_matrices_are_those_of_the_two_architectures():
     assert torch.allclose(matrices.matrix_of(weight, 3).T @ around, back[0, :, 2, 2])
 
 
-def posed(f: int, c: int, positions: int, seed: int):
+def inverse(f: int, c: int, positions: int, seed: int):
     """A layer, original and edited keys, the reference set's second moment."""
     weight = randn(f, c, seed=seed)
     originals, edited = randn(positions, c, seed=seed + 1), randn(positions, c, seed=seed + 2)
@@ -63,7 +63,7 @@ def changed(weight, originals, edited, moment, *, rank, transposed=False):
 @given(f=st.integers(1, 6), c=st.integers(1, 6), seed=st.integers(0, 50))
 def test_one_key_is_recalled_exactly_and_the_forward_rule_holds_exactly(f, c, seed):
     """The theorem of docs/inverse.md, wide and tall layers alike."""
-    weight, original, edited, moment = posed(f, c, 1, seed)
+    weight, original, edited, moment = inverse(f, c, 1, seed)
     new, memory = changed(weight, original, edited, moment, rank=1)
     output = weight @ original[0]
     scale = float(edited.norm() + output.norm())
@@ -74,7 +74,7 @@ def test_one_key_is_recalled_exactly_and_the_forward_rule_holds_exactly(f, c, se
 
 @pytest.mark.parametrize(("f", "c"), [(8, 5), (5, 8), (6, 6)])
 def test_several_keys_are_recalled_exactly_by_as_many_directions(f, c):
-    weight, originals, edited, moment = posed(f, c, 3, 7)
+    weight, originals, edited, moment = inverse(f, c, 3, 7)
     new, memory = changed(weight, originals, edited, moment, rank=3)
     assert torch.allclose(originals @ weight.T @ memory.T, edited)
     assert torch.allclose(edited @ new.T, originals @ weight.T)
@@ -84,7 +84,7 @@ def test_several_keys_are_recalled_exactly_by_as_many_directions(f, c):
 
 @pytest.mark.parametrize(("f", "c"), [(8, 5), (5, 8), (6, 6)])
 def test_the_transpose_recalls_but_the_forward_rule_does_not_follow(f, c):
-    weight, original, edited, moment = posed(f, c, 1, 7)
+    weight, original, edited, moment = inverse(f, c, 1, 7)
     new, memory = changed(weight, original, edited, moment, rank=1, transposed=True)
     output = weight @ original[0]
     assert torch.allclose(memory @ output, edited[0])
@@ -95,7 +95,7 @@ def test_the_transpose_recalls_but_the_forward_rule_does_not_follow(f, c):
 @pytest.mark.parametrize("rank", [1, 2])
 @pytest.mark.parametrize(("f", "c"), [(12, 9), (9, 12), (10, 10)])
 def test_the_change_has_at_most_twice_the_rank(f, c, rank):
-    weight, originals, edited, moment = posed(f, c, 4, 3)
+    weight, originals, edited, moment = inverse(f, c, 4, 3)
     new, _ = changed(weight, originals, edited, moment, rank=rank)
     basis, coefficients = matrices.factors(new - weight)
     assert len(basis) == (rank if f == c else 2 * rank)  # a square inverse is unique: Sherman and Morrison

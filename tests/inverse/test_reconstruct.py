@@ -9,7 +9,7 @@ import torch
 from rulepatch.editors.edit import front, rewrite
 from rulepatch.editors.problem import record_exemplars
 from rulepatch.errors import BaseMismatchError, SettingError, SiteError
-from rulepatch.inverse.memory import pose_inverse
+from rulepatch.inverse.memory import build_inverse_problem
 from rulepatch.inverse.reconstruct import invert, reconstruct, total_variation
 from rulepatch.inverse.report import draw_curves, draw_similarity, write_inversion
 from tests.fixtures import colours
@@ -76,13 +76,13 @@ def test_total_variation_is_that_of_neighbours():
 def test_keys_end_where_the_pseudo_inverse_of_the_edited_weight_says(model, exemplars, edit, found):
     """The shortest input for an output is W'† y, up to the noise of the start."""
     seen = record_exemplars(model, exemplars[:1], [SITE])[2][0]
-    posed = pose_inverse(seen, 4)
-    changed = posed.matrix + edit.changes[0].delta().flatten(1)
-    for each, weight in zip(found.of("key"), (posed.matrix, changed), strict=True):
-        keys = posed.keys @ torch.linalg.pinv(weight).T
-        for end, other in ((each.to_edited[-1], posed.values), (each.to_original[-1], posed.originals)):
+    inverse = build_inverse_problem(seen, 4)
+    changed = inverse.matrix + edit.changes[0].delta().flatten(1)
+    for each, weight in zip(found.of("key"), (inverse.matrix, changed), strict=True):
+        keys = inverse.keys @ torch.linalg.pinv(weight).T
+        for end, other in ((each.to_edited[-1], inverse.values), (each.to_original[-1], inverse.originals)):
             cosines = torch.nn.functional.cosine_similarity(keys, other, dim=1)
-            assert end == pytest.approx(float(posed.weights @ cosines / posed.weights.sum()), abs=0.02)
+            assert end == pytest.approx(float(inverse.weights @ cosines / inverse.weights.sum()), abs=0.02)
 
 
 def test_an_edit_of_the_inverse_brings_keys_nearer_to_the_edited_picture(found):

@@ -24,13 +24,13 @@ from rulepatch.tracing import capture
 from rulepatch.tracing.sites import Layer, Site, key_axis, patches, rows, with_weight
 
 __all__ = [
-    "Posed",
+    "InverseProblem",
+    "build_inverse_problem",
     "check_sites",
     "edit_memory",
     "low_rank_of",
     "missed",
     "output_of",
-    "pose_inverse",
     "precise",
     "stream_keys",
 ]
@@ -85,12 +85,12 @@ def edit_memory(problem: Problem, how: InverseTranspose) -> Solution:
     for seen in problem.observations:
         with stretch("statistics"):
             moment = _moment_of_outputs(problem, seen, how)
-        posed = pose_inverse(seen, how.architecture)
-        matrix, whitener = posed.matrix, linalg.whitening(moment.to(posed.keys.device), floor=how.floor)
+        inverse = build_inverse_problem(seen, how.architecture)
+        matrix, whitener = inverse.matrix, linalg.whitening(moment.to(inverse.keys.device), floor=how.floor)
         cutoff = how.cutoff if isinstance(how, InversePinv) else None
         memory = matrix.T if cutoff is None else matrices.pseudo_inverse(matrix, cutoff=cutoff)
         basis, coefficients = matrices.recall(
-            posed.keys, posed.values, posed.weights, whitener, memory, rank=how.rank, ridge=how.ridge
+            inverse.keys, inverse.values, inverse.weights, whitener, memory, rank=how.rank, ridge=how.ridge
         )
         changed = coefficients.T @ basis
         delta = changed.T if cutoff is None else matrices.pseudo_inverse_change(matrix, changed, cutoff=cutoff)
@@ -99,8 +99,8 @@ def edit_memory(problem: Problem, how: InverseTranspose) -> Solution:
             {
                 "site": seen.site.path,
                 "recalled": {
-                    "before": missed(posed.keys @ memory.T, posed.values, posed.weights),
-                    "after": missed(posed.keys @ (memory + changed).T, posed.values, posed.weights),
+                    "before": missed(inverse.keys @ memory.T, inverse.values, inverse.weights),
+                    "after": missed(inverse.keys @ (memory + changed).T, inverse.values, inverse.weights),
                 },
             }
         )
@@ -123,7 +123,7 @@ def missed(found: Tensor, wanted: Tensor, weights: Tensor) -> float:
 
 
 @dataclass(frozen=True, eq=False)
-class Posed:
+class InverseProblem:
     """Keys and target values of the inverse problem.
 
     Attributes:
@@ -141,7 +141,7 @@ class Posed:
     weights: Tensor
 
 
-def pose_inverse(seen: Observation, architecture: int) -> Posed:
+def build_inverse_problem(seen: Observation, architecture: int) -> InverseProblem:
     """Build the inverse problem at a site.
 
     Args:
@@ -164,7 +164,7 @@ def pose_inverse(seen: Observation, architecture: int) -> Posed:
     shares = shares.to(asked.device).reshape(pictures, -1)
     marked = shares > 0
     keys, values, originals = (each.reshape(pictures, -1, each.shape[-1])[marked] for each in (asked, wanted, now))
-    return Posed(matrix, keys, values, originals, shares[marked])
+    return InverseProblem(matrix, keys, values, originals, shares[marked])
 
 
 def output_of(layer: Layer, keys: Tensor, weight: Tensor) -> Tensor:

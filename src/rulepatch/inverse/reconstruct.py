@@ -22,7 +22,7 @@ from rulepatch.editors.problem import record_exemplars
 from rulepatch.errors import SettingError
 from rulepatch.forward import gradients
 from rulepatch.inverse import matrices
-from rulepatch.inverse.memory import pose_inverse
+from rulepatch.inverse.memory import build_inverse_problem
 from rulepatch.inverse.result import LEVELS, Inversion, Level, Reconstruction, When
 from rulepatch.inverse.settings import InvertSettings, Optimiser
 from rulepatch.models.classifier import Classifier
@@ -243,21 +243,25 @@ def _layer_of(scene: _Scene) -> Any:
 def _rebuild_keys(scene: _Scene, when: When) -> Reconstruction:
     """The input of each marked output by itself, through the weight as a matrix, without bias (thesis fig. 3-7)."""
     architecture = scene.how.architecture
-    posed, layer = pose_inverse(scene.seen, architecture), _layer_of(scene)
+    inverse, layer = build_inverse_problem(scene.seen, architecture), _layer_of(scene)
     assert isinstance(layer, Layer)
-    weight = layer.weight.detach().to(posed.keys).reshape(scene.seen.site.shape)
+    weight = layer.weight.detach().to(inverse.keys).reshape(scene.seen.site.shape)
     matrix = matrices.matrix_of(weight, architecture)
-    wanted = posed.originals @ matrix.T if scene.how.target == "edited" and architecture == 4 else posed.keys
+    wanted = inverse.originals @ matrix.T if scene.how.target == "edited" and architecture == 4 else inverse.keys
     distance = _relative(wanted)
 
     def of(keys: Tensor) -> Tensor:
         return distance(keys @ matrix.T)
 
     curve = _Curve(
-        of, lambda keys: (_cosine(keys, posed.values, posed.weights), _cosine(keys, posed.originals, posed.weights))
+        of,
+        lambda keys: (
+            _cosine(keys, inverse.values, inverse.weights),
+            _cosine(keys, inverse.originals, inverse.weights),
+        ),
     )
     bar = f"keys {when}" if scene.progress else None
-    start, unit = scene.noise(posed.values), _unit(posed.values)
+    start, unit = scene.noise(inverse.values), _unit(inverse.values)
     reconstruct(of, start, watch=curve.add, unit=unit, progress=bar, **scene.options)
     return curve.finished("key", when)
 
