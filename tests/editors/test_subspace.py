@@ -65,13 +65,13 @@ def test_directions_beside_a_subspace():
     keys = torch.randn(500, 6).double() * torch.tensor([9.0, 5, 0.01, 0.01, 0.01, 0.01])
     moment = keys.T @ keys / 500
     basis = torch.linalg.qr(torch.randn(6, 2).double()).Q.T
-    left = linalg.beside(basis, moment, 0.99)
+    left = linalg.project_out(basis, moment, 0.99)
     assert torch.allclose(left @ left.T, torch.eye(2).double(), atol=1e-9)
     assert float(linalg.output_power(left[:, :, None, None], moment)) < 1e-2 * linalg.output_power(
         basis[:, :, None, None], moment
     )
     inside = torch.linalg.eigh(moment).eigenvectors.T[-1:]
-    assert len(linalg.beside(inside, moment, 0.5)) == 0
+    assert len(linalg.project_out(inside, moment, 0.5)) == 0
 
 
 @pytest.mark.slow

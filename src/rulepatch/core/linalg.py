@@ -20,7 +20,6 @@ from torch.nn import functional as F
 
 __all__ = [
     "Error",
-    "beside",
     "change_bound",
     "coefficients_of",
     "damage",
@@ -33,6 +32,7 @@ __all__ = [
     "masked_error",
     "output_power",
     "project",
+    "project_out",
     "ridge_path",
     "second_moment",
     "whitening",
@@ -296,7 +296,7 @@ def change_bound(maps: Tensor, coefficients: Tensor) -> Tensor:
     return maps.abs() @ (norms if norms.ndim == 1 else norms.sum(dim=(1, 2)))
 
 
-def beside(basis: Tensor, moment: Tensor, share: float) -> Tensor:
+def project_out(basis: Tensor, moment: Tensor, share: float) -> Tensor:
     r"""Project the leading principal subspace of protected keys out of the directions (AlphaEdit, Fang et al. 2025).
 
     D(I − VVᵀ), where V are the leading eigenvectors of C.

@@ -95,7 +95,7 @@ def free_directions(basis: Tensor, protected: KeyStatistics, share: float, path:
     Raises:
         SettingError: some of the directions lie in what is protected.
     """
-    found = linalg.beside(basis, protected.moment.mean().to(basis.device), share)
+    found = linalg.project_out(basis, protected.moment.mean().to(basis.device), share)
     if len(found) < len(basis):
         raise SettingError(
             f"expected directions at {path} that the protected pictures leave free but {len(basis) - len(found)} of "
