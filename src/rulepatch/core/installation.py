@@ -13,7 +13,16 @@ from rulepatch.core import linalg
 from rulepatch.core.changes import Change, Gate, LowRank, NewClass
 from rulepatch.tracing.sites import Layer, with_weight
 
-__all__ = ["Addition", "EditedLayer", "ExtendedHead", "Installation", "Listener", "Projection", "Wire", "with_delta"]
+__all__ = [
+    "EditedLayer",
+    "ExtendedHead",
+    "Installation",
+    "LowRankBranch",
+    "Projection",
+    "ResponseTap",
+    "ThreadLocalSlot",
+    "with_delta",
+]
 
 
 class Projection(nn.Module):
@@ -70,7 +79,7 @@ class _Pointwise(nn.Module):
         return F.conv2d(maps, self.weight)
 
 
-class Addition(nn.Module):
+class LowRankBranch(nn.Module):
     """Branch that one change adds to a layer's output: s·Λ·g(k)⟨D, k⟩, as ordinary layers.
 
     Args:
@@ -109,18 +118,18 @@ class EditedLayer(nn.Module):
     def __init__(self, layer: Layer, changes: Sequence[LowRank]) -> None:
         super().__init__()
         self.layer = layer
-        self.additions = nn.ModuleList(Addition(layer, change) for change in changes)
+        self.branches = nn.ModuleList(LowRankBranch(layer, change) for change in changes)
 
     def forward(self, keys: Tensor) -> Tensor:
         """The layer's output with the changes added."""
         output: Tensor = self.layer(keys)
-        for addition in self.additions:
-            added = addition(keys)
+        for branch in self.branches:
+            added = branch(keys)
             output = torch.where(added == 0, output, output + added)  # even -0.0 stays what it was
         return output
 
 
-class Wire(threading.local):
+class ThreadLocalSlot(threading.local):
     """Thread-local slot from the filter of a new class to the classification head.
 
     It holds the response of the last forward pass in each thread, so that concurrent passes do not interfere. A copy of
@@ -130,28 +139,28 @@ class Wire(threading.local):
     def __init__(self) -> None:
         self.response: Tensor | None = None
 
-    def __reduce__(self) -> tuple[type["Wire"], tuple[()]]:
-        return Wire, ()
+    def __reduce__(self) -> tuple[type["ThreadLocalSlot"], tuple[()]]:
+        return ThreadLocalSlot, ()
 
 
-class Listener(nn.Module):
+class ResponseTap(nn.Module):
     """A layer that also computes the response of a new class from its input; its output is unchanged.
 
     Args:
         layer: the module currently at the site.
         like: the site's layer, whose stride and padding the filter uses.
         change: the new class.
-        wire: where the response, (n,), is stored.
+        slot: where the response, (n,), is stored.
     """
 
-    def __init__(self, layer: nn.Module, like: Layer, change: NewClass, wire: Wire) -> None:
+    def __init__(self, layer: nn.Module, like: Layer, change: NewClass, slot: ThreadLocalSlot) -> None:
         super().__init__()
         self.layer = layer
         # a copy: rounding of sums may depend on memory alignment, which differs for a loaded weight
         self.filter = with_weight(like, change.weight.to(like.weight.detach(), copy=True))
         self.filter.weight.requires_grad_(False)
         self.register_buffer("offset", change.offset.to(like.weight.detach()))
-        self.activation, self.pool, self.wire = change.activation, change.pool, wire
+        self.activation, self.pool, self.slot = change.activation, change.pool, slot
 
     def forward(self, keys: Tensor) -> Tensor:
         """The layer's own output."""
@@ -159,7 +168,7 @@ class Listener(nn.Module):
         if self.activation != "none":
             maps = torch.sigmoid(maps) if self.activation == "sigmoid" else F.relu(maps)
         flat = maps.flatten(1)
-        self.wire.response = flat.mean(dim=1) if self.pool == "mean" else flat.amax(dim=1)
+        self.slot.response = flat.mean(dim=1) if self.pool == "mean" else flat.amax(dim=1)
         output: Tensor = self.layer(keys)
         return output
 
@@ -171,12 +180,12 @@ class ExtendedHead(nn.Module):
         layer: the module currently at the head.
         axis: axis of its outputs.
         change: the new class.
-        wire: where its response is read.
+        slot: where its response is read.
     """
 
-    def __init__(self, layer: nn.Module, axis: int, change: NewClass, wire: Wire) -> None:
+    def __init__(self, layer: nn.Module, axis: int, change: NewClass, slot: ThreadLocalSlot) -> None:
         super().__init__()
-        self.layer, self.axis, self.wire = layer, axis, wire
+        self.layer, self.axis, self.slot = layer, axis, slot
         self.scale, self.bias = change.strength * change.scale, change.strength * change.bias
 
     def forward(self, keys: Tensor) -> Tensor:
@@ -186,8 +195,8 @@ class ExtendedHead(nn.Module):
             The head's output with one more entry on the axis.
         """
         outputs: Tensor = self.layer(keys)
-        assert self.wire.response is not None, "the head was called before the site of the new class"
-        response = self.wire.response.to(torch.promote_types(self.wire.response.dtype, torch.float32))
+        assert self.slot.response is not None, "the head was called before the site of the new class"
+        response = self.slot.response.to(torch.promote_types(self.slot.response.dtype, torch.float32))
         logit = (self.scale * response + self.bias).to(outputs)
         like = outputs.narrow(self.axis, 0, 1)
         return torch.cat([outputs, logit.reshape(-1, *[1] * (like.ndim - 1)).expand_as(like)], dim=self.axis)
@@ -230,7 +239,7 @@ class Installation:
         self._weights = {path: with_delta(module.get_parameter(path), total) for path, total in totals.items()}
         self._layers = {path: _edited_layer(module, path, behind) for path, behind in gated.items()}
         self._placed: dict[str, nn.Module] = dict(self._layers)
-        self._wires: list[Wire] = []
+        self._slots: list[ThreadLocalSlot] = []
         for change in changes:
             if isinstance(change, NewClass):
                 self._add_class(change)
@@ -239,12 +248,12 @@ class Installation:
     @property
     def writers(self) -> list[nn.Parameter]:
         """s·Λ of the changes that are parallel branches, in their order at each site."""
-        return [each.write.weight for layer in self._layers.values() for each in layer.additions]  # type: ignore[union-attr,misc]
+        return [each.write.weight for layer in self._layers.values() for each in layer.branches]  # type: ignore[union-attr,misc]
 
     @property
     def responses(self) -> list[Tensor]:
         """The response r of each new class in the last forward pass, (n,)."""
-        return [wire.response for wire in self._wires if wire.response is not None]
+        return [slot.response for slot in self._slots if slot.response is not None]
 
     @property
     def bytes(self) -> int:
@@ -268,12 +277,12 @@ class Installation:
 
     def _add_class(self, change: NewClass) -> None:
         """Wrap the modules at a class's site and head, which may be wrapped already by earlier classes of the edit."""
-        wire, like, head = Wire(), *(self._module.get_submodule(path) for path in (change.site, change.head))
+        slot, like, head = ThreadLocalSlot(), *(self._module.get_submodule(path) for path in (change.site, change.head))
         assert isinstance(like, Layer)
-        self._placed[change.site] = Listener(self._placed.get(change.site, like), like, change, wire)
+        self._placed[change.site] = ResponseTap(self._placed.get(change.site, like), like, change, slot)
         axis = 1 if isinstance(head, nn.Conv2d) else -1
-        self._placed[change.head] = ExtendedHead(self._placed.get(change.head, head), axis, change, wire)
-        self._wires.append(wire)
+        self._placed[change.head] = ExtendedHead(self._placed.get(change.head, head), axis, change, slot)
+        self._slots.append(slot)
 
     def take_out(self) -> None:
         """Restore the original weights and layers."""
