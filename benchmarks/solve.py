@@ -17,8 +17,8 @@ from torch import Tensor
 from benchmarks.measure import DATA, arguments, interleaved, once, record
 from rulepatch.core import linalg
 from rulepatch.core.exemplars import Exemplar
-from rulepatch.core.installation import Projection
 from rulepatch.core.observations import Observation
+from rulepatch.core.patched_model import Projection
 from rulepatch.data.exemplar_folders import read_exemplars
 from rulepatch.data.folders import ImageSet
 from rulepatch.data.run import Run

@@ -50,7 +50,7 @@ LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 # Within `core`, too, there is an up and a down.
 CORE = [
     "model_sites", "linalg", "moments", "opinions", "exemplars", "observations",
-    "changes", "installation", "adapters", "summary", "edit",
+    "changes", "patched_model", "adapters", "summary", "edit",
 ]  # fmt: skip
 
 

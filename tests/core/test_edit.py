@@ -13,7 +13,7 @@ from torch import nn
 
 from rulepatch.core.changes import Dense, Gate, LowRank
 from rulepatch.core.edit import Edit, base_digest
-from rulepatch.core.installation import EditedLayer
+from rulepatch.core.patched_model import EditedLayer
 from rulepatch.errors import BaseMismatchError, EditFileError, RulepatchError, SettingError, SiteError, WeightsError
 
 SHAPES = {

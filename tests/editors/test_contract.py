@@ -7,7 +7,7 @@ import torch
 from pydantic import TypeAdapter
 
 from rulepatch.core.edit import Edit
-from rulepatch.core.installation import EditedLayer
+from rulepatch.core.patched_model import EditedLayer
 from rulepatch.data.run import Run
 from rulepatch.editors.edit import edit, front
 from rulepatch.editors.registry import editor_named, editors

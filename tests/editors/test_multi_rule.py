@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from rulepatch.core import linalg
-from rulepatch.core.installation import Installation
+from rulepatch.core.patched_model import PatchedModel
 from rulepatch.editors.assembling import masked_errors
 from rulepatch.editors.edit import rewrite
 from rulepatch.editors.multi_rule import Rule, rewrite_rules
@@ -76,7 +76,7 @@ def test_the_joint_solve_is_the_least_squares_of_all_exemplars(model, snow, gras
     weights = seen.output_weights[seen.marked]
 
     def squared(changes):
-        with torch.no_grad(), Installation(model.module, changes):
+        with torch.no_grad(), PatchedModel(model.module, changes):
             layer = model.module.get_submodule(SITE)
             added = (layer(seen.keys) - seen.edited.output).double()
         added = added.flatten(2).mT[seen.marked]

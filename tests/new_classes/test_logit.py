@@ -9,7 +9,7 @@ from torch import nn
 
 from rulepatch.core.changes import KINDS, Dense, Gate, LowRank, NewClass
 from rulepatch.core.edit import Edit, base_digest
-from rulepatch.core.installation import Installation
+from rulepatch.core.patched_model import PatchedModel
 from rulepatch.errors import BaseMismatchError, SettingError, SiteError
 from rulepatch.new_classes import logit
 
@@ -173,9 +173,9 @@ def test_an_extended_network_can_be_exported(net, inputs):
 
 def test_installations_say_what_was_heard(net, inputs):
     change = filter_of(net)
-    installation = Installation(net, [change])
-    with torch.no_grad(), installation:
-        assert torch.equal(net(inputs)[:, -1], installation.responses[0])
+    patched = PatchedModel(net, [change])
+    with torch.no_grad(), patched:
+        assert torch.equal(net(inputs)[:, -1], patched.responses[0])
 
 
 def problem(p=40, q=6, seed=0):

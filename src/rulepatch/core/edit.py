@@ -15,7 +15,7 @@ from torch.nn.parameter import is_lazy
 
 from rulepatch.core.adapters import write_adapter
 from rulepatch.core.changes import KINDS, Change, NewClass
-from rulepatch.core.installation import Installation
+from rulepatch.core.patched_model import PatchedModel
 from rulepatch.core.summary import COLUMNS, line_of, panel_of, rows_of
 from rulepatch.digests import digest_of_json, digest_of_state, digest_of_tensors
 from rulepatch.errors import BaseMismatchError, EditFileError, ModelError, SettingError, reason_of
@@ -185,7 +185,7 @@ class Edit:
         module = _module_of(model)
         self.check(module, any_base=any_base)
         edited = _copied(module)
-        Installation(edited, self.changes).put_in()
+        PatchedModel(edited, self.changes).install()
         return self._held(model, edited)
 
     @contextmanager
@@ -205,7 +205,7 @@ class Edit:
         """
         module = _module_of(model)
         self.check(module, any_base=any_base)
-        with Installation(module, self.changes):
+        with PatchedModel(module, self.changes):
             yield self._held(model, module) if self.new_classes else model
 
     def _held(self, model: Model, module: nn.Module) -> Model:

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from rulepatch.core import linalg
 from rulepatch.core.changes import Change, LowRank, WeightChange
 from rulepatch.core.edit import Edit, base_digest
-from rulepatch.core.installation import Installation, with_delta
 from rulepatch.core.observations import Observation
+from rulepatch.core.patched_model import PatchedModel, with_delta
 from rulepatch.digests import digest_of_bytes
 from rulepatch.editors.certificate import certify
 from rulepatch.editors.problem import Problem
@@ -87,7 +87,7 @@ def values_with(
     Returns:
         For each site a tensor of its value point's shape.
     """
-    with torch.no_grad(), Installation(module, changes):
+    with torch.no_grad(), PatchedModel(module, changes):
         return [
             seen.edited.route(module.get_submodule(seen.site.path)(seen.keys))
             if edited is None

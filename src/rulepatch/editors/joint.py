@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from rulepatch.core.changes import LowRank
-from rulepatch.core.installation import Installation
+from rulepatch.core.patched_model import PatchedModel
 from rulepatch.editors.minimise import minimise
 from rulepatch.editors.problem import Problem
 from rulepatch.forward import gradients
@@ -36,8 +36,8 @@ def descend_jointly(problem: Problem, changes: Sequence[LowRank], *, steps: int,
     model, observations = problem.model, problem.observations
     points = {seen.site.path: seen.site.value_point for seen in observations}
     whole = [replace(change, strength=1.0) for change in changes]
-    installation = Installation(model.module, whole, beside=True)
-    writers = installation.writers
+    patched = PatchedModel(model.module, whole, as_branch=True)
+    writers = patched.writers
     scales = [writer.detach().abs().mean().clamp(min=torch.finfo(torch.float32).tiny) for writer in writers]
     unknown = [(writer.detach() / scale).requires_grad_() for writer, scale in zip(writers, scales, strict=True)]
     with torch.no_grad():
@@ -56,7 +56,7 @@ def descend_jointly(problem: Problem, changes: Sequence[LowRank], *, steps: int,
         slopes = gradients(found, writers)
         return found.detach(), [slope * scale for slope, scale in zip(slopes, scales, strict=True)]
 
-    with installation:
+    with patched:
         best = minimise(unknown, evaluate, steps=steps, learning_rate=STEP, title="joint solve", progress=progress)
     return [
         replace(change, coefficients=(each * scale).reshape(change.coefficients.shape).float().cpu())

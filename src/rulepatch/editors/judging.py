@@ -10,7 +10,7 @@ from torch import Tensor
 from rulepatch.core.changes import Change
 from rulepatch.core.edit import Edit
 from rulepatch.core.exemplars import Exemplar
-from rulepatch.core.installation import Installation
+from rulepatch.core.patched_model import PatchedModel
 from rulepatch.errors import ModelError, UselessEditError, warn
 from rulepatch.models.classifier import Classifier
 from rulepatch.records.exemplar_outcomes import ExemplarOutcome, ExemplarOutcomes, ExemplarPrediction
@@ -71,7 +71,7 @@ class Judge:
         Raises:
             UselessEditError: what the edited model says is not a number.
         """
-        with Installation(self.model.module, changes):
+        with PatchedModel(self.model.module, changes):
             after = _probabilities(self.model, [each.edited for each in self.exemplars])
         if not after.isfinite().all():
             raise UselessEditError(

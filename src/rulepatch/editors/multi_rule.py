@@ -9,8 +9,8 @@ from rulepatch.core import linalg
 from rulepatch.core.changes import Gate, LowRank, WeightChange
 from rulepatch.core.edit import Edit
 from rulepatch.core.exemplars import Exemplar
-from rulepatch.core.installation import Projection
 from rulepatch.core.observations import Observation
+from rulepatch.core.patched_model import Projection
 from rulepatch.data.run import Run
 from rulepatch.editors.assembling import assembled
 from rulepatch.editors.judging import judged, warn_of

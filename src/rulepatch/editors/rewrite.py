@@ -7,8 +7,8 @@ from torch import Tensor
 
 from rulepatch.core import linalg
 from rulepatch.core.changes import LowRank
-from rulepatch.core.installation import Installation, Projection
 from rulepatch.core.observations import Observation
+from rulepatch.core.patched_model import PatchedModel, Projection
 from rulepatch.editors.joint import descend_jointly
 from rulepatch.editors.minimise import minimise
 from rulepatch.editors.problem import Problem
@@ -49,7 +49,7 @@ def rewrite(problem: Problem, how: Rewrite) -> list[LowRank]:
     for recorded in problem.observations:
         seen, path = recorded, recorded.site.path
         if how.coupling != "none" and changes:
-            with Installation(problem.model.module, changes):
+            with PatchedModel(problem.model.module, changes):
                 seen = recorded.again(problem.model.module, problem.edited)
         statistics, concept = problem.statistics[path], seen.concept_keys(2 if how.unfolded else 1)
         whitener = statistics.whitening(floor=how.floor).to(concept[0].device)

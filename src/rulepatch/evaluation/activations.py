@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from rulepatch.core.edit import Edit
-from rulepatch.core.installation import Installation
+from rulepatch.core.patched_model import PatchedModel
 from rulepatch.data.folders import ImageSet, Picture
 from rulepatch.data.stream import ImageStream
 from rulepatch.evaluation.outcomes import Outcomes, Predictions
@@ -203,7 +203,7 @@ class Activations:
         site = self.start_of(edit)
         if site not in self._untouched:
             self._untouched[site] = self._predictions(site)
-        with Installation(self.model.module, edit.changes):
+        with PatchedModel(self.model.module, edit.changes):
             after = self._predictions(site, edit.new_classes)
         return Outcomes(self.images.name, tuple(self._pictures), self._untouched[site], after, self._skipped)
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from rulepatch.core.edit import Edit, base_digest
 from rulepatch.core.exemplars import Exemplar
-from rulepatch.core.installation import Installation
+from rulepatch.core.patched_model import PatchedModel
 from rulepatch.data.folders import ImageSet, Picture
 from rulepatch.data.stream import ImageStream
 from rulepatch.digests import digest_of_tensors
@@ -277,7 +277,7 @@ def _every_way(model: Classifier, edits: Sequence[Edit]) -> Callable[[Tensor], I
     traced = capture.trace(model.module, model.example())
     firsts = [first_site(traced, edit) for edit in edits]
     plans = {site: capture.plan_tail(traced, site) for site in firsts}
-    installations = _installations(model.module, edits)
+    installations = _patched_models(model.module, edits)
     knowing = [model.with_module(model.module, edit.new_classes) for edit in edits]
 
     def run(inputs: Tensor) -> Iterator[Tensor]:
@@ -289,19 +289,19 @@ def _every_way(model: Classifier, edits: Sequence[Edit]) -> Callable[[Tensor], I
             if not edit.changes:
                 yield logits
                 continue
-            with kept or Installation(model.module, edit.changes):
+            with kept or PatchedModel(model.module, edit.changes):
                 edited = capture.resume(model.module, plans[site], start_at[site])
             yield told.logits_of(edited)
 
     return run
 
 
-def _installations(module: nn.Module, edits: Sequence[Edit]) -> list[Installation | None]:
+def _patched_models(module: nn.Module, edits: Sequence[Edit]) -> list[PatchedModel | None]:
     """The edits with precomputed weights, as far as memory allows."""
-    found: list[Installation | None] = []
+    found: list[PatchedModel | None] = []
     room = KEPT_BYTES
     for edit in edits:
-        installation = Installation(module, edit.changes) if room > 0 else None
-        room -= installation.bytes if installation is not None else 0
-        found.append(installation if room > 0 else None)
+        patched = PatchedModel(module, edit.changes) if room > 0 else None
+        room -= patched.bytes if patched is not None else 0
+        found.append(patched if room > 0 else None)
     return found

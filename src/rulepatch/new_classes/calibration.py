@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from rulepatch.core.changes import NewClass
-from rulepatch.core.installation import Installation
+from rulepatch.core.patched_model import PatchedModel
 from rulepatch.data.folders import ImageSet, Picture
 from rulepatch.data.stream import ImageStream
 from rulepatch.models.classifier import Classifier
@@ -50,15 +50,15 @@ def collect_logits(
     known = model.with_module(model.module, [change.name])
     pictures: list[Picture] = []
     responses, rivals, right, powers = [], [], [], []
-    installation = Installation(model.module, [change])
+    patched = PatchedModel(model.module, [change])
     stream = ImageStream.of(model, images, progress)
-    with capture.inference(model.module), installation:
+    with capture.inference(model.module), patched:
         for batch in stream:
             old = known.logits(model.inputs(batch.pixels))[:, :-1].cpu().double()
             best = old.max(dim=1)
             labels = [picture.label for picture in batch.pictures]
             pictures += batch.pictures
-            responses.append(installation.responses[0].cpu().double())
+            responses.append(patched.responses[0].cpu().double())
             rivals.append(best.values)
             said = zip(best.indices.tolist(), labels, strict=True)
             right.append(torch.tensor([label is None or label == top for top, label in said]))

@@ -13,9 +13,9 @@ from torch.nn import functional as F
 from rulepatch.core.changes import NewClass
 from rulepatch.core.edit import Edit, base_digest
 from rulepatch.core.exemplars import Exemplar
-from rulepatch.core.installation import Installation
 from rulepatch.core.model_sites import sites_of
 from rulepatch.core.observations import position_weights
+from rulepatch.core.patched_model import PatchedModel
 from rulepatch.data.folders import ImageSet, Picture
 from rulepatch.data.run import Run, with_settings
 from rulepatch.data.stream import ImageStream
@@ -178,7 +178,7 @@ def _places(model: Classifier, inputs: Tensor, name: str, path: str | None) -> t
     with capture.inference(model.module):
         before = model.logits(inputs)
         try:
-            with Installation(model.module, [zeros]):
+            with PatchedModel(model.module, [zeros]):
                 after = model.with_module(model.module, [name]).logits(inputs)
             # a pool after a convolutional head may sum in another order for one more channel
             same = torch.equal if head.kind == "linear" else torch.allclose

@@ -16,8 +16,8 @@ from rulepatch.tracing.sites import Layer, with_weight
 __all__ = [
     "EditedLayer",
     "ExtendedHead",
-    "Installation",
     "LowRankBranch",
+    "PatchedModel",
     "Projection",
     "ResponseTap",
     "ThreadLocalSlot",
@@ -202,7 +202,7 @@ class ExtendedHead(nn.Module):
         return torch.cat([outputs, logit.reshape(-1, *[1] * (like.ndim - 1)).expand_as(like)], dim=self.axis)
 
 
-class Installation:
+class PatchedModel:
     """A module with changes that can be installed and removed any number of times; they are computed once.
 
     Removal restores the original tensors and layers themselves.
@@ -210,8 +210,8 @@ class Installation:
     Args:
         module: the network.
         changes: changes that fit it.
-        beside: implement every low-rank change as a parallel branch, as gated ones are, so that its coefficients can be
-            tuned.
+        as_branch: implement every low-rank change as a parallel branch, as gated ones are, so that its coefficients can
+            be tuned.
 
     Examples:
         >>> from rulepatch.core.changes import Dense
@@ -225,12 +225,12 @@ class Installation:
         True
     """
 
-    def __init__(self, module: nn.Module, changes: Sequence[Change], *, beside: bool = False) -> None:
+    def __init__(self, module: nn.Module, changes: Sequence[Change], *, as_branch: bool = False) -> None:
         self._module = module
         totals: dict[str, Tensor] = {}
         gated: dict[str, list[LowRank]] = {}
         for change in changes:
-            if isinstance(change, LowRank) and (beside or change.gate is not None):
+            if isinstance(change, LowRank) and (as_branch or change.gate is not None):
                 gated.setdefault(change.site, []).append(change)
             elif not isinstance(change, NewClass):
                 path = change.parameter
@@ -243,7 +243,7 @@ class Installation:
         for change in changes:
             if isinstance(change, NewClass):
                 self._add_class(change)
-        self._take_out: list[Callable[[], None]] = []
+        self._undo: list[Callable[[], None]] = []
 
     @property
     def writers(self) -> list[nn.Parameter]:
@@ -260,19 +260,19 @@ class Installation:
         """Size of the new weights in bytes."""
         return sum(weight.nbytes for weight in self._weights.values())
 
-    def put_in(self) -> None:
+    def install(self) -> None:
         """Change the module."""
-        assert not self._take_out
+        assert not self._undo
         for path, weight in self._weights.items():
             parameter = self._module.get_parameter(path)
-            self._take_out.append(partial(setattr, parameter, "data", parameter.data))
+            self._undo.append(partial(setattr, parameter, "data", parameter.data))
             parameter.data = weight
         for path, layer in self._placed.items():
             parent, _, name = path.rpartition(".")
             children = self._module.get_submodule(parent)._modules
             there = children[name]
             assert there is not None
-            self._take_out.append(partial(children.__setitem__, name, there))
+            self._undo.append(partial(children.__setitem__, name, there))
             children[name] = layer.train(there.training)
 
     def _add_class(self, change: NewClass) -> None:
@@ -284,17 +284,17 @@ class Installation:
         self._placed[change.head] = ExtendedHead(self._placed.get(change.head, head), axis, change, slot)
         self._slots.append(slot)
 
-    def take_out(self) -> None:
+    def remove(self) -> None:
         """Restore the original weights and layers."""
-        while self._take_out:
-            self._take_out.pop()()
+        while self._undo:
+            self._undo.pop()()
 
     def __enter__(self) -> Self:
-        self.put_in()
+        self.install()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self.take_out()
+        self.remove()
 
 
 def with_delta(parameter: Tensor, delta: Tensor) -> Tensor:
