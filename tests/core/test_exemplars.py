@@ -9,7 +9,7 @@ from torch import nn
 from rulepatch.core.exemplars import Exemplar
 from rulepatch.core.observations import observe, position_weights
 from rulepatch.errors import ExemplarError, SiteError
-from rulepatch.tracing.positions import Places
+from rulepatch.tracing.positions import SpatialPositions
 from rulepatch.tracing.sites import find_sites, rows
 
 SITES = ["0.0", "1.conv1", "1.conv2", "2.0", "3.conv", "6"]
@@ -111,7 +111,7 @@ def test_small_shares_are_left_out_but_never_all():
 def test_weights_of_tokens_leave_the_class_token_out():
     mask = torch.zeros(1, 4, 4)
     mask[:, :2, :2] = 1
-    tokens = Places((2, 2), (-1, 0, 1, 2, 3))
+    tokens = SpatialPositions((2, 2), (-1, 0, 1, 2, 3))
     assert position_weights(mask, torch.zeros(1, 5, 7), 2, tokens).tolist() == [[0, 1, 0, 0, 0]]
     assert position_weights(mask, torch.zeros(1, 2, 2, 7), 3).tolist() == [[1, 0, 0, 0]]
     assert position_weights(mask, torch.zeros(1, 7), 1).tolist() == [[1]]
@@ -120,11 +120,11 @@ def test_weights_of_tokens_leave_the_class_token_out():
 def test_windows_of_a_picture_are_entries_of_their_own():
     masks = torch.zeros(2, 4, 4)
     masks[0, :2, :2] = masks[1, 2:, 2:] = 1
-    windows = Places((2, 2), (0, 2, 1, 3), leading=2)
+    windows = SpatialPositions((2, 2), (0, 2, 1, 3), windows=2)
     assert position_weights(masks, torch.zeros(4, 2, 7), 2, windows).tolist() == [[1, 0], [0, 0], [0, 0], [0, 1]]
 
 
-@pytest.mark.parametrize("places", [None, Places((2, 2), (0, 1, 2, 3), leading=4)])
+@pytest.mark.parametrize("places", [None, SpatialPositions((2, 2), (0, 1, 2, 3), windows=4)])
 def test_positions_that_do_not_lie_in_the_picture_are_refused(places):
     with pytest.raises(SiteError, match="lie in the picture"):
         position_weights(torch.ones(2, 4, 4), torch.zeros(2, 4, 7), 2, places)

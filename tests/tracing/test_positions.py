@@ -135,10 +135,10 @@ def test_scores_are_laid_over_the_picture():
     survey = find_sites(Registers(), torch.zeros(1, 3, 16, 40))
     places = survey.site("first").key_places
     scores = torch.arange(24.0).reshape(2, 12)
-    assert torch.equal(places.lay_out(scores), scores[:, :10].reshape(2, 2, 5))
+    assert torch.equal(places.to_map(scores), scores[:, :10].reshape(2, 2, 5))
     windows = find_sites(swin(), torch.zeros(1, 3, 64, 64)).site("layers.0.blocks.1.attn.qkv").key_places
     cells = torch.tensor(windows.cells, dtype=torch.float32)[None]
-    assert torch.equal(windows.lay_out(cells)[0].flatten(), torch.arange(256.0))
+    assert torch.equal(windows.to_map(cells)[0].flatten(), torch.arange(256.0))
 
 
 # Networks that turn or crop what they are given before their first layer sees it
@@ -220,7 +220,7 @@ def test_scores_are_laid_back_over_the_picture(turn):
     wanted = torch.zeros(1025)
     wanted[left] = 1
     expected = mask * wanted[1:].reshape(1, 32, 32)  # what lies outside of a crop is lost
-    laid_out = site.output_places.lay_out(site.output_places.weights(mask, smallest=0))
+    laid_out = site.output_places.to_map(site.output_places.weights(mask, smallest=0))
     torch.testing.assert_close(laid_out, expected.double())
 
 

@@ -174,7 +174,7 @@ def _places(problem: Problem, seen: Observation) -> Iterator[Place]:
     key = key_at(problem, seen)
     keys = rows(seen.original.keys, key_axis(seen.site.kind)).float().cpu()
     assert seen.site.key_places is not None
-    scores = seen.site.key_places.lay_out((keys @ key.direction).reshape(len(seen.masks), -1))
+    scores = seen.site.key_places.to_map((keys @ key.direction).reshape(len(seen.masks), -1))
     masks = seen.masks.cpu() > 0.5
     laid_over = F.interpolate(scores[:, None], size=masks.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
     usual = usual_scores(problem.statistics[seen.site.path], key)

@@ -161,7 +161,7 @@ def key_of_points(
         raise SettingError("expected at least one point but got none; click on the concept")
     inputs = model.inputs(model.preprocess.pixels(image)[None])
     keys = rows(capture.keys_at(model.module, inputs, site), key_axis(where.kind)).flatten(0, 1).double().cpu()
-    numbers = where.key_places.lay_out(torch.arange(len(keys), dtype=torch.float64)[None])[0].long()
+    numbers = where.key_places.to_map(torch.arange(len(keys), dtype=torch.float64)[None])[0].long()
     around: set[int] = set()
     for down, across in (_cell(model, image, point, (len(numbers), len(numbers[0]))) for point in points):
         around |= set(numbers[max(down - 1, 0) : down + 2, max(across - 1, 0) : across + 2].flatten().tolist())
@@ -238,7 +238,7 @@ class Matcher:
         """
         keys = capture.keys_at(self.model.module, self.model.inputs(pixels), self.key.site)
         scores = self._reader(keys).reshape(len(pixels), -1).float().cpu()
-        laid_out: NDArray[np.float32] = self._places.lay_out(scores).numpy()
+        laid_out: NDArray[np.float32] = self._places.to_map(scores).numpy()
         return laid_out
 
     def look(self, stream: ImageStream) -> Iterator["Match"]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from rulepatch.core import linalg
 from rulepatch.errors import SiteError
 from rulepatch.tracing import capture
-from rulepatch.tracing.positions import Places
+from rulepatch.tracing.positions import SpatialPositions
 from rulepatch.tracing.sites import Layer, Site, key_axis, patches, rows, with_weight
 from rulepatch.tracing.trace import Route, kind_of
 
@@ -243,7 +243,9 @@ def observe(model: nn.Module, site: Site, originals: Tensor, edited: Tensor, mas
     return Observation(site, layer, original, counterpart, masks)
 
 
-def position_weights(masks: Tensor, tensor: Tensor, channel_axis: int, places: Places | None = None) -> Tensor:
+def position_weights(
+    masks: Tensor, tensor: Tensor, channel_axis: int, places: SpatialPositions | None = None
+) -> Tensor:
     """Share of the mask at each position of a feature map, of tokens, of windows.
 
     Shares far below the largest are set to zero, and so are those of positions without a place in the picture (class
@@ -266,8 +268,8 @@ def position_weights(masks: Tensor, tensor: Tensor, channel_axis: int, places: P
     if math.prod(sizes) == 1 and len(tensor) == len(masks):
         return masks.new_ones(len(masks), 1, dtype=torch.float64)
     if places is None and len(sizes) == 2:
-        places = Places.of_map(sizes[0], sizes[1])
-    if places is None or len(tensor) != places.leading * len(masks):
+        places = SpatialPositions.of_map(sizes[0], sizes[1])
+    if places is None or len(tensor) != places.windows * len(masks):
         raise SiteError(
             f"expected a site whose positions lie in the picture but got an output of shape {tuple(tensor.shape)} for "
             f"{len(masks)} pictures; choose another site"

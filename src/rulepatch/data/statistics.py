@@ -328,7 +328,7 @@ def _reader(
 
     places = site.key_places
     # class and register tokens are not part of the image and have other statistics
-    real = places.real if places is not None and site.is_spatial and places.apart else None
+    real = places.real if places is not None and site.is_spatial and places.extra_tokens else None
 
     def read(keys: Tensor) -> None:
         found = rows(keys, key_axis(site.kind)) if architecture == 1 else patches(layer, keys)

@@ -298,7 +298,7 @@ def _similarity(scene: _Scene, found: Tensor) -> dict[str, Tensor]:
     for name, keys in (("edited", scene.seen.edited.keys), ("original", scene.seen.original.keys)):
         other = rows(keys, scene.axis)
         products = (rows(found, scene.axis) * other).sum(dim=-1) / other.square().sum(dim=-1).mean()
-        maps[name] = places.lay_out(products.reshape(len(scene.seen.masks), -1)).cpu()
+        maps[name] = places.to_map(products.reshape(len(scene.seen.masks), -1)).cpu()
     return maps
 
 

@@ -169,7 +169,7 @@ def _places(model: Classifier, inputs: Tensor, name: str, path: str | None) -> t
         raise SiteError(f"expected a layer with positions in {model.name} but it has none; name the site")
     head = survey.sites[-1]
     site = spatial[-1] if path is None else survey.site(path)
-    if not site.is_spatial or (site.output_places is not None and site.output_places.leading > 1):
+    if not site.is_spatial or (site.output_places is not None and site.output_places.windows > 1):
         raise SiteError(
             f"expected a site whose positions lie in the picture but {site.path} has none or cuts it into windows; "
             f"take {spatial[-1].path if spatial else 'another'}"

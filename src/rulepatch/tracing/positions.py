@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_map
 
 from rulepatch.tracing.trace import CHANNEL_NORMS, MATRIX_PRODUCTS, Ref, Step, Trace, kind_of, name_of
 
-__all__ = ["Frame", "PlaceFinder", "Places", "resize_mask"]
+__all__ = ["Frame", "PlaceFinder", "SpatialPositions", "resize_mask"]
 
 _NOWHERE = -1
 
@@ -97,20 +97,20 @@ class Frame:
 
 
 @dataclass(frozen=True)
-class Places:
+class SpatialPositions:
     """Positions of a tensor in the image.
 
     Attributes:
         grid: (h, w), the cells that the picture is divided into.
         cells: for each position of one image, in the tensor's order, the number of its cell; -1 for positions without
             one (class and register tokens).
-        leading: how many entries of the tensor's first axis belong to one picture: 1, or its number of windows.
+        windows: how many entries of the tensor's first axis belong to one picture: 1, or its number of windows.
         frame: the frame that the grid divides, if the network rotated or cropped the image; None for the image itself.
     """
 
     grid: tuple[int, int]
     cells: tuple[int, ...]
-    leading: int = 1
+    windows: int = 1
     frame: Frame | None = None
 
     @classmethod
@@ -128,7 +128,7 @@ class Places:
         return torch.tensor(self.cells) != _NOWHERE
 
     @property
-    def apart(self) -> int:
+    def extra_tokens(self) -> int:
         """Number of positions without a place in the image (class and register tokens)."""
         return len(self.cells) - int(self.real.sum())
 
@@ -149,7 +149,7 @@ class Places:
         shares = torch.cat([shares, shares.new_zeros(len(shares), 1)], dim=1)  # -1 is the last
         return shares[:, list(self.cells)].to(masks.device)
 
-    def lay_out(self, scores: Tensor) -> Tensor:
+    def to_map(self, scores: Tensor) -> Tensor:
         """Arrange scores of positions as a map over the image; cells without a position get the lowest score.
 
         Args:
@@ -199,7 +199,7 @@ class PlaceFinder:
         self._weights = set(traced.parameters.values())
         self.lost: str | None = None
 
-    def places(self, number: int, channel_axis: int) -> Places | None:
+    def places(self, number: int, channel_axis: int) -> SpatialPositions | None:
         """The positions of a tensor.
 
         Args:
@@ -211,7 +211,7 @@ class PlaceFinder:
         """
         found, shape = self._find(number), self._trace.shapes[number]
         if found is None and len(shape) == 4 and channel_axis == 1 and shape[0] == 1:
-            return Places.of_map(shape[2], shape[3])  # a feature map, whatever produced it
+            return SpatialPositions.of_map(shape[2], shape[3])  # a feature map, whatever produced it
         if found is None:
             return None
         moved = replace(found, cells=found.cells.movedim(channel_axis, -1))
@@ -219,7 +219,7 @@ class PlaceFinder:
         if one is None or len(one.cells) == 0:
             return None
         cells = one.cells[..., 0]
-        return Places(one.grid, tuple(cells.flatten().tolist()), leading=len(cells), frame=one.frame)
+        return SpatialPositions(one.grid, tuple(cells.flatten().tolist()), windows=len(cells), frame=one.frame)
 
     def _find(self, number: int) -> _Numbered | None:
         """Trace a tensor back to the grid that it was made from; iteratively, as networks are deep."""

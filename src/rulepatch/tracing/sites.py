@@ -19,7 +19,7 @@ from rulepatch.notebook import details, panel
 from rulepatch.notebook import table as html_table
 from rulepatch.text import Table, brief, plural
 from rulepatch.tracing import capture
-from rulepatch.tracing.positions import PlaceFinder, Places
+from rulepatch.tracing.positions import PlaceFinder, SpatialPositions
 from rulepatch.tracing.trace import Trace
 from rulepatch.tracing.value_points import find_value_point
 from rulepatch.wrappers import unwrapped
@@ -62,9 +62,9 @@ class Site:
     channel_axis: int
     positions: tuple[int, ...]
     reads: int
-    key_places: Places | None = field(default=None, repr=False)
-    output_places: Places | None = field(default=None, repr=False)
-    value_places: Places | None = field(default=None, repr=False)
+    key_places: SpatialPositions | None = field(default=None, repr=False)
+    output_places: SpatialPositions | None = field(default=None, repr=False)
+    value_places: SpatialPositions | None = field(default=None, repr=False)
 
     @property
     def output_axis(self) -> int:
@@ -83,10 +83,10 @@ class Site:
         if not self.positions or places is None:
             return "×".join(map(str, self.positions)) or "1"
         words = [f"{places.grid[0]}×{places.grid[1]}"]
-        if places.apart:
-            words.append(f"{places.apart} apart")
-        if places.leading > 1:
-            words.append(f"{places.leading} windows")
+        if places.extra_tokens:
+            words.append(f"{places.extra_tokens} apart")
+        if places.windows > 1:
+            words.append(f"{places.windows} windows")
         return ", ".join(words)
 
 
@@ -162,7 +162,7 @@ class Survey:
                 "exact": site.exact,
                 "positions": list(site.positions),
                 "grid": None if site.output_places is None else list(site.output_places.grid),
-                "tokens_apart": 0 if site.output_places is None else site.output_places.apart,
+                "tokens_apart": 0 if site.output_places is None else site.output_places.extra_tokens,
             }
             for site in self.sites
         ]
