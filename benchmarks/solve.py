@@ -17,8 +17,8 @@ from torch import Tensor
 from benchmarks.measure import DATA, arguments, interleaved, once, record
 from rulepatch.core import linalg
 from rulepatch.core.exemplars import Exemplar
-from rulepatch.core.observations import Observation
 from rulepatch.core.patched_model import Projection
+from rulepatch.core.site_activations import SiteActivations
 from rulepatch.data.exemplar_folders import read_exemplars
 from rulepatch.data.folders import ImageSet
 from rulepatch.data.run import Run
@@ -78,7 +78,7 @@ def measured(name: str, problem: Problem, rank: int, steps: int | None) -> list[
     statistics = problem.statistics[seen.site.path]
     whitener, moment = statistics.whitening(floor=FLOOR), statistics.moment.mean()
 
-    def directions_of(seen: Observation) -> Tensor:
+    def directions_of(seen: SiteActivations) -> Tensor:
         return linalg.directions(*seen.concept_keys(1), whitener.to(seen.keys.device), rank)[0]
 
     directions = directions_of(seen)
@@ -120,7 +120,7 @@ def measured(name: str, problem: Problem, rank: int, steps: int | None) -> list[
     return rows
 
 
-def solved(seen: Observation, directions: Tensor, how: Rewrite) -> Tensor:
+def solved(seen: SiteActivations, directions: Tensor, how: Rewrite) -> Tensor:
     """The coefficients of given directions, without a gate: the solve of `rewrite` alone, (c_out, r, y, x)."""
     with torch.no_grad():
         projection = Projection(seen.layer, directions, None, dtype=torch.float64)
@@ -132,7 +132,7 @@ def solved(seen: Observation, directions: Tensor, how: Rewrite) -> Tensor:
     return found.T.reshape(-1, len(directions), *seen.site.shape[2:])
 
 
-def loss(seen: Observation, coefficients: Tensor, directions: Tensor) -> float:
+def loss(seen: SiteActivations, coefficients: Tensor, directions: Tensor) -> float:
     """The authors' objective with an edit's coefficients."""
     delta = linalg.low_rank(coefficients, directions).to(seen.keys)
     with torch.no_grad():

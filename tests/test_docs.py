@@ -85,14 +85,14 @@ def test_links_lead_somewhere(page):
 def test_the_sketch_of_a_new_editor_names_what_there_is():
     """The snippet of CONTRIBUTING.md is a sketch of a file, not a program: it parses, and its names exist."""
     from rulepatch import methods
-    from rulepatch.core import linalg, moments, observations
+    from rulepatch.core import linalg, moments, site_activations
     from rulepatch.editors import registry, subspace
 
     (sketch,) = (block for block in blocks(ROOT / "CONTRIBUTING.md", "python") if "@editor" in block)
     calls = [node.func for node in ast.walk(ast.parse(sketch)) if isinstance(node, ast.Call)]
     called = {call.id if isinstance(call, ast.Name) else call.attr for call in calls} - {"append"}
     assert called == {"Field", "editor", "concept_keys", "whitening", "directions", "low_rank_change"}
-    homes = (methods, linalg, moments.KeyStatistics, observations.Observation, registry, subspace)
+    homes = (methods, linalg, moments.KeyStatistics, site_activations.SiteActivations, registry, subspace)
     assert all(any(hasattr(home, name) for home in homes) for name in {*called, "Method", "FLOOR", "check_rank"})
 
 

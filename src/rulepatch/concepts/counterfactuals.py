@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from rulepatch.concepts.match import Key, key_at, match, usual_scores
 from rulepatch.concepts.test_sets import paste_at_match, seen_of
 from rulepatch.core.exemplars import Exemplar
-from rulepatch.core.observations import Observation
+from rulepatch.core.site_activations import SiteActivations
 from rulepatch.data.folders import ImageSet, Picture
 from rulepatch.editors.problem import Problem
 from rulepatch.models.classifier import Classifier
@@ -169,7 +169,7 @@ def locate(problem: Problem) -> Place | None:
     return max(places, key=lambda place: place.agreement - place.usual**0.5, default=None)
 
 
-def _places(problem: Problem, seen: Observation) -> Iterator[Place]:
+def _places(problem: Problem, seen: SiteActivations) -> Iterator[Place]:
     """Detectors at a site with different thresholds."""
     key = key_at(problem, seen)
     keys = rows(seen.original.keys, key_axis(seen.site.kind)).float().cpu()

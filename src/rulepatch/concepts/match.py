@@ -16,8 +16,8 @@ from rulepatch.core.edit import Edit
 from rulepatch.core.exemplars import Exemplar
 from rulepatch.core.model_sites import sites_of
 from rulepatch.core.moments import KeyStatistics
-from rulepatch.core.observations import Observation
 from rulepatch.core.patched_model import Projection
+from rulepatch.core.site_activations import SiteActivations
 from rulepatch.data.cache import Cache, default_cache
 from rulepatch.data.folders import ImageSet, Picture
 from rulepatch.data.run import Run
@@ -116,7 +116,7 @@ def key_of_concept(
     return key_at(problem, problem.observations[0], which)
 
 
-def key_at(problem: Problem, seen: Observation, which: Literal["concept", "replacement"] = "concept") -> Key:
+def key_at(problem: Problem, seen: SiteActivations, which: Literal["concept", "replacement"] = "concept") -> Key:
     """`key_of_concept` at a site whose problem was posed before.
 
     Args:

@@ -11,8 +11,8 @@ from rulepatch.lazy import exports
 if TYPE_CHECKING:
     from rulepatch.core.changes import Dense, Gate, LowRank, NewClass
     from rulepatch.core.moments import KeySample, KeyStatistics, SecondMoment
-    from rulepatch.core.observations import Observation
     from rulepatch.core.opinions import Opinions
+    from rulepatch.core.site_activations import SiteActivations
 
 __all__ = [
     "Dense",
@@ -21,9 +21,9 @@ __all__ = [
     "KeyStatistics",
     "LowRank",
     "NewClass",
-    "Observation",
     "Opinions",
     "SecondMoment",
+    "SiteActivations",
 ]
 
 __getattr__, __dir__ = exports(__name__)

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from rulepatch.core import linalg
 from rulepatch.core.changes import Change, LowRank, WeightChange
 from rulepatch.core.edit import Edit, base_digest
-from rulepatch.core.observations import Observation
 from rulepatch.core.patched_model import PatchedModel, with_delta
+from rulepatch.core.site_activations import SiteActivations
 from rulepatch.digests import digest_of_bytes
 from rulepatch.editors.certificate import certify
 from rulepatch.editors.problem import Problem
@@ -73,7 +73,7 @@ def libraries() -> dict[str, str]:
 
 
 def values_with(
-    module: nn.Module, edited: Tensor | None, observations: Sequence[Observation], changes: Sequence[Change]
+    module: nn.Module, edited: Tensor | None, observations: Sequence[SiteActivations], changes: Sequence[Change]
 ) -> list[Tensor]:
     """The edited images' values at each site with some changes in place.
 
@@ -97,7 +97,7 @@ def values_with(
 
 
 def masked_errors(
-    module: nn.Module, edited: Tensor | None, observations: Sequence[Observation], changes: Sequence[Change]
+    module: nn.Module, edited: Tensor | None, observations: Sequence[SiteActivations], changes: Sequence[Change]
 ) -> list[float]:
     """The masked absolute error at each site's value point (the authors' objective) with some changes in place.
 
@@ -114,14 +114,14 @@ def masked_errors(
     return [float(seen.error_of(each).mean()) for seen, each in zip(observations, values, strict=True)]
 
 
-def _delta(seen: Observation, changes: Sequence[WeightChange]) -> Tensor:
+def _delta(seen: SiteActivations, changes: Sequence[WeightChange]) -> Tensor:
     """Sum of the changes of a site's weight, (c_out, c_in, y, x), float64."""
     path, shape = seen.site.path, seen.site.shape
     own = [change.delta().cpu().reshape(shape) for change in changes if change.parameter == f"{path}.weight"]
     return torch.stack([torch.zeros(shape, dtype=torch.float64), *own]).sum(dim=0)
 
 
-def _rounding(seen: Observation, changes: Sequence[WeightChange]) -> float:
+def _rounding(seen: SiteActivations, changes: Sequence[WeightChange]) -> float:
     """What writing the weight in the model's own type loses of its change, relative to the change; 0 with a gate."""
     plain = [change for change in changes if change.parameter == f"{seen.site.path}.weight"]
     if not plain or any(isinstance(change, LowRank) and change.gate is not None for change in plain):

@@ -8,7 +8,7 @@ import torch
 from rulepatch.core import linalg
 from rulepatch.core.changes import LowRank, WeightChange
 from rulepatch.core.moments import KeyStatistics
-from rulepatch.core.observations import Observation
+from rulepatch.core.site_activations import SiteActivations
 from rulepatch.records.site_reports import Certificate
 
 __all__ = ["EPSILON", "certify"]
@@ -17,7 +17,7 @@ EPSILON = 0.01
 """A key whose output can move by less than this share of the usual output counts as not moved."""
 
 
-def certify(seen: Observation, changes: Sequence[WeightChange], statistics: KeyStatistics) -> Certificate:
+def certify(seen: SiteActivations, changes: Sequence[WeightChange], statistics: KeyStatistics) -> Certificate:
     """What the changes at a site can do at most.
 
     Args:

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from rulepatch.core import linalg
 from rulepatch.core.changes import Dense, WeightChange
 from rulepatch.core.model_sites import sites_of
-from rulepatch.core.observations import Observation
+from rulepatch.core.site_activations import SiteActivations
 from rulepatch.editors.problem import Problem
 from rulepatch.editors.registry import editor
 from rulepatch.editors.subspace import check_rank, low_rank_change
@@ -28,7 +28,7 @@ PROJECT_EVERY = 10
 """Steps between projections, as in the authors' algorithm."""
 
 
-def _check(model: Classifier, observations: list[Observation], how: FineTuneLocal) -> None:
+def _check(model: Classifier, observations: list[SiteActivations], how: FineTuneLocal) -> None:
     if how.projected:
         check_rank(model, observations, how)
 
@@ -113,7 +113,7 @@ def _tuned(problem: Problem, paths: Sequence[str], how: FineTuneLocal) -> list[W
     return changes
 
 
-def _directions(problem: Problem, seen: Observation, how: FineTuneLocal) -> Tensor:
+def _directions(problem: Problem, seen: SiteActivations, how: FineTuneLocal) -> Tensor:
     """D, (r, c_in)."""
     keys, weights = seen.concept_keys(architecture=1)
     whitener = problem.statistics[seen.site.path].whitening(floor=how.floor).to(keys.device)

@@ -9,8 +9,8 @@ from rulepatch.core import linalg
 from rulepatch.core.changes import Gate, LowRank, WeightChange
 from rulepatch.core.edit import Edit
 from rulepatch.core.exemplars import Exemplar
-from rulepatch.core.observations import Observation
 from rulepatch.core.patched_model import Projection
+from rulepatch.core.site_activations import SiteActivations
 from rulepatch.data.run import Run
 from rulepatch.editors.assembling import assembled
 from rulepatch.editors.judging import judged, warn_of
@@ -116,7 +116,7 @@ def solve_rules(problem: Problem, rules: Sequence[Rule]) -> Edit:
     return assembled(problem, common, Solution(changes, notes))
 
 
-def _changes_at(problem: Problem, seen: Observation, rules: Sequence[Rule], common: Rewrite) -> list[LowRank]:
+def _changes_at(problem: Problem, seen: SiteActivations, rules: Sequence[Rule], common: Rewrite) -> list[LowRank]:
     """The change of each rule at one site."""
     statistics = problem.statistics[seen.site.path]
     whitener = statistics.whitening(floor=common.floor).to(seen.keys.device)

@@ -11,7 +11,7 @@ from torch import Tensor
 from rulepatch.core.exemplars import Exemplar
 from rulepatch.core.model_sites import sites_of
 from rulepatch.core.moments import KeyStatistics
-from rulepatch.core.observations import Observation, observe
+from rulepatch.core.site_activations import SiteActivations, record_site
 from rulepatch.data.folders import ImageSet
 from rulepatch.data.run import Run
 from rulepatch.data.statistics import find_statistics
@@ -53,7 +53,7 @@ class Problem:
     exemplars: Sequence[Exemplar]
     originals: Tensor
     edited: Tensor
-    observations: Sequence[Observation]
+    observations: Sequence[SiteActivations]
     statistics: Mapping[str, KeyStatistics]
     protected: Mapping[str, KeyStatistics] = field(default_factory=dict)
     style: Image.Image | None = None
@@ -149,7 +149,7 @@ def record_exemplars(
     whole_image: bool = False,
     edited: bool = True,
     progress: bool = False,
-) -> tuple[Tensor, Tensor, list[Observation]]:
+) -> tuple[Tensor, Tensor, list[SiteActivations]]:
     """Record what some sites see of exemplars.
 
     Args:
@@ -187,7 +187,11 @@ def record_exemplars(
     else:
         _follow_the_picture(model, survey, sites, exemplars, masks)
     through = steps(sites, "exemplars", unit="site", shown=progress)
-    return originals, counterparts, [observe(model.module, site, originals, counterparts, masks) for site in through]
+    return (
+        originals,
+        counterparts,
+        [record_site(model.module, site, originals, counterparts, masks) for site in through],
+    )
 
 
 def _check_paths(survey: Survey, paths: Sequence[str], value_point: str | None) -> None:

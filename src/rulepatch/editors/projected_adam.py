@@ -5,7 +5,7 @@ from torch import Tensor
 
 from rulepatch.core import linalg
 from rulepatch.core.changes import Dense, WeightChange
-from rulepatch.core.observations import Observation
+from rulepatch.core.site_activations import SiteActivations
 from rulepatch.editors.problem import Problem
 from rulepatch.editors.registry import editor
 from rulepatch.editors.subspace import check_rank, find_gate, low_rank_change, shape_of_keys
@@ -49,7 +49,7 @@ def projected_adam(problem: Problem, how: ProjectedAdam) -> list[WeightChange]:
 
 
 def descend(
-    observation: Observation, directions: Tensor | None, how: ProjectedAdam, *, progress: bool = False
+    observation: SiteActivations, directions: Tensor | None, how: ProjectedAdam, *, progress: bool = False
 ) -> Tensor:
     """Adam on the whole weight, projected onto W0 + span(D) every few steps and at the end.
 

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from rulepatch.core import linalg
 from rulepatch.core.changes import LowRank
-from rulepatch.core.observations import Observation
 from rulepatch.core.patched_model import PatchedModel, Projection
+from rulepatch.core.site_activations import SiteActivations
 from rulepatch.editors.joint import descend_jointly
 from rulepatch.editors.minimise import minimise
 from rulepatch.editors.problem import Problem
@@ -50,7 +50,7 @@ def rewrite(problem: Problem, how: Rewrite) -> list[LowRank]:
         seen, path = recorded, recorded.site.path
         if how.coupling != "none" and changes:
             with PatchedModel(problem.model.module, changes):
-                seen = recorded.again(problem.model.module, problem.edited)
+                seen = recorded.rerecord(problem.model.module, problem.edited)
         statistics, concept = problem.statistics[path], seen.concept_keys(2 if how.unfolded else 1)
         whitener = statistics.whitening(floor=how.floor).to(concept[0].device)
         basis, leading = linalg.directions(*concept, whitener, how.rank)
@@ -75,13 +75,13 @@ def rewrite(problem: Problem, how: Rewrite) -> list[LowRank]:
     return changes
 
 
-def _matched(seen: Observation, how: Rewrite) -> tuple[str, linalg.Error]:
+def _matched(seen: SiteActivations, how: Rewrite) -> tuple[str, linalg.Error]:
     """What is matched at a site, and the loss: the value where the site mixes channels before its pre-activation."""
     match = ("pre-activation" if seen.site.exact else "value") if how.match == "auto" else how.match
     return match, how.error
 
 
-def _descend(seen: Observation, features: Tensor, start: Tensor, how: Rewrite, *, progress: bool) -> Tensor:
+def _descend(seen: SiteActivations, features: Tensor, start: Tensor, how: Rewrite, *, progress: bool) -> Tensor:
     """Coefficients found by first-order steps on them alone; of each output channel the best that was met.
 
     The features are whitened first, so that one step size serves all directions, and each channel is measured in units
@@ -106,7 +106,7 @@ def _descend(seen: Observation, features: Tensor, start: Tensor, how: Rewrite, *
     return whitener @ (best * scale).double()
 
 
-def _measure(seen: Observation, match: str, error: linalg.Error) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+def _measure(seen: SiteActivations, match: str, error: linalg.Error) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
     """The error of each output channel, as a function of what is added to the site's output at some positions.
 
     Where every value depends on one position alone, those under the mask are enough.

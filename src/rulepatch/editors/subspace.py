@@ -7,7 +7,7 @@ from torch import Tensor
 from rulepatch.core import linalg
 from rulepatch.core.changes import Gate, LowRank
 from rulepatch.core.moments import KeyStatistics
-from rulepatch.core.observations import Observation
+from rulepatch.core.site_activations import SiteActivations
 from rulepatch.errors import SettingError
 from rulepatch.methods import FineTuneLocal, InverseTranspose, ProjectedAdam, Rewrite
 from rulepatch.models.classifier import Classifier
@@ -21,7 +21,9 @@ LOWEST_GATE, HIGHEST_GATE = 0.9, 0.98
 
 
 def check_rank(
-    _: Classifier, observations: Sequence[Observation], how: Rewrite | ProjectedAdam | FineTuneLocal | InverseTranspose
+    _: Classifier,
+    observations: Sequence[SiteActivations],
+    how: Rewrite | ProjectedAdam | FineTuneLocal | InverseTranspose,
 ) -> None:
     """Make sure that the exemplars' keys have as many directions as are asked for.
 
@@ -37,13 +39,13 @@ def check_rank(
             )
 
 
-def shape_of_keys(seen: Observation, how: Rewrite | ProjectedAdam) -> tuple[int, ...]:
+def shape_of_keys(seen: SiteActivations, how: Rewrite | ProjectedAdam) -> tuple[int, ...]:
     """Shape of a key at a site: (c_in,), or (c_in, y, x) of an unfolded patch."""
     return tuple(seen.site.shape[1:]) if how.unfolded else (seen.site.shape[1],)
 
 
 def find_gate(
-    seen: Observation,
+    seen: SiteActivations,
     how: Rewrite | ProjectedAdam,
     basis: Tensor,
     leading: Tensor,
@@ -105,7 +107,7 @@ def free_directions(basis: Tensor, protected: KeyStatistics, share: float, path:
 
 
 def low_rank_change(
-    seen: Observation, directions: Tensor, coefficients: Tensor, *, strength: float, gate: Gate | None = None
+    seen: SiteActivations, directions: Tensor, coefficients: Tensor, *, strength: float, gate: Gate | None = None
 ) -> LowRank:
     """The change of a site, in float32 on the CPU, as it will be saved.
 

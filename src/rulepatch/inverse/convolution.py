@@ -8,7 +8,7 @@ from torch import Tensor
 
 from rulepatch.core import linalg
 from rulepatch.core.changes import Dense, LowRank, WeightChange
-from rulepatch.core.observations import Observation
+from rulepatch.core.site_activations import SiteActivations
 from rulepatch.data.folders import ImageSet
 from rulepatch.editors.problem import Problem
 from rulepatch.inverse import fourier
@@ -84,7 +84,7 @@ class Convolution:
         return fourier.kernel_of(self.change, self.grid, taps, self.dilation)
 
 
-def convolution_at(seen: Observation, power: Tensor, *, balance: float, cutoff: float, floor: float) -> Convolution:
+def convolution_at(seen: SiteActivations, power: Tensor, *, balance: float, cutoff: float, floor: float) -> Convolution:
     """Edit the inverse of a site's convolution in the Fourier domain.
 
     Args:
@@ -114,7 +114,7 @@ def convolution_at(seen: Observation, power: Tensor, *, balance: float, cutoff: 
 
 
 def edit_convolution(
-    problem: Problem, seen: Observation, power: Tensor, how: InverseFourier
+    problem: Problem, seen: SiteActivations, power: Tensor, how: InverseFourier
 ) -> tuple[WeightChange, dict[str, Any]]:
     """Edit a site by the inverse of its convolution.
 
@@ -140,7 +140,7 @@ def edit_convolution(
     return part, _told(seen, found, delta)
 
 
-def _told(seen: Observation, found: Convolution, delta: Tensor) -> dict[str, Any]:
+def _told(seen: SiteActivations, found: Convolution, delta: Tensor) -> dict[str, Any]:
     """Residuals of an edit of a convolution's inverse at the marked positions."""
     site, marks, response, weight = seen.site, found.marks, found.response, found.weight
     whole = fourier.kernel_of(found.change, found.grid, found.grid).square().sum()
@@ -172,7 +172,7 @@ def _told(seen: Observation, found: Convolution, delta: Tensor) -> dict[str, Any
     }
 
 
-def _fitted(problem: Problem, seen: Observation, wanted: Tensor, how: InverseFourier) -> LowRank:
+def _fitted(problem: Problem, seen: SiteActivations, wanted: Tensor, how: InverseFourier) -> LowRank:
     """Least-squares fit of the change by the layer's few taps at the marked positions, in the form of `dense`."""
     keys, weights = seen.concept_keys(architecture=2)
     moment = problem.statistics[seen.site.path].moment.mean().to(keys.device)

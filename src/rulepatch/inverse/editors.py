@@ -5,7 +5,7 @@ domain. The rule is turned round: for the original image's output the layer's in
 image's input. docs/inverse.md derives the equations and says what they can do.
 """
 
-from rulepatch.core.observations import Observation
+from rulepatch.core.site_activations import SiteActivations
 from rulepatch.editors.problem import Problem
 from rulepatch.editors.registry import Solution, editor
 from rulepatch.inverse.convolution import edit_convolution, power_spectrum_at
@@ -49,7 +49,7 @@ def inverse_pinv(problem: Problem, how: InversePinv) -> Solution:
     return edit_memory(problem, how)
 
 
-def _check_fourier(model: Classifier, observations: list[Observation], _: InverseFourier) -> None:
+def _check_fourier(model: Classifier, observations: list[SiteActivations], _: InverseFourier) -> None:
     check_sites(model, observations, None)
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rulepatch.core import linalg
 from rulepatch.core.changes import LowRank, WeightChange
-from rulepatch.core.observations import Observation
+from rulepatch.core.site_activations import SiteActivations
 from rulepatch.data.folders import ImageSet
 from rulepatch.data.stream import ImageStream
 from rulepatch.editors.problem import Problem
@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 
-def check_sites(model: Classifier, observations: Sequence[Observation], how: InverseTranspose | None) -> None:
+def check_sites(model: Classifier, observations: Sequence[SiteActivations], how: InverseTranspose | None) -> None:
     """Check that every site can be inverted, before the reference set is read.
 
     Args:
@@ -141,7 +141,7 @@ class InverseProblem:
     weights: Tensor
 
 
-def build_inverse_problem(seen: Observation, architecture: int) -> InverseProblem:
+def build_inverse_problem(seen: SiteActivations, architecture: int) -> InverseProblem:
     """Build the inverse problem at a site.
 
     Args:
@@ -188,7 +188,7 @@ def _around(layer: Layer, output: Tensor) -> Tensor:
     return found.unflatten(-1, (-1, *layer.kernel_size)).flip(-1, -2).flatten(2)
 
 
-def _moment_of_outputs(problem: Problem, seen: Observation, how: InverseTranspose) -> Tensor:
+def _moment_of_outputs(problem: Problem, seen: SiteActivations, how: InverseTranspose) -> Tensor:
     """E[k kᵀ] of the memory's keys on the reference set, (K, K)."""
     layer = seen.layer
     if how.architecture == 4:
@@ -225,7 +225,7 @@ def stream_keys(
         capture.read_keys(model.module, model.inputs(batch.pixels), {path: read})
 
 
-def low_rank_of(seen: Observation, delta: Tensor, architecture: int, strength: float) -> LowRank:
+def low_rank_of(seen: SiteActivations, delta: Tensor, architecture: int, strength: float) -> LowRank:
     """A change of the matrix as a low-rank change of the weight, in float32 on the CPU.
 
     Args:

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from rulepatch.core.edit import Edit
 from rulepatch.core.exemplars import Exemplar
-from rulepatch.core.observations import Observation
+from rulepatch.core.site_activations import SiteActivations
 from rulepatch.data.run import Run, with_settings
 from rulepatch.editors.problem import record_exemplars
 from rulepatch.errors import SettingError
@@ -119,7 +119,7 @@ class _Scene:
     """What all reconstructions of a run share."""
 
     model: Classifier
-    seen: Observation
+    seen: SiteActivations
     inputs: Tensor
     how: InvertSettings
     generator: torch.Generator

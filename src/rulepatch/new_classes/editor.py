@@ -14,8 +14,8 @@ from rulepatch.core.changes import NewClass
 from rulepatch.core.edit import Edit, base_digest
 from rulepatch.core.exemplars import Exemplar
 from rulepatch.core.model_sites import sites_of
-from rulepatch.core.observations import position_weights
 from rulepatch.core.patched_model import PatchedModel
+from rulepatch.core.site_activations import position_weights
 from rulepatch.data.folders import ImageSet, Picture
 from rulepatch.data.run import Run, with_settings
 from rulepatch.data.stream import ImageStream

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from rulepatch.core.edit import Edit
 from rulepatch.core.moments import KeyStatistics
-from rulepatch.core.observations import Observation
+from rulepatch.core.site_activations import SiteActivations
 from rulepatch.data.folders import ImageSet
 from rulepatch.data.statistics import identity_of, key_statistics
 from rulepatch.digests import digest_of_json, digest_of_tensors
@@ -99,7 +99,7 @@ class Maker:
         known = statistics or (self._unfolded(seen) if trial.how.unfolded else self.problem.statistics)
         return solve(replace(self.problem, observations=seen, statistics=known), trial.how)
 
-    def _unfolded(self, observations: Sequence[Observation]) -> dict[str, KeyStatistics]:
+    def _unfolded(self, observations: Sequence[SiteActivations]) -> dict[str, KeyStatistics]:
         """Statistics of unfolded patches, each computed once."""
         missing = [each.site for each in observations if each.site.path not in self._patches]
         run = self.problem.run

@@ -14,14 +14,14 @@ from rulepatch.tracing.positions import SpatialPositions
 from rulepatch.tracing.sites import Layer, Site, key_axis, patches, rows, with_weight
 from rulepatch.tracing.trace import Route, kind_of
 
-__all__ = ["Observation", "observe", "position_weights"]
+__all__ = ["SiteActivations", "position_weights", "record_site"]
 
 SMALLEST_SHARE = 0.2
 """Positions of which the mask covers less than this share of what it covers of the best one are left out."""
 
 
 @dataclass(frozen=True, eq=False)
-class Observation:
+class SiteActivations:
     """Activations of a site on the exemplars, before and after the edit of the image.
 
     Attributes:
@@ -148,7 +148,7 @@ class Observation:
         """v*, the original pictures' values, (n, p, c)."""
         return rows(self.original.values, self.site.channel_axis)
 
-    def with_style(self, style: Tensor) -> "Observation":
+    def with_style(self, style: Tensor) -> "SiteActivations":
         """Activations for edited images that are composed in feature space (thesis 2.3), without edited images.
 
         The keys of a picture of the style are pasted onto the concept's positions of the original pictures' keys;
@@ -165,9 +165,9 @@ class Observation:
         with torch.no_grad():
             output = self.layer(pasted)
             made = capture.Recording(pasted, output, recorded.route(output), recorded.route)
-        return Observation(self.site, self.layer, recorded, made, self.masks)
+        return SiteActivations(self.site, self.layer, recorded, made, self.masks)
 
-    def again(self, model: nn.Module, edited: Tensor) -> "Observation":
+    def rerecord(self, model: nn.Module, edited: Tensor) -> "SiteActivations":
         """Record the edited images again, and keep the recording of the originals.
 
         Args:
@@ -175,7 +175,7 @@ class Observation:
             edited: model inputs of the edited pictures, (n, channels, height, width).
         """
         counterpart = capture.record(model, edited, self.site.path, self.site.value_point)
-        return Observation(self.site, self.layer, self.original, counterpart, self.masks)
+        return SiteActivations(self.site, self.layer, self.original, counterpart, self.masks)
 
     def error(self, added: Tensor | None = None, *, error: linalg.Error = "absolute") -> Tensor:
         """The masked error of the values in the form of the authors' objective, for each channel of the value point.
@@ -215,7 +215,7 @@ class Observation:
         return found, self.targets().flatten(0, 1), self.value_weights.to(found).flatten()
 
 
-def observe(model: nn.Module, site: Site, originals: Tensor, edited: Tensor, masks: Tensor) -> Observation:
+def record_site(model: nn.Module, site: Site, originals: Tensor, edited: Tensor, masks: Tensor) -> SiteActivations:
     """Record a site's activations on the exemplars.
 
     Args:
@@ -240,7 +240,7 @@ def observe(model: nn.Module, site: Site, originals: Tensor, edited: Tensor, mas
             f"expected the output of {site.path} to be linear in its weight but it is not "
             f"({type(layer).__name__} may standardise it); choose another site"
         )
-    return Observation(site, layer, original, counterpart, masks)
+    return SiteActivations(site, layer, original, counterpart, masks)
 
 
 def position_weights(
