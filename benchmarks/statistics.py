@@ -31,11 +31,11 @@ def one_site(name: str, model: nn.Module, path: str, images: Tensor) -> dict[str
     statistics = KeyStatistics(site.shape[1])
     seconds = interleaved(
         {
-            "bare": lambda: capture.read_keys(model, images, {path: lambda keys: None}),
-            "statistics": lambda: capture.read_keys(
+            "bare": lambda: capture.stream_inputs(model, images, {path: lambda keys: None}),
+            "statistics": lambda: capture.stream_inputs(
                 model, images, {path: lambda keys: statistics.add(flat(keys, site))}
             ),
-            "outer products": lambda: capture.read_keys(
+            "outer products": lambda: capture.stream_inputs(
                 model, images, {path: lambda keys: outer_products(flat(keys, site))}
             ),
         }
@@ -60,8 +60,8 @@ def all_sites(name: str, model: nn.Module, images: Tensor, products: torch.dtype
     seconds = interleaved(
         {
             "bare": bare,
-            "hooks": lambda: capture.read_keys(model, images, dict.fromkeys(readers, lambda keys: None)),
-            "statistics": lambda: capture.read_keys(model, images, readers),
+            "hooks": lambda: capture.stream_inputs(model, images, dict.fromkeys(readers, lambda keys: None)),
+            "statistics": lambda: capture.stream_inputs(model, images, readers),
         },
         rounds=7,
     )
@@ -80,7 +80,7 @@ def whole_pass(name: str, module: nn.Module, path: str, count: int) -> dict[str,
 
     def bare() -> None:
         for batch in batches(model, images):
-            capture.read_keys(model.module, batch, {path: lambda keys: None})
+            capture.stream_inputs(model.module, batch, {path: lambda keys: None})
 
     seconds = interleaved(
         {"bare": bare, "statistics": lambda: key_statistics(model, images, [site], progress=False)}, rounds=5

@@ -146,7 +146,7 @@ def direction_by_hand(model, image, cells, site, statistics, *, tokens=0):
 
     Tokens beside those of the picture come first.
     """
-    (maps,) = capture.keys_at(model.module, model.inputs(model.preprocess.pixels(image)[None]), site).double().numpy()
+    (maps,) = capture.input_of(model.module, model.inputs(model.preprocess.pixels(image)[None]), site).double().numpy()
     if maps.ndim == 2:
         side = math.isqrt(len(maps) - tokens)
         maps = maps[tokens:].T.reshape(-1, side, side)

@@ -196,7 +196,7 @@ def squared_errors(model, exemplars, reference, edit):
     problem, _ = posed_at(model, exemplars, reference, SEVERAL)
     points = {seen.site.path: seen.site.value_point for seen in problem.observations}
     with edit.applied(model.module):
-        values = capture.values_at(model.module, problem.edited, points)
+        values = capture.outputs_of(model.module, problem.edited, points)
     return sum(
         float(seen.error_of(values[seen.site.path], error="squared").mean() / seen.error(error="squared").mean())
         for seen in problem.observations
@@ -224,7 +224,7 @@ def test_steps_on_all_coefficients_lower_the_error_of_all_sites(model, exemplars
 def test_values_from_one_pass_are_those_of_a_recording(model, exemplars, reference):
     problem, _ = posed_at(model, exemplars, reference, SEVERAL)
     points = {seen.site.path: seen.site.value_point for seen in problem.observations}
-    values = capture.values_at(model.module, problem.edited, points)
+    values = capture.outputs_of(model.module, problem.edited, points)
     for seen in problem.observations:
         assert torch.equal(values[seen.site.path], seen.edited.values)
 

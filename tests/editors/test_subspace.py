@@ -117,7 +117,7 @@ def test_pasted_keys_are_the_styles_under_the_mask_and_the_originals_elsewhere(m
     axis = key_axis(seen.site.kind)
     keys, original = rows(seen.keys, axis), rows(seen.original.keys, axis)
     inputs = model.inputs(model.preprocess.pixels(style)[None])
-    styled = rows(capture.keys_at(model.module, inputs, SITE), axis).expand_as(keys)
+    styled = rows(capture.input_of(model.module, inputs, SITE), axis).expand_as(keys)
     whole, none = seen.key_weights >= 1, seen.key_weights <= 0
     assert whole.any() and none.any()
     assert torch.allclose(keys[whole], styled[whole], atol=1e-5) and torch.equal(keys[none], original[none])

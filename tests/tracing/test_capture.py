@@ -20,7 +20,7 @@ def layers_of(model: nn.Module) -> list[str]:
 def test_keys_are_the_inputs_of_every_site(net, inputs, untouched):
     untouched(net)
     seen = {}
-    capture.read_keys(net, inputs, {path: lambda k, path=path: seen.update({path: k.clone()}) for path in SITES})
+    capture.stream_inputs(net, inputs, {path: lambda k, path=path: seen.update({path: k.clone()}) for path in SITES})
     assert list(seen) == SITES
     assert torch.equal(seen["0.0"], inputs)
     assert torch.equal(seen["1.conv1"], net[0](inputs))
@@ -31,7 +31,7 @@ def test_forward_stops_at_the_last_site(net, inputs):
     called = []
     net[6].register_forward_hook(lambda *_: called.append(6))
     net[2][2].register_forward_hook(lambda *_: called.append(2))
-    capture.read_keys(net, inputs, {"2.0": lambda keys: None})
+    capture.stream_inputs(net, inputs, {"2.0": lambda keys: None})
     assert called == []
     net(inputs)
     assert called == [2, 6]  # the control: a whole pass calls them
@@ -42,7 +42,7 @@ def test_a_site_that_is_never_called_is_named(net, inputs, untouched):
     net.idle.add_module("never", nn.Linear(2, 2))
     untouched(net)
     with pytest.raises(SiteError, match=r"idle\.never"):
-        capture.read_keys(net, inputs, {"idle.never": lambda keys: None})
+        capture.stream_inputs(net, inputs, {"idle.never": lambda keys: None})
 
 
 @pytest.mark.parametrize("failing", ["reader", "model"])
@@ -56,7 +56,7 @@ def test_nothing_stays_behind_after_an_exception(net, inputs, untouched, failing
 
     with pytest.raises(RuntimeError if failing == "reader" else ModelError):
         if failing == "reader":
-            capture.read_keys(net, inputs, {"2.0": reader})
+            capture.stream_inputs(net, inputs, {"2.0": reader})
         else:
             capture.record(net, inputs[:, :2], "1.conv1", "1.relu")
 
@@ -74,7 +74,7 @@ def test_a_stop_is_no_exception_that_models_swallow():
                 return self.after(x)
 
     seen = []
-    capture.read_keys(Swallows(), torch.ones(1, 2), {"inner": seen.append})
+    capture.stream_inputs(Swallows(), torch.ones(1, 2), {"inner": seen.append})
     assert len(seen) == 1
 
 
@@ -143,36 +143,36 @@ def test_value_points_before_the_site_are_refused(net, inputs, untouched, site, 
 @pytest.mark.parametrize("site", SITES)
 def test_the_tail_gives_the_bits_of_the_whole_pass(net, inputs, untouched, site):
     untouched(net)
-    plan = capture.plan_tail(capture.trace(net, inputs[:1]), site)
+    plan = capture.plan_suffix(capture.trace(net, inputs[:1]), site)
     output, (start,) = capture.checkpoint(net, [plan], inputs)
     assert torch.equal(output, net(inputs))
     for _ in range(2):  # the rest of a network may write into what it is given; a second run must not see that
-        assert torch.equal(capture.resume(net, plan, start), output)
+        assert torch.equal(capture.run_suffix(net, plan, start), output)
 
 
 @pytest.mark.parametrize("site", SITES)
 def test_the_tail_sees_a_changed_weight_at_its_site(net, inputs, site):
-    plan = capture.plan_tail(capture.trace(net, inputs[:1]), site)
+    plan = capture.plan_suffix(capture.trace(net, inputs[:1]), site)
     before, (start,) = capture.checkpoint(net, [plan], inputs)
     with torch.no_grad():
         net.get_submodule(site).weight.mul_(-1)
-    after = capture.resume(net, plan, start)
+    after = capture.run_suffix(net, plan, start)
     assert torch.equal(after, net(inputs)) and not torch.equal(after, before)
 
 
 def test_the_tail_does_not_run_what_comes_before(net, inputs):
-    plan = capture.plan_tail(capture.trace(net, inputs[:1]), "2.0")
+    plan = capture.plan_suffix(capture.trace(net, inputs[:1]), "2.0")
     _, (start,) = capture.checkpoint(net, [plan], inputs)
     called = []
     net[0][0].register_forward_hook(lambda *_: called.append("early"))
     net[2][1].register_forward_hook(lambda *_: called.append("late"))
-    capture.resume(net, plan, start)
+    capture.run_suffix(net, plan, start)
     assert called == ["late"]
     assert start.inputs.is_meta  # nor does it keep pixels that nothing will read
 
 
 def test_the_tail_leaves_nothing_behind_after_an_exception(net, inputs, untouched):
-    plan = capture.plan_tail(capture.trace(net, inputs[:1]), "2.0")
+    plan = capture.plan_suffix(capture.trace(net, inputs[:1]), "2.0")
     _, (start,) = capture.checkpoint(net, [plan], inputs)
     untouched(net)
 
@@ -184,17 +184,17 @@ def test_the_tail_leaves_nothing_behind_after_an_exception(net, inputs, untouche
 
     hook = net[3].conv.register_forward_hook(explode)
     with pytest.raises(ModelError, match=r"3\.conv \(Conv2d\) raised BreakError") as caught:
-        capture.resume(net, plan, start)
+        capture.run_suffix(net, plan, start)
     assert isinstance(caught.value.__cause__, BreakError)
     hook.remove()
 
 
 def test_one_pass_serves_the_tails_of_many_sites(net, inputs):
     traced = capture.trace(net, inputs[:1])
-    plans = [capture.plan_tail(traced, site) for site in SITES]
+    plans = [capture.plan_suffix(traced, site) for site in SITES]
     output, starts = capture.checkpoint(net, plans, inputs)
     for plan, start in zip(plans, starts, strict=True):
-        assert torch.equal(capture.resume(net, plan, start), output)
+        assert torch.equal(capture.run_suffix(net, plan, start), output)
 
 
 MODELS = {
@@ -222,6 +222,6 @@ def test_tails_of_real_architectures(name):
     with torch.no_grad():
         expected = model(images)
     for site in called[:: max(1, len(called) // 4)] + called[-1:]:
-        plan = capture.plan_tail(traced, site)
+        plan = capture.plan_suffix(traced, site)
         _, (start,) = capture.checkpoint(model, [plan], images)
-        assert torch.equal(capture.resume(model, plan, start), expected), site
+        assert torch.equal(capture.run_suffix(model, plan, start), expected), site

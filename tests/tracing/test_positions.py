@@ -104,7 +104,7 @@ def test_a_cell_of_the_picture_changes_the_positions_that_lie_in_it(name):
         top, left = cell // columns * tall, cell % columns * wide
         other = picture.clone()
         other[:, :, top : top + tall, left : left + wide] = torch.rand(1, 3, tall, wide)
-        before, after = (rows(capture.keys_at(net, each, site.path), axis) for each in (picture, other))
+        before, after = (rows(capture.input_of(net, each, site.path), axis) for each in (picture, other))
         changed = (before != after).any(dim=-1).flatten()
         lies_there = torch.tensor(places.cells) == cell
         if name == "convolutions":  # they see beyond their cell

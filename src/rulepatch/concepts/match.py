@@ -160,7 +160,7 @@ def key_of_points(
     if not points:
         raise SettingError("expected at least one point but got none; click on the concept")
     inputs = model.inputs(model.preprocess.pixels(image)[None])
-    keys = rows(capture.keys_at(model.module, inputs, site), key_axis(where.kind)).flatten(0, 1).double().cpu()
+    keys = rows(capture.input_of(model.module, inputs, site), key_axis(where.kind)).flatten(0, 1).double().cpu()
     numbers = where.key_places.to_map(torch.arange(len(keys), dtype=torch.float64)[None])[0].long()
     around: set[int] = set()
     for down, across in (_cell(model, image, point, (len(numbers), len(numbers[0]))) for point in points):
@@ -236,7 +236,7 @@ class Matcher:
         Returns:
             ⟨d, k⟩ at each position, (n, h, w).
         """
-        keys = capture.keys_at(self.model.module, self.model.inputs(pixels), self.key.site)
+        keys = capture.input_of(self.model.module, self.model.inputs(pixels), self.key.site)
         scores = self._reader(keys).reshape(len(pixels), -1).float().cpu()
         laid_out: NDArray[np.float32] = self._places.to_map(scores).numpy()
         return laid_out

@@ -278,7 +278,7 @@ def part_statistics(
     for number, batch in enumerate(stream):
         piece = part + number * parts
         readers = {site.path: _reader(model, site, recipe.architecture, found[site.path], piece) for site in sites}
-        capture.read_keys(model.module, model.inputs(batch.pixels), readers)
+        capture.stream_inputs(model.module, model.inputs(batch.pixels), readers)
     return Part(found, len(stream.skipped))
 
 
@@ -371,5 +371,5 @@ def _cache_keys(model: Classifier, images: str, sites: Sequence[Site], recipe: R
     readers = {
         site.path: lambda keys, path=site.path: seen.update({path: digest_of_tensors({"": keys})}) for site in sites
     }
-    capture.read_keys(model.module, noise, readers)
+    capture.stream_inputs(model.module, noise, readers)
     return {site.path: {**common, "site": site.path, "seen": seen[site.path]} for site in sites}

@@ -44,7 +44,7 @@ def descend_jointly(problem: Problem, changes: Sequence[LowRank], *, steps: int,
         before = [seen.error(error="squared").mean() for seen in observations]
 
     def error() -> Tensor:
-        values = capture.values_at(model.module, problem.edited, points, gradients=True)
+        values = capture.outputs_of(model.module, problem.edited, points, gradients=True)
         errors = (seen.error_of(values[seen.site.path], error="squared").mean() for seen in observations)
         return torch.stack([after / at_first for after, at_first in zip(errors, before, strict=True)]).sum()
 

@@ -120,7 +120,7 @@ def build_problem(
     if style is not None:
         texture = cover(style, model.preprocess.input_size[::-1])
         keys = model.inputs(model.preprocess.pixels(texture, framed=True)[None])
-        observations = [seen.with_style(capture.keys_at(model.module, keys, seen.site.path)) for seen in observations]
+        observations = [seen.with_style(capture.input_of(model.module, keys, seen.site.path)) for seen in observations]
     if editor.check is not None:  # before the pass over the reference set, which may take long
         editor.check(model, observations, how)
     sites = [seen.site for seen in observations]

@@ -23,7 +23,7 @@ class Tail(nn.Module):
     def __init__(self, model: Classifier, site: str) -> None:
         super().__init__()
         self.network, self._logits_of = model.module, model.logits_of
-        self._plan = capture.plan_tail(capture.trace(model.module, model.example()), site)
+        self._plan = capture.plan_suffix(capture.trace(model.module, model.example()), site)
 
     def start(self, inputs: Tensor) -> capture.Checkpoint:
         """What comes before the site, for some inputs.
@@ -36,7 +36,7 @@ class Tail(nn.Module):
 
     def forward(self, start: capture.Checkpoint) -> Tensor:
         """Return the logits, (n, classes)."""
-        return self._logits_of(capture.resume(self.network, self._plan, start, gradients=torch.is_grad_enabled()))
+        return self._logits_of(capture.run_suffix(self.network, self._plan, start, gradients=torch.is_grad_enabled()))
 
     def run(self, leaves: Mapping[str, Tensor], start: capture.Checkpoint) -> Tensor:
         """The logits with other parameters in the place of the network's own.

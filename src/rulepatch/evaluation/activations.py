@@ -135,7 +135,7 @@ class Activations:
         self._traced = capture.trace(model.module, model.example())
         order = {site: self._traced.calls_of(site)[0] for site in sites}
         self._plans = {
-            site: capture.plan_tail(self._traced, site) for site in sorted(order, key=lambda site: order[site])
+            site: capture.plan_suffix(self._traced, site) for site in sorted(order, key=lambda site: order[site])
         }
         self._order = order
         self._folder: tempfile.TemporaryDirectory[str] | None = None  # created when memory is full
@@ -213,7 +213,7 @@ class Activations:
         pieces = []
         for shelf, start, size in zip(self._shelves, self._starts[site], self._sizes, strict=True):
             inputs, results = shelf.restored((start.inputs, start.results), self.model.device)
-            output = capture.resume(self.model.module, self._plans[site], capture.Checkpoint(inputs, results))
+            output = capture.run_suffix(self.model.module, self._plans[site], capture.Checkpoint(inputs, results))
             own = [next(labels) for _ in range(size)]
             pieces.append(Predictions.of(model.logits_of(output), own))
         return Predictions.join(pieces)

@@ -276,7 +276,7 @@ def _every_way(model: Classifier, edits: Sequence[Edit]) -> Callable[[Tensor], I
     """Logits before and after each edit, as a function of inputs; layers before its sites run once."""
     traced = capture.trace(model.module, model.example())
     firsts = [first_site(traced, edit) for edit in edits]
-    plans = {site: capture.plan_tail(traced, site) for site in firsts}
+    plans = {site: capture.plan_suffix(traced, site) for site in firsts}
     installations = _patched_models(model.module, edits)
     knowing = [model.with_module(model.module, edit.new_classes) for edit in edits]
 
@@ -290,7 +290,7 @@ def _every_way(model: Classifier, edits: Sequence[Edit]) -> Callable[[Tensor], I
                 yield logits
                 continue
             with kept or PatchedModel(model.module, edit.changes):
-                edited = capture.resume(model.module, plans[site], start_at[site])
+                edited = capture.run_suffix(model.module, plans[site], start_at[site])
             yield told.logits_of(edited)
 
     return run

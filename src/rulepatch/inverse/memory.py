@@ -69,7 +69,7 @@ def check_sites(model: Classifier, observations: Sequence[SiteActivations], how:
 def _keeps_positions(site: Site, layer: Any, example: Tensor, model: Classifier) -> bool:
     if site.kind == "linear":
         return True
-    grid = tuple(capture.keys_at(model.module, example, site.path).shape[2:])
+    grid = tuple(capture.input_of(model.module, example, site.path).shape[2:])
     fits = all(size > d * (taps - 1) for size, d, taps in zip(grid, layer.dilation, site.shape[2:], strict=True))
     return site.stride == (1, 1) and grid == site.positions and fits
 
@@ -222,7 +222,7 @@ def stream_keys(
         images, model.preprocess, batch_size=model.batch_size, progress="outputs" if progress else None
     )  # fmt: skip
     for batch in stream:
-        capture.read_keys(model.module, model.inputs(batch.pixels), {path: read})
+        capture.stream_inputs(model.module, model.inputs(batch.pixels), {path: read})
 
 
 def low_rank_of(seen: SiteActivations, delta: Tensor, architecture: int, strength: float) -> LowRank:

@@ -271,7 +271,7 @@ def _target(scene: _Scene) -> Tensor:
     if scene.how.target == "base":
         return scene.seen.original.output.detach()
     path = scene.seen.site.path
-    return capture.values_at(scene.model.module, scene.inputs, {path: path})[path].detach()
+    return capture.outputs_of(scene.model.module, scene.inputs, {path: path})[path].detach()
 
 
 def _rebuild_map(scene: _Scene, when: When) -> Reconstruction:
@@ -308,7 +308,7 @@ def _rebuild_image(scene: _Scene, when: When) -> Reconstruction:
     every = max(1, scene.how.steps // LOOKS)
 
     def of(pictures: Tensor) -> Tensor:
-        output = capture.values_at(model.module, model.inputs(pictures), {path: path}, gradients=True)[path]
+        output = capture.outputs_of(model.module, model.inputs(pictures), {path: path}, gradients=True)[path]
         return distance(output)
 
     def loss(pictures: Tensor) -> Tensor:
@@ -316,7 +316,7 @@ def _rebuild_image(scene: _Scene, when: When) -> Reconstruction:
         return plain + scene.how.variation * total_variation(pictures) if scene.how.variation else plain
 
     def cosines(pictures: Tensor) -> tuple[float, float]:
-        return scene.cosines(capture.keys_at(model.module, model.inputs(pictures), path))
+        return scene.cosines(capture.input_of(model.module, model.inputs(pictures), path))
 
     curve = _Curve(of, cosines)
 

@@ -56,7 +56,7 @@ class _Posed:
 
     def features(self, inputs: Tensor) -> Tensor:
         """What the head reads of some pictures, (n, c), float64."""
-        keys = capture.keys_at(self.model.module, inputs, self.head.path)
+        keys = capture.input_of(self.model.module, inputs, self.head.path)
         return rows(keys, key_axis(self.head.kind)).mean(dim=1).cpu().double()
 
     def batches(self) -> Iterator[tuple[tuple[Picture, ...], Tensor]]:
@@ -201,7 +201,7 @@ def _filter(posed: _Posed) -> NewClass:
 
     def seen(inputs: Tensor) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
-            keys = capture.keys_at(module, inputs, site.path)
+            keys = capture.input_of(module, inputs, site.path)
             return patches(layer, keys).cpu().double(), layer(keys)
 
     positive, output = seen(posed.inputs)
@@ -285,7 +285,7 @@ def _under(posed: _Posed, inputs: Tensor, masks: Tensor) -> Tensor:
     """Normalised means of the last feature map under masks, (n, c)."""
     module, head = posed.model.module, posed.head
     if head.is_spatial:
-        values, axis, places = capture.keys_at(module, inputs, head.path), key_axis(head.kind), head.key_places
+        values, axis, places = capture.input_of(module, inputs, head.path), key_axis(head.kind), head.key_places
     else:
         site = [each for each in sites_of(posed.model).sites if each.is_spatial][-1]
         values = capture.record(module, inputs, site.path, site.value_point).values

@@ -24,13 +24,13 @@ __all__ = [
     "TailPlan",
     "checkpoint",
     "inference",
-    "keys_at",
-    "plan_tail",
-    "read_keys",
+    "input_of",
+    "outputs_of",
+    "plan_suffix",
     "record",
-    "resume",
+    "run_suffix",
+    "stream_inputs",
     "trace",
-    "values_at",
 ]
 
 
@@ -60,7 +60,7 @@ def _keys(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], pat
     return found.to(weight.dtype) if both and isinstance(weight, Tensor) else found
 
 
-def read_keys(model: nn.Module, inputs: Tensor, readers: Mapping[str, Callable[[Tensor], None]]) -> None:
+def stream_inputs(model: nn.Module, inputs: Tensor, readers: Mapping[str, Callable[[Tensor], None]]) -> None:
     """Run the model up to the last of some sites and pass each site's input to its reader.
 
     Activations are not kept: readers can update running statistics, so that all sites of a network take no more memory
@@ -109,7 +109,7 @@ def read_keys(model: nn.Module, inputs: Tensor, readers: Mapping[str, Callable[[
     raise SiteError(f"expected the model to call {', '.join(sorted(waiting))} but it never did; choose another site")
 
 
-def keys_at(model: nn.Module, inputs: Tensor, site: str) -> Tensor:
+def input_of(model: nn.Module, inputs: Tensor, site: str) -> Tensor:
     """Input activations of a site.
 
     Args:
@@ -124,7 +124,7 @@ def keys_at(model: nn.Module, inputs: Tensor, site: str) -> Tensor:
         SiteError: the model does not call the site.
     """
     seen: list[Tensor] = []
-    read_keys(model, inputs, {site: seen.append})
+    stream_inputs(model, inputs, {site: seen.append})
     return seen[0]
 
 
@@ -241,7 +241,7 @@ def record(model: nn.Module, inputs: Tensor, site: str, value_point: str) -> Rec
     )
 
 
-def values_at(
+def outputs_of(
     model: nn.Module, inputs: Tensor, points: Mapping[str, str], *, gradients: bool = False
 ) -> dict[str, Tensor]:
     """Outputs of value points after their sites were called, from one forward pass.
@@ -305,7 +305,7 @@ class Checkpoint:
     results: tuple[Any, ...]
 
 
-def plan_tail(traced: Trace, site: str) -> TailPlan:
+def plan_suffix(traced: Trace, site: str) -> TailPlan:
     """Determine from a trace which earlier results the rest of a model needs after a site.
 
     Args:
@@ -366,7 +366,7 @@ def _checkpoint(plan: TailPlan, kept: Mapping[tuple[str, int], Any], inputs: Ten
     return Checkpoint(inputs if plan.input_needed else torch.empty_like(inputs, device="meta"), tuple(results))
 
 
-def resume(model: nn.Module, plan: TailPlan, start: Checkpoint, *, gradients: bool = False) -> Any:
+def run_suffix(model: nn.Module, plan: TailPlan, start: Checkpoint, *, gradients: bool = False) -> Any:
     """Run the rest of the model from the plan's site on.
 
     Args:
