@@ -33,7 +33,7 @@ from rulepatch.models.preprocess import Preprocess
 from rulepatch.models.registry import load_model
 from rulepatch.playground.pictures import exemplar, training_images
 from rulepatch.tracing import capture
-from rulepatch.tracing.sites import with_weight
+from rulepatch.tracing.sites import clone_with_weight
 
 PLAIN = Rewrite(gate=None)
 
@@ -136,7 +136,7 @@ def loss(seen: SiteActivations, coefficients: Tensor, directions: Tensor) -> flo
     """The authors' objective with an edit's coefficients."""
     delta = linalg.low_rank(coefficients, directions).to(seen.keys)
     with torch.no_grad():
-        return float(seen.error(with_weight(seen.layer, delta)(seen.keys)).mean())
+        return float(seen.error(clone_with_weight(seen.layer, delta)(seen.keys)).mean())
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ from rulepatch.data.stream import ImageStream
 from rulepatch.models.classifier import Classifier
 from rulepatch.models.preprocess import Preprocess
 from rulepatch.tracing import capture
-from rulepatch.tracing.sites import Site, find_sites, key_axis, rows
+from rulepatch.tracing.sites import Site, find_sites, flatten_positions, key_axis
 
 
 def outer_products(keys: Tensor) -> Tensor:
@@ -96,7 +96,7 @@ def batches(model: Classifier, images: ImageSet) -> Iterator[Tensor]:
 
 def flat(keys: Tensor, site: Site) -> Tensor:
     """Keys as rows."""
-    return rows(keys, key_axis(site.kind)).flatten(0, 1)
+    return flatten_positions(keys, key_axis(site.kind)).flatten(0, 1)
 
 
 def row(title: str, images: int, bare: float, statistics: float) -> dict[str, Any]:

@@ -34,7 +34,7 @@ from rulepatch.settings import Settings
 from rulepatch.site_search.candidates import Candidate, Trial
 from rulepatch.site_search.search import Search
 from rulepatch.thumbnails import marked
-from rulepatch.tracing.sites import Refusal, Site, Survey, find_sites
+from rulepatch.tracing.sites import Site, SiteList, SkippedLayer, find_sites
 
 SHORT = "van"
 HOSTILE = "<script>alert('x')</script>\"><img src=http://evil.example/x onerror=alert(1)>&amp;{{ 7 * 7 }}$x^{"
@@ -102,9 +102,9 @@ def edit(name, kind="low-rank"):
     return Edit(tuple(changes), "0123456789abcdef" * 4, named(name, PROVENANCE))
 
 
-def survey(name):
+def site_list(name):
     site = Site(name, name, "conv", (4, 3, 3, 3), (1, 1), True, 1, (8, 8), 0)
-    return Survey((site,), (Refusal(name, f"{name} depthwise"),), trace=None)
+    return SiteList((site,), (SkippedLayer(name, f"{name} depthwise"),), trace=None)
 
 
 def outcomes(name, labels=(0, 1, None)):
@@ -164,7 +164,7 @@ MADE = {
     "Edit of many sites": (lambda name: edit(name, "many"), "7 more"),
     "Edit of nothing": (lambda name: edit(name, "nothing"), "no change, base 01234567"),
     "Edit, composed": (lambda name: Edit.compose(edit(name), edit(name, "dense")), "rank 2 + full"),
-    "Survey": (survey, "1 site, 1 layer not editable"),
+    "SiteList": (site_list, "1 site, 1 layer not editable"),
     "Survey of a network": (lambda name: find_sites(classifier(name).module, torch.zeros(1, 3, 32, 24)), "2 sites"),
     "Search": (search, "3 tried"),
     "Search that found nothing": (lambda name: search(name, chosen=False), "nothing chosen, 0 tried"),
@@ -190,7 +190,7 @@ def test_every_public_type_is_looked_at():
     settings = {name for name in types if issubclass(getattr(rulepatch, name), Settings)}
     assert types - settings - {"RulepatchError", "Rule"} <= MADE.keys()
     assert settings >= {"Rewrite", "Run"} and repr(rulepatch.Rewrite(rank=3)) == "Rewrite(rank=3)"
-    assert {type(make(SHORT)).__name__ for make, _ in MADE.values()} >= {"Survey", "Search", "Comparison", "Opinions"}
+    assert {type(make(SHORT)).__name__ for make, _ in MADE.values()} >= {"SiteList", "Search", "Comparison", "Opinions"}
 
 
 @pytest.mark.parametrize("title", MADE)
@@ -266,7 +266,7 @@ def test_what_may_not_stand_there_would_be_found(bad):
 
 def test_every_type_that_has_pictures_or_tables_shows_them():
     shown = {type(MADE[title][0](SHORT)).__name__ for title in DRAWN}
-    assert shown == {"Exemplar", "Opinions", "Edit", "Survey", "Search", "Comparison", "Evaluation"}
+    assert shown == {"Exemplar", "Opinions", "Edit", "SiteList", "Search", "Comparison", "Evaluation"}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -394,6 +394,6 @@ def test_random_names_make_no_line_too_long():
     letters, dice = [chr(code) for code in [*range(0x250), 0x2028, 0xD800, 0x1F697]], random.Random(0)
     for _ in range(200):
         name = "".join(dice.choices(letters, k=dice.randrange(1, 200)))
-        for title in ("Classes", "ImageSet", "Edit", "Edit of many sites", "Edit of a class", "Survey", "Search"):
+        for title in ("Classes", "ImageSet", "Edit", "Edit of many sites", "Edit of a class", "SiteList", "Search"):
             found = repr(MADE[title][0](f"{name}."))
             assert len(found) <= 120 and found.isprintable(), (title, name)

@@ -10,7 +10,7 @@ from rulepatch.core.exemplars import Exemplar
 from rulepatch.core.site_activations import position_weights, record_site
 from rulepatch.errors import ExemplarError, SiteError
 from rulepatch.tracing.positions import SpatialPositions
-from rulepatch.tracing.sites import find_sites, rows
+from rulepatch.tracing.sites import find_sites, flatten_positions
 
 SITES = ["0.0", "1.conv1", "1.conv2", "2.0", "3.conv", "6"]
 
@@ -23,12 +23,12 @@ def masks_for(inputs):
 
 @pytest.fixture
 def observation_at(net, inputs):
-    survey = find_sites(net, inputs[:1])
+    site_list = find_sites(net, inputs[:1])
     edited = inputs + masks_for(inputs)[:, None] * torch.randn_like(inputs)
 
     def observation(path, *, everywhere=False, **settings):
         masks = torch.ones_like(masks_for(inputs)) if everywhere else masks_for(inputs)
-        return record_site(net, survey.site(path, **settings), inputs, edited, masks)
+        return record_site(net, site_list.site(path, **settings), inputs, edited, masks)
 
     return observation
 
@@ -40,9 +40,9 @@ def test_adding_the_residuals_gives_the_originals_values(observation_at, path):
     output = observation.edited.output
     axis = 1 if observation.site.kind == "conv" else -1
     added = observation.residuals.reshape(output.movedim(axis, -1).shape).movedim(-1, axis)
-    values = rows(observation.edited.route(output + added.float()), observation.site.channel_axis)
+    values = flatten_positions(observation.edited.route(output + added.float()), observation.site.channel_axis)
     assert torch.allclose(values, observation.targets(), atol=1e-4)
-    without = rows(observation.edited.values, observation.site.channel_axis)
+    without = flatten_positions(observation.edited.values, observation.site.channel_axis)
     assert not torch.allclose(without, observation.targets(), atol=1e-2)  # the control: there was something to repair
 
 
@@ -78,7 +78,9 @@ def test_dead_channels_lack_nothing(net, inputs):
 def test_error_is_the_mean_masked_difference(observation_at):
     observation = observation_at("1.conv2")
     weights = observation.value_weights.float()[..., None]
-    difference = (rows(observation.edited.values, 1) - rows(observation.original.values, 1)).abs()
+    difference = (
+        flatten_positions(observation.edited.values, 1) - flatten_positions(observation.original.values, 1)
+    ).abs()
     expected = (weights * difference).sum((0, 1)) / weights.sum()
     assert torch.allclose(observation.error(), expected, atol=1e-6)
 

@@ -40,8 +40,8 @@ def model():
 
 
 def found_anew(model):
-    survey = find_sites(model.module, model.example())
-    return survey.sites, survey.refused
+    site_list = find_sites(model.module, model.example())
+    return site_list.sites, site_list.refused
 
 
 def found(model):

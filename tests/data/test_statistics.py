@@ -54,10 +54,10 @@ def cache(tmp_path):
 
 
 def statistics(model, images, paths, **options):
-    survey = find_sites(model.module, model.example())
+    site_list = find_sites(model.module, model.example())
     options = {"batch_size": 4, "progress": False} | options
     model.module.batches.clear()
-    found = key_statistics(model, images, [survey.site(path) for path in paths], **options)
+    found = key_statistics(model, images, [site_list.site(path) for path in paths], **options)
     return [found[path] for path in paths]
 
 
@@ -328,8 +328,8 @@ def assert_is_whole(found, whole):
 
 
 def sites_of(model, paths=SITES):
-    survey = find_sites(model.module, model.example())
-    return [survey.site(path) for path in paths]
+    site_list = find_sites(model.module, model.example())
+    return [site_list.site(path) for path in paths]
 
 
 @pytest.mark.parametrize("parts", range(1, 8))

@@ -171,8 +171,8 @@ def exemplars():
     return made
 
 
-def sampled(survey):
-    spatial = [site.path for site in survey.sites if site.is_spatial]
+def sampled(site_list):
+    spatial = [site.path for site in site_list.sites if site.is_spatial]
     return list(dict.fromkeys([spatial[0], spatial[len(spatial) // 2], spatial[-1]]))[:SAMPLE]
 
 
@@ -201,10 +201,10 @@ def gradient_left(problem, seen, found, reading):
 
 def test_listed_sites_are_edited_and_taken_back(model, tmp_path):
     reference = ImageSet.of([Image.fromarray(noise(seed)) for seed in range(10, 16)], model.classes)
-    survey = find_sites(model.module, model.example())
+    site_list = find_sites(model.module, model.example())
     inputs = model.inputs(torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(3)))
     before, digest = model.logits(inputs), base_digest(model.module)
-    for path in sampled(survey):
+    for path in sampled(site_list):
         how = Rewrite(gate=None, steps=5)
         problem = problem_at(model, exemplars(), reference, path, how)
         edit = solve(problem, how)

@@ -9,7 +9,7 @@ from rulepatch.core import linalg
 from rulepatch.editors.edit import rewrite
 from rulepatch.methods import Rewrite
 from rulepatch.tracing import capture
-from rulepatch.tracing.sites import patches, rows
+from rulepatch.tracing.sites import flatten_positions, unfold
 from tests.fixtures.solving import problem_at, solved
 
 SITES = ["0.0", "1.conv1", "1.conv2", "2.0", "3.conv", "6"]
@@ -41,7 +41,7 @@ def test_the_closed_form_is_the_dense_optimum_of_its_objective(model, exemplars,
         changed = torch.func.functional_call(layer, {"weight": layer.weight.detach() + delta}, (keys,))
         lacking = target - head(observation.edited.output.double() + changed - before)
         axis = 1 if observation.site.kind == "conv" else -1
-        return (weights[..., None] * rows(lacking, axis).square()).sum()
+        return (weights[..., None] * flatten_positions(lacking, axis).square()).sum()
 
     start = torch.zeros(found.shape, dtype=torch.float64, requires_grad=True)
     optimiser = torch.optim.LBFGS(
@@ -70,7 +70,9 @@ def test_the_loss_that_is_reported_is_the_networks_own(model, exemplars, referen
     edited = capture.record(edit.apply(model).module, model.inputs(pixels), site, observation.site.value_point)
     weights = observation.value_weights.float().flatten()
     axis = observation.site.channel_axis
-    values, targets = (rows(tensor, axis).flatten(0, 1) for tensor in (edited.values, observation.original.values))
+    values, targets = (
+        flatten_positions(tensor, axis).flatten(0, 1) for tensor in (edited.values, observation.original.values)
+    )
     expected = float(linalg.masked_error(values, targets, weights, "absolute").mean())
     assert edit.provenance["sites"][0]["loss"]["after"] == pytest.approx(expected, rel=1e-3, abs=1e-6)
 
@@ -88,7 +90,9 @@ def test_first_order_steps_lower_the_error_that_they_are_told_to(model, exemplar
         if match == "value":
             return observation.error(added, error=error)
         weights = observation.output_weights[observation.marked]
-        return linalg.masked_error(rows(added, 1)[observation.marked].double(), observation.residuals, weights, error)
+        return linalg.masked_error(
+            flatten_positions(added, 1)[observation.marked].double(), observation.residuals, weights, error
+        )
 
     assert bool((errors(found) <= errors(start) * (1 + 1e-4) + 1e-7).all())  # of every channel the best is kept
     if (match, error) != ("pre-activation", "squared"):
@@ -133,7 +137,7 @@ def test_the_gate_is_change_of_the_solve(model, exemplars, reference):
     gate = (torch.einsum("nchw,c->nhw", keys, reading.gate.direction) > reading.gate.thresholds)[:, None]
     assert 0 < float(gate.double().mean()) < 1
     maps = torch.einsum("nchw,rc->nrhw", keys, reading.directions) * gate
-    features = patches(copy.deepcopy(observation.layer).double(), maps)[observation.marked]
+    features = unfold(copy.deepcopy(observation.layer).double(), maps)[observation.marked]
     lacking = observation.residuals - features @ found.flatten(1).T
     gradient = (features * observation.output_weights[observation.marked][:, None]).T @ lacking
     assert float(gradient.abs().max()) < 1e-8
@@ -146,7 +150,10 @@ def test_a_higher_rank_fits_the_exemplars_at_least_as_well(model, exemplars, ref
         observation, reading = problem.observations[0], solved(problem, how)
         delta = linalg.low_rank(reading.coefficients, reading.directions)
         added = torch.nn.functional.conv2d(observation.keys.double(), delta, padding=1)
-        weights, under_mask = observation.output_weights[observation.marked], rows(added, 1)[observation.marked]
+        weights, under_mask = (
+            observation.output_weights[observation.marked],
+            flatten_positions(added, 1)[observation.marked],
+        )
         losses.append(float(linalg.masked_error(under_mask, observation.residuals, weights, "squared").sum()))
     assert losses == sorted(losses, reverse=True) and losses[-1] < losses[0]
 

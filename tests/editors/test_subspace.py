@@ -16,7 +16,7 @@ from rulepatch.models.registry import load_model
 from rulepatch.playground.pictures import exemplar, image_set, training_images
 from rulepatch.playground.scenes import render
 from rulepatch.tracing import capture
-from rulepatch.tracing.sites import key_axis, rows
+from rulepatch.tracing.sites import flatten_positions, key_axis
 from tests.fixtures.solving import problem_at
 
 SITE = "blocks.4.conv"
@@ -115,9 +115,9 @@ def test_pasted_keys_are_the_styles_under_the_mask_and_the_originals_elsewhere(m
     problem = problem_at(model, snow, reference, SITE, style=style)
     seen = problem.observations[0]
     axis = key_axis(seen.site.kind)
-    keys, original = rows(seen.keys, axis), rows(seen.original.keys, axis)
+    keys, original = flatten_positions(seen.keys, axis), flatten_positions(seen.original.keys, axis)
     inputs = model.inputs(model.preprocess.pixels(style)[None])
-    styled = rows(capture.input_of(model.module, inputs, SITE), axis).expand_as(keys)
+    styled = flatten_positions(capture.input_of(model.module, inputs, SITE), axis).expand_as(keys)
     whole, none = seen.key_weights >= 1, seen.key_weights <= 0
     assert whole.any() and none.any()
     assert torch.allclose(keys[whole], styled[whole], atol=1e-5) and torch.equal(keys[none], original[none])

@@ -398,11 +398,11 @@ class Outcome:
         site = next((path for path, _ in model.module.named_modules() if path.endswith("second")), "second")
         settings = {"reference": reference, "site": site, **quiet}
         pixels = torch.stack([model.preprocess.pixels(each.read()) for each in reference.pictures])
-        survey = self.attempt("sites", lambda: find_sites(model.module, model.example()))
+        site_list = self.attempt("sites", lambda: find_sites(model.module, model.example()))
         self.attempt("logits", lambda: model.logits(model.inputs(pixels)).detach())
         self.attempt("digest", lambda: base_digest(model.module))
-        if survey is not None and survey.sites:
-            self.attempt("statistics", lambda: key_statistics(model, reference, survey.sites[:1], **quiet))
+        if site_list is not None and site_list.sites:
+            self.attempt("statistics", lambda: key_statistics(model, reference, site_list.sites[:1], **quiet))
         edit = self.attempt("rewrite", lambda: rp.rewrite(model, [exemplar()], gate=None, **settings))
         finetune = front("finetune-local")
         self.attempt("finetune", lambda: finetune(model, [exemplar()], steps=2, **settings))
@@ -547,9 +547,9 @@ ORDINARY: dict[str, Callable[[], nn.Module]] = {
 def test_nothing_is_said_of_ordinary_networks(name):
     model = Classifier(ORDINARY[name]().eval(), Preprocess((64, 64)), CLASSES)  # a warning would be an error
     assert model.first_pass.end == "logits"
-    survey = find_sites(model.module, model.example())
-    places = [each for site in survey.sites for each in (site.key_places, site.output_places, site.value_places)]
-    assert survey.lost is None and all(each is None or each.frame is None for each in places)
+    site_list = find_sites(model.module, model.example())
+    places = [each for site in site_list.sites for each in (site.key_places, site.output_places, site.value_places)]
+    assert site_list.lost is None and all(each is None or each.frame is None for each in places)
 
 
 def test_the_layout_is_the_one_that_the_network_runs_with():

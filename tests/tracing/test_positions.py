@@ -7,7 +7,7 @@ import torchvision
 from torch import nn
 
 from rulepatch.tracing import capture
-from rulepatch.tracing.sites import find_sites, rows
+from rulepatch.tracing.sites import find_sites, flatten_positions
 
 
 class Registers(nn.Module):
@@ -88,10 +88,10 @@ def test_a_cell_of_the_picture_changes_the_positions_that_lie_in_it(name):
     net = only_local(make()).eval()
     picture = torch.rand(1, 3, height, width)
     checked = 0
-    survey = find_sites(net, picture)
-    for site in survey.sites:
+    site_list = find_sites(net, picture)
+    for site in site_list.sites:
         if site.path.endswith("attn.proj"):  # it reads what attention gathered from everywhere, for the same positions
-            assert site.key_places == survey.site(site.path.replace("proj", "qkv")).key_places
+            assert site.key_places == site_list.site(site.path.replace("proj", "qkv")).key_places
             continue
         if not site.is_spatial or (name == "convolutions" and site.path != "layer1.0.conv1"):
             continue
@@ -104,7 +104,7 @@ def test_a_cell_of_the_picture_changes_the_positions_that_lie_in_it(name):
         top, left = cell // columns * tall, cell % columns * wide
         other = picture.clone()
         other[:, :, top : top + tall, left : left + wide] = torch.rand(1, 3, tall, wide)
-        before, after = (rows(capture.input_of(net, each, site.path), axis) for each in (picture, other))
+        before, after = (flatten_positions(capture.input_of(net, each, site.path), axis) for each in (picture, other))
         changed = (before != after).any(dim=-1).flatten()
         lies_there = torch.tensor(places.cells) == cell
         if name == "convolutions":  # they see beyond their cell
@@ -117,23 +117,23 @@ def test_a_cell_of_the_picture_changes_the_positions_that_lie_in_it(name):
 
 def test_tokens_that_are_none_of_the_picture_are_kept_apart():
     net = timm.create_model("vit_tiny_patch16_224", img_size=64, reg_tokens=3, depth=2)
-    survey = find_sites(net, torch.zeros(1, 3, 64, 64))
-    assert survey.site("blocks.0.mlp.fc1").layout == "4×4, 4 apart"
-    assert survey.site("blocks.0.mlp.fc1").key_places.cells[:5] == (-1, -1, -1, -1, 0)
-    assert not survey.site("head").is_spatial
+    site_list = find_sites(net, torch.zeros(1, 3, 64, 64))
+    assert site_list.site("blocks.0.mlp.fc1").layout == "4×4, 4 apart"
+    assert site_list.site("blocks.0.mlp.fc1").key_places.cells[:5] == (-1, -1, -1, -1, 0)
+    assert not site_list.site("head").is_spatial
 
 
 def test_layers_that_mix_positions_are_refused():
-    survey = find_sites(Mixing(), torch.zeros(1, 3, 32, 32))
-    assert [site.path for site in survey.sites] == ["embed", "head"]
-    assert {refused.path: refused.reason for refused in survey.refused} == {
+    site_list = find_sites(Mixing(), torch.zeros(1, 3, 32, 32))
+    assert [site.path for site in site_list.sites] == ["embed", "head"]
+    assert {refused.path: refused.reason for refused in site_list.refused} == {
         "tokens": "it mixes the positions of the picture"
     }
 
 
 def test_scores_are_laid_over_the_picture():
-    survey = find_sites(Registers(), torch.zeros(1, 3, 16, 40))
-    places = survey.site("first").key_places
+    site_list = find_sites(Registers(), torch.zeros(1, 3, 16, 40))
+    places = site_list.site("first").key_places
     scores = torch.arange(24.0).reshape(2, 12)
     assert torch.equal(places.to_map(scores), scores[:, :10].reshape(2, 2, 5))
     windows = find_sites(swin(), torch.zeros(1, 3, 64, 64)).site("layers.0.blocks.1.attn.qkv").key_places
@@ -199,11 +199,11 @@ def test_masks_go_where_the_network_puts_the_picture(turn, beside):
     picture, mask = torch.rand(1, 3, 32, 32), torch.zeros(1, 32, 32)
     mask[:, 9:19, 10:22] = 1
     net = Before(BESIDE[beside], TURNS[turn]).eval()
-    survey = find_sites(net, picture)
+    site_list = find_sites(net, picture)
     net.steps = (BESIDE[beside],)
     twin = find_sites(net, TURNS[turn](picture))
-    assert survey.lost is None
-    for site, other in zip(survey.sites[1:], twin.sites[1:], strict=True):
+    assert site_list.lost is None
+    for site, other in zip(site_list.sites[1:], twin.sites[1:], strict=True):
         for places, wanted in ((site.key_places, other.key_places), (site.output_places, other.output_places)):
             if wanted is not None:
                 found = places.weights(mask, smallest=0)
@@ -226,8 +226,8 @@ def test_scores_are_laid_back_over_the_picture(turn):
 
 @pytest.mark.parametrize("beside", BESIDE)
 def test_what_leaves_places_alone_makes_no_frame(beside):
-    survey = find_sites(Before(BESIDE[beside]).eval(), torch.rand(1, 3, 32, 32))
-    assert all(site.key_places.frame is None for site in survey.sites if site.key_places is not None)
+    site_list = find_sites(Before(BESIDE[beside]).eval(), torch.rand(1, 3, 32, 32))
+    assert all(site.key_places.frame is None for site in site_list.sites if site.key_places is not None)
 
 
 def test_a_resize_of_a_crop_lies_over_the_crop():

@@ -11,17 +11,17 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
 from rulepatch.errors import SiteError
-from rulepatch.tracing.sites import find_sites, patches, rows, with_weight
+from rulepatch.tracing.sites import clone_with_weight, find_sites, flatten_positions, unfold
 
 
 def value_points(model: nn.Module, size: int = 64) -> dict[str, str]:
-    survey = find_sites(model.eval(), torch.zeros(1, 3, size, size))
-    return {site.path: site.value_point for site in survey.sites}
+    site_list = find_sites(model.eval(), torch.zeros(1, 3, size, size))
+    return {site.path: site.value_point for site in site_list.sites}
 
 
 def test_value_points_of_the_small_network(net):
-    survey = find_sites(net, torch.zeros(1, 3, 16, 16))
-    assert {site.path: site.value_point for site in survey.sites} == {
+    site_list = find_sites(net, torch.zeros(1, 3, 16, 16))
+    assert {site.path: site.value_point for site in site_list.sites} == {
         "0.0": "0.3",
         "1.conv1": "1.relu",
         "1.conv2": "1",
@@ -30,10 +30,10 @@ def test_value_points_of_the_small_network(net):
         "3.squeeze": "3.squeeze",
         "6": "6",
     }
-    assert [site.path for site in survey.sites if not site.exact] == ["3.conv"]
-    first = survey.sites[0]
+    assert [site.path for site in site_list.sites if not site.exact] == ["3.conv"]
+    first = site_list.sites[0]
     assert (first.kind, first.shape, first.stride, first.positions) == ("conv", (8, 3, 3, 3), (1, 1), (16, 16))
-    assert survey.site("6").shape == (5, 12, 1, 1) and survey.site("6").positions == ()
+    assert site_list.site("6").shape == (5, 12, 1, 1) and site_list.site("6").positions == ()
 
 
 @pytest.mark.slow
@@ -65,8 +65,8 @@ def test_value_points_of_other_families():
 def test_sites_are_found_without_weights():
     with torch.device("meta"):
         model = torchvision.models.resnet18()
-    survey = find_sites(model, torch.zeros(1, 3, 224, 224, device="meta"))
-    assert len(survey.sites) == 21 and survey.site("layer4.1.conv2").positions == (7, 7)
+    site_list = find_sites(model, torch.zeros(1, 3, 224, 224, device="meta"))
+    assert len(site_list.sites) == 21 and site_list.site("layer4.1.conv2").positions == (7, 7)
 
 
 class Standardised(nn.Conv2d):
@@ -98,9 +98,9 @@ class Refused(nn.Module):
 
 
 def test_layers_that_cannot_be_edited_are_listed_with_the_reason():
-    survey = find_sites(Refused(), torch.zeros(1, 4, 8, 8))
-    assert [site.path for site in survey.sites] == ["sound"]
-    reasons = {refusal.path: refusal.reason for refusal in survey.refused}
+    site_list = find_sites(Refused(), torch.zeros(1, 4, 8, 8))
+    assert [site.path for site in site_list.sites] == ["sound"]
+    reasons = {refusal.path: refusal.reason for refusal in site_list.refused}
     assert reasons == {
         "depthwise": "depthwise",
         "grouped": "2 groups",
@@ -114,7 +114,7 @@ def test_layers_that_cannot_be_edited_are_listed_with_the_reason():
         "whole_numbers": "its weight is no plain tensor of floating-point numbers (int8)",
     }
     with pytest.raises(SiteError, match="depthwise"):
-        survey.site("depthwise")
+        site_list.site("depthwise")
 
 
 def test_quantised_and_scripted_layers_are_listed_with_the_reason():
@@ -123,29 +123,29 @@ def test_quantised_and_scripted_layers_are_listed_with_the_reason():
         warnings.simplefilter("ignore")  # both are on their way out
         mixed = nn.Sequential(torch.jit.script(nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU())), *small)
         dynamic = torch.ao.quantization.quantize_dynamic(small, {nn.Linear}, dtype=torch.qint8)
-    survey = find_sites(mixed, torch.zeros(1, 3, 8, 8))
-    assert [site.path for site in survey.sites] == ["1", "4"]
-    assert {refused.path: refused.reason for refused in survey.refused} == {"0.0": "scripted"}
+    site_list = find_sites(mixed, torch.zeros(1, 3, 8, 8))
+    assert [site.path for site in site_list.sites] == ["1", "4"]
+    assert {refused.path: refused.reason for refused in site_list.refused} == {"0.0": "scripted"}
     with pytest.raises(SiteError, match="scripted"):
         find_sites(mixed[0], torch.zeros(1, 3, 8, 8))
-    survey = find_sites(dynamic, torch.zeros(1, 3, 8, 8))
-    assert [site.path for site in survey.sites] == ["0"]
-    assert {refused.path: refused.reason for refused in survey.refused} == {"3": "quantised"}
+    site_list = find_sites(dynamic, torch.zeros(1, 3, 8, 8))
+    assert [site.path for site in site_list.sites] == ["0"]
+    assert {refused.path: refused.reason for refused in site_list.refused} == {"3": "quantised"}
 
 
 def test_unknown_sites_name_the_nearest(net):
-    survey = find_sites(net, torch.zeros(1, 3, 16, 16))
+    site_list = find_sites(net, torch.zeros(1, 3, 16, 16))
     with pytest.raises(SiteError, match=r"1\.conv3.*nearest are 1\.conv"):
-        survey.site("1.conv3")
+        site_list.site("1.conv3")
     with pytest.raises(SiteError, match="value point"):
-        survey.site("1.conv2", value_point="nowhere")
+        site_list.site("1.conv2", value_point="nowhere")
 
 
 def test_value_points_can_be_set_by_hand(net):
-    survey = find_sites(net, torch.zeros(1, 3, 16, 16))
-    near = survey.site("1.conv2", value_point="1.bn2")
+    site_list = find_sites(net, torch.zeros(1, 3, 16, 16))
+    near = site_list.site("1.conv2", value_point="1.bn2")
     assert near.value_point == "1.bn2" and near.exact
-    far = survey.site("1.conv2", value_point="2.2")
+    far = site_list.site("1.conv2", value_point="2.2")
     assert far.value_point == "2.2" and not far.exact
 
 
@@ -163,8 +163,8 @@ def test_value_points_can_be_set_by_hand(net):
 def test_patches_are_what_the_layers_kernel_sees(options):
     layer = nn.Conv2d(3, 4, (3, 5), bias=True, **options)
     images = torch.randn(2, 3, 9, 9)
-    unfolded = patches(layer, images)
-    expected = rows(layer(images) - layer.bias[:, None, None], 1)
+    unfolded = unfold(layer, images)
+    expected = flatten_positions(layer(images) - layer.bias[:, None, None], 1)
     assert torch.allclose(unfolded @ layer.weight.flatten(1).T, expected, atol=1e-5)
 
 
@@ -177,20 +177,20 @@ def test_patches_follow_a_subclass_with_padding_of_its_own():
 
     layer = BottomRight(3, 4, 3, stride=2, bias=False)
     images = torch.randn(2, 3, 8, 8)
-    unfolded = patches(layer, images)
-    assert torch.allclose(unfolded @ layer.weight.flatten(1).T, rows(layer(images), 1), atol=1e-5)
+    unfolded = unfold(layer, images)
+    assert torch.allclose(unfolded @ layer.weight.flatten(1).T, flatten_positions(layer(images), 1), atol=1e-5)
 
 
 def test_patches_of_a_linear_layer_are_its_rows():
     tokens = torch.randn(2, 7, 5)
-    assert torch.equal(patches(nn.Linear(5, 3), tokens), tokens)
+    assert torch.equal(unfold(nn.Linear(5, 3), tokens), tokens)
 
 
 def test_with_weight_leaves_the_layer_alone():
     layer = nn.Conv2d(3, 4, 3)
     layer.register_forward_hook(lambda *_: None)
     before = layer.weight.clone()
-    twin = with_weight(layer, torch.zeros(2, 1, 3, 3))
+    twin = clone_with_weight(layer, torch.zeros(2, 1, 3, 3))
     assert twin(torch.ones(1, 1, 5, 5)).shape == (1, 2, 3, 3) and twin.bias is None and not twin._forward_hooks
     assert torch.equal(layer.weight, before) and layer.bias is not None and len(layer._forward_hooks) == 1
     assert (layer.in_channels, layer.out_channels) == (3, 4)

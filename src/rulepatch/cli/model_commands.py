@@ -39,9 +39,9 @@ def sites(*, model: NamedModelOptions, as_json: Json = False) -> None:
 
     name, weights = model.name, model.weights
     classifier = load_skeleton(name) if weights is None else load_model(name, weights=weights)
-    survey = sites_of(classifier)
-    classifier.logits_of(survey.trace.calls[0].result)  # says so now if it returns none
-    print_result(survey, as_json)
+    site_list = sites_of(classifier)
+    classifier.logits_of(site_list.trace.calls[0].result)  # says so now if it returns none
+    print_result(site_list, as_json)
 
 
 @app.command(epilog=example("predict playground rulepatch-demo/tests --edit rulepatch-demo/snow-to-road.safetensors"))

@@ -22,7 +22,7 @@ from rulepatch.editors.problem import Problem
 from rulepatch.models.classifier import Classifier
 from rulepatch.progress import Bar
 from rulepatch.tracing import capture
-from rulepatch.tracing.sites import key_axis, rows
+from rulepatch.tracing.sites import flatten_positions, key_axis
 
 __all__ = ["Counterfactuals", "Place", "counterfactuals_of", "locate", "make_counterfactuals", "texture_of"]
 
@@ -172,7 +172,7 @@ def locate(problem: Problem) -> Place | None:
 def _places(problem: Problem, seen: SiteActivations) -> Iterator[Place]:
     """Detectors at a site with different thresholds."""
     key = key_at(problem, seen)
-    keys = rows(seen.original.keys, key_axis(seen.site.kind)).float().cpu()
+    keys = flatten_positions(seen.original.keys, key_axis(seen.site.kind)).float().cpu()
     assert seen.site.key_places is not None
     scores = seen.site.key_places.to_map((keys @ key.direction).reshape(len(seen.masks), -1))
     masks = seen.masks.cpu() > 0.5

@@ -29,7 +29,7 @@ from rulepatch.methods import FLOOR, Rewrite
 from rulepatch.models.classifier import Classifier
 from rulepatch.text import Table, percent
 from rulepatch.tracing import capture
-from rulepatch.tracing.sites import Layer, key_axis, rows
+from rulepatch.tracing.sites import Layer, flatten_positions, key_axis
 
 __all__ = [
     "Key",
@@ -109,8 +109,8 @@ def key_of_concept(
         SiteError: a site that the model does not have.
     """
     if site is None:
-        survey = sites_of(model)
-        site = [each.path for each in survey.sites if each.is_spatial][-1]
+        site_list = sites_of(model)
+        site = [each.path for each in site_list.sites if each.is_spatial][-1]
     run = Run(cache=cache, progress=progress)
     problem = build_problem(model, exemplars, site, Rewrite(), reference=reference, run=run)
     return key_at(problem, problem.observations[0], which)
@@ -125,7 +125,7 @@ def key_at(problem: Problem, seen: SiteActivations, which: Literal["concept", "r
         which: the concept that the mask marks in the original pictures, or what replaces it in the edited ones.
     """
     recording = seen.original if which == "concept" else seen.edited
-    keys = rows(recording.keys, key_axis(seen.site.kind)).double().cpu()
+    keys = flatten_positions(recording.keys, key_axis(seen.site.kind)).double().cpu()
     weights = seen.key_weights.cpu()
     whitener = problem.statistics[seen.site.path].whitening(floor=FLOOR).cpu()
     _, direction = linalg.directions(keys[weights > 0], weights[weights > 0], whitener, 1)
@@ -160,7 +160,12 @@ def key_of_points(
     if not points:
         raise SettingError("expected at least one point but got none; click on the concept")
     inputs = model.inputs(model.preprocess.pixels(image)[None])
-    keys = rows(capture.input_of(model.module, inputs, site), key_axis(where.kind)).flatten(0, 1).double().cpu()
+    keys = (
+        flatten_positions(capture.input_of(model.module, inputs, site), key_axis(where.kind))
+        .flatten(0, 1)
+        .double()
+        .cpu()
+    )
     numbers = where.key_places.to_map(torch.arange(len(keys), dtype=torch.float64)[None])[0].long()
     around: set[int] = set()
     for down, across in (_cell(model, image, point, (len(numbers), len(numbers[0]))) for point in points):

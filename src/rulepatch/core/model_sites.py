@@ -7,14 +7,14 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from rulepatch.models.classifier import Classifier
-from rulepatch.tracing.sites import Survey, find_sites
+from rulepatch.tracing.sites import SiteList, find_sites
 
 __all__ = ["sites_of"]
 
-_KNOWN: WeakKeyDictionary[Classifier, tuple[list[Any], Survey]] = WeakKeyDictionary()
+_KNOWN: WeakKeyDictionary[Classifier, tuple[list[Any], SiteList]] = WeakKeyDictionary()
 
 
-def sites_of(model: Classifier) -> Survey:
+def sites_of(model: Classifier) -> SiteList:
     """Find every site at which a classifier can be edited; cached.
 
     A traced forward pass takes as long as several plain ones, and an edit needs the sites more than once.

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from rulepatch.core import linalg
 from rulepatch.core.changes import Change, Gate, LowRank, NewClass
-from rulepatch.tracing.sites import Layer, with_weight
+from rulepatch.tracing.sites import Layer, clone_with_weight
 
 __all__ = [
     "EditedLayer",
@@ -64,7 +64,7 @@ def _channel_shape(layer: Layer) -> tuple[int, ...]:
 
 def _reading(layer: Layer, directions: Tensor) -> nn.Module:
     if isinstance(layer, nn.Linear) or directions.ndim == 4:
-        return with_weight(layer, directions)
+        return clone_with_weight(layer, directions)
     return _Pointwise(directions)
 
 
@@ -92,7 +92,7 @@ class LowRankBranch(nn.Module):
         self.reader = Projection(layer, change.directions, change.gate)
         weight = (change.strength * change.coefficients.double()).to(layer.weight.detach())
         whole = change.architecture == 1 or isinstance(layer, nn.Linear)
-        self.write = with_weight(layer, weight) if whole else _Pointwise(weight)
+        self.write = clone_with_weight(layer, weight) if whole else _Pointwise(weight)
 
     def forward(self, keys: Tensor) -> Tensor:
         """Output of the branch for some keys.
@@ -157,7 +157,7 @@ class ResponseTap(nn.Module):
         super().__init__()
         self.layer = layer
         # a copy: rounding of sums may depend on memory alignment, which differs for a loaded weight
-        self.filter = with_weight(like, change.weight.to(like.weight.detach(), copy=True))
+        self.filter = clone_with_weight(like, change.weight.to(like.weight.detach(), copy=True))
         self.filter.weight.requires_grad_(False)
         self.register_buffer("offset", change.offset.to(like.weight.detach()))
         self.activation, self.pool, self.slot = change.activation, change.pool, slot

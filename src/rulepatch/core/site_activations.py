@@ -11,7 +11,7 @@ from rulepatch.core import linalg
 from rulepatch.errors import SiteError
 from rulepatch.tracing import capture
 from rulepatch.tracing.positions import SpatialPositions
-from rulepatch.tracing.sites import Layer, Site, key_axis, patches, rows, with_weight
+from rulepatch.tracing.sites import Layer, Site, clone_with_weight, flatten_positions, key_axis, unfold
 from rulepatch.tracing.trace import Route, kind_of
 
 __all__ = ["SiteActivations", "position_weights", "record_site"]
@@ -69,9 +69,9 @@ class SiteActivations:
             (p, c), and (p,) in 0..1 without zeros, both float64.
         """
         if architecture == 1:
-            keys, weights = rows(self.keys, key_axis(self.site.kind)), self.key_weights
+            keys, weights = flatten_positions(self.keys, key_axis(self.site.kind)), self.key_weights
         else:
-            keys, weights = patches(self.layer, self.keys), self.output_weights
+            keys, weights = unfold(self.layer, self.keys), self.output_weights
         images = len(self.masks)  # windows of one picture are entries of their own
         keys = keys.reshape(images, -1, keys.shape[-1])[pictures]
         weights = weights.reshape(images, -1)[pictures]
@@ -88,7 +88,7 @@ class SiteActivations:
         Returns:
             (n, p, r·y·x); (n, p, r) for unfolded patches.
         """
-        return rows(maps, key_axis(self.site.kind)) if unfolded else patches(self.layer, maps)
+        return flatten_positions(maps, key_axis(self.site.kind)) if unfolded else unfold(self.layer, maps)
 
     @cached_property
     def marked(self) -> Tensor:
@@ -142,11 +142,11 @@ class SiteActivations:
         """J·a at the marked positions of the output, for numbers of a pre-activation's shape."""
         output, head = self._head
         (found,) = torch.autograd.grad(head, output, activation, retain_graph=True)
-        return rows(found, key_axis(self.site.kind))[self.marked]
+        return flatten_positions(found, key_axis(self.site.kind))[self.marked]
 
     def targets(self) -> Tensor:
         """v*, the original pictures' values, (n, p, c)."""
-        return rows(self.original.values, self.site.channel_axis)
+        return flatten_positions(self.original.values, self.site.channel_axis)
 
     def with_style(self, style: Tensor) -> "SiteActivations":
         """Activations for edited images that are composed in feature space (thesis 2.3), without edited images.
@@ -158,9 +158,9 @@ class SiteActivations:
             style: the site's input for a picture that is all style, (1, …).
         """
         axis, recorded, images = key_axis(self.site.kind), self.original, len(self.masks)
-        keys = rows(recorded.keys, axis).reshape(images, -1, self.site.shape[1])
+        keys = flatten_positions(recorded.keys, axis).reshape(images, -1, self.site.shape[1])
         share = self.key_weights.reshape(images, -1, 1)
-        pasted = keys + share.to(keys) * (rows(style, axis).reshape(1, *keys.shape[1:]).to(keys) - keys)
+        pasted = keys + share.to(keys) * (flatten_positions(style, axis).reshape(1, *keys.shape[1:]).to(keys) - keys)
         pasted = pasted.reshape(recorded.keys.movedim(axis, -1).shape).movedim(-1, axis).contiguous()
         with torch.no_grad():
             output = self.layer(pasted)
@@ -211,7 +211,7 @@ class SiteActivations:
         Returns:
             (p, c), (p, c), and (p,) in 0..1.
         """
-        found = rows(values, self.site.channel_axis).flatten(0, 1)
+        found = flatten_positions(values, self.site.channel_axis).flatten(0, 1)
         return found, self.targets().flatten(0, 1), self.value_weights.to(found).flatten()
 
 
@@ -279,7 +279,7 @@ def position_weights(
 
 def _is_linear(layer: Layer, keys: Tensor) -> bool:
     with torch.no_grad():
-        once, doubled = (with_weight(layer, factor * layer.weight.detach())(keys) for factor in (1, 2))
+        once, doubled = (clone_with_weight(layer, factor * layer.weight.detach())(keys) for factor in (1, 2))
     return torch.allclose(doubled, 2 * once, rtol=1e-2, atol=float(once.abs().max()) * 1e-2)
 
 

@@ -18,7 +18,7 @@ from rulepatch.digests import digest_of_json, digest_of_tensors
 from rulepatch.errors import ModelError
 from rulepatch.models.classifier import Classifier
 from rulepatch.tracing import capture
-from rulepatch.tracing.sites import Layer, Site, key_axis, patches, rows
+from rulepatch.tracing.sites import Layer, Site, flatten_positions, key_axis, unfold
 
 __all__ = [
     "Found",
@@ -127,7 +127,7 @@ def key_statistics(
     Args:
         model: the classifier.
         images: the reference set.
-        sites: the sites; sites of one survey with the same input share their statistics.
+        sites: the sites; sites of one site list with the same input share their statistics.
         architecture: 1 for keys of c_in channels, 2 for unfolded patches of c_in·y·x (thesis fig. 2-3).
         products: type in which products of keys are taken: float64, or float32 where many sites make it slow.
         batch_size: pictures in a pass; what suits the device if None.
@@ -331,7 +331,7 @@ def _reader(
     real = places.real if places is not None and site.is_spatial and places.extra_tokens else None
 
     def read(keys: Tensor) -> None:
-        found = rows(keys, key_axis(site.kind)) if architecture == 1 else patches(layer, keys)
+        found = flatten_positions(keys, key_axis(site.kind)) if architecture == 1 else unfold(layer, keys)
         found = found.flatten(0, 1)
         if real is not None:
             found = found.unflatten(0, (-1, len(real)))[:, real.to(found.device)].flatten(0, 1)

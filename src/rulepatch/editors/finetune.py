@@ -19,7 +19,7 @@ from rulepatch.forward import gradients
 from rulepatch.methods import FineTuneGlobal, FineTuneLocal
 from rulepatch.models.classifier import Classifier
 from rulepatch.progress import Bar
-from rulepatch.tracing.sites import Survey
+from rulepatch.tracing.sites import SiteList
 from rulepatch.tracing.trace import Trace
 
 __all__ = ["finetune_global", "finetune_local"]
@@ -33,12 +33,12 @@ def _check(model: Classifier, observations: list[SiteActivations], how: FineTune
         check_rank(model, observations, how)
 
 
-def _from_a_site_on(survey: Survey, paths: Sequence[str], how: FineTuneGlobal) -> list[str]:
+def _from_a_site_on(site_list: SiteList, paths: Sequence[str], how: FineTuneGlobal) -> list[str]:
     """The site from which to tune; projected, all sites from there on."""
     if len(paths) != 1:
         raise SettingError(f"expected one site from which to tune but got {len(paths)}; name the first of them")
-    first = survey.site(paths[0])
-    return [each.path for each in survey.sites[survey.sites.index(first) :]] if how.projected else [first.path]
+    first = site_list.site(paths[0])
+    return [each.path for each in site_list.sites[site_list.sites.index(first) :]] if how.projected else [first.path]
 
 
 @editor(FineTuneLocal, check=_check)

@@ -15,13 +15,13 @@ from rulepatch.errors import SettingError
 from rulepatch.forward import gradients
 from rulepatch.methods import LastLayer
 from rulepatch.progress import Bar
-from rulepatch.tracing.sites import Survey
+from rulepatch.tracing.sites import SiteList
 
 __all__ = ["last_layer"]
 
 
-def _the_last(survey: Survey, paths: Sequence[str], _: LastLayer) -> list[str]:
-    last = survey.sites[-1].path
+def _the_last(site_list: SiteList, paths: Sequence[str], _: LastLayer) -> list[str]:
+    last = site_list.sites[-1].path
     if list(paths) not in ([], [last]):
         raise SettingError(f"expected the last layer, {last}, but got {', '.join(paths)}; leave the site out")
     return [last]

@@ -24,7 +24,7 @@ from rulepatch.models.classifier import Classifier
 from rulepatch.progress import steps
 from rulepatch.timing import stretch
 from rulepatch.tracing import capture
-from rulepatch.tracing.sites import Site, Survey
+from rulepatch.tracing.sites import Site, SiteList
 
 __all__ = ["Problem", "Reference", "build_problem", "masked_inputs", "record_exemplars"]
 
@@ -170,22 +170,22 @@ def record_exemplars(
         SettingError: a label is unknown to the model, or the sites are none, `auto` or given twice.
         SiteError: a site that the model does not have, or that cannot be edited.
     """
-    survey = sites_of(model)
-    _check_paths(survey, paths, value_point)
+    site_list = sites_of(model)
+    _check_paths(site_list, paths, value_point)
     if not exemplars:
         raise ExemplarError("expected at least one exemplar but got none; give a picture with a mask")
     for exemplar in exemplars:
         if exemplar.label is not None:
             model.classes.index(exemplar.label)
-    model.logits_of(survey.trace.calls[0].result)  # says so now if the class names do not fit
-    sites = [survey.site(path, value_point=value_point) for path in paths]
+    model.logits_of(site_list.trace.calls[0].result)  # says so now if the class names do not fit
+    sites = [site_list.site(path, value_point=value_point) for path in paths]
     originals, counterparts, masks = _inputs(model, exemplars)
     for exemplar in exemplars if edited else ():
         check_agreement(exemplar, whole_image=whole_image)
     if whole_image:
         masks = torch.ones_like(masks)
     else:
-        _follow_the_picture(model, survey, sites, exemplars, masks)
+        _follow_the_picture(model, site_list, sites, exemplars, masks)
     through = steps(sites, "exemplars", unit="site", shown=progress)
     return (
         originals,
@@ -194,9 +194,9 @@ def record_exemplars(
     )
 
 
-def _check_paths(survey: Survey, paths: Sequence[str], value_point: str | None) -> None:
+def _check_paths(site_list: SiteList, paths: Sequence[str], value_point: str | None) -> None:
     if not paths:
-        last = [site.path for site in survey.sites if site.is_spatial][-3:]
+        last = [site.path for site in site_list.sites if site.is_spatial][-3:]
         raise SettingError(
             f"expected at least one site but got none; the last ones are a good start: --site {' --site '.join(last)}"
         )
@@ -211,7 +211,7 @@ def _check_paths(survey: Survey, paths: Sequence[str], value_point: str | None) 
 
 
 def _follow_the_picture(
-    model: Classifier, survey: Survey, sites: Sequence[Site], exemplars: Sequence[Exemplar], masks: Tensor
+    model: Classifier, site_list: SiteList, sites: Sequence[Site], exemplars: Sequence[Exemplar], masks: Tensor
 ) -> None:
     """Make sure that masks lie where the layers look, if a network moves or crops the picture before its first layer.
 
@@ -219,9 +219,10 @@ def _follow_the_picture(
         ExemplarError: the layers see nothing of a mask.
     """
     spatial = [site for site in sites if site.is_spatial]
-    if survey.lost is not None and spatial:
+    if site_list.lost is not None and spatial:
         warn(
-            f"expected layers of {model.name} to see the picture as it lies but before the first of them {survey.lost} "
+            f"expected layers of {model.name} to see the picture as it lies but before the first of them "
+            f"{site_list.lost} "
             "may move its places, where no mask can follow; do that in the preprocessing instead"
         )
     frames = dict.fromkeys(site.key_places.frame for site in spatial if site.key_places is not None)

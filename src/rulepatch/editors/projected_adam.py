@@ -11,7 +11,7 @@ from rulepatch.editors.registry import editor
 from rulepatch.editors.subspace import check_rank, find_gate, low_rank_change, shape_of_keys
 from rulepatch.methods import ProjectedAdam
 from rulepatch.progress import Bar
-from rulepatch.tracing.sites import with_weight
+from rulepatch.tracing.sites import clone_with_weight
 
 __all__ = ["descend", "projected_adam"]
 
@@ -64,7 +64,7 @@ def descend(
     """
     layer, keys = observation.layer, observation.keys
     basis = None if directions is None else directions.to(layer.weight.detach())
-    changed = with_weight(layer, torch.zeros_like(layer.weight.detach()).requires_grad_())
+    changed = clone_with_weight(layer, torch.zeros_like(layer.weight.detach()).requires_grad_())
     optimiser = torch.optim.Adam([changed.weight], lr=how.learning_rate)
     with torch.enable_grad(), Bar(how.steps, "steps", shown=progress) as bar:
         for step in range(1, how.steps + 1):

@@ -34,8 +34,8 @@ class Editor:
         solve: finds the changes: a function of a `Problem` and the settings.
         check: refuses what cannot be solved, before the reference set is read: a function of the model, what the sites
             see of the exemplars, and the settings.
-        sites: chooses the sites, where it is not the caller who does: a function of the survey of the model, the sites
-            that were asked for, and the settings.
+        sites: chooses the sites, where it is not the caller who does: a function of the site list of the model, the
+            sites that were asked for, and the settings.
     """
 
     settings: type[Method]

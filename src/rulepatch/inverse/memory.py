@@ -21,7 +21,7 @@ from rulepatch.methods import InversePinv, InverseTranspose
 from rulepatch.models.classifier import Classifier
 from rulepatch.timing import stretch
 from rulepatch.tracing import capture
-from rulepatch.tracing.sites import Layer, Site, key_axis, patches, rows, with_weight
+from rulepatch.tracing.sites import Layer, Site, clone_with_weight, flatten_positions, key_axis, unfold
 
 __all__ = [
     "InverseProblem",
@@ -156,11 +156,11 @@ def build_inverse_problem(seen: SiteActivations, architecture: int) -> InversePr
     matrix, pictures = matrices.matrix_of(weight, architecture), len(seen.masks)
     original, edited = precise(seen.original.keys), precise(seen.edited.keys)
     if architecture == 4:
-        now, wanted = patches(layer, original), patches(layer, edited)
+        now, wanted = unfold(layer, original), unfold(layer, edited)
         asked, shares = now @ matrix.T, seen.output_weights
     else:
         asked, shares = _around(layer, output_of(layer, original, weight)), seen.key_weights
-        now, wanted = (rows(each, key_axis(seen.site.kind)) for each in (original, edited))
+        now, wanted = (flatten_positions(each, key_axis(seen.site.kind)) for each in (original, edited))
     shares = shares.to(asked.device).reshape(pictures, -1)
     marked = shares > 0
     keys, values, originals = (each.reshape(pictures, -1, each.shape[-1])[marked] for each in (asked, wanted, now))
@@ -176,13 +176,13 @@ def output_of(layer: Layer, keys: Tensor, weight: Tensor) -> Tensor:
         weight: of the layer's shape; (…, 1, 1) for a linear layer.
     """
     with torch.no_grad():
-        found: Tensor = with_weight(layer, weight)(keys)
+        found: Tensor = clone_with_weight(layer, weight)(keys)
     return found
 
 
 def _around(layer: Layer, output: Tensor) -> Tensor:
     """The outputs that each input contributes to, in the order of the weight's rows: (n, p, c_out·y·x)."""
-    found = patches(layer, output)
+    found = unfold(layer, output)
     if isinstance(layer, torch.nn.Linear):
         return found
     return found.unflatten(-1, (-1, *layer.kernel_size)).flip(-1, -2).flatten(2)

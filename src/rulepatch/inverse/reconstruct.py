@@ -28,7 +28,7 @@ from rulepatch.inverse.settings import InvertSettings, Optimiser
 from rulepatch.models.classifier import Classifier
 from rulepatch.progress import Bar
 from rulepatch.tracing import capture
-from rulepatch.tracing.sites import Layer, key_axis, rows
+from rulepatch.tracing.sites import Layer, flatten_positions, key_axis
 
 __all__ = ["invert", "reconstruct", "total_variation"]
 
@@ -143,8 +143,8 @@ class _Scene:
         """Mean cosine of a site's input at the marked positions to the edited and to the original pictures'."""
         weights = self.seen.key_weights.to(keys.device).flatten()
         sides = (self.seen.edited.keys, self.seen.original.keys)
-        flat = rows(keys.detach(), self.axis).flatten(0, 1).double()
-        found = [_cosine(flat, rows(each, self.axis).flatten(0, 1).double(), weights) for each in sides]
+        flat = flatten_positions(keys.detach(), self.axis).flatten(0, 1).double()
+        found = [_cosine(flat, flatten_positions(each, self.axis).flatten(0, 1).double(), weights) for each in sides]
         return found[0], found[1]
 
 
@@ -296,8 +296,8 @@ def _similarity(scene: _Scene, found: Tensor) -> dict[str, Tensor]:
         return {}
     maps = {}
     for name, keys in (("edited", scene.seen.edited.keys), ("original", scene.seen.original.keys)):
-        other = rows(keys, scene.axis)
-        products = (rows(found, scene.axis) * other).sum(dim=-1) / other.square().sum(dim=-1).mean()
+        other = flatten_positions(keys, scene.axis)
+        products = (flatten_positions(found, scene.axis) * other).sum(dim=-1) / other.square().sum(dim=-1).mean()
         maps[name] = places.to_map(products.reshape(len(scene.seen.masks), -1)).cpu()
     return maps
 

@@ -26,7 +26,7 @@ from rulepatch.new_classes import logit
 from rulepatch.new_classes.calibration import LogitSample, calibrated, collect_logits
 from rulepatch.new_classes.settings import NewClassSettings
 from rulepatch.tracing import capture
-from rulepatch.tracing.sites import Layer, Site, key_axis, patches, rows
+from rulepatch.tracing.sites import Layer, Site, flatten_positions, key_axis, unfold
 
 __all__ = ["new_class"]
 
@@ -57,7 +57,7 @@ class _Posed:
     def features(self, inputs: Tensor) -> Tensor:
         """What the head reads of some pictures, (n, c), float64."""
         keys = capture.input_of(self.model.module, inputs, self.head.path)
-        return rows(keys, key_axis(self.head.kind)).mean(dim=1).cpu().double()
+        return flatten_positions(keys, key_axis(self.head.kind)).mean(dim=1).cpu().double()
 
     def batches(self) -> Iterator[tuple[tuple[Picture, ...], Tensor]]:
         """The half of the reference set that may be learnt from, as inputs."""
@@ -163,12 +163,12 @@ def _check_name(model: Classifier, name: str) -> None:
 
 def _places(model: Classifier, inputs: Tensor, name: str, path: str | None) -> tuple[Site, Site]:
     """The site and the head; a class of zeros at the head shows whether the logits are its outputs."""
-    survey = sites_of(model)
-    spatial = [site for site in survey.sites if site.is_spatial]
+    site_list = sites_of(model)
+    spatial = [site for site in site_list.sites if site.is_spatial]
     if path is None and not spatial:
         raise SiteError(f"expected a layer with positions in {model.name} but it has none; name the site")
-    head = survey.sites[-1]
-    site = spatial[-1] if path is None else survey.site(path)
+    head = site_list.sites[-1]
+    site = spatial[-1] if path is None else site_list.site(path)
     if not site.is_spatial or (site.output_places is not None and site.output_places.windows > 1):
         raise SiteError(
             f"expected a site whose positions lie in the picture but {site.path} has none or cuts it into windows; "
@@ -202,7 +202,7 @@ def _filter(posed: _Posed) -> NewClass:
     def seen(inputs: Tensor) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
             keys = capture.input_of(module, inputs, site.path)
-            return patches(layer, keys).cpu().double(), layer(keys)
+            return unfold(layer, keys).cpu().double(), layer(keys)
 
     positive, output = seen(posed.inputs)
     share = position_weights(posed.masks.cpu(), output.cpu(), key_axis(site.kind), site.output_places)
@@ -291,7 +291,7 @@ def _under(posed: _Posed, inputs: Tensor, masks: Tensor) -> Tensor:
         values = capture.record(module, inputs, site.path, site.value_point).values
         axis, places = site.channel_axis, site.value_places
     values, masks = values.cpu(), masks.cpu()
-    found = rows(values, axis).double()
+    found = flatten_positions(values, axis).double()
     if found.shape[2] != posed.head.shape[1]:
         raise SettingError(
             f"expected a head that reads the last feature map's {found.shape[2]} channels, pooled, but "

@@ -143,8 +143,8 @@ def gather_statistics(
             raise SettingError("expected torchrun or workers but got both; leave one out")
         task = _Task(name, weights, own, reference, tuple(leave_out))
         model, images = together(task.load)
-        survey = sites_of(model)
-        wanted = [survey.site(path) for path in dict.fromkeys(sites)]
+        site_list = sites_of(model)
+        wanted = [site_list.site(path) for path in dict.fromkeys(sites)]
         with Workers(workers, dask=dask) as crew:
             measure = _by_workers(task, model, crew, dask, run.progress) if by_workers else None
             found = find_statistics(
@@ -237,9 +237,9 @@ def _work(share: _Share) -> dict[str, Any]:
             f"expected the same model {share.task.model} and pictures in {share.task.reference} wherever workers "
             f"are but part {share.part + 1} of {share.parts} has others; give all machines the same files"
         )
-    survey = sites_of(model)
+    site_list = sites_of(model)
     part = part_statistics(
-        model, images, [survey.site(path) for path in share.sites], share.recipe, part=share.part, parts=share.parts,
+        model, images, [site_list.site(path) for path in share.sites], share.recipe, part=share.part, parts=share.parts,
         progress=False,
     )  # fmt: skip
     states = {

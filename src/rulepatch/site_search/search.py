@@ -217,14 +217,14 @@ def _build(
     model: Classifier, exemplars: Sequence[Exemplar], sites: Sequence[str] | None, images: ImageSet, run: Run
 ) -> Problem:
     """The problem at all candidate sites, with statistics from one pass."""
-    survey = sites_of(model)
+    site_list = sites_of(model)
     if sites is None:
-        grids = [site for site in survey.sites if site.is_spatial]
+        grids = [site for site in site_list.sites if site.is_spatial]
         wanted = grids[len(grids) // 2 :]
         if not wanted:
             raise SiteError(f"expected a site with positions in {model.name} but it has none; name sites of your own")
     else:
-        wanted = [survey.site(path) for path in sites]
+        wanted = [site_list.site(path) for path in sites]
     with stretch("statistics"):
         statistics = key_statistics(
             model, images, wanted, products=torch.float32, seed=run.seed, cache=run.store, progress=run.progress

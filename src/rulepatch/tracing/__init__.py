@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 from rulepatch.lazy import exports
 
 if TYPE_CHECKING:
-    from rulepatch.tracing.sites import Site, Survey
+    from rulepatch.tracing.sites import Site, SiteList
 
-__all__ = ["Site", "Survey"]
+__all__ = ["Site", "SiteList"]
 
 __getattr__, __dir__ = exports(__name__)

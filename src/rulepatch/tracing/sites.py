@@ -24,7 +24,17 @@ from rulepatch.tracing.trace import Trace
 from rulepatch.tracing.value_points import find_value_point
 from rulepatch.wrappers import unwrapped
 
-__all__ = ["Layer", "Refusal", "Site", "Survey", "find_sites", "key_axis", "patches", "rows", "with_weight"]
+__all__ = [
+    "Layer",
+    "Site",
+    "SiteList",
+    "SkippedLayer",
+    "clone_with_weight",
+    "find_sites",
+    "flatten_positions",
+    "key_axis",
+    "unfold",
+]
 
 Layer = nn.Conv2d | nn.Linear
 """Layers that can be edited."""
@@ -47,7 +57,7 @@ class Site:
             solve is exact.
         channel_axis: which axis of the value point's output holds the channels.
         positions: (h, w) of the site's own output at the traced input size, (tokens,) for sequences, () if none.
-        reads: number of its input tensor; sites of one survey with the same number share their keys.
+        reads: number of its input tensor; sites of one site list with the same number share their keys.
         key_places: positions of its input in the image; None if they have none, as after pooling.
         output_places: the same for its output.
         value_places: the same for the value point's output.
@@ -91,7 +101,7 @@ class Site:
 
 
 @dataclass(frozen=True)
-class Refusal:
+class SkippedLayer:
     """A convolution or linear layer that cannot be edited.
 
     Attributes:
@@ -104,7 +114,7 @@ class Refusal:
 
 
 @dataclass(frozen=True)
-class Survey:
+class SiteList:
     """The sites of a model, and the layers that cannot be edited.
 
     Attributes:
@@ -116,13 +126,13 @@ class Survey:
     """
 
     sites: tuple[Site, ...]
-    refused: tuple[Refusal, ...]
+    refused: tuple[SkippedLayer, ...]
     trace: Trace
     lost: str | None = None
 
     def __repr__(self) -> str:
         refused = f"{plural(len(self.refused), 'layer')} not editable" if self.refused else ""
-        return brief("Survey", plural(len(self.sites), "site"), refused)
+        return brief("SiteList", plural(len(self.sites), "site"), refused)
 
     def _repr_html_(self) -> str:
         """HTML tables for notebooks; layers that cannot be edited are collapsed."""
@@ -208,7 +218,7 @@ class Survey:
         return _matched(found[path], self.trace, PlaceFinder(self.trace), value_point)
 
 
-def find_sites(model: nn.Module, inputs: Tensor) -> Survey:
+def find_sites(model: nn.Module, inputs: Tensor) -> SiteList:
     """Find every site of a model.
 
     Args:
@@ -239,12 +249,12 @@ def find_sites(model: nn.Module, inputs: Tensor) -> Survey:
             if (reason := _unplaced(site)) is None:
                 sites.append(site)
         if reason is not None:
-            refused.append(Refusal(path, reason))
+            refused.append(SkippedLayer(path, reason))
     sites.sort(key=lambda site: traced.calls_of(site.path)[0])
-    return Survey(tuple(sites), tuple(refused), traced, finder.lost)
+    return SiteList(tuple(sites), tuple(refused), traced, finder.lost)
 
 
-def rows(tensor: Tensor, channel_axis: int) -> Tensor:
+def flatten_positions(tensor: Tensor, channel_axis: int) -> Tensor:
     """Flatten a tensor to positions × channels.
 
     Args:
@@ -269,7 +279,7 @@ def key_axis(kind: str) -> int:
     return 1 if kind == "conv" else -1
 
 
-def with_weight(layer: Layer, weight: Tensor) -> Layer:
+def clone_with_weight(layer: Layer, weight: Tensor) -> Layer:
     """Clone a layer with another weight and no bias; class, stride and padding are kept.
 
     Args:
@@ -290,7 +300,7 @@ def with_weight(layer: Layer, weight: Tensor) -> Layer:
     return twin
 
 
-def patches(layer: Layer, maps: Tensor) -> Tensor:
+def unfold(layer: Layer, maps: Tensor) -> Tensor:
     """Unfold maps as a layer does (im2col): the input of each kernel tap at each of its output positions.
 
     It is computed by the layer itself with one-hot kernels, so that its stride, dilation and padding apply.
@@ -303,10 +313,10 @@ def patches(layer: Layer, maps: Tensor) -> Tensor:
         (n, p, r·y·x); maps vary slowest, then y, then x, as in a flattened weight.
     """
     if isinstance(layer, nn.Linear):
-        return rows(maps, -1)
+        return flatten_positions(maps, -1)
     y, x = layer.kernel_size
     one_hot = torch.eye(y * x, dtype=maps.dtype, device=maps.device).reshape(y * x, 1, y, x)
-    unfolded: Tensor = with_weight(layer, one_hot)(maps.flatten(0, 1)[:, None])
+    unfolded: Tensor = clone_with_weight(layer, one_hot)(maps.flatten(0, 1)[:, None])
     return unfolded.reshape(len(maps), -1, unfolded[0, 0].numel()).mT
 
 

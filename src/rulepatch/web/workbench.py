@@ -32,7 +32,7 @@ from rulepatch.methods import Rewrite
 from rulepatch.models.classes import Classes
 from rulepatch.models.classifier import Classifier
 from rulepatch.site_search.search import search
-from rulepatch.tracing.sites import Survey
+from rulepatch.tracing.sites import SiteList
 from rulepatch.web.recipes import Draft, Rule, State
 
 __all__ = ["Firing", "Opinion", "Side", "Workbench"]
@@ -112,7 +112,7 @@ class Workbench:
         }
         self._run = Run(cache=cache, progress=False)
         self._base = base_digest(model.module)
-        self._survey: Survey = sites_of(model)
+        self._site_list: SiteList = sites_of(model)
         self._statistics: dict[tuple[tuple[str, ...], int], dict[str, KeyStatistics]] = {}
         self._kept: dict[tuple[Side, str], Activations] = {}
         self._found: dict[Side, tuple[Edit, Outcomes]] = {}
@@ -140,7 +140,7 @@ class Workbench:
     @property
     def sites(self) -> list[str]:
         """The sites with positions in the image, where a rule can be rewritten."""
-        return [site.path for site in self._survey.sites if site.is_spatial]
+        return [site.path for site in self._site_list.sites if site.is_spatial]
 
     @property
     def edit(self) -> Edit:
@@ -178,7 +178,7 @@ class Workbench:
         key = (tuple(sites), architecture)  # of several at once less is sampled
         if key not in self._statistics:
             self._statistics[key] = key_statistics(
-                self.model, self.reference, [self._survey.site(path) for path in sites], architecture=architecture,
+                self.model, self.reference, [self._site_list.site(path) for path in sites], architecture=architecture,
                 cache=self._run.store, progress=False,
             )  # fmt: skip
         return self._statistics[key]
@@ -377,7 +377,7 @@ class Workbench:
 
     def _activations(self, side: Side, images: ImageSet, edit: Edit) -> Activations:
         """Cached activations at the first site of an edit."""
-        site = first_site(self._survey.trace, edit)
+        site = first_site(self._site_list.trace, edit)
         kept = self._kept.pop((side, site), None) or Activations(
             self.model, images, [site], progress="tests" if side == "tests" else "clean pictures"
         )

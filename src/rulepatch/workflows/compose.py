@@ -180,9 +180,9 @@ def compose_files(
 
 
 def _statistics(model: Classifier, edit: Edit, reference: Any, run: Run) -> dict[str, KeyStatistics]:
-    survey = sites_of(model)
+    site_list = sites_of(model)
     low_rank = {change.site for change in edit.changes if isinstance(change, LowRank) and change.architecture == 1}
-    sites = [site for site in survey.sites if site.path in low_rank]
+    sites = [site for site in site_list.sites if site.path in low_rank]
     images = ImageSet.of(reference, model.classes)
     return key_statistics(model, images, sites, cache=run.store, progress=run.progress)
 
