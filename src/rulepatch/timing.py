@@ -5,13 +5,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-__all__ = ["collected", "stretch"]
+__all__ = ["collect_timings", "section"]
 
 _collecting: ContextVar[dict[str, float] | None] = ContextVar("_collecting", default=None)
 
 
 @contextmanager
-def collected() -> Iterator[dict[str, float]]:
+def collect_timings() -> Iterator[dict[str, float]]:
     """Collect the seconds of every named section in a block; "total" is added at its end.
 
     Yields:
@@ -34,7 +34,7 @@ def collected() -> Iterator[dict[str, float]]:
 
 
 @contextmanager
-def stretch(name: str) -> Iterator[None]:
+def section(name: str) -> Iterator[None]:
     """A named section of a job; free unless timings are being collected."""
     seconds, start = _collecting.get(), time.perf_counter()
     try:

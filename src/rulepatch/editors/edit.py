@@ -18,7 +18,7 @@ from rulepatch.errors import ModelError, SettingError
 from rulepatch.methods import Method, ProjectedAdam, Rewrite
 from rulepatch.models.classifier import Classifier
 from rulepatch.settings import range_of, written
-from rulepatch.timing import stretch
+from rulepatch.timing import section
 
 __all__ = ["Front", "check_images", "edit", "front", "projected_adam", "rewrite", "solve"]
 
@@ -78,7 +78,7 @@ def edit(
     how, run = with_settings(how, run, settings)
     check_images(how, protect=protect, style=style)
     problem = build_problem(model, exemplars, site, how, reference=reference, protect=protect, style=style, run=run)
-    with stretch("solve"):
+    with section("solve"):
         changes = editor_named(how.name).solve(problem, how)
     found = judged(model, assembled(problem, how, changes), exemplars)
     warn_of(found)
@@ -95,7 +95,7 @@ def solve(problem: Problem, how: Method) -> Edit:
     Raises:
         SettingError: a setting that does not fit a site.
     """
-    with stretch("solve"):
+    with section("solve"):
         changes = editor_named(how.name).solve(problem, how)
     return assembled(problem, how, changes)
 

@@ -20,7 +20,7 @@ from rulepatch.editors.subspace import find_gate, low_rank_change
 from rulepatch.errors import SettingError
 from rulepatch.methods import Rewrite
 from rulepatch.models.classifier import Classifier
-from rulepatch.timing import stretch
+from rulepatch.timing import section
 
 __all__ = ["Rule", "rewrite_rules", "solve_rules"]
 
@@ -105,7 +105,7 @@ def solve_rules(problem: Problem, rules: Sequence[Rule]) -> Edit:
                 f"closed form, but got {own.given()} beside {common.given()}; edit them one by one"
             )
     changes: list[WeightChange] = []
-    with stretch("solve"):
+    with section("solve"):
         for seen in problem.observations:
             changes += _changes_at(problem, seen, rules, common)
     told = [

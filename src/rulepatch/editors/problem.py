@@ -22,7 +22,7 @@ from rulepatch.images import cover
 from rulepatch.methods import Method
 from rulepatch.models.classifier import Classifier
 from rulepatch.progress import steps
-from rulepatch.timing import stretch
+from rulepatch.timing import section
 from rulepatch.tracing import capture
 from rulepatch.tracing.sites import Site, SiteList
 
@@ -130,7 +130,7 @@ def build_problem(
         if given is None or (isinstance(given, Mapping) and all(site.path in given for site in sites)):
             known[name] = given or {}
             continue
-        with stretch("statistics"):
+        with section("statistics"):
             known[name] = find_statistics(
                 model, ImageSet.of(given, model.classes), sites, architecture=2 if how.unfolded else 1, seed=run.seed,
                 cache=run.store, progress=run.progress,

@@ -22,7 +22,7 @@ from rulepatch.notebook import drawing, panel, remark
 from rulepatch.notebook import table as html_table
 from rulepatch.progress import steps
 from rulepatch.text import Table, brief, percent, plural, quoted
-from rulepatch.timing import collected
+from rulepatch.timing import collect_timings
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -279,7 +279,7 @@ def _candidates(
     wanted = [(method, settings) for method in methods for settings in grid_of(method, grids.get(method, "default"))]
     found = []
     for method, settings in steps(wanted, "edits", unit="edit", shown=run.progress):
-        with collected() as seconds:
+        with collect_timings() as seconds:
             edit = edit_by(method, model, exemplars, settings=settings, sites=sites, reference=reference, run=run)
         taken = seconds.get("solve", 0.0)
         found += [

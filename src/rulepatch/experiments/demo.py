@@ -19,7 +19,7 @@ from rulepatch.models.registry import load_model
 from rulepatch.playground.pictures import exemplar, image_set, training_images
 from rulepatch.playground.scenes import CLASSES, TRAIN_STYLES, Scene, default_style, render
 from rulepatch.text import Table, command_line, percent
-from rulepatch.timing import collected, stretch
+from rulepatch.timing import collect_timings, section
 
 __all__ = ["Story", "run_demo", "write_pictures"]
 
@@ -175,9 +175,9 @@ def run_demo(out: Path, *, seed: int = 0, progress: bool = True) -> Story:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise FolderError(f"expected a folder to write in but {out} cannot be made ({error}); name another") from None
-    with collected() as seconds:
+    with collect_timings() as seconds:
         model = load_model("playground")
-        with stretch("pictures"):
+        with section("pictures"):
             write_pictures(out, model.classes, seed=seed)
         exemplars = read_exemplars([out / "exemplar"])
         edit = rewrite(
@@ -191,7 +191,7 @@ def run_demo(out: Path, *, seed: int = 0, progress: bool = True) -> Story:
             cache=None,
             progress=progress,
         )
-        with stretch("evaluation"):
+        with section("evaluation"):
             evaluation = evaluate(
                 model, edit, tests=out / "tests", reference=out / "clean", exemplars=exemplars, progress=progress
             )

@@ -12,7 +12,7 @@ from rulepatch.inverse.convolution import edit_convolution, power_spectrum_at
 from rulepatch.inverse.memory import check_sites, edit_memory
 from rulepatch.methods import InverseFourier, InversePinv, InverseTranspose
 from rulepatch.models.classifier import Classifier
-from rulepatch.timing import stretch
+from rulepatch.timing import section
 
 __all__ = ["inverse_fourier", "inverse_pinv", "inverse_transpose"]
 
@@ -72,7 +72,7 @@ def inverse_fourier(problem: Problem, how: InverseFourier) -> Solution:
         SettingError: statistics are given in the place of images.
     """
     images = problem.images(how.name)
-    with stretch("statistics"):
+    with section("statistics"):
         spectra = [
             power_spectrum_at(problem.model, images, seen.site, progress=problem.run.progress)
             for seen in problem.observations

@@ -19,7 +19,7 @@ from rulepatch.errors import SettingError, SiteError
 from rulepatch.inverse import matrices
 from rulepatch.methods import InversePinv, InverseTranspose
 from rulepatch.models.classifier import Classifier
-from rulepatch.timing import stretch
+from rulepatch.timing import section
 from rulepatch.tracing import capture
 from rulepatch.tracing.sites import Layer, Site, clone_with_weight, flatten_positions, key_axis, unfold
 
@@ -83,7 +83,7 @@ def edit_memory(problem: Problem, how: InverseTranspose) -> Solution:
     """
     changes, told = list[WeightChange](), []
     for seen in problem.observations:
-        with stretch("statistics"):
+        with section("statistics"):
             moment = _moment_of_outputs(problem, seen, how)
         inverse = build_inverse_problem(seen, how.architecture)
         matrix, whitener = inverse.matrix, linalg.whitening(moment.to(inverse.keys.device), floor=how.floor)

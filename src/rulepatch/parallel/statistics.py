@@ -32,7 +32,7 @@ from rulepatch.models.registry import load_model
 from rulepatch.parallel.workers import LOCAL, Lost, Workers
 from rulepatch.progress import Bar
 from rulepatch.text import Table, plural
-from rulepatch.timing import collected
+from rulepatch.timing import collect_timings
 from rulepatch.tracing.sites import Site
 
 __all__ = ["Gathered", "gather_statistics", "merge_as_tree"]
@@ -138,7 +138,7 @@ def gather_statistics(
     cache, by_workers = run.store, dask is not None or workers > 1
     if cache is None:
         raise SettingError("expected a cache to fill but got none; leave it out")
-    with collected() as seconds, process_group(device) as own:
+    with collect_timings() as seconds, process_group(device) as own:
         if by_workers and size() > 1:
             raise SettingError("expected torchrun or workers but got both; leave one out")
         task = _Task(name, weights, own, reference, tuple(leave_out))

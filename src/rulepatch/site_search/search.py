@@ -30,7 +30,7 @@ from rulepatch.site_search.report import figure_of, panel_of, text_of
 from rulepatch.site_search.rounds import Rounds, by_rule, by_score
 from rulepatch.site_search.selection import is_within, name_of
 from rulepatch.text import brief, percent, plural, quoted
-from rulepatch.timing import stretch
+from rulepatch.timing import section
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -172,7 +172,7 @@ def search(
         raise SettingError(f"expected a budget in 0..1 but got {max_drop}; {MAX_DROP} is usual")
     run = run.but(**settings) if settings else run
     images = ImageSet.of(reference, model.classes, leave_out=leave_out)
-    with stretch("search"):
+    with section("search"):
         images = trusted(model, images, seed=run.seed, progress=run.progress)
         known, unseen = images.split(0.5, seed=run.seed)  # damage is lower on the images of the statistics
         problem = _build(model, exemplars, sites, known, run)
@@ -225,7 +225,7 @@ def _build(
             raise SiteError(f"expected a site with positions in {model.name} but it has none; name sites of your own")
     else:
         wanted = [site_list.site(path) for path in sites]
-    with stretch("statistics"):
+    with section("statistics"):
         statistics = key_statistics(
             model, images, wanted, products=torch.float32, seed=run.seed, cache=run.store, progress=run.progress
         )

@@ -22,7 +22,7 @@ from rulepatch.methods import MAX_DROP, Method, Rewrite
 from rulepatch.models.classifier import Classifier
 from rulepatch.site_search.search import Search, search
 from rulepatch.text import Table
-from rulepatch.timing import collected
+from rulepatch.timing import collect_timings
 
 __all__ = ["Limits", "Made", "make"]
 
@@ -168,7 +168,7 @@ def make(
     if classes:
         given["protect"] = _of_classes(model, ImageSet.of(reference, model.classes), classes)
     check_images(how, **given)
-    with collected() as seconds:
+    with collect_timings() as seconds:
         if limits.max_drop is not None:
             kept = trusted(model, kept, progress=run.progress)
         problem = build_problem(model, exemplars, list(site), how, reference=kept, run=run, **given)
@@ -214,7 +214,7 @@ def _make_by_search(
             f"expected --site auto to choose everything by itself but got {', '.join([how.name, *others])}; "
             "name a site to set them"
         )
-    with collected() as seconds:
+    with collect_timings() as seconds:
         found = search(
             model,
             exemplars,
