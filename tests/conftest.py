@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from rulepatch.cli import main
-from rulepatch.collectives import as_one
+from rulepatch.collectives import group_scope
 from rulepatch.sweeps.store import Record, Store
 from tests.fixtures import colours
 
@@ -133,7 +133,7 @@ def group(monkeypatch):
         def process(rank):
             own.rank = rank
             try:
-                with as_one():
+                with group_scope():
                     found[rank] = function(rank)
             except Exception as error:
                 found[rank] = error

@@ -1,7 +1,7 @@
 """All-reduce of tensors over a torch.distributed process group.
 
 A sum is the only collective: to broadcast, one rank adds its tensor to the zeros of the others. Collectives span the
-process group only within `as_one`, so that a program that trains on several ranks may edit on one of them.
+process group only within `group_scope`, so that a program that trains on several ranks may edit on one of them.
 """
 
 from collections.abc import Iterator
@@ -12,27 +12,27 @@ from torch import Tensor
 
 from rulepatch.errors import WorkerError, reason_of
 
-__all__ = ["add_up", "as_one", "rank", "size"]
+__all__ = ["all_reduce_sum", "group_scope", "rank", "size"]
 
-_as_one: ContextVar[bool] = ContextVar("as_one", default=False)
+_in_group: ContextVar[bool] = ContextVar("_in_group", default=False)
 
 
 @contextmanager
-def as_one() -> Iterator[None]:
+def group_scope() -> Iterator[None]:
     """Scope in which collectives span the process group; every rank must enter it.
 
     Yields:
         Nothing.
     """
-    before = _as_one.set(True)
+    before = _in_group.set(True)
     try:
         yield
     finally:
-        _as_one.reset(before)
+        _in_group.reset(before)
 
 
 def size() -> int:
-    """World size; 1 without a process group, or outside of `as_one`.
+    """World size; 1 without a process group, or outside of `group_scope`.
 
     Returns:
         At least 1.
@@ -43,7 +43,7 @@ def size() -> int:
     """
     from torch import distributed
 
-    together = _as_one.get() and distributed.is_available() and distributed.is_initialized()
+    together = _in_group.get() and distributed.is_available() and distributed.is_initialized()
     return distributed.get_world_size() if together else 1
 
 
@@ -54,7 +54,7 @@ def rank() -> int:
     return distributed.get_rank() if size() > 1 else 0
 
 
-def add_up(tensor: Tensor) -> Tensor:
+def all_reduce_sum(tensor: Tensor) -> Tensor:
     """Sum a tensor over all ranks; every rank must call it, with the same shape and dtype.
 
     Args:

@@ -8,7 +8,7 @@ from PIL import Image
 from torch import distributed, nn
 from torch.nn import functional as F
 
-from rulepatch.collectives import as_one
+from rulepatch.collectives import group_scope
 from rulepatch.data.cache import Cache
 from rulepatch.data.folders import ImageSet, Picture
 from rulepatch.data.statistics import Recipe, find_statistics, key_statistics, part_statistics
@@ -410,7 +410,7 @@ def test_one_process_of_a_group_may_work_alone(model, images, monkeypatch):
     monkeypatch.setattr(distributed, "all_reduce", waits)
     (alone,) = statistics(model, images, ["inner.0.0"])
     assert alone.moment.count > 0
-    with as_one(), pytest.raises(WorkerError, match="gone or late"):
+    with group_scope(), pytest.raises(WorkerError, match="gone or late"):
         statistics(model, images, ["inner.0.0"])
     with pytest.raises(WorkerError, match="gone or late"):  # to call it is to say so
         alone.all_reduce()

@@ -51,9 +51,9 @@ class SecondMoment:
 
     def all_reduce(self) -> None:
         """All-reduce over the process group; every rank must call it."""
-        with collectives.as_one():
-            self.total = collectives.add_up(self.total)
-            self.count = int(collectives.add_up(torch.tensor(self.count)))
+        with collectives.group_scope():
+            self.total = collectives.all_reduce_sum(self.total)
+            self.count = int(collectives.all_reduce_sum(torch.tensor(self.count)))
 
     def mean(self) -> Tensor:
         """C, (c_in, c_in), float64.
@@ -136,7 +136,7 @@ class KeySample:
 
         Priorities are exchanged first, then the kept keys, each written by its owner into a tensor of zeros.
         """
-        with collectives.as_one():
+        with collectives.group_scope():
             self._all_reduce()
 
     def _all_reduce(self) -> None:
@@ -144,13 +144,13 @@ class KeySample:
         everyone = torch.zeros(collectives.size(), self.capacity, dtype=torch.float64)
         everyone[collectives.rank()] = torch.inf  # of unused entries
         everyone[collectives.rank(), : len(own)] = own
-        together = collectives.add_up(everyone).flatten()
+        together = collectives.all_reduce_sum(everyone).flatten()
         order = together.argsort(stable=True)[: self.capacity]
         order = order[together[order].isfinite()]
         mine = (order >= first) & (order < first + self.capacity)
         keys = torch.zeros(len(order), self._keys.shape[1])
         keys[mine] = self.keys[order[mine] - first]
-        bits = collectives.add_up(keys.view(torch.int32))  # a sum with zeros keeps the sign of -0.0
+        bits = collectives.all_reduce_sum(keys.view(torch.int32))  # a sum with zeros keeps the sign of -0.0
         self._count, self._threshold = 0, torch.inf
         self._enter(bits.view(torch.float32), together[order])
 

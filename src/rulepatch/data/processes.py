@@ -8,10 +8,10 @@ from typing import TypeVar
 
 import torch
 
-from rulepatch.collectives import add_up, as_one, rank, size
+from rulepatch.collectives import all_reduce_sum, group_scope, rank, size
 from rulepatch.errors import SettingError, WorkerError, reason_of
 
-__all__ = ["PATIENCE", "check_same", "process_group", "together"]
+__all__ = ["PATIENCE", "assert_same_on_all_ranks", "process_group", "run_on_all_ranks"]
 
 Result = TypeVar("Result")
 
@@ -42,7 +42,7 @@ def process_group(device: str) -> Iterator[str]:
     from torch import distributed
 
     if distributed.is_initialized() or os.environ.get("WORLD_SIZE", "1") == "1":
-        with as_one():
+        with group_scope():
             yield device
         return
 
@@ -60,13 +60,13 @@ def process_group(device: str) -> Iterator[str]:
             f"({reason_of(error)}); start them with torchrun, or unset WORLD_SIZE"
         ) from None
     try:
-        with as_one():
+        with group_scope():
             yield device
     finally:
         distributed.destroy_process_group()
 
 
-def together(function: Callable[[], Result]) -> Result:
+def run_on_all_ranks(function: Callable[[], Result]) -> Result:
     """Call a function on every rank, and raise on every rank if it fails on any.
 
     Args:
@@ -87,7 +87,7 @@ def together(function: Callable[[], Result]) -> Result:
         result = function()
     except Exception as error:
         failure = error
-    failed = int(add_up(torch.tensor(int(failure is not None))))
+    failed = int(all_reduce_sum(torch.tensor(int(failure is not None))))
     if failure is not None:
         raise failure
     if failed:
@@ -97,7 +97,7 @@ def together(function: Callable[[], Result]) -> Result:
     return result
 
 
-def check_same(what: str, digest: str) -> None:
+def assert_same_on_all_ranks(what: str, digest: str) -> None:
     """Check that all ranks have the same value.
 
     Args:
@@ -109,7 +109,7 @@ def check_same(what: str, digest: str) -> None:
     """
     digests = torch.zeros(size(), 32, dtype=torch.uint8)
     digests[rank()] = torch.tensor(list(bytes.fromhex(digest)), dtype=torch.uint8)
-    digests = add_up(digests)
+    digests = all_reduce_sum(digests)
     others = [str(process) for process, each in enumerate(digests) if not each.equal(digests[0])]
     if others:
         raise SettingError(

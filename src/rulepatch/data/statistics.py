@@ -7,12 +7,12 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from rulepatch.collectives import add_up, rank, size
+from rulepatch.collectives import all_reduce_sum, rank, size
 from rulepatch.core.edit import base_digest
 from rulepatch.core.moments import KeyStatistics
 from rulepatch.data.cache import Cache
 from rulepatch.data.folders import UNREADABLE, ImageSet
-from rulepatch.data.processes import check_same, together
+from rulepatch.data.processes import assert_same_on_all_ranks, run_on_all_ranks
 from rulepatch.data.stream import ImageStream
 from rulepatch.digests import digest_of_json, digest_of_tensors
 from rulepatch.errors import ModelError
@@ -83,7 +83,7 @@ class Part:
         """All-reduce over the process group; every rank must call it."""
         for statistics in self.statistics.values():
             statistics.all_reduce()
-        self.skipped = int(add_up(torch.tensor(self.skipped)))
+        self.skipped = int(all_reduce_sum(torch.tensor(self.skipped)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,7 +182,7 @@ def find_statistics(
     recipe = Recipe(architecture, batch_size or model.batch_size, seed, capacity, products)
     shared = size() > 1
     digests = _digests(model, images, sites, recipe, progress=progress) if cache is not None or shared else ()
-    keys, found = together(lambda: _look_up(model, digests, sites, recipe, cache if rank() == 0 else None))
+    keys, found = run_on_all_ranks(lambda: _look_up(model, digests, sites, recipe, cache if rank() == 0 else None))
     if shared:
         _spread(found, channels, capacity)
     missing = [site for site in sites if site.path not in found]
@@ -194,15 +194,18 @@ def find_statistics(
     )  # fmt: skip
     skipped, kept = 0, True
     if missing:
-        part = measure(list(wanted.values()), recipe, digests) if measure is not None else together(measure_here)
+        part = (
+            measure(list(wanted.values()), recipe, digests) if measure is not None else run_on_all_ranks(measure_here)
+        )
         if shared and measure is None:
             part.all_reduce()
         found |= {site.path: part.statistics[wanted[_shared(site, architecture)].path] for site in missing}
         skipped = part.skipped
         kept = not skipped and all(
             cache is not None and cache.put(keys[site.path], found[site.path].state())
-            for site in missing if rank() == 0
-        )  # fmt: skip
+            for site in missing
+            if rank() == 0
+        )
     return Found({site.path: found[site.path] for site in sites}, tuple(site.path for site in missing), skipped, kept)
 
 
@@ -219,7 +222,7 @@ def _look_up(
 
 def _spread(found: dict[str, KeyStatistics], channels: Mapping[str, int], capacity: int) -> None:
     """Broadcast what rank 0 found, as a sum with zeros of the other ranks."""
-    known = add_up(torch.tensor([path in found for path in channels], dtype=torch.int64)).tolist()
+    known = all_reduce_sum(torch.tensor([path in found for path in channels], dtype=torch.int64)).tolist()
     for path, is_known in zip(channels, known, strict=True):
         if is_known:
             statistics = found.get(path) or KeyStatistics(channels[path], capacity=capacity)
@@ -350,16 +353,16 @@ def _digests(
     """
     if size() == 1:
         return images.digests(progress=progress)
-    check_same("model, sites, settings and number of pictures", digest_of_json([
+    assert_same_on_all_ranks("model, sites, settings and number of pictures", digest_of_json([
         identity_of(model), [site.path for site in sites], recipe.describe(), len(images),
     ]))  # fmt: skip
     table = torch.zeros(len(images), 32, dtype=torch.uint8)
     indices = part_of(len(images), rank(), size(), recipe.batch_size)
     own = ImageSet(tuple(images.pictures[index] for index in indices), images.name)
-    for index, digest in zip(indices, together(own.digests), strict=True):
+    for index, digest in zip(indices, run_on_all_ranks(own.digests), strict=True):
         if digest != UNREADABLE:
             table[index] = torch.tensor(list(bytes.fromhex(digest)), dtype=torch.uint8)
-    rows = add_up(table).numpy()
+    rows = all_reduce_sum(table).numpy()
     return [row.tobytes().hex() if row.any() else UNREADABLE for row in rows]
 
 

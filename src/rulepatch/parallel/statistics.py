@@ -13,7 +13,7 @@ from rulepatch.core.model_sites import sites_of
 from rulepatch.core.moments import KeyStatistics
 from rulepatch.data.cache import Cache
 from rulepatch.data.folders import ImageSet
-from rulepatch.data.processes import process_group, together
+from rulepatch.data.processes import process_group, run_on_all_ranks
 from rulepatch.data.run import Run
 from rulepatch.data.statistics import (
     Found,
@@ -142,7 +142,7 @@ def gather_statistics(
         if by_workers and size() > 1:
             raise SettingError("expected torchrun or workers but got both; leave one out")
         task = _Task(name, weights, own, reference, tuple(leave_out))
-        model, images = together(task.load)
+        model, images = run_on_all_ranks(task.load)
         site_list = sites_of(model)
         wanted = [site_list.site(path) for path in dict.fromkeys(sites)]
         with Workers(workers, dask=dask) as crew:
