@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from rulepatch.collectives import group_scope
 from rulepatch.data.cache import Cache
 from rulepatch.data.folders import ImageSet, Picture
-from rulepatch.data.statistics import Recipe, find_statistics, key_statistics, part_statistics
+from rulepatch.data.statistics import StatisticsConfig, find_statistics, key_statistics, part_statistics
 from rulepatch.errors import FolderError, SettingError, WorkerError
 from rulepatch.images import read_image
 from rulepatch.models.classes import Classes
@@ -337,9 +337,9 @@ def sites_of(model, paths=SITES):
 def test_parts_of_a_reference_set_merge_to_the_whole(parts, architecture, model, images):
     """With more parts than batches some are empty, and with three batches of 4, 4 and 2 they are unequal."""
     whole = statistics(model, images, SITES, architecture=architecture)
-    recipe = Recipe(architecture, 4, 0, whole[0].sample.capacity, torch.float64)
+    config = StatisticsConfig(architecture, 4, 0, whole[0].sample.capacity, torch.float64)
     found = [
-        part_statistics(model, images, sites_of(model), recipe, part=part, parts=parts, progress=False)
+        part_statistics(model, images, sites_of(model), config, part=part, parts=parts, progress=False)
         for part in reversed(range(parts))
     ]
     for other in found[1:]:

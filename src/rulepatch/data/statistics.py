@@ -21,10 +21,10 @@ from rulepatch.tracing import capture
 from rulepatch.tracing.sites import Layer, Site, flatten_positions, key_axis, unfold
 
 __all__ = [
-    "Found",
     "Measure",
-    "Part",
-    "Recipe",
+    "PartialStatistics",
+    "StatisticsConfig",
+    "StatisticsResult",
     "find_statistics",
     "identity_of",
     "key_statistics",
@@ -39,7 +39,7 @@ MOST_BYTES = 256 << 20
 
 
 @dataclass(frozen=True)
-class Recipe:
+class StatisticsConfig:
     """Settings of statistics.
 
     Attributes:
@@ -62,7 +62,7 @@ class Recipe:
 
 
 @dataclass(eq=False)
-class Part:
+class PartialStatistics:
     """Statistics of a part of a reference set, to be merged with those of the other parts.
 
     Attributes:
@@ -73,7 +73,7 @@ class Part:
     statistics: Mapping[str, KeyStatistics]
     skipped: int = 0
 
-    def merge(self, other: "Part") -> None:
+    def merge(self, other: "PartialStatistics") -> None:
         """Merge another part."""
         for path, statistics in self.statistics.items():
             statistics.merge(other.statistics[path])
@@ -87,7 +87,7 @@ class Part:
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
+class StatisticsResult:
     """Statistics of some sites, with cache hits and skipped images.
 
     Attributes:
@@ -103,7 +103,7 @@ class Found:
     kept: bool
 
 
-Measure = Callable[[Sequence[Site], Recipe, Sequence[str]], Part]
+Measure = Callable[[Sequence[Site], StatisticsConfig, Sequence[str]], PartialStatistics]
 """Computes statistics of sites with distinct keys, from the sites, the settings and the digest of each image."""
 
 
@@ -156,7 +156,7 @@ def find_statistics(
     cache: Cache | None = None,
     progress: bool = True,
     measure: Measure | None = None,
-) -> Found:
+) -> StatisticsResult:
     """`key_statistics`, with cache hits and skipped images.
 
     However the images are distributed, batches and samples are the same, and moments differ only by the order of
@@ -179,23 +179,23 @@ def find_statistics(
     """
     channels = {site.path: _channels(site, architecture) for site in sites}
     capacity = min(MOST_KEYS, max(256, MOST_BYTES // (4 * sum(channels.values()) or 1)))
-    recipe = Recipe(architecture, batch_size or model.batch_size, seed, capacity, products)
+    config = StatisticsConfig(architecture, batch_size or model.batch_size, seed, capacity, products)
     shared = size() > 1
-    digests = _digests(model, images, sites, recipe, progress=progress) if cache is not None or shared else ()
-    keys, found = run_on_all_ranks(lambda: _look_up(model, digests, sites, recipe, cache if rank() == 0 else None))
+    digests = _digests(model, images, sites, config, progress=progress) if cache is not None or shared else ()
+    keys, found = run_on_all_ranks(lambda: _look_up(model, digests, sites, config, cache if rank() == 0 else None))
     if shared:
         _spread(found, channels, capacity)
     missing = [site for site in sites if site.path not in found]
     wanted = {_shared(site, architecture): site for site in missing}
 
     measure_here = partial(
-        part_statistics, model, images, list(wanted.values()), recipe, part=rank(), parts=size(),
+        part_statistics, model, images, list(wanted.values()), config, part=rank(), parts=size(),
         progress=progress and rank() == 0,
     )  # fmt: skip
     skipped, kept = 0, True
     if missing:
         part = (
-            measure(list(wanted.values()), recipe, digests) if measure is not None else run_on_all_ranks(measure_here)
+            measure(list(wanted.values()), config, digests) if measure is not None else run_on_all_ranks(measure_here)
         )
         if shared and measure is None:
             part.all_reduce()
@@ -206,16 +206,18 @@ def find_statistics(
             for site in missing
             if rank() == 0
         )
-    return Found({site.path: found[site.path] for site in sites}, tuple(site.path for site in missing), skipped, kept)
+    return StatisticsResult(
+        {site.path: found[site.path] for site in sites}, tuple(site.path for site in missing), skipped, kept
+    )
 
 
 def _look_up(
-    model: Classifier, digests: Sequence[str], sites: Sequence[Site], recipe: Recipe, cache: Cache | None
+    model: Classifier, digests: Sequence[str], sites: Sequence[Site], config: StatisticsConfig, cache: Cache | None
 ) -> tuple[dict[str, dict[str, object]], dict[str, KeyStatistics]]:
     """Return each site's key, and the statistics that are in the cache."""
     if cache is None:
         return {}, {}
-    keys = _cache_keys(model, digest_of_json(digests), sites, recipe)
+    keys = _cache_keys(model, digest_of_json(digests), sites, config)
     states = {path: cache.get(key) for path, key in keys.items()}
     return keys, {path: KeyStatistics.from_state(state) for path, state in states.items() if state is not None}
 
@@ -249,19 +251,19 @@ def part_statistics(
     model: Classifier,
     images: ImageSet,
     sites: Sequence[Site],
-    recipe: Recipe,
+    config: StatisticsConfig,
     *,
     part: int = 0,
     parts: int = 1,
     progress: bool = True,
-) -> Part:
+) -> PartialStatistics:
     """Statistics of one part of a reference set. Merged in any order, the parts give those of the whole.
 
     Args:
         model: the classifier.
         images: the whole reference set.
         sites: the sites; their inputs are distinct.
-        recipe: settings, the same for all parts.
+        config: settings, the same for all parts.
         part: index of the part, from 0.
         parts: number of parts.
         progress: whether to show a bar on standard error.
@@ -269,20 +271,20 @@ def part_statistics(
     Returns:
         The part; empty statistics if it has no pictures.
     """
-    indices = part_of(len(images), part, parts, recipe.batch_size)
+    indices = part_of(len(images), part, parts, config.batch_size)
     own = ImageSet(tuple(images.pictures[index] for index in indices), images.name)
     found = {
         site.path: KeyStatistics(
-            _channels(site, recipe.architecture), capacity=recipe.capacity, seed=recipe.seed, products=recipe.products
+            _channels(site, config.architecture), capacity=config.capacity, seed=config.seed, products=config.products
         )
         for site in sites
     }
-    stream = ImageStream.of(model, own, "statistics", progress=progress, batch_size=recipe.batch_size)
+    stream = ImageStream.of(model, own, "statistics", progress=progress, batch_size=config.batch_size)
     for number, batch in enumerate(stream):
         piece = part + number * parts
-        readers = {site.path: _reader(model, site, recipe.architecture, found[site.path], piece) for site in sites}
+        readers = {site.path: _reader(model, site, config.architecture, found[site.path], piece) for site in sites}
         capture.stream_inputs(model.module, model.inputs(batch.pixels), readers)
-    return Part(found, len(stream.skipped))
+    return PartialStatistics(found, len(stream.skipped))
 
 
 def identity_of(model: Classifier) -> dict[str, object]:
@@ -345,7 +347,7 @@ def _reader(
 
 
 def _digests(
-    model: Classifier, images: ImageSet, sites: Sequence[Site], recipe: Recipe, *, progress: bool
+    model: Classifier, images: ImageSet, sites: Sequence[Site], config: StatisticsConfig, *, progress: bool
 ) -> Sequence[str]:
     """Return the digest of each image; within a group each rank reads those of its part.
 
@@ -354,10 +356,10 @@ def _digests(
     if size() == 1:
         return images.digests(progress=progress)
     assert_same_on_all_ranks("model, sites, settings and number of pictures", digest_of_json([
-        identity_of(model), [site.path for site in sites], recipe.describe(), len(images),
+        identity_of(model), [site.path for site in sites], config.describe(), len(images),
     ]))  # fmt: skip
     table = torch.zeros(len(images), 32, dtype=torch.uint8)
-    indices = part_of(len(images), rank(), size(), recipe.batch_size)
+    indices = part_of(len(images), rank(), size(), config.batch_size)
     own = ImageSet(tuple(images.pictures[index] for index in indices), images.name)
     for index, digest in zip(indices, run_on_all_ranks(own.digests), strict=True):
         if digest != UNREADABLE:
@@ -366,10 +368,12 @@ def _digests(
     return [row.tobytes().hex() if row.any() else UNREADABLE for row in rows]
 
 
-def _cache_keys(model: Classifier, images: str, sites: Sequence[Site], recipe: Recipe) -> dict[str, dict[str, object]]:
+def _cache_keys(
+    model: Classifier, images: str, sites: Sequence[Site], config: StatisticsConfig
+) -> dict[str, dict[str, object]]:
     """Return each site's cache key, which includes its activations for a noise image."""
     noise = model.inputs(_noise(model))
-    common = {"what": "key statistics", "schema": 3, **identity_of(model), "images": images, **recipe.describe()}
+    common = {"what": "key statistics", "schema": 3, **identity_of(model), "images": images, **config.describe()}
     seen: dict[str, str] = {}
     readers = {
         site.path: lambda keys, path=site.path: seen.update({path: digest_of_tensors({"": keys})}) for site in sites

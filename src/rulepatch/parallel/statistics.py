@@ -16,10 +16,10 @@ from rulepatch.data.folders import ImageSet
 from rulepatch.data.processes import process_group, run_on_all_ranks
 from rulepatch.data.run import Run
 from rulepatch.data.statistics import (
-    Found,
     Measure,
-    Part,
-    Recipe,
+    PartialStatistics,
+    StatisticsConfig,
+    StatisticsResult,
     find_statistics,
     identity_of,
     part_of,
@@ -35,13 +35,13 @@ from rulepatch.text import Table, plural
 from rulepatch.timing import collect_timings
 from rulepatch.tracing.sites import Site
 
-__all__ = ["Gathered", "gather_statistics", "merge_as_tree"]
+__all__ = ["StatisticsSummary", "gather_statistics", "merge_as_tree"]
 
 Whole = TypeVar("Whole")
 
 
 @dataclass(frozen=True)
-class Gathered:
+class StatisticsSummary:
     """Statistics that the cache has now.
 
     Attributes:
@@ -52,7 +52,7 @@ class Gathered:
         seconds: what it took.
     """
 
-    found: Found
+    found: StatisticsResult
     pictures: int
     processes: int
     cache: Path
@@ -106,7 +106,7 @@ def gather_statistics(
     workers: int = 1,
     dask: str | None = None,
     run: Run = Run(),  # noqa: B008 - it is frozen
-) -> Gathered | None:
+) -> StatisticsSummary | None:
     """Fill the cache with the statistics that an edit at some sites will look for.
 
     What is computed does not depend on who computes it: batches and samples are the same to the bit, and the second
@@ -154,10 +154,10 @@ def gather_statistics(
             processes, is_first = crew.count if by_workers else size(), rank() == 0
     if is_first:
         _check_kept(found, cache, reference)
-    return Gathered(found, len(images), processes, cache.folder, seconds["total"]) if is_first else None
+    return StatisticsSummary(found, len(images), processes, cache.folder, seconds["total"]) if is_first else None
 
 
-def _check_kept(found: Found, cache: Cache, reference: Path) -> None:
+def _check_kept(found: StatisticsResult, cache: Cache, reference: Path) -> None:
     if found.skipped:
         raise FolderError(
             f"expected pictures in {reference} that can all be read, as statistics that lack some are not kept, but "
@@ -188,7 +188,7 @@ class _Share:
 
     task: _Task
     sites: tuple[str, ...]
-    recipe: Recipe
+    config: StatisticsConfig
     part: int
     parts: int
     digest: str
@@ -198,18 +198,18 @@ class _Share:
 def _by_workers(task: _Task, model: Classifier, crew: Workers, dask: str | None, progress: bool) -> Measure:
     """Return a way to compute statistics that gives each worker a part and merges what comes back."""
 
-    def measure(sites: Sequence[Site], recipe: Recipe, digests: Sequence[str]) -> Part:
+    def measure(sites: Sequence[Site], config: StatisticsConfig, digests: Sequence[str]) -> PartialStatistics:
         parts = crew.count
         threads = (
             max(1, (os.cpu_count() or 1) // parts) if dask in {None, LOCAL} else None
         )  # a cluster's machines know themselves
         shares = []
         for part in range(parts):
-            read = [digests[index] for index in part_of(len(digests), part, parts, recipe.batch_size)]
+            read = [digests[index] for index in part_of(len(digests), part, parts, config.batch_size)]
             digest = digest_of_json([identity, read])
-            shares.append(_Share(task, tuple(site.path for site in sites), recipe, part, parts, digest, threads))
+            shares.append(_Share(task, tuple(site.path for site in sites), config, part, parts, digest, threads))
 
-        def done() -> Iterable[tuple[int, Part]]:
+        def done() -> Iterable[tuple[int, PartialStatistics]]:
             with Bar(parts, "statistics", unit="part", shown=progress) as bar:
                 for share, found in crew.run(_work, shares):
                     if isinstance(found, Lost):
@@ -220,7 +220,7 @@ def _by_workers(task: _Task, model: Classifier, crew: Workers, dask: str | None,
                     bar.update()
                     yield share.part, _unpacked(found)
 
-        return merge_as_tree(done(), parts, Part.merge)
+        return merge_as_tree(done(), parts, PartialStatistics.merge)
 
     identity = identity_of(model)
     return measure
@@ -231,7 +231,7 @@ def _work(share: _Share) -> dict[str, Any]:
     if share.threads is not None:
         torch.set_num_threads(share.threads)
     model, images = share.task.load()
-    own = [images.pictures[index] for index in part_of(len(images), share.part, share.parts, share.recipe.batch_size)]
+    own = [images.pictures[index] for index in part_of(len(images), share.part, share.parts, share.config.batch_size)]
     if share.digest != digest_of_json([identity_of(model), ImageSet(tuple(own), "").digests()]):
         raise WorkerError(
             f"expected the same model {share.task.model} and pictures in {share.task.reference} wherever workers "
@@ -239,7 +239,7 @@ def _work(share: _Share) -> dict[str, Any]:
         )
     site_list = sites_of(model)
     part = part_statistics(
-        model, images, [site_list.site(path) for path in share.sites], share.recipe, part=share.part, parts=share.parts,
+        model, images, [site_list.site(path) for path in share.sites], share.config, part=share.part, parts=share.parts,
         progress=False,
     )  # fmt: skip
     states = {
@@ -249,12 +249,12 @@ def _work(share: _Share) -> dict[str, Any]:
     return {"states": states, "skipped": part.skipped}
 
 
-def _unpacked(found: dict[str, Any]) -> Part:
+def _unpacked(found: dict[str, Any]) -> PartialStatistics:
     statistics = {
         path: KeyStatistics.from_state({name: torch.as_tensor(array) for name, array in state.items()})
         for path, state in found["states"].items()
     }
-    return Part(statistics, found["skipped"])
+    return PartialStatistics(statistics, found["skipped"])
 
 
 def merge_as_tree(parts: Iterable[tuple[int, Whole]], count: int, merge: Callable[[Whole, Whole], None]) -> Whole:
