@@ -114,7 +114,7 @@ def test_exemplars_can_be_validation(model, exemplars, reference):
 
 @pytest.mark.slow
 def test_an_interrupted_search_goes_on_where_it_was(model, exemplars, reference, tmp_path, monkeypatch):
-    cache, measure, measured = Cache(tmp_path), candidates.Scorer._measure, []
+    cache, measure, measured = Cache(tmp_path), candidates.EditScorer._measure, []
 
     def counting(self, edit):
         if len(measured) == 5:
@@ -123,11 +123,13 @@ def test_an_interrupted_search_goes_on_where_it_was(model, exemplars, reference,
         return measure(self, edit)
 
     given = {"reference": reference, "sites": SITES[-1:], "cache": cache, "progress": False}
-    monkeypatch.setattr(candidates.Scorer, "_measure", counting)
+    monkeypatch.setattr(candidates.EditScorer, "_measure", counting)
     with pytest.raises(KeyboardInterrupt):
         search(model, exemplars, **given)
     measured.clear()
-    monkeypatch.setattr(candidates.Scorer, "_measure", lambda self, edit: measured.append(edit) or measure(self, edit))
+    monkeypatch.setattr(
+        candidates.EditScorer, "_measure", lambda self, edit: measured.append(edit) or measure(self, edit)
+    )
     went_on = search(model, exemplars, **given)
     at_once = search(model, exemplars, **given | {"cache": None})
     assert len(measured) == len(went_on.candidates) - 5 + len(at_once.candidates)

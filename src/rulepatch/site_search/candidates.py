@@ -20,7 +20,7 @@ from rulepatch.evaluation.activations import Activations
 from rulepatch.methods import Rewrite
 from rulepatch.tracing.sites import Site
 
-__all__ = ["Candidate", "Maker", "Scorer", "Trial", "predicted_damage"]
+__all__ = ["Candidate", "EditFactory", "EditScorer", "Trial", "predicted_damage"]
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def predicted_damage(trial: Trial, edit: Edit) -> float:
 
     Args:
         trial: what the edit was made of.
-        edit: as `Maker.make` makes it, measured at strength 1.
+        edit: as `EditFactory.make` makes it, measured at strength 1.
 
     Returns:
         A share ≥ 0.
@@ -57,7 +57,7 @@ def predicted_damage(trial: Trial, edit: Edit) -> float:
     return trial.how.strength**2 * max(report.predicted_damage for report in edit.reports)
 
 
-class Maker:
+class EditFactory:
     """Makes edits of trials from a problem that was built once at all sites.
 
     Args:
@@ -160,7 +160,7 @@ class Candidate:
         }
 
 
-class Scorer:
+class EditScorer:
     """Measures edits on validation pictures and on a reference set; what was measured before is read from the cache.
 
     Use it in a `with` block: its end removes activations from the disk.
@@ -193,7 +193,7 @@ class Scorer:
             name: [images.digest(progress=self._progress), _labels(images)] for name, images in self._sets.items()
         }
 
-    def __enter__(self) -> "Scorer":
+    def __enter__(self) -> "EditScorer":
         return self
 
     def __exit__(self, *exception: object) -> None:

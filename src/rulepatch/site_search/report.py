@@ -9,7 +9,7 @@ from rulepatch.notebook import drawing, line, panel, remark
 from rulepatch.notebook import table as html_table
 from rulepatch.settings import written
 from rulepatch.site_search.candidates import Candidate
-from rulepatch.site_search.selection import or_zero
+from rulepatch.site_search.selection import score_or_zero
 from rulepatch.text import Table, percent, plural
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def _counted(search: "Search") -> str:
 
 def _best(search: "Search") -> list[Candidate]:
     within = [each for each in search.candidates if search.is_within(each)]
-    return sorted(within, key=lambda each: -or_zero(each.score))[:MOST_ROWS]
+    return sorted(within, key=lambda each: -score_or_zero(each.score))[:MOST_ROWS]
 
 
 def _rows(candidates: Sequence[Candidate]) -> list[list[object]]:
@@ -80,7 +80,7 @@ def figure_of(search: "Search") -> "Figure":
         own = [each for each in search.candidates if "+".join(each.trial.sites) == path]
         axes.scatter(
             [100 * each.flips for each in own],
-            [or_zero(each.score) for each in own],
+            [score_or_zero(each.score) for each in own],
             s=[30 if search.is_within(each) else 8 for each in own],
             marker="os^Dv"[number // 10 % 5],
             color=f"C{number % 10}",
@@ -88,7 +88,7 @@ def figure_of(search: "Search") -> "Figure":
             label=label_of(path),
         )
     if search.chosen is not None:
-        at = (100 * search.chosen.flips, or_zero(search.chosen.score))
+        at = (100 * search.chosen.flips, score_or_zero(search.chosen.score))
         axes.scatter(*at, s=160, facecolors="none", edgecolors="black", label="chosen")
     axes.axhline(0, color="grey", linewidth=1, linestyle=":")
     axes.set(

@@ -14,8 +14,8 @@ from rulepatch.editors.judging import Judge
 from rulepatch.errors import UselessEditError
 from rulepatch.methods import Rewrite
 from rulepatch.progress import Bar
-from rulepatch.site_search.candidates import Candidate, Maker, Scorer, Trial, predicted_damage
-from rulepatch.site_search.selection import FLIPS, choose, is_within, name_of, or_zero
+from rulepatch.site_search.candidates import Candidate, EditFactory, EditScorer, Trial, predicted_damage
+from rulepatch.site_search.selection import FLIPS, choose, is_within, name_of, score_or_zero
 
 __all__ = ["Rounds", "by_rule", "by_score"]
 
@@ -35,20 +35,22 @@ class Rounds:
     """Evaluates trials, with caching and a progress bar.
 
     Args:
-        maker: makes their edits.
+        factory: makes their edits.
         scorer: measures them.
         pictures: how many the damage is measured on.
         max_drop: the budget, 0..1.
         progress: whether to show bars.
     """
 
-    def __init__(self, maker: Maker, scorer: Scorer, pictures: int, max_drop: float, progress: bool) -> None:
-        self.maker = maker
+    def __init__(
+        self, factory: EditFactory, scorer: EditScorer, pictures: int, max_drop: float, progress: bool
+    ) -> None:
+        self.factory = factory
         self.max_drop = max_drop
         self.pictures = pictures
         self.found: list[Candidate] = []
         self._scorer = scorer
-        self._judge = Judge.of(maker.problem.model, maker.problem.exemplars)
+        self._judge = Judge.of(factory.problem.model, factory.problem.exemplars)
         self._progress = progress
 
     @property
@@ -71,7 +73,7 @@ class Rounds:
         for known in self.found:
             if known.trial == trial:
                 return known
-        edit = self.maker.make(trial)
+        edit = self.factory.make(trial)
         if trial.how.gate is None and predicted_damage(trial, edit) > MOST_DAMAGE:
             return None
         self.found.append(self._scorer.score(trial, edit, turn))
@@ -80,13 +82,13 @@ class Rounds:
     def is_useless(self, candidate: Candidate) -> bool:
         """Whether a candidate's edit is useless on its own exemplars."""
         try:
-            return self._judge.outcomes(self.maker.make(candidate.trial).changes).verdict == "useless"
+            return self._judge.outcomes(self.factory.make(candidate.trial).changes).verdict == "useless"
         except UselessEditError:
             return True
 
     def rank_of(self, sites: Sequence[str], rank: int) -> int:
         """A rank, clipped to what the sites allow."""
-        return min(rank, *(self.maker.most_rank(path) for path in sites))
+        return min(rank, *(self.factory.most_rank(path) for path in sites))
 
 
 def by_score(rounds: Rounds) -> tuple[Candidate | None, str]:
@@ -95,16 +97,16 @@ def by_score(rounds: Rounds) -> tuple[Candidate | None, str]:
     Returns:
         The choice, and why; None if nothing helps.
     """
-    paths = list(rounds.maker.sites)
+    paths = list(rounds.factory.sites)
     rule = _rule(rounds)
     rounds.try_all("screen", [ladder for path in paths for ladder in _screen(rounds, path)])
     best_of = {
-        path: max((or_zero(c.score) for c in rounds.within if c.trial.sites == (path,)), default=-np.inf)
+        path: max((score_or_zero(c.score) for c in rounds.within if c.trial.sites == (path,)), default=-np.inf)
         for path in paths
     }
     ranked = sorted(paths, key=lambda path: -best_of[path])
     rounds.try_all("refine", [ladder for sites in _sets(ranked, paths) for ladder in _refine(rounds, sites)])
-    best = max(rounds.within, key=lambda each: or_zero(each.score), default=None)
+    best = max(rounds.within, key=lambda each: score_or_zero(each.score), default=None)
     if best is not None:
         rounds.try_all("vary", [[trial] for trial in _vary(rounds, best.trial)])
     return choose(rounds.within, rule, rounds.is_useless)
@@ -112,7 +114,7 @@ def by_score(rounds: Rounds) -> tuple[Candidate | None, str]:
 
 def _rule(rounds: Rounds) -> Candidate | None:
     """The default edit: the last site, rank 3, gated, at the largest strength within the budget that is not useless."""
-    last = tuple(rounds.maker.sites)[-1:]
+    last = tuple(rounds.factory.sites)[-1:]
     for rank, gate in ((3, GATE), (1, GATE), (3, HIGHER_GATE), (1, HIGHER_GATE)):
         ladder = [
             Trial(last, Rewrite(rank=rounds.rank_of(last, rank), strength=strength, gate=gate))
@@ -173,5 +175,5 @@ def _vary(rounds: Rounds, best: Trial) -> Iterator[Trial]:
         yield best.but(gate_kind="soft")
     if len(best.sites) > 1:
         yield best.but(coupling="sequence")
-    if any(max(rounds.maker.sites[path].shape[2:]) > 1 for path in best.sites):
+    if any(max(rounds.factory.sites[path].shape[2:]) > 1 for path in best.sites):
         yield best.but(architecture=2)

@@ -25,7 +25,7 @@ from rulepatch.evaluation.evaluate import outcomes_of
 from rulepatch.evaluation.set_checks import check_validation, trusted
 from rulepatch.methods import MAX_DROP, Rewrite
 from rulepatch.models.classifier import Classifier
-from rulepatch.site_search.candidates import Candidate, Maker, Scorer, Trial
+from rulepatch.site_search.candidates import Candidate, EditFactory, EditScorer, Trial
 from rulepatch.site_search.report import figure_of, panel_of, text_of
 from rulepatch.site_search.rounds import Rounds, by_rule, by_score
 from rulepatch.site_search.selection import is_within, name_of
@@ -178,38 +178,38 @@ def search(
         problem = _build(model, exemplars, sites, known, run)
         pictures, groups, told = _validation(problem, validation, images)
         sample = unseen.sample(MOST_REFERENCE, seed=run.seed)
-        maker = Maker(problem, known)
-        with Scorer(problem, list(maker.sites), sample, pictures, groups=groups) as scorer:
-            rounds = Rounds(maker, scorer, len(sample), max_drop, run.progress)
+        factory = EditFactory(problem, known)
+        with EditScorer(problem, list(factory.sites), sample, pictures, groups=groups) as scorer:
+            rounds = Rounds(factory, scorer, len(sample), max_drop, run.progress)
             chosen, why = by_rule(rounds) if pictures is None else by_score(rounds)
         edit = None
         if chosen is not None:
-            edit, told_of_edit = _made_final(maker, chosen, images, max_drop)
+            edit, told_of_edit = _made_final(factory, chosen, images, max_drop)
             why = f"{why}; {told_of_edit}; {edit.on_exemplars.why}"
             warn_of(edit)
-    return Search(edit, chosen, tuple(rounds.found), why, told, max_drop, len(sample), model.name, maker.make)
+    return Search(edit, chosen, tuple(rounds.found), why, told, max_drop, len(sample), model.name, factory.make)
 
 
-def _made_final(maker: Maker, chosen: Candidate, images: ImageSet, max_drop: float) -> tuple[Edit, str]:
+def _made_final(factory: EditFactory, chosen: Candidate, images: ImageSet, max_drop: float) -> tuple[Edit, str]:
     """The chosen edit with statistics of the whole reference set, if it is still within the budget."""
-    trial, problem, run = chosen.trial, maker.problem, maker.problem.run
+    trial, problem, run = chosen.trial, factory.problem, factory.problem.run
     statistics = key_statistics(
         problem.model,
         images,
-        [maker.sites[path] for path in trial.sites],
+        [factory.sites[path] for path in trial.sites],
         architecture=2 if trial.how.unfolded else 1,
         seed=run.seed,
         cache=run.store,
         progress=run.progress,
     )
-    edit = judged(problem.model, maker.finish(trial, statistics), problem.exemplars)
+    edit = judged(problem.model, factory.finish(trial, statistics), problem.exemplars)
     sample = images.sample(MOST_REFERENCE, seed=run.seed)
     (found,) = outcomes_of(problem.model, [edit], sample, progress="damage" if run.progress else None)
     flips = len(found.flips) / len(found)
     told = f"{100 * found.drop:+.2f} points lost and {percent(flips)} flips on {plural(len(found), 'picture')}"
     if is_within(found.drop, flips, len(found), max_drop) and edit.on_exemplars.verdict != "useless":
         return edit, f"made anew with statistics of the whole reference set: {told}"
-    edit = judged(problem.model, maker.finish(trial), problem.exemplars)
+    edit = judged(problem.model, factory.finish(trial), problem.exemplars)
     return edit, f"kept as it is, as with statistics of the whole reference set: {told}"
 
 

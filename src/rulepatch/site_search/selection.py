@@ -8,7 +8,7 @@ from rulepatch.settings import written
 from rulepatch.site_search.candidates import Candidate, Trial
 from rulepatch.text import percent, plural
 
-__all__ = ["FLIPS", "choose", "is_within", "name_of", "or_zero"]
+__all__ = ["FLIPS", "choose", "is_within", "name_of", "score_or_zero"]
 
 FLIPS = 4
 """Flips allowed for each image that may be lost. On a few hundred images the net loss is mostly noise and does not
@@ -75,20 +75,20 @@ def _choose(candidates: Sequence[Candidate], rule: Candidate | None) -> tuple[Ca
             else "brings the validation pictures nearer to what they should be"
         )
         return None, f"nothing helps: of {plural(len(candidates), 'candidate')} within the budget none {what}"
-    best = max(helping, key=lambda each: or_zero(each.score))
+    best = max(helping, key=lambda each: score_or_zero(each.score))
     if rule is not None and rule in helping and _ahead(best, rule) <= DOUBT:
         return rule, (
             f"chosen: {_told_of(rule)}: the rule (the last site, rank 3, gated, as strong as the budget allows); the "
-            f"best score ({or_zero(best.score):+.3f}, {name_of(best.trial)}) is not beyond doubt better"
+            f"best score ({score_or_zero(best.score):+.3f}, {name_of(best.trial)}) is not beyond doubt better"
         )
     near = [each for each in helping if _ahead(best, each) <= 1]
-    chosen = min(near, key=lambda each: (each.flips, -or_zero(each.score)))
+    chosen = min(near, key=lambda each: (each.flips, -score_or_zero(each.score)))
     why = "the best score" if chosen is best else f"the fewest flips within a standard error of {name_of(best.trial)}"
     return chosen, f"chosen: {_told_of(chosen)}: {why}"
 
 
 def _helps(candidate: Candidate) -> bool:
-    gained = or_zero(candidate.score) > 0
+    gained = score_or_zero(candidate.score) > 0
     return gained and (candidate.repaired > candidate.broken or not candidate.failing)
 
 
@@ -103,13 +103,13 @@ def _ahead(best: Candidate, other: Candidate) -> float:
 
 def _told_of(candidate: Candidate) -> str:
     return (
-        f"{name_of(candidate.trial)}; validation gain {or_zero(candidate.score):+.3f} "
+        f"{name_of(candidate.trial)}; validation gain {score_or_zero(candidate.score):+.3f} "
         f"({candidate.repaired} repaired, {candidate.broken} broken), {100 * candidate.drop:+.2f} points lost, "
         f"{percent(candidate.flips)} flips"
     )
 
 
-def or_zero(score: float | None) -> float:
+def score_or_zero(score: float | None) -> float:
     """A score, 0 where nothing was measured."""
     return 0.0 if score is None else score
 
