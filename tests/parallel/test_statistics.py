@@ -197,13 +197,13 @@ def edit(monkeypatch, tmp_path):
             lambda *args, **kwargs: streamed.append(1) or real(*args, **kwargs),
         )
         from rulepatch.playground.pictures import exemplar
-        from rulepatch.workflows.make import Limits, make
+        from rulepatch.workflows.edit_workflow import Limits, run_edit
 
         out = tmp_path / f"{name}.safetensors"
         leave_out = settings.pop("leave_out", ())
         given = {"gate": 0.9, "rank": 2, **settings}
         shown = exemplar("van", ground="snow", seed=3)
-        make(
+        run_edit(
             load_model("playground"),
             [shown],
             out=out,

@@ -137,9 +137,9 @@ def edit(
     """Make an edit from exemplars and write it to a file."""
     from rulepatch.data.run import Run
     from rulepatch.text import command_line
-    from rulepatch.workflows.make import make
+    from rulepatch.workflows.edit_workflow import run_edit
 
-    made = make(
+    made = run_edit(
         model.load(),
         exemplars.read(unedited=images.from_features is not None),
         out=out,

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rulepatch.methods import Method
     from rulepatch.models.classifier import Classifier
     from rulepatch.settings import Settings
-    from rulepatch.workflows.make import Limits
+    from rulepatch.workflows.edit_workflow import Limits
 
 __all__ = [
     "ExemplarOptions",
@@ -168,7 +168,7 @@ class LimitOptions:
 
     def limits(self) -> "Limits":
         """What is allowed of an edit."""
-        from rulepatch.workflows.make import Limits
+        from rulepatch.workflows.edit_workflow import Limits
 
         max_drop = None if self.max_drop is None else read_share(self.max_drop)
         return Limits(max_drop, self.allow_damage, self.allow_useless)

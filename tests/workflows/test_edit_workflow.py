@@ -6,7 +6,7 @@ from rulepatch.errors import DamageError, RulepatchWarning, UselessEditError
 from rulepatch.methods import Rewrite
 from rulepatch.site_search.candidates import Candidate, Trial
 from rulepatch.site_search.search import Search
-from rulepatch.workflows.make import Limits, make
+from rulepatch.workflows.edit_workflow import Limits, run_edit
 from tests.fixtures.solving import QUIET
 
 
@@ -18,9 +18,9 @@ def test_a_budget_refuses_with_what_was_measured(model, world, tmp_path, labelle
     given = {"out": tmp_path / "edit", "reference": reference, "run": QUIET}
     given |= {"site": ["3"], "how": Rewrite(strength=60.0)}
     with pytest.raises(DamageError, match=r"at most 0\.25 points of .* loses [1-9]\d*\.\d\d \(\d+ of 60"):
-        make(model, exemplars, limits=Limits(max_drop=0.0025), **given)
+        run_edit(model, exemplars, limits=Limits(max_drop=0.0025), **given)
     assert list(tmp_path.iterdir()) == []
-    made = make(model, exemplars, limits=Limits(max_drop=0.0025, allow_damage=True), **given)
+    made = run_edit(model, exemplars, limits=Limits(max_drop=0.0025, allow_damage=True), **given)
     assert made.damage.drop > 0.0025 and (tmp_path / "edit").is_file()
     assert "written all the same" in caplog.text
     assert made.to_json()["damage"]["drop"] == made.damage.drop and "points lost" in made.to_text()
@@ -29,7 +29,7 @@ def test_a_budget_refuses_with_what_was_measured(model, world, tmp_path, labelle
 def test_within_the_budget_it_is_written(model, world, tmp_path):
     reference, _, exemplars = world
     with pytest.warns(RulepatchWarning, match="repairs 0 of 1 failing exemplar"):
-        made = make(
+        made = run_edit(
             model, exemplars, out=tmp_path / "edit", reference=reference, site=["3"], how=Rewrite(strength=0.0),
             limits=Limits(max_drop=0.0, allow_useless=True), run=QUIET,
         )  # fmt: skip
@@ -40,7 +40,7 @@ def test_what_is_useless_is_refused_before_its_damage_is_measured(model, world, 
     reference, _, exemplars = world
     given = {"out": tmp_path / "edit", "reference": reference, "run": QUIET, "limits": Limits(max_drop=0.0)}
     with pytest.raises(UselessEditError, match="repairs 0 of 1") as refused:
-        make(model, exemplars, site=["3"], how=Rewrite(strength=-60.0), **given)
+        run_edit(model, exemplars, site=["3"], how=Rewrite(strength=-60.0), **given)
     assert refused.value.exit_code == 3 and not list(tmp_path.iterdir())
 
 
@@ -50,8 +50,8 @@ def test_a_search_that_finds_nothing_says_whether_it_was_for_the_budget(
 ):
     tried = Candidate(Trial(("3",)), "screen", 0.0, 0.5, None, 0, 0, 0.0, flips)
     found = Search(None, None, (tried,), "nothing helps", "", 0.0025, 60, "it", lambda trial: None)
-    monkeypatch.setattr("rulepatch.workflows.make.search", lambda *_, **__: found)
+    monkeypatch.setattr("rulepatch.workflows.edit_workflow.search", lambda *_, **__: found)
     reference, _, exemplars = world
     with pytest.raises(error, match="nothing helps"):
-        make(model, exemplars, out=tmp_path / "edit", reference=reference, site=["auto"], run=QUIET)
+        run_edit(model, exemplars, out=tmp_path / "edit", reference=reference, site=["auto"], run=QUIET)
     assert not list(tmp_path.iterdir())

@@ -24,7 +24,7 @@ from rulepatch.site_search.search import Search, search
 from rulepatch.text import Table
 from rulepatch.timing import collect_timings
 
-__all__ = ["Limits", "Made", "make"]
+__all__ = ["EditRun", "Limits", "run_edit"]
 
 log = logging.getLogger("rulepatch")
 
@@ -46,7 +46,7 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Made:
+class EditRun:
     """An edit and what it took to make.
 
     Attributes:
@@ -115,7 +115,7 @@ class Made:
         return "\n".join([str(self.path), found, *filter(None, [self.edit.note]), seconds])
 
 
-def make(
+def run_edit(
     model: Classifier,
     exemplars: Sequence[Exemplar],
     *,
@@ -127,7 +127,7 @@ def make(
     images: Mapping[str, Any] | None = None,
     limits: Limits = Limits(),
     run: Run = Run(),  # noqa: B008 - it is frozen
-) -> Made:
+) -> EditRun:
     """Make an edit and save it, unless it is useless or does more damage than is allowed.
 
     Args:
@@ -182,7 +182,7 @@ def make(
             if measured.drop > limits.max_drop:
                 _refuse(measured, limits.max_drop, allowed=limits.allow_damage)
     edit.save(out)
-    return Made(edit, out, seconds, measured)
+    return EditRun(edit, out, seconds, measured)
 
 
 def _of_classes(model: Classifier, images: ImageSet, classes: Sequence[int | str]) -> ImageSet:
@@ -208,7 +208,7 @@ def _make_by_search(
     validation: Any,
     limits: Limits,
     run: Run,
-) -> Made:
+) -> EditRun:
     if not isinstance(how, Rewrite) or others:
         raise SettingError(
             f"expected --site auto to choose everything by itself but got {', '.join([how.name, *others])}; "
@@ -227,7 +227,7 @@ def _make_by_search(
     if found.edit is None:
         raise found.refusal("give other exemplars, labelled validation pictures, or a larger budget")
     found.edit.save(out)
-    return Made(found.edit, out, seconds, search=found)
+    return EditRun(found.edit, out, seconds, search=found)
 
 
 def _check_use(edit: Edit, *, allowed: bool) -> None:
