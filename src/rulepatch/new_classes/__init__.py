@@ -7,8 +7,15 @@ from rulepatch.lazy import exports
 if TYPE_CHECKING:
     from rulepatch.new_classes.evaluate import NewClassEvaluation, evaluate_new_class, evaluate_new_classes
     from rulepatch.new_classes.settings import NewClassSettings
-    from rulepatch.new_classes.workflow import Added, add_class
+    from rulepatch.new_classes.workflow import NewClassRun, add_class
 
-__all__ = ["Added", "NewClassEvaluation", "NewClassSettings", "add_class", "evaluate_new_class", "evaluate_new_classes"]
+__all__ = [
+    "NewClassEvaluation",
+    "NewClassRun",
+    "NewClassSettings",
+    "add_class",
+    "evaluate_new_class",
+    "evaluate_new_classes",
+]
 
 __getattr__, __dir__ = exports(__name__)

@@ -16,11 +16,11 @@ from rulepatch.models.classifier import Classifier
 from rulepatch.new_classes.editor import new_class
 from rulepatch.new_classes.evaluate import NewClassEvaluation, evaluate_new_class
 
-__all__ = ["Added", "add_class"]
+__all__ = ["NewClassRun", "add_class"]
 
 
 @dataclass(frozen=True)
-class Added:
+class NewClassRun:
     """Result of adding a class.
 
     Attributes:
@@ -74,7 +74,7 @@ def add_class(
     tests: Any = None,
     run: Run = Run(),  # noqa: B008 - it is frozen
     **further: Any,
-) -> Added:
+) -> NewClassRun:
     """Add a class by `new_class` and save the edit.
 
     Args:
@@ -98,10 +98,10 @@ def add_class(
     edit = new_class(model, exemplars, name, run=run, **further)
     edit.save(out)
     if sides is None:
-        return Added(edit, out)
+        return NewClassRun(edit, out)
     positives, others = sides
     found = evaluate_new_class(model, edit, positives=positives, others=others, progress=run.progress)
-    return Added(edit, out, found)
+    return NewClassRun(edit, out, found)
 
 
 def _sides(model: Classifier, name: str, tests: Any) -> tuple[ImageSet, ImageSet]:
