@@ -12,8 +12,8 @@ from rulepatch.errors import SettingError
 from rulepatch.sweeps.export import flattened
 from rulepatch.sweeps.results import (
     DAMAGE_CELL,
-    Chosen,
     Measure,
+    SelectedResult,
     Study,
     average_by_case,
     base_of,
@@ -33,7 +33,7 @@ from rulepatch.sweeps.results import (
 from rulepatch.sweeps.store import Record, read_records
 from rulepatch.text import Table, command_line, plural
 
-__all__ = ["SweepReport", "told_difference", "told_exemplars", "told_points", "told_share"]
+__all__ = ["SweepReport", "format_difference", "format_exemplars", "format_points", "format_share"]
 
 HEADLINE = "rewrite"
 """Method with which the others are compared, if present."""
@@ -79,12 +79,12 @@ class SweepReport:
         return report
 
     @cached_property
-    def best(self) -> list[Chosen]:
+    def best(self) -> list[SelectedResult]:
         """The results with settings and site selected on validation images."""
         return chosen_results(self.records)
 
     @cached_property
-    def by_site(self) -> list[Chosen]:
+    def by_site(self) -> list[SelectedResult]:
         """The results with settings selected on validation images at each site."""
         return chosen_results(self.records, by_site=True)
 
@@ -102,7 +102,7 @@ class SweepReport:
         """
         return sorted({each.exemplars for each in self.best if each.study == study})
 
-    def part(self, study: Study, exemplars: int, *, by_site: bool = False) -> list[Chosen]:
+    def part(self, study: Study, exemplars: int, *, by_site: bool = False) -> list[SelectedResult]:
         """The results of a study with a number of exemplars."""
         every = self.by_site if by_site else self.best
         return [each for each in every if each.study == study and each.exemplars == exemplars]
@@ -117,7 +117,7 @@ class SweepReport:
             yield cell, "corrected", corrected(cell, self.least)
             yield cell, "net", net(cell, self.least)
 
-    def methods(self, results: Sequence[Chosen]) -> list[dict[str, Any]]:
+    def methods(self, results: Sequence[SelectedResult]) -> list[dict[str, Any]]:
         """Each method's measures over cases.
 
         Args:
@@ -142,7 +142,7 @@ class SweepReport:
             })  # fmt: skip
         return rows
 
-    def comparisons(self, results: Sequence[Chosen]) -> list[dict[str, Any]]:
+    def comparisons(self, results: Sequence[SelectedResult]) -> list[dict[str, Any]]:
         """The headline method against each other one, and each method against its ablations, on the same cases.
 
         Args:
@@ -274,12 +274,12 @@ class SweepReport:
         for study, count in self.parts:
             rows = [
                 [each["method"]]
-                + [told_share(each["cells"][cell]["corrected"]) for cell in CELLS]
-                + [told_share(each["cells"][DAMAGE_CELL]["net"]), told_points(each["points_lost"])]
+                + [format_share(each["cells"][cell]["corrected"]) for cell in CELLS]
+                + [format_share(each["cells"][DAMAGE_CELL]["net"]), format_points(each["points_lost"])]
                 for each in self.methods(self.part(study, count))
             ]
             header = ["method", *CELLS, f"net, {DAMAGE_CELL}", "points lost"]
-            yield f"{self.titles[study]}, {told_exemplars(count)}", Table(header, rows)
+            yield f"{self.titles[study]}, {format_exemplars(count)}", Table(header, rows)
 
     def to_text(self) -> str:
         """The tables, as text."""
@@ -298,38 +298,38 @@ class SweepReport:
         ) + "\n".join(told)
 
 
-def told_exemplars(count: int) -> str:
+def format_exemplars(count: int) -> str:
     """Format a number of exemplars."""
     return plural(count, "exemplar")
 
 
-def told_share(summary: Mapping[str, Any]) -> str:
+def format_share(summary: Mapping[str, Any]) -> str:
     """Format a mean share over cases, with its interval and the number of cases.
 
     Examples:
-        >>> told_share({"mean": 0.5, "interval": (0.25, 0.75), "cases": 4})
+        >>> format_share({"mean": 0.5, "interval": (0.25, 0.75), "cases": 4})
         '50 % (25 to 75; 4)'
-        >>> told_share({"mean": 0.5, "interval": None, "cases": 1}), told_share({"mean": None, "cases": 0})
+        >>> format_share({"mean": 0.5, "interval": None, "cases": 1}), format_share({"mean": None, "cases": 0})
         ('50 % (1)', 'n/a (0)')
     """
     return _told(summary, "{:.0f}", " %")
 
 
-def told_points(summary: Mapping[str, Any]) -> str:
+def format_points(summary: Mapping[str, Any]) -> str:
     """Format mean points lost over cases.
 
     Examples:
-        >>> told_points({"mean": 0.0012, "interval": (-0.001, 0.002), "cases": 4})
+        >>> format_points({"mean": 0.0012, "interval": (-0.001, 0.002), "cases": 4})
         '0.12 (-0.10 to 0.20; 4)'
     """
     return _told(summary, "{:.2f}", "")
 
 
-def told_difference(paired: Mapping[str, Any]) -> str:
+def format_difference(paired: Mapping[str, Any]) -> str:
     """Format a difference over cases, in points, with its interval, wins, losses and the sign test.
 
     Examples:
-        >>> told_difference({"mean": 0.25, "interval": (0.1, 0.4), "cases": 5, "wins": 5, "losses": 0, "p": 0.0625})
+        >>> format_difference({"mean": 0.25, "interval": (0.1, 0.4), "cases": 5, "wins": 5, "losses": 0, "p": 0.0625})
         '+25 (+10 to +40; 5), 5 : 0, p = 0.062'
     """
     if paired["mean"] is None:

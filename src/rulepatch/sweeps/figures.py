@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 from rulepatch.concepts.cases import CELLS
 from rulepatch.sweeps.results import (
     DAMAGE_CELL,
-    Chosen,
     Measure,
     Paired,
+    SelectedResult,
     Summary,
     average_by_case,
     base_of,
@@ -112,7 +112,7 @@ def _too_little(axes: "Axes", least: int) -> None:
     )  # fmt: skip
 
 
-def _over_cases(results: Sequence[Chosen], method: str, measure: Measure) -> Summary:
+def _over_cases(results: Sequence[SelectedResult], method: str, measure: Measure) -> Summary:
     return summarise(average_by_case(of_method(results, method), measure))
 
 
@@ -120,7 +120,7 @@ def _any(summaries: Iterable[Summary]) -> bool:
     return any(each.mean is not None for each in summaries)
 
 
-def draw_cells(results: Sequence[Chosen], *, title: str, least: int = 5) -> "Figure | None":
+def draw_cells(results: Sequence[SelectedResult], *, title: str, least: int = 5) -> "Figure | None":
     """Errors corrected in the four cells by each method; diamonds show net shares (minus errors caused).
 
     Args:
@@ -232,7 +232,7 @@ def _draw_lines(
 
 
 def draw_by_site(
-    results: Sequence[Chosen], *, title: str, sites: Sequence[str] = (), least: int = 5
+    results: Sequence[SelectedResult], *, title: str, sites: Sequence[str] = (), least: int = 5
 ) -> "Figure | None":
     """Errors corrected in the four cells by site; a method that finds its own site is the same at every depth.
 
@@ -259,7 +259,7 @@ def draw_by_site(
     return _draw_lines(rows, level, places, title=title, label="site", least=least)
 
 
-def draw_by_exemplars(results: Sequence[Chosen], *, title: str, least: int = 5) -> "Figure | None":
+def draw_by_exemplars(results: Sequence[SelectedResult], *, title: str, least: int = 5) -> "Figure | None":
     """Errors corrected in the four cells by the number of exemplars, over the cases that have results with all of them.
 
     Args:
@@ -287,7 +287,7 @@ def draw_by_exemplars(results: Sequence[Chosen], *, title: str, least: int = 5) 
     return _draw_lines(rows, nothing, [str(count) for count in counts], title=title, label="exemplars", least=least)
 
 
-def draw_ablations(results: Sequence[Chosen], *, title: str, least: int = 5) -> "Figure | None":
+def draw_ablations(results: Sequence[SelectedResult], *, title: str, least: int = 5) -> "Figure | None":
     """Each method beside its ablations, and below the differences on the same cases, method − ablation.
 
     Args:
@@ -327,7 +327,7 @@ def draw_ablations(results: Sequence[Chosen], *, title: str, least: int = 5) -> 
     return figure
 
 
-def _ablation(results: Sequence[Chosen], ablated: str, cell: str, least: int) -> Paired:
+def _ablation(results: Sequence[SelectedResult], ablated: str, cell: str, least: int) -> Paired:
     return compare_methods(of_method(results, base_of(ablated)), of_method(results, ablated), corrected(cell, least))
 
 
@@ -344,7 +344,7 @@ def _across(axes: "Axes", rows: Sequence[tuple[Summary, str]]) -> None:
             axes.errorbar(100 * each.mean, place, xerr=_errors([each]), capsize=2.5, elinewidth=1.2, **look_of(method))
 
 
-def draw_damage(results: Sequence[Chosen], *, title: str, max_drop: float, least: int = 5) -> "Figure | None":
+def draw_damage(results: Sequence[SelectedResult], *, title: str, max_drop: float, least: int = 5) -> "Figure | None":
     """Net repair of other classes in the held-out style against points lost on the unseen half of the reference set.
 
     Args:

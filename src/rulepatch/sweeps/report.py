@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rulepatch.concepts.cases import CELLS
 from rulepatch.evaluation.page import render, svg_of
 from rulepatch.files import check_folder, write_texts
-from rulepatch.sweeps.analysis import SweepReport, told_difference, told_exemplars, told_points, told_share
+from rulepatch.sweeps.analysis import SweepReport, format_difference, format_exemplars, format_points, format_share
 from rulepatch.sweeps.figures import (
     draw_ablations,
     draw_by_exemplars,
@@ -20,7 +20,7 @@ from rulepatch.sweeps.figures import (
     draw_cells,
     draw_damage,
 )
-from rulepatch.sweeps.results import DAMAGE_CELL, Chosen, Study, base_of
+from rulepatch.sweeps.results import DAMAGE_CELL, SelectedResult, Study, base_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -136,7 +136,7 @@ def _drawings(report: SweepReport, study: Study, name: str) -> Iterable[Drawing]
     title, least = report.titles[study], report.least
     for count in report.numbers_of_exemplars(study):
         results, sited = report.part(study, count), report.part(study, count, by_site=True)
-        about = f"{title}, {told_exemplars(count)}"
+        about = f"{title}, {format_exemplars(count)}"
         figures = {
             "cells": draw_cells(results, title=about, least=least),
             "sites": draw_by_site(_plain(sited), title=about, sites=report.sites, least=least),
@@ -146,7 +146,7 @@ def _drawings(report: SweepReport, study: Study, name: str) -> Iterable[Drawing]
         }
         for kind, figure in figures.items():
             if figure is not None:
-                heading = f"{HEADINGS[kind]}, {told_exemplars(count)}"
+                heading = f"{HEADINGS[kind]}, {format_exemplars(count)}"
                 yield Drawing(f"{name}-{kind}-{count}", heading, READINGS[kind], figure)
     every = _plain([each for each in report.best if each.study == study])
     figure = draw_by_exemplars(every, title=title, least=least)
@@ -154,12 +154,12 @@ def _drawings(report: SweepReport, study: Study, name: str) -> Iterable[Drawing]
         yield Drawing(f"{name}-exemplars", HEADINGS["exemplars"], READINGS["exemplars"], figure)
 
 
-def _plain(results: Sequence[Chosen]) -> list[Chosen]:
+def _plain(results: Sequence[SelectedResult]) -> list[SelectedResult]:
     """Results without those of ablations."""
     return [each for each in results if base_of(each.method) == each.method]
 
 
-def _ablated(results: Sequence[Chosen]) -> list[Chosen]:
+def _ablated(results: Sequence[SelectedResult]) -> list[SelectedResult]:
     """Results of ablations and of what they are ablations of."""
     bases = {base_of(each.method) for each in results if base_of(each.method) != each.method}
     return [each for each in results if base_of(each.method) in bases]
@@ -196,7 +196,7 @@ def page_of(report: SweepReport, drawings: Mapping[Study, Sequence[Drawing]]) ->
         studies.append({"about": report.about(study), "drawings": drawings[study], "parts": parts, "more": more})
     return render(
         "sweep.html.jinja", title="results of a sweep", report=report, studies=studies, cells=CELLS,
-        damage_cell=DAMAGE_CELL, share=told_share, lost=told_points, difference=told_difference,
+        damage_cell=DAMAGE_CELL, share=format_share, lost=format_points, difference=format_difference,
     )  # fmt: skip
 
 

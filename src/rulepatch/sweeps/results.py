@@ -22,9 +22,9 @@ from rulepatch.sweeps.store import Record
 __all__ = [
     "DAMAGE_CELL",
     "Case",
-    "Chosen",
     "Measure",
     "Paired",
+    "SelectedResult",
     "Study",
     "Summary",
     "average_by_case",
@@ -51,7 +51,7 @@ ROUNDING = 1e-12
 DAMAGE_CELL = "other, held-out style"
 """The hardest cell: neither the class nor the image of the style was in the exemplars."""
 
-Measure = Callable[["Chosen"], float | None]
+Measure = Callable[["SelectedResult"], float | None]
 """A measure of a result; None where it is undefined or based on too few errors."""
 
 
@@ -92,7 +92,7 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Chosen:
+class SelectedResult:
     """Result of a method on a case with settings selected on validation images; without an edit if none was selected.
 
     Attributes:
@@ -178,7 +178,7 @@ def _natural(name: str) -> list[tuple[int, int, str]]:
     return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)|\.", name) if part]
 
 
-def of_method(results: Iterable[Chosen], method: str) -> list[Chosen]:
+def of_method(results: Iterable[SelectedResult], method: str) -> list[SelectedResult]:
     """Results of one method."""
     return [each for each in results if each.method == method]
 
@@ -198,7 +198,7 @@ def net(cell: str, least: int = 5) -> Measure:
     return lambda each: each.of(cell).net if each.of(cell).errors >= max(least, 1) else None
 
 
-def points_lost(each: Chosen) -> float:
+def points_lost(each: SelectedResult) -> float:
     """Accuracy lost on the unseen half of the reference set.
 
     Returns:
@@ -241,7 +241,7 @@ def study_of(job: Mapping[str, Any], names: Mapping[str, str]) -> Study:
     )
 
 
-def chosen_results(records: Iterable[Record], *, by_site: bool = False) -> list[Chosen]:
+def chosen_results(records: Iterable[Record], *, by_site: bool = False) -> list[SelectedResult]:
     """The results of the settings that gained most on validation pictures, for each split case and method.
 
     Among the settings that kept to the budget the one is chosen that gained most validation pictures, repaired −
@@ -262,7 +262,7 @@ def chosen_results(records: Iterable[Record], *, by_site: bool = False) -> list[
     splits: dict[str, list[Record]] = {}
     for record in sorted(records, key=lambda each: each.key):
         splits.setdefault(split_key(record.job), []).append(record)
-    found: list[Chosen] = []
+    found: list[SelectedResult] = []
     for split, own in splits.items():
         groups: dict[tuple[str, str | None], list[Record]] = {}
         for record in own:
@@ -275,11 +275,11 @@ def chosen_results(records: Iterable[Record], *, by_site: bool = False) -> list[
     return sorted(found, key=_order)
 
 
-def _order(each: Chosen) -> tuple[Any, ...]:
+def _order(each: SelectedResult) -> tuple[Any, ...]:
     return each.study, each.exemplars, each.case, each.target, each.seed, each.split, each.method, each.site or ""
 
 
-def _chosen(split: str, group: Sequence[Record], names: Mapping[str, str], site: str | None) -> Chosen:
+def _chosen(split: str, group: Sequence[Record], names: Mapping[str, str], site: str | None) -> SelectedResult:
     """The result of a group of jobs that differ in settings, and in the site if that is chosen too."""
     done = [(each, each.result) for each in group if each.result is not None]
     within = [(each, result) for each, result in done if result["chosen"] is not None]
@@ -290,10 +290,12 @@ def _chosen(split: str, group: Sequence[Record], names: Mapping[str, str], site:
     )  # fmt: skip
     counts = len(done), len(group) - len(done)
     if not within:
-        return Chosen(*about, site, None, None, None, None, None, _untouched(done[0][1]["cells"]), None, *counts)
+        return SelectedResult(
+            *about, site, None, None, None, None, None, _untouched(done[0][1]["cells"]), None, *counts
+        )
     best, result = min(within, key=lambda each: _rank(*each))
     choice = result["chosen"]
-    return Chosen(
+    return SelectedResult(
         *about, best.job["site"], best.key, best.job["settings"], choice["strength"], choice["validation"],
         choice["reference"], result["cells"], result["reference"], *counts,
     )  # fmt: skip
@@ -355,7 +357,7 @@ class Paired:
         return {**self.difference.to_json(), "wins": self.wins, "losses": self.losses, "p": self.p}
 
 
-def average_by_case(results: Iterable[Chosen], measure: Measure) -> dict[Case, float]:
+def average_by_case(results: Iterable[SelectedResult], measure: Measure) -> dict[Case, float]:
     """A measure of each case: the mean of its targets and seeds, without those of which it is not defined.
 
     Returns:
@@ -413,7 +415,9 @@ def compare_values(first: Mapping[Case, float], second: Mapping[Case, float], *,
     return Paired(summarise(differences, seed=seed), wins, losses, mcnemar(wins, losses))
 
 
-def compare_methods(first: Iterable[Chosen], second: Iterable[Chosen], measure: Measure, *, seed: int = 0) -> Paired:
+def compare_methods(
+    first: Iterable[SelectedResult], second: Iterable[SelectedResult], measure: Measure, *, seed: int = 0
+) -> Paired:
     """Compare two methods on the splits of cases that both were tried on, so that both face the same tests.
 
     Args:

@@ -92,7 +92,7 @@ class _Case:
         return self.tests.outcomes(self._nothing)
 
 
-class _Bench:
+class WorkerState:
     """State of a worker: a model, with caches that its jobs share."""
 
     def __init__(self, place: Place) -> None:
@@ -153,19 +153,19 @@ class _Bench:
         return Activations(self.model, images, self._sites, most_bytes=KEPT_BYTES)
 
 
-_benches: dict[tuple[Any, ...], _Bench] = {}
+_benches: dict[tuple[Any, ...], WorkerState] = {}
 
 MOST_BENCHES = 4
 """Cached states; models are processed one after the other."""
 
 
-def _bench(place: Place) -> _Bench:
+def _bench(place: Place) -> WorkerState:
     """The state of this process for a model, for all case sets."""
     key = (place.model, place.weights, place.device, place.sites, place.reference)
     if key not in _benches:
         if len(_benches) == MOST_BENCHES:
             _benches.pop(next(iter(_benches))).close()
-        _benches[key] = _Bench(place)
+        _benches[key] = WorkerState(place)
     return _benches[key]
 
 
