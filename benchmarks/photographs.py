@@ -103,7 +103,7 @@ def made(folder: Path, classes: Classes) -> CaseSet:
 
 def row(found: Discovery, number: int, group: str, concept: str) -> dict[str, Any] | None:
     """What replacing a concept by any style does to a group of classes."""
-    rows = {each.key: each for each in found.findings[number].dependences}
+    rows = {each.key: each for each in found.findings[number].effects}
     here = rows.get((group, concept, None))
     if here is None:
         return None

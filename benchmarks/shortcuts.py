@@ -21,7 +21,7 @@ from rulepatch.concepts.make_cases import make_cases
 from rulepatch.concepts.segment import load_segmenter
 from rulepatch.concepts.stylize import Style, load_stylizer, styles
 from rulepatch.concepts.stylizers.playground import own_styles
-from rulepatch.discovery.concept_effects import EVERY_CLASS, Dependence
+from rulepatch.discovery.concept_effects import EVERY_CLASS, ConceptEffect
 from rulepatch.discovery.discover import discover
 from rulepatch.models.registry import load_model
 from rulepatch.playground.pictures import training_images
@@ -72,7 +72,7 @@ def case_set(folder: Path, how: str) -> CaseSet:
     )
 
 
-def counted(world: str, rows: Sequence[Dependence], rules: Sequence[Dependence], how: str) -> dict[str, Any]:
+def counted(world: str, rows: Sequence[ConceptEffect], rules: Sequence[ConceptEffect], how: str) -> dict[str, Any]:
     """Classes × shortcuts that a network's rules name, over all styles, where a shortcut was planted and where not."""
     planted = set(world.split(",")) if world else set()
     tested = {(row.label, shortcut_of(row.concept)) for row in rows if row.style is None and row.label in CLASSES}
@@ -124,7 +124,7 @@ def main() -> None:
                 found = discover(model, cases, level=LEVEL, least_drop=0.0, progress=False).findings[0]
                 for least in LEAST_DROPS:
                     rules = [rule for rule in found.rules if rule.drop >= least]
-                    row = counted(world, found.dependences, rules, how) | {"least drop": least}
+                    row = counted(world, found.effects, rules, how) | {"least drop": least}
                     by_world.setdefault((least, world), []).append(row)
             for least in LEAST_DROPS:
                 rows = [summed(by_world[least, world]) for world in WORLDS]

@@ -46,7 +46,7 @@ def main() -> None:
 
     after = rp.discover(edit.apply(model), cases)
     write_discovery(after, out / "after")
-    row = next(row for row in after.findings[0].dependences if row.key == rule.key)
+    row = next(row for row in after.findings[0].effects if row.key == rule.key)
     print(f"{rule.style} in place of {rule.concept} costs {100 * row.drop:.0f} points now")
 
 

@@ -3,7 +3,13 @@
 import numpy as np
 import pytest
 
-from rulepatch.discovery.concept_effects import EVERY_CLASS, Seen, bootstrap_mean, dependences, differences
+from rulepatch.discovery.concept_effects import (
+    EVERY_CLASS,
+    PairedPredictions,
+    bootstrap_mean,
+    concept_effects,
+    differences,
+)
 from rulepatch.evaluation.metrics import false_discovery_rates
 
 LABELS = [f"class {i}" for i in range(20)]
@@ -30,7 +36,7 @@ def seen(seed, *, planted=(), pictures=40, lost=0.5, noise=0.06, repeats=1):
     again = rng.uniform(size=len(rows)) < lost
     after = np.where(hit & again, False, after)
     sure = (before.astype(np.float32), after.astype(np.float32))
-    return Seen(names, labels, concepts, styles, (before, after), sure)
+    return PairedPredictions(names, labels, concepts, styles, (before, after), sure)
 
 
 def test_rates_are_those_of_benjamini_and_hochberg():
@@ -43,7 +49,7 @@ def test_rates_are_those_of_benjamini_and_hochberg():
 @pytest.mark.slow
 def test_what_was_planted_is_found_and_little_else():
     planted = {("class 3", "road"), ("class 7", "wheel"), ("class 7", "road")}
-    found = [row for row in dependences(seen(0, planted=planted, noise=0.0)) if row.q <= 0.05 and row.drop > 0.1]
+    found = [row for row in concept_effects(seen(0, planted=planted, noise=0.0)) if row.q <= 0.05 and row.drop > 0.1]
     assert {(row.label, row.concept) for row in found if row.style is None and row.label != EVERY_CLASS} == planted
     assert {row.style for row in found if row.label == "class 3"} == {None, "snow", "wood"}
 
@@ -60,11 +66,11 @@ def test_where_nothing_was_planted_little_is_found():
         coin = rng.uniform(size=len(empty.labels)) < 0.5
         first = np.where(swap, coin, empty.right[0])
         second = np.where(swap, ~coin, empty.right[1])
-        given = Seen(
+        given = PairedPredictions(
             empty.pictures, empty.labels, empty.concepts, empty.styles, (first, second),
             (first.astype(np.float32), second.astype(np.float32)),
         )  # fmt: skip
-        rows = dependences(given)
+        rows = concept_effects(given)
         false += any(row.q <= 0.05 for row in rows if row.label != EVERY_CLASS and row.style is not None)
     assert false <= 4  # 5 % promised: more than four of twenty would happen once in four hundred times
 
@@ -72,7 +78,10 @@ def test_where_nothing_was_planted_little_is_found():
 @pytest.mark.slow
 def test_counterfactuals_of_one_picture_are_no_independent_witnesses():
     once, often = (
-        {row.key: row for row in dependences(seen(1, planted={("class 3", "road")}, noise=0.0, lost=1.0, repeats=n))}
+        {
+            row.key: row
+            for row in concept_effects(seen(1, planted={("class 3", "road")}, noise=0.0, lost=1.0, repeats=n))
+        }
         for n in (1, 8)
     )
     key = ("class 3", "road", "snow")
@@ -81,7 +90,7 @@ def test_counterfactuals_of_one_picture_are_no_independent_witnesses():
 
 @pytest.mark.slow
 def test_rows_say_what_was_counted():
-    rows = {row.key: row for row in dependences(seen(2, planted={("class 0", "sky")}, noise=0.0, lost=1.0))}
+    rows = {row.key: row for row in concept_effects(seen(2, planted={("class 0", "sky")}, noise=0.0, lost=1.0))}
     row = rows["class 0", "sky", None]
     assert row.after == 0 and row.drop == row.before == row.broken / row.n and row.repaired == 0
     assert row.interval[0] <= row.drop <= row.interval[1] and row.confidence == pytest.approx(-row.drop)
@@ -91,15 +100,15 @@ def test_rows_say_what_was_counted():
 
 def test_groups_are_tested_as_one_and_small_classes_are_not():
     given = seen(3, planted={(label, "road") for label in LABELS[:4]}, pictures=3, noise=0.0, lost=1.0)
-    rows = dependences(given, groups={"first four": LABELS[:4]}, least=5)
+    rows = concept_effects(given, groups={"first four": LABELS[:4]}, least=5)
     assert {row.label for row in rows} == {EVERY_CLASS, "first four"}
     assert next(row for row in rows if row.key == ("first four", "road", None)).n == 12
 
 
 @pytest.mark.slow
 def test_models_that_differ_are_told_apart_where_they_do():
-    first = dependences(seen(4, planted={("class 3", "road")}, noise=0.0))
-    second = dependences(seen(4, planted={("class 3", "road"), ("class 9", "sky")}, noise=0.0, lost=0.5))
+    first = concept_effects(seen(4, planted={("class 3", "road")}, noise=0.0))
+    second = concept_effects(seen(4, planted={("class 3", "road"), ("class 9", "sky")}, noise=0.0, lost=0.5))
     found = [each for each in differences(first, second) if each.q <= 0.05 and each.label != EVERY_CLASS]
     assert found and {(each.label, each.concept) for each in found} == {("class 9", "sky")}
     assert all(each.interval[0] > 0 for each in found)

@@ -62,7 +62,7 @@ def test_planted_rules_are_found(found):
 def test_another_picture_of_the_same_style_is_no_rule(found):
     """The negative control: the concept is replaced by itself."""
     own = {("road", "road"), ("wheels", "rubber"), ("sign", "letter")}
-    tested = {(row.concept, row.style) for row in found.findings[0].dependences}
+    tested = {(row.concept, row.style) for row in found.findings[0].effects}
     assert own <= tested and not own & {(rule.concept, rule.style) for rule in found.findings[0].rules}
 
 
@@ -92,7 +92,7 @@ def test_a_rule_is_edited_as_it_was_found_and_then_it_is_gone(model, cases, foun
     edit = rewrite(model, exemplars, reference=reference, site="blocks.3.conv", gate=0.98, cache=None, progress=False)
     after = discover(edit.apply(model), cases, progress=False)
     drops = [
-        next(row.drop for row in each.findings[0].dependences if row.key == (EVERY_CLASS, "road", "snow"))
+        next(row.drop for row in each.findings[0].effects if row.key == (EVERY_CLASS, "road", "snow"))
         for each in (found, after)
     ]
     assert drops[1] < 0.5 * drops[0]
@@ -102,16 +102,16 @@ def test_a_rule_is_edited_as_it_was_found_and_then_it_is_gone(model, cases, foun
 def test_two_models_are_compared_row_by_row(model, cases, found):
     both = discover([model, model], cases, progress=False)
     assert len(both.findings) == 2 and both.compared and not [each for each in both.compared if each.q < 1]
-    assert both.findings[0].dependences == found.findings[0].dependences
+    assert both.findings[0].effects == found.findings[0].effects
     assert len(both.to_json()["models"]) == 2 and both.to_text().count("rules of") == 2
 
 
 @pytest.mark.slow
 def test_nobody_need_label_pictures(model, cases, found):
     bare = CaseSet(cases.root, tuple(type(each)(**vars(each) | {"label": None}) for each in cases), cases.manifest)
-    rows = {row.key: row for row in discover(model, bare, progress=False).findings[0].dependences}
+    rows = {row.key: row for row in discover(model, bare, progress=False).findings[0].effects}
     assert rows[EVERY_CLASS, "road", "snow"].before == 1
-    known = {row.key: row for row in found.findings[0].dependences}
+    known = {row.key: row for row in found.findings[0].effects}
     assert rows[EVERY_CLASS, "road", "snow"].drop == pytest.approx(known[EVERY_CLASS, "road", "snow"].drop, abs=0.1)
 
 
@@ -120,7 +120,7 @@ def test_classes_can_be_grouped_and_left_out(model, cases, tmp_path):
     (tmp_path / "groups.json").write_text('{"large": ["bus", "truck"]}')
     groups = read_classes(tmp_path / "groups.json")
     found = discover(model, cases, groups=groups, exclude={"sign": ["taxi"]}, progress=False)
-    rows = {row.key: row for row in found.findings[0].dependences}
+    rows = {row.key: row for row in found.findings[0].effects}
     assert rows["large", "road", None].n == 24 and not any(concept == "sign" for _, concept, _ in rows)
     (tmp_path / "groups.json").write_text('{"large": "bus"}')
     with pytest.raises(SettingError, match="class"):

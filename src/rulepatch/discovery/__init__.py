@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING
 from rulepatch.lazy import exports
 
 if TYPE_CHECKING:
-    from rulepatch.discovery.concept_effects import EVERY_CLASS, Dependence
+    from rulepatch.discovery.concept_effects import EVERY_CLASS, ConceptEffect
     from rulepatch.discovery.report import write_discovery, write_report
     from rulepatch.discovery.result import BeforeAndAfter, Discovery, Finding
 
-__all__ = ["EVERY_CLASS", "BeforeAndAfter", "Dependence", "Discovery", "Finding", "write_discovery", "write_report"]
+__all__ = ["EVERY_CLASS", "BeforeAndAfter", "ConceptEffect", "Discovery", "Finding", "write_discovery", "write_report"]
 
 __getattr__, __dir__ = exports(__name__)

@@ -13,7 +13,15 @@ from numpy.typing import NDArray
 
 from rulepatch.evaluation.metrics import false_discovery_rates, mcnemar
 
-__all__ = ["EVERY_CLASS", "Dependence", "Difference", "Seen", "bootstrap_mean", "dependences", "differences"]
+__all__ = [
+    "EVERY_CLASS",
+    "ConceptEffect",
+    "Difference",
+    "PairedPredictions",
+    "bootstrap_mean",
+    "concept_effects",
+    "differences",
+]
 
 EVERY_CLASS = "all classes"
 """Label of what is told of all classes together."""
@@ -22,7 +30,7 @@ RESAMPLES = 1000
 
 
 @dataclass(frozen=True)
-class Seen:
+class PairedPredictions:
     """Predictions for n counterfactuals and for the original image of each.
 
     Attributes:
@@ -41,9 +49,9 @@ class Seen:
     right: tuple[NDArray[np.bool_], NDArray[np.bool_]]
     confidence: tuple[NDArray[np.float32], NDArray[np.float32]]
 
-    def where(self, chosen: NDArray[np.bool_]) -> "Seen":
+    def where(self, chosen: NDArray[np.bool_]) -> "PairedPredictions":
         """Some of the counterfactuals."""
-        return Seen(
+        return PairedPredictions(
             self.pictures[chosen],
             self.labels[chosen],
             self.concepts[chosen],
@@ -54,7 +62,7 @@ class Seen:
 
 
 @dataclass(frozen=True)
-class Dependence:
+class ConceptEffect:
     """Effect of replacing a concept by a style on the images of a class.
 
     Attributes:
@@ -132,9 +140,9 @@ class Difference:
         return dict(vars(self))
 
 
-def dependences(
-    seen: Seen, *, groups: Mapping[str, Sequence[str]] | None = None, least: int = 5, seed: int = 0
-) -> list[Dependence]:
+def concept_effects(
+    seen: PairedPredictions, *, groups: Mapping[str, Sequence[str]] | None = None, least: int = 5, seed: int = 0
+) -> list[ConceptEffect]:
     """Test every class × concept × style, every class × concept over all styles, and the same for groups of classes.
 
     False discoveries are controlled within each of these four families.
@@ -152,7 +160,7 @@ def dependences(
     named = {EVERY_CLASS: seen}
     named |= {name: seen.where(np.isin(seen.labels, list(labels))) for name, labels in (groups or {}).items()}
     of_class = {str(label): seen.where(seen.labels == label) for label in sorted(set(seen.labels.tolist()))}
-    found: list[Dependence] = []
+    found: list[ConceptEffect] = []
     for members in (named, of_class):
         for styles in (sorted(set(seen.styles.tolist())), [None]):
             family = [
@@ -167,7 +175,9 @@ def dependences(
     return found
 
 
-def _row(seen: Seen, key: tuple[str, str, str | None], least: int, rng: np.random.Generator) -> Dependence | None:
+def _row(
+    seen: PairedPredictions, key: tuple[str, str, str | None], least: int, rng: np.random.Generator
+) -> ConceptEffect | None:
     label, concept, style = key
     where = seen.concepts == concept
     if style is not None:
@@ -185,7 +195,7 @@ def _row(seen: Seen, key: tuple[str, str, str | None], least: int, rng: np.rando
     sure = by_picture(seen.confidence[1]) - by_picture(seen.confidence[0])
     (low, high), of_confidence = bootstrap_mean(-change, rng), bootstrap_mean(sure, rng)
     broken, repaired = int((change < 0).sum()), int((change > 0).sum())
-    return Dependence(
+    return ConceptEffect(
         label, concept, style, len(names), float(before.mean()), float(after.mean()), float(-change.mean()),
         (low, high), broken, repaired, float(sure.mean()), of_confidence,
         mcnemar(repaired, broken), mcnemar(int((sure > 0).sum()), int((sure < 0).sum())),
@@ -193,7 +203,7 @@ def _row(seen: Seen, key: tuple[str, str, str | None], least: int, rng: np.rando
     )  # fmt: skip
 
 
-def differences(first: Sequence[Dependence], second: Sequence[Dependence], *, seed: int = 0) -> list[Difference]:
+def differences(first: Sequence[ConceptEffect], second: Sequence[ConceptEffect], *, seed: int = 0) -> list[Difference]:
     """Compare two models row by row, on the pictures that both have.
 
     Args:

@@ -9,7 +9,7 @@ import numpy as np
 from rulepatch.concepts.cases import CaseSet, Exclusions
 from rulepatch.core.edit import base_digest
 from rulepatch.data.folders import ImageSet, Picture
-from rulepatch.discovery.concept_effects import Seen, dependences, differences
+from rulepatch.discovery.concept_effects import PairedPredictions, concept_effects, differences
 from rulepatch.discovery.result import BeforeAndAfter, Discovery, Finding
 from rulepatch.errors import FolderError, SettingError
 from rulepatch.evaluation.evaluate import predictions_of
@@ -64,12 +64,12 @@ def discover(
         named = {name: [model.classes[model.classes.index(label)] for label in labels] for name, labels in own.items()}
         labels, predictions = _predict(model, known, progress=progress)
         seen = _seen(model, known, labels, predictions)
-        rows = dependences(seen, groups=named, least=least, seed=seed)
+        rows = concept_effects(seen, groups=named, least=least, seed=seed)
         rules = [row for row in rows if row.q <= level and row.drop >= max(least_drop, 1e-9)]
         rules.sort(key=lambda row: (-row.drop, row.q))
         digest = base_digest(model.module)
         findings.append(Finding(model.name, digest, model.classes, tuple(rows), tuple(rules), predictions, labels))
-    compared = differences(findings[0].dependences, findings[1].dependences) if len(findings) == 2 else []
+    compared = differences(findings[0].effects, findings[1].effects) if len(findings) == 2 else []
     return Discovery(known, tuple(findings), level, least_drop, own, tuple(compared))
 
 
@@ -90,9 +90,9 @@ def _predict(model: Classifier, cases: CaseSet, *, progress: bool) -> tuple[np.n
     return labels, (replace(before, of_label=own), after)
 
 
-def _seen(model: Classifier, cases: CaseSet, labels: np.ndarray, predictions: BeforeAndAfter) -> Seen:
+def _seen(model: Classifier, cases: CaseSet, labels: np.ndarray, predictions: BeforeAndAfter) -> PairedPredictions:
     before, after = predictions
-    return Seen(
+    return PairedPredictions(
         np.array([each.picture for each in cases]),
         np.array([model.classes[int(label)] for label in labels]),
         np.array([each.concept for each in cases]),

@@ -10,7 +10,7 @@ import numpy as np
 
 from rulepatch.concepts.cases import plain_name
 from rulepatch.data.exemplar_folders import write_exemplar
-from rulepatch.discovery.concept_effects import EVERY_CLASS, Dependence
+from rulepatch.discovery.concept_effects import EVERY_CLASS, ConceptEffect
 from rulepatch.discovery.result import Discovery, Finding
 from rulepatch.evaluation.page import THUMBNAIL, inline, render, svg_element, svg_of, write_page
 from rulepatch.files import check_writable, write_texts
@@ -49,7 +49,7 @@ def write_report(discovery: Discovery, path: Path | str) -> None:
     """
     path = Path(path)
     check_writable(path)
-    maps = [(finding.model, finding.dependences, finding.rules) for finding in discovery.findings]
+    maps = [(finding.model, finding.effects, finding.rules) for finding in discovery.findings]
     page = render(
         "discovery.html.jinja",
         title="rules discovered",
@@ -100,7 +100,7 @@ def write_discovery(
 
 
 def draw_heat_maps(
-    maps: Sequence[tuple[str, Sequence[Dependence], Sequence[Dependence]]], labels: Sequence[str]
+    maps: Sequence[tuple[str, Sequence[ConceptEffect], Sequence[ConceptEffect]]], labels: Sequence[str]
 ) -> "Figure":
     """Accuracy lost by class × concept and style, a map for each model, side by side if they fit; dots mark rules.
 
@@ -141,7 +141,7 @@ def draw_heat_maps(
 def _labels(discovery: Discovery) -> list[str]:
     """Rows of a heat map: all classes together, groups, and the classes with the largest drops."""
     worst: dict[str, float] = {}
-    for row in (row for finding in discovery.findings for row in finding.dependences if row.style is not None):
+    for row in (row for finding in discovery.findings for row in finding.effects if row.style is not None):
         worst[row.label] = max(worst.get(row.label, 0.0), row.drop)
     first = [name for name in (EVERY_CLASS, *discovery.groups) if name in worst]
     others = sorted((label for label in worst if label not in first), key=lambda label: (-worst[label], label))
@@ -160,7 +160,7 @@ def _model(discovery: Discovery, finding: Finding) -> dict[str, Any]:
     }
 
 
-def _pairs(discovery: Discovery, finding: Finding, rule: Dependence) -> list[dict[str, str]]:
+def _pairs(discovery: Discovery, finding: Finding, rule: ConceptEffect) -> list[dict[str, str]]:
     examples = finding.examples(discovery.cases, rule, discovery.groups.get(rule.label))
     before, after = finding.predictions
     found = []

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from rulepatch.concepts.cases import CaseSet, Counterfactual
-from rulepatch.discovery.concept_effects import EVERY_CLASS, Dependence, Difference
+from rulepatch.discovery.concept_effects import EVERY_CLASS, ConceptEffect, Difference
 from rulepatch.evaluation.outcomes import Predictions
 from rulepatch.text import Table, percent, points
 
@@ -27,7 +27,7 @@ class Finding:
         model: its name.
         digest: of its weights.
         classes: names of its classes.
-        dependences: every row that was tested.
+        effects: every row that was tested.
         rules: the rows that count as rules, the largest drop first.
         predictions: on the picture that each counterfactual was made of, and on the counterfactual itself.
         labels: class of each counterfactual, (n,).
@@ -36,12 +36,12 @@ class Finding:
     model: str
     digest: str
     classes: Any = field(repr=False)
-    dependences: tuple[Dependence, ...] = field(repr=False)
-    rules: tuple[Dependence, ...]
+    effects: tuple[ConceptEffect, ...] = field(repr=False)
+    rules: tuple[ConceptEffect, ...]
     predictions: BeforeAndAfter = field(repr=False)
     labels: np.ndarray = field(repr=False)
 
-    def examples(self, cases: CaseSet, rule: Dependence, members: Sequence[str] | None) -> Iterator[int]:
+    def examples(self, cases: CaseSet, rule: ConceptEffect, members: Sequence[str] | None) -> Iterator[int]:
         """Example counterfactuals of a rule: right before and wrong after, the largest change first.
 
         Args:
@@ -98,9 +98,9 @@ class Discovery:
                 {
                     "model": each.model,
                     "digest": each.digest,
-                    "tested": len(each.dependences),
+                    "tested": len(each.effects),
                     "rules": [rule.to_json() for rule in each.rules],
-                    "dependences": [row.to_json() for row in each.dependences],
+                    "dependences": [row.to_json() for row in each.effects],
                 }
                 for each in self.findings
             ],
@@ -117,14 +117,14 @@ class Discovery:
                 for rule in each.rules[:20]
             ]  # fmt: skip
             head = (
-                f"{each.model}: {len(each.rules)} rules of {len(each.dependences)} rows tested, false discoveries "
+                f"{each.model}: {len(each.rules)} rules of {len(each.effects)} rows tested, false discoveries "
                 f"at most {percent(self.level)}, accuracy lost at least {percent(self.least_drop)}"
             )
             header = ["class", "concept", "style", "pictures", "before", "after", "change", "q"]
             parts.append(head + (f"\n{Table(header, rows).to_text()}" if rows else ""))
         return "\n\n".join(parts)
 
-    def exemplars(self, finding: Finding, rule: Dependence) -> list[Counterfactual]:
+    def exemplars(self, finding: Finding, rule: ConceptEffect) -> list[Counterfactual]:
         """The counterfactuals to edit a rule with: of the style's first picture where there are any.
 
         Args:
