@@ -85,7 +85,7 @@ def rows_of(
             line[f"{name}, broken"] = len(found[name][index].broken)
             alone = net(name, place)
             line[f"{name}, kept"] = net(name, index) / alone if alone > 0 else None
-            gain, by_itself = (float(found[name][each].gains.mean()) for each in (index, place))
+            gain, by_itself = (float(found[name][each].log_prob_gain.mean()) for each in (index, place))
             line[f"{name}, gain"] = gain
             line[f"{name}, gain kept"] = gain / by_itself if by_itself > 0 else None
         rows.append(line | {"points lost": 100 * damage.drop, "flips, %": 100 * len(damage.flips) / len(damage)})

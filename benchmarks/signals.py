@@ -45,7 +45,7 @@ def signals(searched: Search, truth: Sequence[Outcomes], order: Sequence[str], s
     for count in LABELLED:
         if len(failures) >= count:
             found[f"{count} labelled failures, log-probability"] = [
-                float(each.gains[drawn[:count]].mean()) for each in truth
+                float(each.log_prob_gain[drawn[:count]].mean()) for each in truth
             ]
     return found
 

@@ -362,7 +362,7 @@ def test_an_edit_whose_file_says_nonsense_is_shown_all_the_same(where, junk):
 def test_the_chosen_candidate_is_marked_even_if_it_is_none_of_the_best():
     found = search(SHORT)
     best = [candidate(f"site {number}") for number in range(20)]
-    weak = replace(candidate("weak"), gains=np.array([-1.0, -1.0]))
+    weak = replace(candidate("weak"), log_prob_gain=np.array([-1.0, -1.0]))
     page = replace(found, candidates=(*best, weak), chosen=weak)._repr_html_()
     assert len(rows(page)) == 13
     assert re.findall(r'<tr class="marked"><td><b>(\w+)</b>', page) == ["weak"]

@@ -65,7 +65,7 @@ def test_it_chooses_an_edit_that_repairs_what_it_never_saw(model, found):
 def test_what_was_chosen_is_hardly_behind_the_best(found):
     within = [each for each in found.candidates if found.is_within(each)]
     best = max(within, key=lambda each: each.score)
-    behind = best.gains - found.chosen.gains
+    behind = best.log_prob_gain - found.chosen.log_prob_gain
     assert behind.mean() <= 2 * behind.std(ddof=1) / np.sqrt(len(behind)) + 1e-9
     assert "chosen" in found.why and "counterfactual" in found.validation
 

@@ -16,7 +16,7 @@ from rulepatch.evaluation import metrics
 from rulepatch.models.classes import Classes
 from rulepatch.text import brief, percent, plural, quoted
 
-__all__ = ["Exposure", "Outcome", "Outcomes", "Predictions", "Verdict"]
+__all__ = ["ClassImpact", "Outcome", "Outcomes", "Predictions", "Verdict"]
 
 NO_LABEL = -1
 
@@ -125,7 +125,7 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Exposure:
+class ClassImpact:
     """Effect of an edit on one class.
 
     Attributes:
@@ -136,7 +136,7 @@ class Exposure:
         broken: number of right predictions that became wrong.
         flipped: number of changed predictions.
         confidence: mean probability of the class on its own pictures before and after, 0..1.
-        drawn: number of images of all classes that were predicted as it before and after.
+        predicted_count: number of images of all classes that were predicted as it before and after.
     """
 
     label: int
@@ -146,7 +146,7 @@ class Exposure:
     broken: int
     flipped: int
     confidence: tuple[float, float]
-    drawn: tuple[int, int]
+    predicted_count: tuple[int, int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -250,7 +250,7 @@ class Outcomes:
         return len(self.flips) / len(self)
 
     @property
-    def gains(self) -> NDArray[np.float32]:
+    def log_prob_gain(self) -> NDArray[np.float32]:
         """Gain in log-probability of each image's label, (n,); NaN where it has none."""
         first, second = (np.log(np.maximum(each.of_label, SMALLEST_PROBABILITY)) for each in (self.first, self.second))
         return second - first
@@ -272,7 +272,7 @@ class Outcomes:
         """
         return {int(label): self.where(self.labels == label) for label in np.unique(self.labels) if label != NO_LABEL}
 
-    def exposures(self) -> list[Exposure]:
+    def class_impacts(self) -> list[ClassImpact]:
         """Effect of the edit on each class, sorted by lost images, then by lost confidence.
 
         Returns:
@@ -280,7 +280,7 @@ class Outcomes:
         """
         drawn = [Counter(each.predicted.tolist()) for each in (self.first, self.second)]
         found = [
-            Exposure(
+            ClassImpact(
                 label,
                 len(own),
                 (int(own.right_before.sum()), int(own.right_after.sum())),
@@ -332,17 +332,17 @@ class Outcomes:
         """
         by_class = {}
         names = self._names(classes)
-        for exposure in sorted(self.exposures(), key=lambda e: e.label):
-            by_class[names[exposure.label]] = {
-                "n": exposure.n,
-                "before": exposure.right[0] / exposure.n,
-                "after": exposure.right[1] / exposure.n,
-                "repaired": exposure.repaired,
-                "broken": exposure.broken,
-                "flips": exposure.flipped / exposure.n,
-                "flipped": exposure.flipped,
-                "confidence": list(exposure.confidence),
-                "drawn": list(exposure.drawn),
+        for impact in sorted(self.class_impacts(), key=lambda e: e.label):
+            by_class[names[impact.label]] = {
+                "n": impact.n,
+                "before": impact.right[0] / impact.n,
+                "after": impact.right[1] / impact.n,
+                "repaired": impact.repaired,
+                "broken": impact.broken,
+                "flips": impact.flipped / impact.n,
+                "flipped": impact.flipped,
+                "confidence": list(impact.confidence),
+                "drawn": list(impact.predicted_count),
             }
         return {
             **self.numbers(),

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from rulepatch.core.exemplars import Exemplar
-from rulepatch.evaluation.outcomes import Exposure, Outcome, Outcomes
+from rulepatch.evaluation.outcomes import ClassImpact, Outcome, Outcomes
 from rulepatch.evaluation.page import MOST_THUMBNAILS, THUMBNAIL, frame, inline, render, write_page
 from rulepatch.evaluation.result import Evaluation
 from rulepatch.files import check_writable
@@ -71,7 +71,7 @@ def render_report(evaluation: Evaluation) -> str:
         test_tiles=_wall(evaluation, evaluation.tests, only_flips=False),
         flip_tiles=_wall(evaluation, reference, only_flips=True),
         tests_by_class=_by_class(evaluation, evaluation.tests),
-        exposed=_exposed(evaluation, reference),
+        exposed=_impacts(evaluation, reference),
         flip_list=reference.to_json(evaluation.classes)["flip_list"][:MOST_ROWS] if reference else [],
         most=MOST_THUMBNAILS,
         most_rows=MOST_ROWS,
@@ -114,12 +114,12 @@ def _wall(evaluation: Evaluation, found: Outcomes | None, *, only_flips: bool) -
     return [_tile(evaluation, outcome) for outcome in ranked[:MOST_THUMBNAILS]]
 
 
-def _exposed(evaluation: Evaluation, found: Outcomes | None) -> list[tuple[str, Exposure]]:
+def _impacts(evaluation: Evaluation, found: Outcomes | None) -> list[tuple[str, ClassImpact]]:
     """Classes with losses, the worst first."""
     if found is None:
         return []
-    lost = [e for e in found.exposures() if e.right[1] < e.right[0] or e.confidence[1] < e.confidence[0] - 0.02]
-    return [(evaluation.classes[exposure.label], exposure) for exposure in lost[: MOST_ROWS // 10]]
+    lost = [e for e in found.class_impacts() if e.right[1] < e.right[0] or e.confidence[1] < e.confidence[0] - 0.02]
+    return [(evaluation.classes[impact.label], impact) for impact in lost[: MOST_ROWS // 10]]
 
 
 def _unchanged(found: Outcomes) -> tuple[int, int, int, int]:

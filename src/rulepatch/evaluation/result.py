@@ -95,7 +95,7 @@ class Evaluation:
     def _remarks(self) -> Iterator[str]:
         """Remarks: the classes that lost most; without an edit the most frequent confusions."""
         if self.edit.changes:
-            lost = [e for e in self.reference.exposures() if e.right[1] < e.right[0]] if self.reference else []
+            lost = [e for e in self.reference.class_impacts() if e.right[1] < e.right[0]] if self.reference else []
             if lost:
                 named = ", ".join(f"{self.classes[e.label]} {e.right[0]} → {e.right[1]} of {e.n}" for e in lost[:8])
                 yield f"lost most (right before and after): {named}{', …' if len(lost) > 8 else ''}"

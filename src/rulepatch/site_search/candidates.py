@@ -119,8 +119,8 @@ class Candidate:
         round: which round of the search tried it.
         predicted_damage: from the second moment alone, the largest of the sites.
         loss: masked error at the sites after the edit, as a share of that before, the mean of the sites.
-        gains: what each validation picture gained in log-probability of its label, the mean of those made of the same
-            picture, (n,); None without validation.
+        log_prob_gain: what each validation picture gained in log-probability of its label, the mean of those made of
+            the same picture, (n,); None without validation.
         repaired: validation pictures that were wrong and are right.
         broken: validation pictures that were right and are wrong.
         drop: accuracy lost on the reference set, −1..1; without labels the share of predictions that changed.
@@ -132,7 +132,7 @@ class Candidate:
     round: Literal["screen", "refine", "vary"]
     predicted_damage: float
     loss: float
-    gains: NDArray[np.float64] | None = field(repr=False)
+    log_prob_gain: NDArray[np.float64] | None = field(repr=False)
     repaired: int
     broken: int
     drop: float
@@ -142,7 +142,7 @@ class Candidate:
     @property
     def score(self) -> float | None:
         """Mean gain of the validation pictures; None without validation."""
-        return None if self.gains is None else float(self.gains.mean())
+        return None if self.log_prob_gain is None else float(self.log_prob_gain.mean())
 
     def to_json(self) -> dict[str, Any]:
         """The candidate, as JSON."""
@@ -224,7 +224,7 @@ class EditScorer:
             turn,
             predicted_damage=predicted_damage(trial, edit),
             loss=float(np.mean(ratios)),
-            gains=gains if len(gains) else None,
+            log_prob_gain=gains if len(gains) else None,
             repaired=int(found["counts"][0]),
             broken=int(found["counts"][1]),
             drop=float(found["damage"][0]),
@@ -243,7 +243,7 @@ class EditScorer:
             return {"damage": damage, "gains": torch.empty(0), "counts": torch.zeros(3, dtype=torch.int64)}
         seen = self._kept["validation"].outcomes(edit)
         counts = torch.tensor([len(seen.repaired), len(seen.broken), int((~seen.right_before).sum())])
-        of_group = np.bincount(self._groups, seen.gains) / np.bincount(self._groups)
+        of_group = np.bincount(self._groups, seen.log_prob_gain) / np.bincount(self._groups)
         return {"damage": damage, "gains": torch.from_numpy(of_group), "counts": counts}
 
 

@@ -94,8 +94,8 @@ def _helps(candidate: Candidate) -> bool:
 
 def _ahead(best: Candidate, other: Candidate) -> float:
     """Difference of two candidates in standard errors of the paired difference."""
-    assert best.gains is not None and other.gains is not None
-    difference = best.gains - other.gains
+    assert best.log_prob_gain is not None and other.log_prob_gain is not None
+    difference = best.log_prob_gain - other.log_prob_gain
     if len(difference) < 2 or not difference.any():
         return 0.0
     return float(difference.mean() / (difference.std(ddof=1) / np.sqrt(len(difference))))
