@@ -475,7 +475,7 @@ def test_compose_writes_one_edit_of_several(run, world, net, tmp_path):
     assert told["edits"] == ["edit", "gated"] and told["interference"] == {}
     measured = run("compose", *files, "--out", out, "--model", net, "--reference", world / "reference", "--json").json()
     assert measured["interference"]["3"][0][1] == pytest.approx(1)  # they read the same directions
-    assert measured["fights"]
+    assert measured["conflicts"]
     joint = run(
         "compose", *files, "--out", out, "--model", net, "--reference", world / "reference",
         "--exemplar", world / "exemplar", "--json",

@@ -1,4 +1,4 @@
-"""Composing edits, and the warnings where rules fight."""
+"""Composing edits, and the warnings where rules conflict."""
 
 import json
 import logging
@@ -74,11 +74,11 @@ def test_rules_that_undo_each_other_are_said_to_fight(model, edits, exemplars, r
         found = compose(
             model, {"snow": edits["snow"], "opposite": opposite}, reference=reference, cache=None, progress=False
         )
-    assert found.fights and "read alike" in found.fights[0] and "interference 1.00" in caplog.text
+    assert found.conflicts and "read alike" in found.conflicts[0] and "interference 1.00" in caplog.text
     quiet = compose(
         model, edits, exemplars=[each for own in exemplars.values() for each in own], cache=None, progress=False
     )
-    assert all("read alike" not in each for each in quiet.fights)
+    assert all("read alike" not in each for each in quiet.conflicts)
 
 
 def test_edits_at_different_sites_make_a_bundle(model, exemplars, edits, reference):

@@ -253,7 +253,9 @@ def compare(
 class BaseModelOptions(OptionalModelOptions):
     """Input."""
 
-    model: Annotated[str | None, model_option("That the edits were computed on, to measure where they fight.")] = None
+    model: Annotated[str | None, model_option("That the edits were computed on, to measure where they conflict.")] = (
+        None
+    )
 
 
 @app.command(cls=GroupedCommand, epilog=example("compose one.safetensors other.safetensors -o both.safetensors"))
@@ -267,7 +269,7 @@ def compose(
     out: Annotated[Path, out_option("FILE", "The edit file to write.")],
     as_json: Json = False,
 ) -> None:
-    """Make one edit of several, and say where their rules fight. With their exemplars they are solved together."""
+    """Make one edit of several, and say where their rules conflict. With their exemplars they are solved together."""
     from rulepatch.workflows.compose import compose_files
 
     composition = compose_files(

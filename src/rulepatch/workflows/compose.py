@@ -49,7 +49,7 @@ class Composition:
         alone: share of each edit's masked error that each edit removes by itself, (edits, edits); None without
             exemplars.
         together: share of each edit's masked error that the composed edit removes; None without exemplars.
-        fights: warnings about conflicts, one sentence each.
+        conflicts: warnings about conflicts, one sentence each.
     """
 
     edit: Edit
@@ -58,7 +58,7 @@ class Composition:
     interference: Mapping[str, list[list[float]]]
     alone: list[list[float]] | None
     together: list[float] | None
-    fights: tuple[str, ...]
+    conflicts: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
         """The composition, as JSON."""
@@ -69,7 +69,7 @@ class Composition:
             "interference": dict(self.interference),
             "alone": self.alone,
             "together": self.together,
-            "fights": list(self.fights),
+            "conflicts": list(self.conflicts),
         }
 
     def to_text(self) -> str:
@@ -83,7 +83,7 @@ class Composition:
             rows = [[name, *(f"{each:.0%}" for each in row)] for name, row in zip(self.names, self.alone, strict=True)]
             rows.append(["all together", *(f"{each:.0%}" for each in self.together)])
             lines.append(Table(["masked error removed by", *(f"of {name}" for name in self.names)], rows).to_text())
-        return "\n".join([*lines, *self.fights])
+        return "\n".join([*lines, *self.conflicts])
 
 
 def compose(
@@ -134,10 +134,10 @@ def compose(
         pairs = list(zip(own, edits.values(), strict=True))
         alone = [[_removed(model, edit, part, of) for part, of in pairs] for edit in edits.values()]
         together = [_removed(model, composed, part, of) for part, of in pairs]
-    fights = tuple(_fights(names, interference, alone, together))
-    for fight in fights:
-        log.warning("%s", fight)
-    return Composition(composed, names, jointly, interference, alone, together, fights)
+    conflicts = tuple(_conflicts(names, interference, alone, together))
+    for conflict in conflicts:
+        log.warning("%s", conflict)
+    return Composition(composed, names, jointly, interference, alone, together, conflicts)
 
 
 def compose_files(
@@ -231,7 +231,7 @@ def _removed(model: Classifier, edit: Edit, exemplars: Sequence[Exemplar], of: E
     return 1 - after / before if before > 0 else 0.0
 
 
-def _fights(
+def _conflicts(
     names: Sequence[str],
     interference: Mapping[str, list[list[float]]],
     alone: list[list[float]] | None,
