@@ -9,7 +9,7 @@ import pytest
 
 from rulepatch.errors import SettingError
 from rulepatch.web import serve
-from rulepatch.web.offers import Offers
+from rulepatch.web.catalog import Catalog
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])
@@ -65,7 +65,7 @@ def test_bad_options_are_one_sentence(run, options, words):
 
 
 def test_offers_leave_nothing_behind():
-    offers = Offers()
-    root = offers._playground.name
-    offers.close()
+    catalog = Catalog()
+    root = catalog._playground.name
+    catalog.close()
     assert not Path(root).exists()

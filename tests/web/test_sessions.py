@@ -14,9 +14,9 @@ import rulepatch as rp
 from rulepatch.data.folders import Picture
 from rulepatch.errors import ExemplarError, FolderError, ImageError, RulepatchError, SettingError, StoppedError
 from rulepatch.progress import steps as in_steps
+from rulepatch.web import handlers
 from rulepatch.web import sessions as module
-from rulepatch.web import steps
-from rulepatch.web.offers import PLAYGROUND, Offers
+from rulepatch.web.catalog import PLAYGROUND, Catalog
 from rulepatch.web.sessions import Sessions
 
 pytestmark = pytest.mark.slow
@@ -25,15 +25,15 @@ SITE, SNOW = "blocks.3.conv", 2
 
 
 @pytest.fixture(scope="module")
-def offers():
-    found = Offers()
+def catalog():
+    found = Catalog()
     yield found
     found.close()
 
 
 @pytest.fixture
-def people(offers):
-    found = Sessions(offers)
+def people(catalog):
+    found = Sessions(catalog)
     yield found
     found.close()
 
@@ -41,20 +41,20 @@ def people(offers):
 @pytest.fixture
 def session(people):
     found = people.begin("somebody", PLAYGROUND)
-    steps.begin(found, PLAYGROUND)
-    steps.list_pictures(found, "reference", "van")
-    steps.choose(found, 1)
+    handlers.begin(found, PLAYGROUND)
+    handlers.list_pictures(found, "reference", "van")
+    handlers.choose(found, 1)
     return found
 
 
 def marked(session):
-    steps.mark_by_name(session, "road")
-    steps.replace_by(session, SNOW)
+    handlers.mark_by_name(session, "road")
+    handlers.replace_by(session, SNOW)
     return session
 
 
 def test_the_loop_without_the_page(session):
-    shown = steps.rewrite(marked(session), SITE, 1, 2.0, "auto")
+    shown = handlers.rewrite(marked(session), SITE, 1, 2.0, "auto")
     bench = session.bench
     wanted = rp.rewrite(
         bench.model, bench.state.exemplars, reference=session.place.folders["reference"], site=SITE, strength=2.0,
@@ -62,46 +62,46 @@ def test_the_loop_without_the_page(session):
     )  # fmt: skip
     assert torch.equal(bench.edit.changes[0].delta(), wanted.changes[0].delta())
     assert "repaired" in shown["numbers"] and "being measured" in shown["numbers"] and "rp-repaired" in shown["wall"]
-    assert "predictions changed" in steps.measure(session)["numbers"]
+    assert "predictions changed" in handlers.measure(session)["numbers"]
     assert f"--site {SITE}" in shown["commands"] and "rp.rewrite" in shown["program"]
-    assert steps.adjust(session, 1, 2.0, "auto") != {} and "outlined" in steps.fire(session)["firing"].lower()
-    assert steps.keep(session, "snow")["rules"]["choices"] == ["snow"]
-    assert "as it was" in steps.switch(session, [])["numbers"]
-    path = steps.save(marked_again(session))["file"]
+    assert handlers.adjust(session, 1, 2.0, "auto") != {} and "outlined" in handlers.fire(session)["heatmap"].lower()
+    assert handlers.keep(session, "snow")["rules"]["choices"] == ["snow"]
+    assert "as it was" in handlers.switch(session, [])["numbers"]
+    path = handlers.save(marked_again(session))["file"]
     assert rp.Edit.load(path).sites == (SITE,)
 
 
 def marked_again(session):
-    steps.switch(session, ["snow"])
+    handlers.switch(session, ["snow"])
     return session
 
 
 def test_the_same_picture_is_learnt_from_once_whatever_is_done_to_it(session):
-    steps.rewrite(marked(session), SITE, 1, 1.0, "auto")
-    steps.rewrite(session, SITE, 1, 1.0, "auto")
-    steps.undo(session)
-    steps.rewrite(session, SITE, 1, 1.0, "auto")
+    handlers.rewrite(marked(session), SITE, 1, 1.0, "auto")
+    handlers.rewrite(session, SITE, 1, 1.0, "auto")
+    handlers.undo(session)
+    handlers.rewrite(session, SITE, 1, 1.0, "auto")
     assert len(session.bench.state.exemplars) == 1
-    steps.replace_by(session, SNOW + 1)
-    steps.rewrite(session, SITE, 1, 1.0, "auto")
+    handlers.replace_by(session, SNOW + 1)
+    handlers.rewrite(session, SITE, 1, 1.0, "auto")
     (exemplar,) = session.bench.state.exemplars
     assert np.array_equal(np.asarray(exemplar.edited), np.asarray(session.painting.edited))
-    steps.choose(session, 2)
-    steps.mark_by_name(session, "road")
-    steps.add(session)
+    handlers.choose(session, 2)
+    handlers.mark_by_name(session, "road")
+    handlers.add(session)
     assert len(session.bench.state.exemplars) == 2
-    steps.remove(session)
+    handlers.remove(session)
     assert len(session.bench.state.exemplars) == 1
 
 
 def test_a_rule_that_is_kept_is_not_made_again_by_mistake(session):
-    steps.rewrite(marked(session), SITE, 1, 1.0, "auto")
-    steps.keep(session, "")
+    handlers.rewrite(marked(session), SITE, 1, 1.0, "auto")
+    handlers.keep(session, "")
     with pytest.raises(ExemplarError, match="at least one exemplar"):
-        steps.rewrite(session, SITE, 1, 1.0, "auto")
-    steps.replace_by(session, SNOW + 1)
-    steps.rewrite(session, SITE, 1, 1.0, "auto")
-    assert steps.keep(session, "")["rules"]["choices"] == ["snow as road", "snow as road 2"]
+        handlers.rewrite(session, SITE, 1, 1.0, "auto")
+    handlers.replace_by(session, SNOW + 1)
+    handlers.rewrite(session, SITE, 1, 1.0, "auto")
+    assert handlers.keep(session, "")["rules"]["choices"] == ["snow as road", "snow as road 2"]
 
 
 def test_a_step_that_fails_changes_nothing(session):
@@ -115,19 +115,19 @@ def test_a_step_that_fails_changes_nothing(session):
     ]
     for site, rank, strength, gate in wrong_settings:
         with pytest.raises(RulepatchError):
-            steps.rewrite(session, site, rank, strength, gate)
+            handlers.rewrite(session, site, rank, strength, gate)
         assert session.bench.state is before
     painting = session.painting
     for wrong in (
-        lambda: steps.upload(session, b"nothing"),
-        lambda: steps.upload_mask(session, b"nothing", ""),
-        lambda: steps.upload_texture(session, b"nothing"),
-        lambda: steps.write(session, " "),
-        lambda: steps.write(session, "a word that is far too long for so small a note"),
-        lambda: steps.choose(session, 10_000),
-        lambda: steps.mark_by_name(session, "unicorn"),
-        lambda: steps.list_pictures(session, "/etc", "van"),
-        lambda: steps.save(session),
+        lambda: handlers.upload(session, b"nothing"),
+        lambda: handlers.upload_mask(session, b"nothing", ""),
+        lambda: handlers.upload_texture(session, b"nothing"),
+        lambda: handlers.write(session, " "),
+        lambda: handlers.write(session, "a word that is far too long for so small a note"),
+        lambda: handlers.choose(session, 10_000),
+        lambda: handlers.mark_by_name(session, "unicorn"),
+        lambda: handlers.list_pictures(session, "/etc", "van"),
+        lambda: handlers.save(session),
     ):
         with pytest.raises(RulepatchError):
             wrong()
@@ -137,15 +137,15 @@ def test_a_step_that_fails_changes_nothing(session):
 def test_what_is_missing_is_said(people):
     session = people.begin("somebody", PLAYGROUND)
     with pytest.raises(SettingError, match="choose or upload"):
-        steps.mark_by_name(session, "road")
-    steps.begin(session, PLAYGROUND)
+        handlers.mark_by_name(session, "road")
+    handlers.begin(session, PLAYGROUND)
     with pytest.raises(ExemplarError, match="marked"):
-        steps.rewrite(session, SITE, 1, 1.0, "auto")
-    steps.list_pictures(session, "reference", "van")
-    steps.choose(session, 0)
-    steps.mark_by_name(session, "road")
+        handlers.rewrite(session, SITE, 1, 1.0, "auto")
+    handlers.list_pictures(session, "reference", "van")
+    handlers.choose(session, 0)
+    handlers.mark_by_name(session, "road")
     with pytest.raises(ExemplarError, match="choose a texture"):
-        steps.rewrite(session, SITE, 1, 1.0, "auto")
+        handlers.rewrite(session, SITE, 1, 1.0, "auto")
 
 
 def test_a_large_upload_and_its_mask_are_made_smaller_together(session):
@@ -154,34 +154,34 @@ def test_a_large_upload_and_its_mask_are_made_smaller_together(session):
         image.save(buffer, "PNG")
         return buffer.getvalue()
 
-    steps.upload(session, png(Image.new("RGB", (2048, 1024), "grey")))
+    handlers.upload(session, png(Image.new("RGB", (2048, 1024), "grey")))
     assert session.painting.image.size == (1024, 512)
     mask = np.zeros((1024, 2048), np.uint8)
     mask[512:] = 255
-    steps.upload_mask(session, png(Image.fromarray(mask)), "the lower half")
+    handlers.upload_mask(session, png(Image.fromarray(mask)), "the lower half")
     assert session.painting.mask[:256].max() == 0 and session.painting.mask[256:].min() == 1
     with pytest.raises(ExemplarError, match="1024x512"):
-        steps.upload_mask(session, png(Image.new("L", (100, 50), "white")), "")
+        handlers.upload_mask(session, png(Image.new("L", (100, 50), "white")), "")
 
 
 def test_the_painters_echo_of_a_mask_does_not_replace_it(session):
-    steps.mark_by_name(session, "road")
+    handlers.mark_by_name(session, "road")
     painting = session.painting
-    echo = steps._canvas(session)["painter"]
-    assert steps.paint(session, echo, "") == {} and session.painting is painting
-    steps.forget(session)
-    assert steps.paint(session, echo, "street") != {} and session.painting.concept == "street"
+    echo = handlers._canvas(session)["painter"]
+    assert handlers.paint(session, echo, "") == {} and session.painting is painting
+    handlers.forget(session)
+    assert handlers.paint(session, echo, "street") != {} and session.painting.concept == "street"
 
 
 def test_clicks_add_up_and_one_outside_is_taken_back(session):
-    steps.click(session, (100, 480), steps.SEARCH, 0.2, "")
+    handlers.click(session, (100, 480), handlers.SEARCH, 0.2, "")
     first = session.painting.mask
     with pytest.raises(SettingError, match="network sees"):
-        steps.click(session, (100, 5000), steps.SEARCH, 0.2, "")
+        handlers.click(session, (100, 5000), handlers.SEARCH, 0.2, "")
     assert len(session.points) == 1 and session.painting.mask is first
-    steps.click(session, (400, 480), steps.SEARCH, 0.2, "")
+    handlers.click(session, (400, 480), handlers.SEARCH, 0.2, "")
     assert len(session.points) == 2
-    steps.forget(session)
+    handlers.forget(session)
     assert session.points == [] and session.painting.mask is None
 
 
@@ -192,10 +192,10 @@ def test_two_people_have_models_of_their_own(people):
     assert one.folder != other.folder
 
 
-def test_closing_a_page_frees_what_it_had(people, offers):
+def test_closing_a_page_frees_what_it_had(people, catalog):
     session = people.begin("somebody", PLAYGROUND)
-    steps.begin(session, PLAYGROUND)
-    steps.look(session)
+    handlers.begin(session, PLAYGROUND)
+    handlers.look(session)
     network, folder = weakref.ref(session.bench.model.module), session.folder
     assert folder.is_dir()
     people.end("somebody")
@@ -267,14 +267,14 @@ def test_stop_reaches_work_that_waits_to_begin_and_no_later_one(session, monkeyp
         assert list(in_steps(range(3), "much later")) == [0, 1, 2]
 
 
-def test_what_is_offered_is_settled_at_the_start(tmp_path, offers):
+def test_what_is_offered_is_settled_at_the_start(tmp_path, catalog):
     with pytest.raises(FolderError, match="--tests"):
-        Offers(tests=tmp_path / "nowhere")
+        Catalog(tests=tmp_path / "nowhere")
     with pytest.raises(FolderError, match="--reference"):
-        Offers(["torchvision/resnet18"])
+        Catalog(["torchvision/resnet18"])
     with pytest.raises(SettingError, match="expected one of playground"):
-        offers.set_up("torchvision/resnet18")
-    assert offers.models == (PLAYGROUND,)
+        catalog.set_up("torchvision/resnet18")
+    assert catalog.models == (PLAYGROUND,)
 
 
 def test_a_picture_of_too_many_pixels_is_refused(session, monkeypatch):
@@ -282,7 +282,7 @@ def test_a_picture_of_too_many_pixels_is_refused(session, monkeypatch):
     buffer = io.BytesIO()
     Image.new("RGB", (101, 100)).save(buffer, "PNG")
     with pytest.raises(ImageError, match="at most 10000 pixels"):
-        steps.upload(session, buffer.getvalue())
+        handlers.upload(session, buffer.getvalue())
 
 
 def test_names_from_outside_are_escaped_where_they_are_shown(session):

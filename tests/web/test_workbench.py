@@ -156,7 +156,7 @@ def test_nothing_is_learnt_from_nothing(bench, model, reference):
     with pytest.raises(SettingError, match="an edit to keep but nothing was rewritten yet"):
         bench.keep()
     with pytest.raises(SettingError, match="a rule to look for but there is none"):
-        bench.firing(reference.pictures[:2])
+        bench.heatmap(reference.pictures[:2])
     bench.remove()
     assert not bench.undo() and bench.edit.changes == () and bench.edit.base == base_digest(model.module)
 
@@ -450,16 +450,16 @@ def test_an_edit_of_another_base_is_refused_and_changes_nothing(bench, snow, san
 @pytest.mark.slow
 def test_a_new_class_can_be_loaded_beside_rules(bench, model, snow, lorry, tests):
     van = snow.image
-    before, names = bench.opinions([van], most=30), bench.classes.names
+    before, names = bench.predictions([van], most=30), bench.classes.names
     bench.load(lorry, "lorry")
     assert bench.classes.names == (*names, "lorry") and model.classes.names == names
-    (found,) = bench.opinions([van], most=30)
+    (found,) = bench.predictions([van], most=30)
     assert len(found) == len(names) + 1 and sum(share for _, share in found) == pytest.approx(1)
     shares = dict(found)
     assert 0 < shares["lorry"] < 1
     for name, share in before[0]:  # a softmax of the same logits and one more
         assert shares[name] == pytest.approx(share * (1 - shares["lorry"]), rel=1e-4)
-    assert bench.opinions([van], edited=False, most=30) == before
+    assert bench.predictions([van], edited=False, most=30) == before
     check_outcomes(bench, Edit.load(lorry))
     bench.add(snow)
     draft = bench.rewrite(EARLY, strength=2.0)
@@ -495,24 +495,24 @@ def test_opinions_are_the_classes_in_the_order_of_their_probabilities(bench, mod
             for row in shares
         ]
 
-    assert bench.opinions(images, most=4) == expected(model)
+    assert bench.predictions(images, most=4) == expected(model)
     bench.add(snow)
     edit = bench.rewrite(EARLY, strength=2.0).edit
-    assert bench.opinions(images, most=4) == expected(edit.apply(model)) != expected(model)
-    assert bench.opinions(images, edited=False, most=4) == expected(model)
-    assert [len(each) for each in bench.opinions(images)] == [3, 3]
-    assert len(bench.opinions(images, most=1000)[0]) == len(model.classes)
+    assert bench.predictions(images, most=4) == expected(edit.apply(model)) != expected(model)
+    assert bench.predictions(images, edited=False, most=4) == expected(model)
+    assert [len(each) for each in bench.predictions(images)] == [3, 3]
+    assert len(bench.predictions(images, most=1000)[0]) == len(model.classes)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("level", [0.9, 0.99])
 def test_a_rule_fires_where_its_key_is_found(bench, model, reference, snow, grass, sand, tests, level):
     def check(edit):
-        firing = bench.firing(tests.pictures, level=level)
+        heatmap = bench.heatmap(tests.pictures, level=level)
         expected = match(model, key_of_edit(edit), tests, reference=reference, level=level, cache=None, progress=False)
-        assert firing.site == expected.key.site and firing.threshold == pytest.approx(expected.threshold, rel=1e-6)
-        assert [each.picture for each in firing.matches] == list(tests.pictures), "in the order asked for"
-        ranked = sorted(firing.matches, key=lambda each: -each.best)
+        assert heatmap.site == expected.key.site and heatmap.threshold == pytest.approx(expected.threshold, rel=1e-6)
+        assert [each.picture for each in heatmap.matches] == list(tests.pictures), "in the order asked for"
+        ranked = sorted(heatmap.matches, key=lambda each: -each.best)
         for own, other in zip(ranked, expected.matches, strict=True):
             assert own.picture is other.picture and np.array_equal(own.scores, other.scores)
             assert own.level == other.level
@@ -533,7 +533,7 @@ def test_a_rule_fires_where_its_key_is_found(bench, model, reference, snow, gras
 def test_a_rule_that_looks_for_nothing_fires_nowhere(bench, lorry, tests):
     bench.load(lorry, "lorry")
     with pytest.raises(SiteError, match="nothing in particular"):
-        bench.firing(tests.pictures[:2])
+        bench.heatmap(tests.pictures[:2])
 
 
 # Every step
@@ -558,10 +558,10 @@ def test_no_step_leaves_anything_in_the_model(bench, model, snow, lorry, tests, 
         step()
         check()
         if bench.edit.changes:
-            for look in (lambda: bench.outcomes("tests"), lambda: bench.opinions([snow.edited])):
+            for look in (lambda: bench.outcomes("tests"), lambda: bench.predictions([snow.edited])):
                 look()
                 check()
-    bench.firing(tests.pictures)
+    bench.heatmap(tests.pictures)
     check()
     with bench.edit.applied(model), pytest.raises(AssertionError):
         check()
@@ -585,15 +585,15 @@ def test_undo_goes_back_through_every_kind_of_step(bench, model, snow, grass, sa
         lambda: bench.rewrite(EARLY),
         lambda: bench.keep(""),
     ]
-    states, said = [bench.state], [bench.opinions([snow.edited])]
+    states, said = [bench.state], [bench.predictions([snow.edited])]
     for step in steps:
         step()
         states.append(bench.state)
-        said.append(bench.opinions([snow.edited]))
+        said.append(bench.predictions([snow.edited]))
     assert len({id(state) for state in states}) == len(steps) + 1
     for state, words in zip(states[-2::-1], said[-2::-1], strict=True):
         assert bench.undo()
-        assert bench.state is state and bench.opinions([snow.edited]) == words
+        assert bench.state is state and bench.predictions([snow.edited]) == words
     assert not bench.undo() and bench.state is states[0]
 
 
@@ -640,7 +640,7 @@ LONG = {
     "adjust": lambda bench: bench.adjust(rank=1, strength=2.0).edit,
     "tests": lambda bench: bench.outcomes("tests").flips.tolist(),
     "clean": lambda bench: bench.outcomes("clean").flips.tolist(),
-    "firing": lambda bench: [each.best for each in bench.firing(bench.pictures("tests").pictures).matches],
+    "heatmap": lambda bench: [each.best for each in bench.heatmap(bench.pictures("tests").pictures).matches],
 }
 
 
@@ -771,8 +771,8 @@ def worked(model, reference, tests, ground, site, lorry):
         bench.keep()
         bench.load(lorry, "lorry")
         found.append(torch.tensor(bench.outcomes("tests").second.confidence))
-        found += [torch.tensor(each.scores) for each in bench.firing(tests.pictures).matches]
-        found.append(torch.tensor([share for _, share in bench.opinions([own.edited], most=30)[0]]))
+        found += [torch.tensor(each.scores) for each in bench.heatmap(tests.pictures).matches]
+        found.append(torch.tensor([share for _, share in bench.predictions([own.edited], most=30)[0]]))
         bench.undo()
         bench.switch([])
         bench.add(own)

@@ -43,11 +43,11 @@ def web(
 ) -> None:
     """Rewrite rules with a brush, in a browser. Ctrl-C ends it."""
     from rulepatch.memory import share_freed_memory
-    from rulepatch.web.offers import Offers
+    from rulepatch.web.catalog import Catalog
     from rulepatch.web.serve import serving
 
     share_freed_memory()
-    offers = Offers(
+    catalog = Catalog(
         model or (),
         reference=reference,
         tests=tests,
@@ -56,7 +56,7 @@ def web(
         segmenter=segmenter,
         device=device,
     )
-    with serving(offers, host=host, port=port) as address:
+    with serving(catalog, host=host, port=port) as address:
         typer.echo(f"rulepatch is at {address} (Ctrl-C ends it)")
         if browser:
             webbrowser.open(address)

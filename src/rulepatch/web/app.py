@@ -9,10 +9,10 @@ import gradio as gr
 from rulepatch.errors import RulepatchError
 from rulepatch.methods import Rewrite
 from rulepatch.settings import choices_of, kinds_of, usual_of, written
-from rulepatch.web import steps
+from rulepatch.web import handlers
 from rulepatch.web.canvas import BRUSH
+from rulepatch.web.handlers import ALL, SEARCH
 from rulepatch.web.sessions import Session, Sessions
-from rulepatch.web.steps import ALL, SEARCH
 
 __all__ = ["CSS", "HEAD", "build"]
 
@@ -70,7 +70,7 @@ class _Page:
     # Layout
 
     def _model(self) -> None:
-        models = list(self.sessions.offers.models)
+        models = list(self.sessions.catalog.models)
         with gr.Row():
             self.model = gr.Dropdown(models, value=models[0], label="Model", min_width=200)
             self.about = gr.Markdown()
@@ -126,7 +126,7 @@ class _Page:
                     label="A word that the model should overlook", placeholder="iPod", elem_id="word"
                 )
                 self.write = gr.Button("Put the note up", size="sm")
-        self.opinions = gr.HTML(label="What the model says", elem_id="opinions")
+        self.predictions = gr.HTML(label="What the model says", elem_id="predictions")
 
     def _exemplars(self) -> None:
         with gr.Row():
@@ -152,8 +152,8 @@ class _Page:
         with gr.Tabs():
             with gr.Tab("Before and after"):
                 self.wall = gr.HTML(elem_id="wall")
-            with gr.Tab("Where the rule fires") as self.firing_tab:
-                self.firing = gr.HTML(elem_id="firing")
+            with gr.Tab("Where the rule fires") as self.heatmap_tab:
+                self.heatmap = gr.HTML(elem_id="heatmap")
             with gr.Tab("What the search tried"):
                 self.tried = gr.Code(language=None, label="Candidates", interactive=False, buttons=["copy"])
 
@@ -178,8 +178,8 @@ class _Page:
     # Events
 
     def _wire(self) -> None:
-        picture = ["painter", "clicked", "opinions"]
-        result = ["numbers", "wall", "opinions", "tried", "commands", "program", "firing"]
+        picture = ["painter", "clicked", "predictions"]
+        result = ["numbers", "wall", "predictions", "tried", "commands", "program", "heatmap"]
         kept = ["exemplars", "rules", *result]
         begun = [
             "about", "folder", "label", "choice", "concept", "by_name", "unnamed", "name", "word", "title", "textures",
@@ -191,43 +191,45 @@ class _Page:
         self.blocks.load(None, None, self.notice, js=CAN_PAINT)
         self.blocks.unload(self._end)
         for event in (self.blocks.load, self.model.input):
-            began = self._on(event, steps.begin, ["model"], begun, fresh=True)
-            self._on(began.success, steps.look, [], kept)
-        self._on(self.folder.input, steps.list_pictures, *listed)
-        self._on(self.label.input, steps.list_pictures, *listed)
-        self._on(self.choice.select, steps.choose, [], picture, place=True)
-        self._on(self.upload.upload, steps.upload, ["upload"], picture)
-        self._on(self.painter.input, steps.paint, ["painter", "name"], ["clicked", "opinions"], latest=True)
-        self._on(self.by_name.click, steps.mark_by_name, ["concept"], [*picture, "name"])
-        self._on(self.clicked.select, steps.click, clicks, picture, place=True)
-        self._on(self.likeness.input, steps.mark_by_points, clicks, picture, latest=True)
-        self._on(self.forget.click, steps.forget, [], picture)
-        self._on(self.mask.upload, steps.upload_mask, ["mask", "name"], picture)
-        self._on(self.textures.select, steps.replace_by, [], ["opinions"], place=True)
-        self._on(self.texture.upload, steps.upload_texture, ["texture"], ["opinions"])
-        self._on(self.write.click, steps.write, ["word"], ["opinions"])
-        self._on(self.word.submit, steps.write, ["word"], ["opinions"])
-        self._on(self.add.click, steps.add, [], ["exemplars"])
-        self._on(self.remove.click, steps.remove, [], ["exemplars"])
-        made = self._on(self.rewrite.click, steps.rewrite, ["site", *settings], [*kept, *settings], shows_progress=True)
-        self._on(made.success, steps.measure, [], ["numbers"])
+            began = self._on(event, handlers.begin, ["model"], begun, fresh=True)
+            self._on(began.success, handlers.look, [], kept)
+        self._on(self.folder.input, handlers.list_pictures, *listed)
+        self._on(self.label.input, handlers.list_pictures, *listed)
+        self._on(self.choice.select, handlers.choose, [], picture, place=True)
+        self._on(self.upload.upload, handlers.upload, ["upload"], picture)
+        self._on(self.painter.input, handlers.paint, ["painter", "name"], ["clicked", "predictions"], latest=True)
+        self._on(self.by_name.click, handlers.mark_by_name, ["concept"], [*picture, "name"])
+        self._on(self.clicked.select, handlers.click, clicks, picture, place=True)
+        self._on(self.likeness.input, handlers.mark_by_points, clicks, picture, latest=True)
+        self._on(self.forget.click, handlers.forget, [], picture)
+        self._on(self.mask.upload, handlers.upload_mask, ["mask", "name"], picture)
+        self._on(self.textures.select, handlers.replace_by, [], ["predictions"], place=True)
+        self._on(self.texture.upload, handlers.upload_texture, ["texture"], ["predictions"])
+        self._on(self.write.click, handlers.write, ["word"], ["predictions"])
+        self._on(self.word.submit, handlers.write, ["word"], ["predictions"])
+        self._on(self.add.click, handlers.add, [], ["exemplars"])
+        self._on(self.remove.click, handlers.remove, [], ["exemplars"])
+        made = self._on(
+            self.rewrite.click, handlers.rewrite, ["site", *settings], [*kept, *settings], shows_progress=True
+        )
+        self._on(made.success, handlers.measure, [], ["numbers"])
         for control in (self.rank, self.strength, self.gate):
-            adjusted = self._on(control.input, steps.adjust, settings, result, latest=True)
-            self._on(adjusted.success, steps.measure, [], ["numbers"])
+            adjusted = self._on(control.input, handlers.adjust, settings, result, latest=True)
+            self._on(adjusted.success, handlers.measure, [], ["numbers"])
         self.stop.click(self._stop, queue=False, api_visibility="private")
-        self._on(self.undo.click, steps.undo, [], kept)
-        self._on(self.firing_tab.select, steps.fire, [], ["firing"])
-        self._on(self.rules.input, steps.switch, ["rules"], kept)
-        self._on(self.keep.click, steps.keep, ["title"], [*kept, "title"])
-        self._on(self.load.upload, steps.load, ["load"], kept)
-        for button, step in ((self.save, steps.save), (self.bundle, steps.bundle)):
+        self._on(self.undo.click, handlers.undo, [], kept)
+        self._on(self.heatmap_tab.select, handlers.fire, [], ["heatmap"])
+        self._on(self.rules.input, handlers.switch, ["rules"], kept)
+        self._on(self.keep.click, handlers.keep, ["title"], [*kept, "title"])
+        self._on(self.load.upload, handlers.load, ["load"], kept)
+        for button, step in ((self.save, handlers.save), (self.bundle, handlers.bundle)):
             written = self._on(button.click, step, [], ["file"])
             written.success(None, js=DOWNLOAD)
 
     def _on(
         self,
         event: Callable[..., Any],
-        step: Callable[..., steps.Shown],
+        step: Callable[..., handlers.Updates],
         inputs: Sequence[str],
         outputs: Sequence[str],
         *,
@@ -265,7 +267,7 @@ class _Page:
             if not shown:  # Gradio would treat an empty dictionary as a value
                 shown = {outputs[0]: gr.skip()}
             return {
-                getattr(self, name): gr.update(**value) if isinstance(value, steps.Part) else value
+                getattr(self, name): gr.update(**value) if isinstance(value, handlers.Part) else value
                 for name, value in shown.items()
             }
 

@@ -12,7 +12,7 @@ from contextlib import closing, contextmanager, suppress
 from PIL import Image
 
 from rulepatch.errors import MissingExtraError, SettingError
-from rulepatch.web.offers import Offers
+from rulepatch.web.catalog import Catalog
 from rulepatch.web.sessions import Sessions
 
 __all__ = ["LOOPBACK", "serving"]
@@ -28,11 +28,11 @@ log = logging.getLogger("rulepatch")
 
 
 @contextmanager
-def serving(offers: Offers, *, host: str = LOOPBACK, port: int | None = None) -> Iterator[str]:
+def serving(catalog: Catalog, *, host: str = LOOPBACK, port: int | None = None) -> Iterator[str]:
     """Serve the page; a context manager.
 
     Args:
-        offers: models and folders to offer.
+        catalog: models and folders to offer.
         host: address to listen on; the default is reachable from this machine only.
         port: to listen on; 0 for any free one; the first free one from 7860 on if None.
 
@@ -43,7 +43,7 @@ def serving(offers: Offers, *, host: str = LOOPBACK, port: int | None = None) ->
         MissingExtraError: Gradio is not installed.
         SettingError: the address cannot be listened on.
     """
-    with closing(offers):
+    with closing(catalog):
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before the import, which accesses the network
         if importlib.util.find_spec("gradio") is None:
             raise MissingExtraError("expected Gradio for the page but it is not there; pip install 'rulepatch[ui]'")
@@ -51,9 +51,9 @@ def serving(offers: Offers, *, host: str = LOOPBACK, port: int | None = None) ->
 
         free = _free(host, port)
         _warn(host)
-        threading.Thread(target=offers.warm_up, daemon=True).start()
+        threading.Thread(target=catalog.warm_up, daemon=True).start()
         Image.MAX_IMAGE_PIXELS = MOST_PIXELS
-        with closing(Sessions(offers)) as sessions:
+        with closing(Sessions(catalog)) as sessions:
             page = build(sessions)
             try:
                 _, address, _ = page.queue(default_concurrency_limit=None).launch(

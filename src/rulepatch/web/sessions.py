@@ -16,7 +16,7 @@ from rulepatch.data.folders import Picture
 from rulepatch.errors import SettingError, StoppedError
 from rulepatch.memory import give_back_freed_memory
 from rulepatch.progress import Watcher, watched
-from rulepatch.web.offers import Offers, Place
+from rulepatch.web.catalog import Catalog, Place
 from rulepatch.web.views import Thumbnails
 from rulepatch.web.workbench import Workbench
 
@@ -132,11 +132,11 @@ class Sessions:
     """All active sessions.
 
     Args:
-        offers: models and folders to offer.
+        catalog: models and folders to offer.
     """
 
-    def __init__(self, offers: Offers) -> None:
-        self.offers = offers
+    def __init__(self, catalog: Catalog) -> None:
+        self.catalog = catalog
         self._open: dict[str, Session] = {}
         self._lock = threading.Lock()
 
@@ -154,7 +154,7 @@ class Sessions:
             SettingError: too many pages are open, or the model is not offered.
         """
         self._make_room(who)
-        session = Session(*self.offers.set_up(model))
+        session = Session(*self.catalog.set_up(model))
         with self._lock:
             before, self._open[who] = self._open.get(who), session
         if before is not None:

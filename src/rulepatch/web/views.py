@@ -18,7 +18,7 @@ from rulepatch.web.canvas import BRUSH, OPACITY
 from rulepatch.web.recipes import title_of
 from rulepatch.web.workbench import Workbench
 
-__all__ = ["Thumbnails", "exemplars", "firing", "marked", "numbers", "opinions", "ranked", "small", "wall"]
+__all__ = ["Thumbnails", "exemplars", "heatmap", "marked", "numbers", "predictions", "ranked", "small", "wall"]
 
 MOST_TILES = 120
 """Test pictures on the wall."""
@@ -134,7 +134,7 @@ def numbers(bench: Workbench, *, tests: Outcomes | None, clean: Outcomes | None,
     return _piece("numbers", tests=tests, clean=clean, where=where, waiting=waiting, why=why)
 
 
-def opinions(bench: Workbench, painting: Painting | None) -> str:
+def predictions(bench: Workbench, painting: Painting | None) -> str:
     """The picture and its edited counterpart, and what the model says of both, before and after.
 
     Args:
@@ -148,8 +148,8 @@ def opinions(bench: Workbench, painting: Painting | None) -> str:
         return ""
     images = [painting.image, *([painting.edited] if painting.is_complete else [])]
     count, edited = len(bench.classes), bool(bench.edit.changes)
-    before = [dict(each) for each in bench.opinions(images, edited=False, most=count)]
-    after = [dict(each) for each in bench.opinions(images, most=count)] if edited else before
+    before = [dict(each) for each in bench.predictions(images, edited=False, most=count)]
+    after = [dict(each) for each in bench.predictions(images, most=count)] if edited else before
     pictures = []
     titles = ["the picture", "with the concept replaced"]
     for image, title, was, now in zip(images, titles, before, after, strict=False):
@@ -157,7 +157,7 @@ def opinions(bench: Workbench, painting: Painting | None) -> str:
         rows = [(name, was.get(name, 0.0), now[name]) for name in likeliest]
         shown = marked(painting) if title == titles[0] and not painting.is_complete else image
         pictures.append({"picture": inline(shown, LARGE), "title": title, "rows": rows})
-    return _piece("opinions", pictures=pictures, edited=edited)
+    return _piece("predictions", pictures=pictures, edited=edited)
 
 
 def marked(painting: Painting) -> Image.Image:
@@ -168,14 +168,14 @@ def marked(painting: Painting) -> Image.Image:
     return Image.composite(colour, painting.image, Image.fromarray((painting.mask * OPACITY).astype(np.uint8)))
 
 
-def firing(bench: Workbench, pictures: Sequence[Picture]) -> str:
+def heatmap(bench: Workbench, pictures: Sequence[Picture]) -> str:
     """Where the rule fires in some pictures.
 
     Args:
         bench: whose rule.
         pictures: where to look; the first are shown.
     """
-    found = bench.firing(pictures[:MOST_FIRING])
+    found = bench.heatmap(pictures[:MOST_FIRING])
     tiles = [
         _Tile(
             inline(outlined(bench.model, each, found.threshold, LARGE), LARGE),
@@ -185,7 +185,7 @@ def firing(bench: Workbench, pictures: Sequence[Picture]) -> str:
         )
         for each in found.matches
     ]
-    return _piece("firing", site=found.site, tiles=tiles)
+    return _piece("heatmap", site=found.site, tiles=tiles)
 
 
 def _piece(template: str, **context: object) -> str:

@@ -35,7 +35,7 @@ from rulepatch.site_search.search import search
 from rulepatch.tracing.sites import SiteList
 from rulepatch.web.recipes import Draft, Rule, State
 
-__all__ = ["Firing", "Opinion", "Side", "Workbench"]
+__all__ = ["ClassShares", "Heatmaps", "Side", "Workbench"]
 
 MOST_CLEAN = 300
 """Pictures on which damage is measured after every change, at most."""
@@ -43,14 +43,14 @@ MOST_CLEAN = 300
 KEPT_SITES = 2
 """Size of the LRU cache of sites with cached activations of tests and clean images."""
 
-Opinion = list[tuple[str, float]]
+ClassShares = list[tuple[str, float]]
 """Prediction for an image: classes and their probabilities, 0..1, the likeliest first."""
 
 Side = Literal["tests", "clean"]
 
 
 @dataclass(frozen=True, eq=False)
-class Firing:
+class Heatmaps:
     """Scores of a rule's key in images.
 
     Attributes:
@@ -297,7 +297,7 @@ class Workbench:
 
     # Effects
 
-    def opinions(self, images: Sequence[Image.Image], *, edited: bool = True, most: int = 3) -> list[Opinion]:
+    def predictions(self, images: Sequence[Image.Image], *, edited: bool = True, most: int = 3) -> list[ClassShares]:
         """Predictions for some images.
 
         Args:
@@ -326,7 +326,7 @@ class Workbench:
             self._found[side] = known = (edit, self._activations(side, images, edit).outcomes(edit))
         return known[1]
 
-    def firing(self, pictures: Sequence[Picture], *, level: float = 0.99) -> Firing:
+    def heatmap(self, pictures: Sequence[Picture], *, level: float = 0.99) -> Heatmaps:
         """Scores of the draft's key in images, or of the last enabled rule's.
 
         Args:
@@ -343,7 +343,7 @@ class Workbench:
         known = self.statistics([key.site], architecture=1 if key.direction.ndim == 1 else 2)
         matcher = Matcher(self.model, key, reference=known)
         stream = ImageStream.of(self.model, ImageSet(tuple(pictures), "pictures"))
-        return Firing(key.site, float(np.quantile(matcher.usual, level)), tuple(matcher.look(stream)))
+        return Heatmaps(key.site, float(np.quantile(matcher.usual, level)), tuple(matcher.look(stream)))
 
     # Internals
 

@@ -23,7 +23,7 @@ from rulepatch.playground.styles import GROUNDS, texture
 from rulepatch.web.recipes import Sources
 from rulepatch.web.workbench import Workbench
 
-__all__ = ["PLAYGROUND", "Offers", "Place", "pictures_of"]
+__all__ = ["PLAYGROUND", "Catalog", "Place", "pictures_of"]
 
 PLAYGROUND = "playground"
 """The model that is always offered, with pictures of its own."""
@@ -46,7 +46,7 @@ class Place:
     textures: tuple[tuple[str, Image.Image], ...]
 
 
-class Offers:
+class Catalog:
     """Models and folders that the server offers: those named at its start.
 
     Args:

@@ -16,19 +16,19 @@ from rulepatch.methods import Rewrite
 from rulepatch.settings import written
 from rulepatch.web import views
 from rulepatch.web.canvas import CANVAS, canvas_of, fresh, mask_of
-from rulepatch.web.offers import pictures_of
+from rulepatch.web.catalog import pictures_of
 from rulepatch.web.recipes import commands, program, write_bundle
 from rulepatch.web.sessions import Session
 from rulepatch.web.workbench import Side
 
-__all__ = ["ALL", "SEARCH", "Part", "Shown"]
+__all__ = ["ALL", "SEARCH", "Part", "Updates"]
 
 
 class Part(dict[str, Any]):
     """Properties of a component besides its value: choices, whether it is interactive."""
 
 
-Shown = dict[str, Any]
+Updates = dict[str, Any]
 """New values, or a `Part`, of components by name."""
 
 SEARCH = "choose by itself (search)"
@@ -44,7 +44,7 @@ LONGEST_SIDE = 1024
 # The model and its pictures
 
 
-def begin(session: Session, model: str) -> Shown:
+def begin(session: Session, model: str) -> Updates:
     """Initialise the page for a model."""
     place, bench = session.place, session.bench
     vocabulary = [] if place.segmenter is None else list(place.segmenter.vocabulary or ())
@@ -62,12 +62,12 @@ def begin(session: Session, model: str) -> Shown:
     }  # fmt: skip
 
 
-def look(session: Session) -> Shown:
+def look(session: Session) -> Updates:
     """Show predictions for the tests."""
     return _everything(session)
 
 
-def list_pictures(session: Session, folder: str, label: str) -> Shown:
+def list_pictures(session: Session, folder: str, label: str) -> Updates:
     """Offer the pictures of a folder, of one class or of all."""
     images = pictures_of(session.place, folder, session.bench.model)
     classes = session.bench.model.classes
@@ -85,14 +85,14 @@ def list_pictures(session: Session, folder: str, label: str) -> Shown:
     }
 
 
-def choose(session: Session, index: int) -> Shown:
+def choose(session: Session, index: int) -> Updates:
     """Select an offered image."""
     if not 0 <= index < len(session.choice):
         raise SettingError("expected one of the pictures shown but it is gone; choose again")
     return _begin_painting(session, session.choice[index])
 
 
-def upload(session: Session, content: bytes) -> Shown:
+def upload(session: Session, content: bytes) -> Updates:
     """Upload an image."""
     image = read_image(content)
     shown = _begin_painting(session, Picture(_made_smaller(image)))
@@ -100,7 +100,7 @@ def upload(session: Session, content: bytes) -> Shown:
     return shown
 
 
-def _begin_painting(session: Session, picture: Picture) -> Shown:
+def _begin_painting(session: Session, picture: Picture) -> Updates:
     before, session.points, session.full_size = session.painting, [], None
     session.painting = Painting.of(picture)
     if before is not None and before.texture is not None:
@@ -111,7 +111,7 @@ def _begin_painting(session: Session, picture: Picture) -> Shown:
 # Marking
 
 
-def paint(session: Session, painted: Any, name: str) -> Shown:
+def paint(session: Session, painted: Any, name: str) -> Updates:
     """Read the painted mask."""
     if session.painting is None:
         return {}
@@ -120,10 +120,10 @@ def paint(session: Session, painted: Any, name: str) -> Shown:
     if (mask is None and shown is None) or (mask is not None and shown is not None and (mask == shown).all()):
         return {}  # the painter echoes its own value
     session.painting = session.painting.marked(mask, name.strip() or session.painting.concept)
-    return {"clicked": _canvas(session)["clicked"], "opinions": views.opinions(session.bench, session.painting)}
+    return {"clicked": _canvas(session)["clicked"], "predictions": views.predictions(session.bench, session.painting)}
 
 
-def mark_by_name(session: Session, concept: str | None) -> Shown:
+def mark_by_name(session: Session, concept: str | None) -> Updates:
     """Mark a concept with the segmenter."""
     painting, segmenter = _painting(session), session.place.segmenter
     if segmenter is None:
@@ -133,7 +133,7 @@ def mark_by_name(session: Session, concept: str | None) -> Shown:
     return {**_picture(session), "name": name}
 
 
-def click(session: Session, at: Sequence[float], site: str, likeness: float, name: str) -> Shown:
+def click(session: Session, at: Sequence[float], site: str, likeness: float, name: str) -> Updates:
     """Add a clicked point, and mark the region with similar features."""
     image = _painting(session).image
     factor = max(image.size) / CANVAS
@@ -145,7 +145,7 @@ def click(session: Session, at: Sequence[float], site: str, likeness: float, nam
         raise
 
 
-def mark_by_points(session: Session, site: str, likeness: float, name: str) -> Shown:
+def mark_by_points(session: Session, site: str, likeness: float, name: str) -> Updates:
     """Mark the region with features similar to the clicked points."""
     if not session.points:
         return {}
@@ -158,14 +158,14 @@ def mark_by_points(session: Session, site: str, likeness: float, name: str) -> S
     return _picture(session)
 
 
-def forget(session: Session) -> Shown:
+def forget(session: Session) -> Updates:
     """Clear the clicked points and the mask."""
     session.points = []
     session.painting = _painting(session).marked(None)
     return _picture(session)
 
 
-def upload_mask(session: Session, content: bytes, name: str) -> Shown:
+def upload_mask(session: Session, content: bytes, name: str) -> Updates:
     """Upload a mask."""
     painting = _painting(session)
     mask = read_mask(content)
@@ -179,34 +179,34 @@ def upload_mask(session: Session, content: bytes, name: str) -> Shown:
 # Replacement of the concept
 
 
-def replace_by(session: Session, index: int) -> Shown:
+def replace_by(session: Session, index: int) -> Updates:
     """Select an offered texture."""
     name, texture = session.place.textures[index]
     return _replaced(session, _painting(session).replaced_by(texture, name))
 
 
-def upload_texture(session: Session, content: bytes) -> Shown:
+def upload_texture(session: Session, content: bytes) -> Updates:
     """Upload a texture."""
     return _replaced(session, _painting(session).replaced_by(_made_smaller(read_image(content)), "a texture"))
 
 
-def write(session: Session, word: str) -> Shown:
+def write(session: Session, word: str) -> Updates:
     """Paste a note with a word."""
     if not word.strip():
         raise SettingError("expected a word for the note but got none; write one")
     return _replaced(session, _painting(session).with_word(word.strip()))
 
 
-def _replaced(session: Session, painting: Painting) -> Shown:
-    found = views.opinions(session.bench, painting)  # a word that does not fit is refused here
+def _replaced(session: Session, painting: Painting) -> Updates:
+    found = views.predictions(session.bench, painting)  # a word that does not fit is refused here
     session.painting = painting
-    return {"opinions": found}
+    return {"predictions": found}
 
 
 # Exemplars, the rewrite, the rules
 
 
-def add(session: Session) -> Shown:
+def add(session: Session) -> Updates:
     """Add the painting as an exemplar."""
     _painting(session)
     session.learnt = None
@@ -214,13 +214,13 @@ def add(session: Session) -> Shown:
     return {"exemplars": views.exemplars(session.bench)}
 
 
-def remove(session: Session) -> Shown:
+def remove(session: Session) -> Updates:
     """Remove an exemplar."""
     session.bench.remove()
     return {"exemplars": views.exemplars(session.bench)}
 
 
-def rewrite(session: Session, site: str, rank: float, strength: float, gate: str) -> Shown:
+def rewrite(session: Session, site: str, rank: float, strength: float, gate: str) -> Updates:
     """Make an edit, and measure repair."""
     bench = session.bench
     before = bench.state
@@ -237,44 +237,44 @@ def rewrite(session: Session, site: str, rank: float, strength: float, gate: str
     return {**_everything(session, damage=False), **_chosen(draft.how)}
 
 
-def _chosen(how: Rewrite) -> Shown:
+def _chosen(how: Rewrite) -> Updates:
     """The settings that the page has parts for."""
     return {"rank": how.rank, "strength": how.strength, "gate": written(how.gate)}
 
 
-def adjust(session: Session, rank: float, strength: float, gate: str) -> Shown:
+def adjust(session: Session, rank: float, strength: float, gate: str) -> Updates:
     """Recompute the edit with other settings."""
     if session.bench.adjust(rank=rank, strength=strength, gate=gate.lower()) is None:
         return {}
     return _result(session, damage=False)
 
 
-def measure(session: Session) -> Shown:
+def measure(session: Session) -> Updates:
     """Measure damage."""
     return _result(session, damage=True, only_numbers=True)
 
 
-def undo(session: Session) -> Shown:
+def undo(session: Session) -> Updates:
     """Undo one step."""
     session.bench.undo()
     session.learnt = None
     return _everything(session)
 
 
-def keep(session: Session, title: str) -> Shown:
+def keep(session: Session, title: str) -> Updates:
     """Keep the edit as a rule."""
     session.bench.keep(title)
     session.learnt = session.painting  # the next rewrite starts from a new painting
     return {**_everything(session), "title": ""}
 
 
-def switch(session: Session, on: list[str]) -> Shown:
+def switch(session: Session, on: list[str]) -> Updates:
     """Switch rules on and off."""
     session.bench.switch(on)
     return _everything(session)
 
 
-def load(session: Session, path: str) -> Shown:
+def load(session: Session, path: str) -> Updates:
     """Keep an edit from a file as a rule."""
     file = Path(path)
     try:
@@ -284,14 +284,14 @@ def load(session: Session, path: str) -> Shown:
     return _everything(session)
 
 
-def fire(session: Session) -> Shown:
+def fire(session: Session) -> Updates:
     """Show where the rule fires, with repaired tests first."""
     found = session.bench.outcomes("tests")
     pictures = [each.picture for each in views.ranked(found)] if found is not None else session.choice
-    return {"firing": views.firing(session.bench, pictures)}
+    return {"heatmap": views.heatmap(session.bench, pictures)}
 
 
-def save(session: Session) -> Shown:
+def save(session: Session) -> Updates:
     """Write the rules that are on into one edit file."""
     if not session.bench.edit.changes:
         raise SettingError("expected an edit to download but nothing was rewritten yet; press Rewrite first")
@@ -300,7 +300,7 @@ def save(session: Session) -> Shown:
     return {"file": str(path)}
 
 
-def bundle(session: Session) -> Shown:
+def bundle(session: Session) -> Updates:
     """Write the exemplars, the edits and how to make them again into one file."""
     if not session.bench.edit.changes:
         raise SettingError("expected an edit to download but nothing was rewritten yet; press Rewrite first")
@@ -324,7 +324,7 @@ def _made_smaller(image: Image.Image) -> Image.Image:
     return image if smaller.size == image.size else smaller
 
 
-def _canvas(session: Session) -> Shown:
+def _canvas(session: Session) -> Updates:
     if session.painting is None:
         return {"painter": None, "clicked": None}
     value = canvas_of(session.painting.image, session.painting.mask)
@@ -334,11 +334,11 @@ def _canvas(session: Session) -> Shown:
     return {"painter": value, "clicked": fresh(flat.convert("RGB"))}
 
 
-def _picture(session: Session) -> Shown:
-    return {**_canvas(session), "opinions": views.opinions(session.bench, session.painting)}
+def _picture(session: Session) -> Updates:
+    return {**_canvas(session), "predictions": views.predictions(session.bench, session.painting)}
 
 
-def _everything(session: Session, *, damage: bool = True) -> Shown:
+def _everything(session: Session, *, damage: bool = True) -> Updates:
     rules = session.bench.state.rules
     return {
         "exemplars": views.exemplars(session.bench),
@@ -347,7 +347,7 @@ def _everything(session: Session, *, damage: bool = True) -> Shown:
     }
 
 
-def _result(session: Session, *, damage: bool, only_numbers: bool = False) -> Shown:
+def _result(session: Session, *, damage: bool, only_numbers: bool = False) -> Updates:
     bench = session.bench
     edited = bool(bench.edit.changes)
     sides: tuple[Side, ...] = ("tests", "clean")
@@ -359,9 +359,9 @@ def _result(session: Session, *, damage: bool, only_numbers: bool = False) -> Sh
     return {
         **numbers,
         "wall": views.wall(tests if edited else bench.outcomes("tests"), bench.classes, session.thumbnails),
-        "opinions": views.opinions(bench, session.painting),
+        "predictions": views.predictions(bench, session.painting),
         "tried": "" if draft is None else draft.tried,
         "commands": commands(bench.state, sources),
         "program": program(bench.state, sources),
-        "firing": "<p>Choose this tab again to see where the rule fires now.</p>" if edited else "",
+        "heatmap": "<p>Choose this tab again to see where the rule fires now.</p>" if edited else "",
     }
