@@ -19,8 +19,8 @@ from torch import nn
 import rulepatch
 from rulepatch.core.changes import Dense, Gate, LowRank, NewClass
 from rulepatch.core.edit import Edit
+from rulepatch.core.exemplar_predictions import ExemplarPredictions
 from rulepatch.core.exemplars import Exemplar
-from rulepatch.core.opinions import Opinions
 from rulepatch.data.folders import ImageSet, Picture, Snapshot
 from rulepatch.evaluation.outcomes import Outcomes, Predictions
 from rulepatch.evaluation.report import render_frame
@@ -151,7 +151,7 @@ MADE = {
     "Preprocess": (lambda name: Preprocess((224, 200), 256, "bicubic"), "RGB 224×200, resize 256, bicubic, mean "),
     "Preprocess of grey": (lambda name: Preprocess(28, mean=[0.1307], std=[0.3081]), "(L 28×28, bilinear, "),
     "Exemplar": (exemplar, "256×192"),
-    "Opinions": (lambda name: exemplar(name).opinions(classifier(name)), " %"),
+    "ExemplarPredictions": (lambda name: exemplar(name).opinions(classifier(name)), " %"),
     "ImageSet": (lambda name: in_memory(name, (0, 1, 1)), "3 pictures, labelled, 2 classes, "),
     "ImageSet without labels": (lambda name: in_memory(name, (None, None)), "2 pictures, without labels, "),
     "ImageSet partly labelled": (lambda name: in_memory(name, (None, 2)), "2 pictures, partly labelled, "),
@@ -190,7 +190,12 @@ def test_every_public_type_is_looked_at():
     settings = {name for name in types if issubclass(getattr(rulepatch, name), Settings)}
     assert types - settings - {"RulepatchError", "Rule"} <= MADE.keys()
     assert settings >= {"Rewrite", "Run"} and repr(rulepatch.Rewrite(rank=3)) == "Rewrite(rank=3)"
-    assert {type(make(SHORT)).__name__ for make, _ in MADE.values()} >= {"SiteList", "Search", "Comparison", "Opinions"}
+    assert {type(make(SHORT)).__name__ for make, _ in MADE.values()} >= {
+        "SiteList",
+        "Search",
+        "Comparison",
+        "ExemplarPredictions",
+    }
 
 
 @pytest.mark.parametrize("title", MADE)
@@ -266,7 +271,7 @@ def test_what_may_not_stand_there_would_be_found(bad):
 
 def test_every_type_that_has_pictures_or_tables_shows_them():
     shown = {type(MADE[title][0](SHORT)).__name__ for title in DRAWN}
-    assert shown == {"Exemplar", "Opinions", "Edit", "SiteList", "Search", "Comparison", "Evaluation"}
+    assert shown == {"Exemplar", "ExemplarPredictions", "Edit", "SiteList", "Search", "Comparison", "Evaluation"}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -311,7 +316,7 @@ def test_pictures_of_every_mode_are_shown(mode):
 def test_opinions_are_the_models_own():
     model, one = classifier(SHORT), exemplar(SHORT)
     found = one.opinions(model)
-    assert isinstance(found, Opinions)
+    assert isinstance(found, ExemplarPredictions)
     for picture, opinion in [(one.image, found.original), (one.edited, found.edited)]:
         with torch.no_grad():
             logits = model.module(model.inputs(model.preprocess.pixels(picture)[None]))[0].double().tolist()

@@ -49,7 +49,8 @@ FLOORS = [
 LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 # Within `core`, too, there is an up and a down.
 CORE = [
-    "model_sites", "linalg", "moments", "opinions", "exemplars", "site_activations",
+    "model_sites", "linalg", "moments", "exemplar_predictions", "exemplars",
+    "site_activations",
     "changes", "patched_model", "adapters", "summary", "edit",
 ]  # fmt: skip
 

@@ -10,18 +10,18 @@ from rulepatch.lazy import exports
 
 if TYPE_CHECKING:
     from rulepatch.core.changes import Dense, Gate, LowRank, NewClass
+    from rulepatch.core.exemplar_predictions import ExemplarPredictions
     from rulepatch.core.moments import KeySample, KeyStatistics, SecondMoment
-    from rulepatch.core.opinions import Opinions
     from rulepatch.core.site_activations import SiteActivations
 
 __all__ = [
     "Dense",
+    "ExemplarPredictions",
     "Gate",
     "KeySample",
     "KeyStatistics",
     "LowRank",
     "NewClass",
-    "Opinions",
     "SecondMoment",
     "SiteActivations",
 ]

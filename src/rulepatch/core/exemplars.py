@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from rulepatch.core.opinions import Opinions, Predictor, opinions_of, panel_of
+from rulepatch.core.exemplar_predictions import ExemplarPredictions, Predictor, panel_of, predict_exemplar
 from rulepatch.digests import digest_of_bytes, digest_of_json
 from rulepatch.errors import ExemplarError, warn
 from rulepatch.images import as_image, composite, has_alpha, in_mode, read_image
@@ -66,7 +66,7 @@ class Exemplar:
         """Its images; `opinions` adds a model's predictions."""
         return panel_of(self)
 
-    def opinions(self, model: Predictor) -> Opinions:
+    def opinions(self, model: Predictor) -> ExemplarPredictions:
         """Predictions of a model for the original and the edited image.
 
         Args:
@@ -75,7 +75,7 @@ class Exemplar:
         Returns:
             Both predictions; a notebook shows them below the images.
         """
-        return opinions_of(model, self)
+        return predict_exemplar(model, self)
 
     def __post_init__(self) -> None:
         both = [as_image(part, alpha=True, name=f"a picture of {self.name}") for part in (self.image, self.edited)]

@@ -12,7 +12,7 @@ from rulepatch.notebook import Html, panel, pictures, remark
 from rulepatch.text import brief, percent, quoted
 from rulepatch.thumbnails import marked
 
-__all__ = ["Opinions", "opinions_of", "panel_of"]
+__all__ = ["ExemplarPredictions", "panel_of", "predict_exemplar"]
 
 
 class Guess(Protocol):
@@ -59,7 +59,7 @@ class Pictured(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class Opinions:
+class ExemplarPredictions:
     """Predictions of a model for an exemplar's images; a notebook shows them with the images.
 
     Attributes:
@@ -76,14 +76,14 @@ class Opinions:
 
     def __repr__(self) -> str:
         (first, *_), (then, *_) = _said(self.original), _said(self.edited)
-        return brief("Opinions", f"{first} → {then}", quoted(self.exemplar.name), quoted(self.model_name))
+        return brief("ExemplarPredictions", f"{first} → {then}", quoted(self.exemplar.name), quoted(self.model_name))
 
     def _repr_html_(self) -> str:
         """The images, and the likeliest classes of each."""
         return panel_of(self.exemplar, self.original, self.edited, by=self.model_name)
 
 
-def opinions_of(model: Predictor, exemplar: Pictured) -> Opinions:
+def predict_exemplar(model: Predictor, exemplar: Pictured) -> ExemplarPredictions:
     """Predict the classes of an exemplar's images.
 
     Args:
@@ -91,7 +91,7 @@ def opinions_of(model: Predictor, exemplar: Pictured) -> Opinions:
         exemplar: the exemplar.
     """
     original, edited = model([exemplar.image, exemplar.edited], top=3)
-    return Opinions(exemplar, model.name, original, edited)
+    return ExemplarPredictions(exemplar, model.name, original, edited)
 
 
 def panel_of(
