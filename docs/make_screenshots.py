@@ -91,8 +91,8 @@ def notebook(start: Callable[..., Any]) -> None:
     model, one = rp.load_model("playground"), exemplar("van", ground="snow", seed=0)
     edit = rp.rewrite(model, [one], reference=training_images(500, seed=1), site="blocks.3.conv", gate=0.95, cache=None)
     cells = {
-        "exemplar.opinions(model)": one.opinions(model),
-        "exemplar.opinions(edit.apply(model))": one.opinions(edit.apply(model)),
+        "exemplar.predictions(model)": one.predictions(model),
+        "exemplar.predictions(edit.apply(model))": one.predictions(edit.apply(model)),
         "edit": edit,
     }
     shown = "".join(f"<pre>{code}</pre>{value._repr_html_()}" for code, value in cells.items())

@@ -151,7 +151,7 @@ MADE = {
     "Preprocess": (lambda name: Preprocess((224, 200), 256, "bicubic"), "RGB 224×200, resize 256, bicubic, mean "),
     "Preprocess of grey": (lambda name: Preprocess(28, mean=[0.1307], std=[0.3081]), "(L 28×28, bilinear, "),
     "Exemplar": (exemplar, "256×192"),
-    "ExemplarPredictions": (lambda name: exemplar(name).opinions(classifier(name)), " %"),
+    "ExemplarPredictions": (lambda name: exemplar(name).predictions(classifier(name)), " %"),
     "ImageSet": (lambda name: in_memory(name, (0, 1, 1)), "3 pictures, labelled, 2 classes, "),
     "ImageSet without labels": (lambda name: in_memory(name, (None, None)), "2 pictures, without labels, "),
     "ImageSet partly labelled": (lambda name: in_memory(name, (None, 2)), "2 pictures, partly labelled, "),
@@ -315,7 +315,7 @@ def test_pictures_of_every_mode_are_shown(mode):
 
 def test_opinions_are_the_models_own():
     model, one = classifier(SHORT), exemplar(SHORT)
-    found = one.opinions(model)
+    found = one.predictions(model)
     assert isinstance(found, ExemplarPredictions)
     for picture, opinion in [(one.image, found.original), (one.edited, found.edited)]:
         with torch.no_grad():

@@ -63,10 +63,10 @@ class Exemplar:
         return brief("Exemplar", quoted(self.name), "×".join(map(str, self.image.size)), rule, label, masked)
 
     def _repr_html_(self) -> str:
-        """Its images; `opinions` adds a model's predictions."""
+        """Its images; `predictions` adds a model's predictions."""
         return panel_of(self)
 
-    def opinions(self, model: Predictor) -> ExemplarPredictions:
+    def predictions(self, model: Predictor) -> ExemplarPredictions:
         """Predictions of a model for the original and the edited image.
 
         Args:
