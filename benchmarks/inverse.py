@@ -161,7 +161,7 @@ class Bench:
         return ends[0], ends[1]
 
 
-def cosine(marks: fourier.Marks, keys: torch.Tensor, other: torch.Tensor) -> float:
+def cosine(marks: fourier.MaskedPositions, keys: torch.Tensor, other: torch.Tensor) -> float:
     """Mean cosine at the marked positions."""
     each = torch.nn.functional.cosine_similarity(marks.of(keys), marks.of(other), dim=1)
     return float(marks.weights @ each / marks.weights.sum())

@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from rulepatch.core import linalg
 from rulepatch.inverse import fourier, matrices
-from rulepatch.inverse.fourier import Marks
+from rulepatch.inverse.fourier import MaskedPositions
 from rulepatch.methods import FLOOR
 
 GRID = (3, 4)
@@ -41,9 +41,9 @@ def coloured(channels: int, pictures: int = 40, grid=GRID, seed: int = 9) -> tor
     return maps + 0.7 * maps.roll(1, dims=3) + maps.mean((2, 3), keepdim=True)
 
 
-def marks_of(positions: list[tuple[int, int, int]], weights=None) -> Marks:
+def marks_of(positions: list[tuple[int, int, int]], weights=None) -> MaskedPositions:
     images, rows, columns = (torch.tensor(each) for each in zip(*positions, strict=True))
-    return Marks(images, rows, columns, torch.ones(len(positions)).double() if weights is None else weights)
+    return MaskedPositions(images, rows, columns, torch.ones(len(positions)).double() if weights is None else weights)
 
 
 @pytest.mark.parametrize(("taps", "dilation"), [((3, 3), (1, 1)), ((1, 3), (1, 1)), ((3, 3), (2, 1)), ((2, 2), (1, 1))])
@@ -53,7 +53,7 @@ def test_convolve_is_a_convolution_with_circular_padding(taps, dilation):
     after = [d * (t - 1) - b for d, t, b in zip(dilation, taps, before, strict=True)]
     padded = F.pad(maps, (before[1], after[1], before[0], after[0]), mode="circular")
     expected = F.conv2d(padded, kernel, dilation=dilation)
-    found = fourier.convolve(fourier.transfer(kernel, (5, 6), dilation), maps)
+    found = fourier.convolve(fourier.frequency_response(kernel, (5, 6), dilation), maps)
     torch.testing.assert_close(found, expected)
     if taps == (3, 3):  # the network's own padding differs, at the border alone
         zero = F.conv2d(maps, kernel, padding=dilation, dilation=dilation)
@@ -66,7 +66,7 @@ def test_convolve_is_a_convolution_with_circular_padding(taps, dilation):
 @pytest.mark.parametrize("taps", [(3, 3), (1, 1), (3, 1)])
 def test_kernels_come_back_and_what_is_beyond_the_taps_is_cut_off(taps):
     kernel = randn(3, 2, *taps)
-    response = fourier.transfer(kernel, (5, 6))
+    response = fourier.frequency_response(kernel, (5, 6))
     torch.testing.assert_close(fourier.kernel_of(response, (5, 6), taps), kernel)
     everything = whole(response, (5, 6))
     assert float(everything.square().sum()) == pytest.approx(float(kernel.square().sum()))
@@ -127,21 +127,21 @@ def test_the_thesis_s_element_by_element_division_is_no_solution():
         for each in (power, alone)
     )
     cost = [
-        float(fourier.convolve(fourier.transfer(kernel, GRID), reference).square().mean())
+        float(fourier.convolve(fourier.frequency_response(kernel, GRID), reference).square().mean())
         for kernel in (right, printed)
     ]
     assert not torch.allclose(right, printed) and cost[0] < 0.99 * cost[1]
 
 
 def layer_of(kernel, cutoff=1e-9, grid=GRID):
-    return fourier.factored(fourier.transfer(kernel, grid), cutoff=cutoff)
+    return fourier.svd_per_frequency(fourier.frequency_response(kernel, grid), cutoff=cutoff)
 
 
 @pytest.mark.parametrize("channels", [(3, 2), (2, 2), (2, 3)])
 def test_the_inverse_is_one_where_there_is_one(channels):
     f, c = channels
     kernel, maps = randn(f, c, 3, 3), randn(2, c, *GRID, seed=1)
-    layer, response = layer_of(kernel), fourier.transfer(kernel, GRID)
+    layer, response = layer_of(kernel), fourier.frequency_response(kernel, GRID)
     torch.testing.assert_close(layer.forward, response)
     again = fourier.convolve(layer.inverse @ layer.left.mH, fourier.convolve(response, maps))
     assert torch.allclose(again, maps) is (f >= c)
@@ -168,12 +168,12 @@ def test_the_edited_layer_gives_the_original_s_output_for_what_the_edited_invers
 
 def test_a_kernel_cut_off_at_the_layer_s_taps_loses_it():
     kernel, originals, marks = randn(3, 2, 3, 3), randn(1, 2, 5, 6, seed=1), marks_of([(0, 0, 0), (0, 1, 2)])
-    layer = fourier.factored(fourier.transfer(kernel, (5, 6)), cutoff=1e-9)
+    layer = fourier.svd_per_frequency(fourier.frequency_response(kernel, (5, 6)), cutoff=1e-9)
     power = fourier.power_spectrum(coloured(2, grid=(5, 6))) / 40
     change, recalled = fourier.inverse_change(
         layer, power, originals, randn(2, 2, seed=5), marks, balance=0, floor=FLOOR
     )
-    cut = fourier.transfer(fourier.kernel_of(change, (5, 6), (3, 3)), (5, 6))
+    cut = fourier.frequency_response(fourier.kernel_of(change, (5, 6), (3, 3)), (5, 6))
     outputs = fourier.convolve(layer.forward, originals)
     assert not torch.allclose(fourier.convolve(layer.forward + cut, recalled), outputs, rtol=1e-2, atol=1e-2)
 

@@ -75,7 +75,7 @@ class Convolution:
     recalled: Tensor
     originals: Tensor
     edited: Tensor
-    marks: fourier.Marks
+    marks: fourier.MaskedPositions
 
     @property
     def cut(self) -> Tensor:
@@ -103,10 +103,10 @@ def convolution_at(seen: SiteActivations, power: Tensor, *, balance: float, cuto
     grid = (originals.shape[2], originals.shape[3])
     shares = seen.key_weights.to(originals.device).reshape(len(originals), *grid)
     images, down, right = torch.nonzero(shares, as_tuple=True)
-    marks = fourier.Marks(images, down, right, shares[images, down, right])
+    marks = fourier.MaskedPositions(images, down, right, shares[images, down, right])
     weight = precise(layer.weight.detach()).reshape(site.shape)
-    response = fourier.transfer(weight, grid, dilation)
-    factored = fourier.factored(response, cutoff=cutoff)
+    response = fourier.frequency_response(weight, grid, dilation)
+    factored = fourier.svd_per_frequency(response, cutoff=cutoff)
     change, recalled = fourier.inverse_change(
         factored, power, originals, marks.of(edited), marks, balance=balance, floor=floor
     )
@@ -165,7 +165,7 @@ def _told(seen: SiteActivations, found: Convolution, delta: Tensor) -> dict[str,
             "before": forward(response, found.edited),
             "whole_kernel_on_recalled": forward(response + found.change, found.recalled),
             "whole_kernel": forward(response + found.change, found.edited),
-            "taps": forward(response + fourier.transfer(delta, found.grid, found.dilation), found.edited),
+            "taps": forward(response + fourier.frequency_response(delta, found.grid, found.dilation), found.edited),
             "padded_taps": missed(in_layer, before, marks.weights),
         },
         "circular_beside_padded": missed(wanted, before, marks.weights),

@@ -15,23 +15,23 @@ from torch import Tensor
 
 __all__ = [
     "Factored",
-    "Marks",
+    "MaskedPositions",
     "constrained",
     "convolve",
-    "factored",
+    "frequency_response",
     "inverse_change",
     "kernel_of",
     "maps_of",
     "power_spectrum",
     "spectra",
-    "transfer",
+    "svd_per_frequency",
 ]
 
 Grid = tuple[int, int]
 
 
 @dataclass(frozen=True, eq=False)
-class Marks:
+class MaskedPositions:
     """Marked positions of some maps.
 
     Attributes:
@@ -63,7 +63,7 @@ def _cells(size: int, taps: int, dilation: int) -> Tensor:
     return (torch.arange(taps) * dilation - dilation * (taps - 1) // 2) % size
 
 
-def transfer(kernel: Tensor, grid: Grid, dilation: tuple[int, int] = (1, 1)) -> Tensor:
+def frequency_response(kernel: Tensor, grid: Grid, dilation: tuple[int, int] = (1, 1)) -> Tensor:
     r"""Frequency response of a layer, Ŵ(ω) = Σ_m W[m] e^{iωm} (in place of thesis eq. 3.39).
 
     Args:
@@ -154,7 +154,9 @@ def power_spectrum(maps: Tensor) -> Tensor:
     return found @ found.mH
 
 
-def constrained(power: Tensor, keys: Tensor, residuals: Tensor, marks: Marks, grid: Grid, *, balance: float) -> Tensor:
+def constrained(
+    power: Tensor, keys: Tensor, residuals: Tensor, marks: MaskedPositions, grid: Grid, *, balance: float
+) -> Tensor:
     r"""The constrained least squares of a convolution: thesis eq. 3.52-3.57 with the multipliers solved for.
 
     Minimises Σ_p m_p ‖R_p − (ΔM ∗ k)(p)‖² + β·E‖ΔM ∗ k_reference‖² a position, β = balance·Σ_p m_p, over kernels as
@@ -227,7 +229,7 @@ class Factored:
         return (vectors * lifted[..., None, :]) @ vectors.mH
 
 
-def factored(response: Tensor, *, cutoff: float) -> Factored:
+def svd_per_frequency(response: Tensor, *, cutoff: float) -> Factored:
     """Decompose a layer frequency by frequency, so that it can be inverted.
 
     Args:
@@ -243,7 +245,7 @@ def inverse_change(
     power: Tensor,
     originals: Tensor,
     targets: Tensor,
-    marks: Marks,
+    marks: MaskedPositions,
     *,
     balance: float,
     floor: float,
