@@ -259,10 +259,10 @@ def test_the_bias_is_the_largest_within_the_budget(budget):
     generator = torch.Generator().manual_seed(0)
     responses, rivals = torch.rand(40, generator=generator), 3 * torch.rand(40, generator=generator)
     right = torch.rand(40, generator=generator) < 0.8
-    bias = logit.bias_within(responses, rivals, right, scale=2.0, budget=budget)
+    bias = logit.bias_for_budget(responses, rivals, right, scale=2.0, budget=budget)
     taken = min(max(int(budget * 41) - 1, 0), int(right.sum()) - 1)
-    assert logit.lost(responses, rivals, right, scale=2.0, bias=bias) == pytest.approx(taken / 40)
-    more = logit.lost(responses, rivals, right, scale=2.0, bias=bias + 2e-4 * (1 + abs(bias)))
+    assert logit.accuracy_drop(responses, rivals, right, scale=2.0, bias=bias) == pytest.approx(taken / 40)
+    more = logit.accuracy_drop(responses, rivals, right, scale=2.0, bias=bias + 2e-4 * (1 + abs(bias)))
     assert more == pytest.approx((taken + 1) / 40)
 
 
@@ -275,9 +275,9 @@ def test_the_budget_holds_on_pictures_that_were_not_seen(budget):
     unseen = []
     for r, m, known in zip(responses, rivals, right, strict=True):
         greedy = float((m - r)[:40][known[:40]].sort().values[int(budget * 40)]) - 1e-6
-        careful = logit.bias_within(r[:40], m[:40], known[:40], scale=1.0, budget=budget)
+        careful = logit.bias_for_budget(r[:40], m[:40], known[:40], scale=1.0, budget=budget)
         rest = (r[40:], m[40:], known[40:])
-        unseen.append([logit.lost(*rest, scale=1.0, bias=bias) for bias in (careful, greedy)])
+        unseen.append([logit.accuracy_drop(*rest, scale=1.0, bias=bias) for bias in (careful, greedy)])
     careful, greedy = torch.tensor(unseen).mean(0).tolist()
     assert careful < 1.05 * budget < greedy
 

@@ -93,8 +93,8 @@ def calibrated(
     sample = collect_logits(model, change, images, progress=progress)
     scale = logit_scale * logit.matched_scale(sample.responses, sample.spread)
     said = (sample.responses, sample.rivals, sample.right)
-    bias = logit.bias_within(*said, scale=scale, budget=max_drop)
-    drop = logit.lost(*said, scale=scale, bias=bias)
+    bias = logit.bias_for_budget(*said, scale=scale, budget=max_drop)
+    drop = logit.accuracy_drop(*said, scale=scale, bias=bias)
     count = len(sample.pictures)
     expected = (round(drop * count) + 1) / (count + 1)  # upper bound for new images
     told = {"pictures": count, "spread": sample.spread, "drop": drop, "expected": expected, "budget": max_drop}

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["bias_within", "fit_filter", "lost", "matched_scale", "ridge_row", "silhouette_loss"]
+__all__ = ["accuracy_drop", "bias_for_budget", "fit_filter", "matched_scale", "ridge_row", "silhouette_loss"]
 
 
 def silhouette_loss(maps: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
@@ -115,7 +115,7 @@ def matched_scale(responses: Tensor, spread: float) -> float:
     return spread / deviation if deviation > 0 and math.isfinite(spread) and spread > 0 else 1.0
 
 
-def bias_within(responses: Tensor, rivals: Tensor, right: Tensor, *, scale: float, budget: float) -> float:
+def bias_for_budget(responses: Tensor, rivals: Tensor, right: Tensor, *, scale: float, budget: float) -> float:
     r"""The largest bias b of ℓ = s·r + b within a budget of correct predictions lost on unseen images.
 
     An image is lost if s·r + b exceeds its largest existing logit m, that is from b = m − s·r on. If b is below the
@@ -143,7 +143,7 @@ def bias_within(responses: Tensor, rivals: Tensor, right: Tensor, *, scale: floa
     return edge - 1e-4 * (1 + abs(edge))  # ties in float64 may be broken in the network's dtype
 
 
-def lost(responses: Tensor, rivals: Tensor, right: Tensor, *, scale: float, bias: float) -> float:
+def accuracy_drop(responses: Tensor, rivals: Tensor, right: Tensor, *, scale: float, bias: float) -> float:
     r"""Drop in accuracy by a new logit: the share of correctly classified images that it wins.
 
     Args:
