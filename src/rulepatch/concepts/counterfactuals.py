@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.nn import functional as F
 
-from rulepatch.concepts.match import Key, key_at, match, usual_scores
+from rulepatch.concepts.match import Key, key_at, match, scores_on_reference
 from rulepatch.concepts.test_sets import paste_at_match, seen_of
 from rulepatch.core.exemplars import Exemplar
 from rulepatch.core.site_activations import SiteActivations
@@ -177,7 +177,7 @@ def _places(problem: Problem, seen: SiteActivations) -> Iterator[Place]:
     scores = seen.site.key_places.to_map((keys @ key.direction).reshape(len(seen.masks), -1))
     masks = seen.masks.cpu() > 0.5
     laid_over = F.interpolate(scores[:, None], size=masks.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
-    usual = usual_scores(problem.statistics[seen.site.path], key)
+    usual = scores_on_reference(problem.statistics[seen.site.path], key)
     levels = torch.linspace(0.02, 0.98, THRESHOLDS)
     for threshold in torch.quantile(scores.flatten(), levels).tolist():
         found = laid_over > threshold

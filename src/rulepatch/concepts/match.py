@@ -41,7 +41,7 @@ __all__ = [
     "key_of_edit",
     "key_of_points",
     "match",
-    "usual_scores",
+    "scores_on_reference",
 ]
 
 
@@ -199,7 +199,7 @@ class Matcher:
         progress: whether to show bars.
 
     Attributes:
-        usual: the key's scores at a sample of the reference set's positions, (positions,), ascending.
+        reference_scores: the key's scores at a sample of the reference set's positions, (positions,), ascending.
 
     Raises:
         SiteError: the model does not have the key's site, or its positions form no grid.
@@ -229,7 +229,7 @@ class Matcher:
             kept = default_cache() if cache == "user" else cache
             known = ImageSet.of(reference, model.classes)
             statistics = key_statistics(model, known, [site], architecture=architecture, cache=kept, progress=progress)
-        self.usual = usual_scores(statistics[key.site], key)
+        self.reference_scores = scores_on_reference(statistics[key.site], key)
         self._places, self._reader = places, Projection(layer, key.direction[None], None)
 
     def scores(self, pixels: Tensor) -> NDArray[np.float32]:
@@ -246,7 +246,7 @@ class Matcher:
         laid_out: NDArray[np.float32] = self._places.to_map(scores).numpy()
         return laid_out
 
-    def look(self, stream: ImageStream) -> Iterator["Match"]:
+    def scan(self, stream: ImageStream) -> Iterator["Match"]:
         """Match images, in order.
 
         Args:
@@ -268,7 +268,7 @@ class Matcher:
         Returns:
             0..1, of the same shape.
         """
-        return np.searchsorted(self.usual, scores) / len(self.usual)
+        return np.searchsorted(self.reference_scores, scores) / len(self.reference_scores)
 
 
 @dataclass(frozen=True, eq=False)
@@ -396,12 +396,12 @@ def match(
         raise SettingError(f"expected a level in 0..1 (a quantile of the reference set, such as 0.99) but got {level}")
     matcher = Matcher(model, key, reference=reference, cache=cache, progress=progress)
     stream = ImageStream.of(model, ImageSet.of(images, model.classes), "matching", progress=progress)
-    ranked = tuple(sorted(matcher.look(stream), key=lambda each: -each.best))
-    threshold = float(np.quantile(matcher.usual, level))
+    ranked = tuple(sorted(matcher.scan(stream), key=lambda each: -each.best))
+    threshold = float(np.quantile(matcher.reference_scores, level))
     return Matches(key, ranked, threshold, level, tuple(picture.name for picture in stream.skipped))
 
 
-def usual_scores(statistics: KeyStatistics, key: Key) -> NDArray[np.float32]:
+def scores_on_reference(statistics: KeyStatistics, key: Key) -> NDArray[np.float32]:
     """Scores of a key at a sample of the reference set's positions.
 
     Args:

@@ -343,7 +343,7 @@ class Workbench:
         known = self.statistics([key.site], architecture=1 if key.direction.ndim == 1 else 2)
         matcher = Matcher(self.model, key, reference=known)
         stream = ImageStream.of(self.model, ImageSet(tuple(pictures), "pictures"))
-        return Heatmaps(key.site, float(np.quantile(matcher.usual, level)), tuple(matcher.look(stream)))
+        return Heatmaps(key.site, float(np.quantile(matcher.reference_scores, level)), tuple(matcher.scan(stream)))
 
     # Internals
 

@@ -78,7 +78,7 @@ class ContextMatch(ClosedVocabulary):
         return {
             "model": digest_of_json({what: told for what, told in identity_of(model).items() if what != "device"}),
             "key": digest_of_tensors({"direction": key.direction}),
-            "reference": digest_of_tensors({"usual": torch.from_numpy(self._matcher.usual)}),
+            "reference": digest_of_tensors({"usual": torch.from_numpy(self._matcher.reference_scores)}),
         }
 
     def describe(self) -> dict[str, Any]:
