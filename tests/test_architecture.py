@@ -1,4 +1,4 @@
-"""The house stands as docs/architecture.md says: who may import whom, what is loaded when, where hooks are made."""
+"""The package is as docs/architecture.md says: who may import whom, what is loaded when, where hooks are made."""
 
 import ast
 import importlib
@@ -16,8 +16,8 @@ import rulepatch
 SOURCE = Path(rulepatch.__file__).parent
 FILES = sorted(SOURCE.rglob("*.py"))
 
-# From the ground up. Rooms of one floor do not import each other.
-FLOORS = [
+# From the lowest layer up. Packages of one layer do not import each other.
+LAYERS = [
     {
         *("errors", "collectives", "colours", "digests", "files", "forward", "images", "lazy", "mask_values", "masks"),
         *(
@@ -46,7 +46,7 @@ FLOORS = [
     {"cli"},
     {"__init__", "__main__"},
 ]
-LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
+LAYER_OF = {package: layer for layer, packages in enumerate(LAYERS) for package in packages}
 # Within `core`, too, there is an up and a down.
 CORE = [
     "model_sites", "linalg", "moments", "exemplar_predictions", "exemplars",
@@ -55,7 +55,7 @@ CORE = [
 ]  # fmt: skip
 
 
-def room_of(path: Path) -> str:
+def package_of(path: Path) -> str:
     return path.relative_to(SOURCE).parts[0].removesuffix(".py")
 
 
@@ -71,17 +71,17 @@ def imports_of(path: Path) -> set[str]:
 
 
 def lower(importer: str, imported: str) -> bool:
-    return importer == imported or LEVEL[imported] < LEVEL[importer]
+    return importer == imported or LAYER_OF[imported] < LAYER_OF[importer]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
-def test_rooms_import_only_from_floors_below(path):
-    room = room_of(path)
-    assert room in LEVEL, f"{room} has no floor yet"
+def test_packages_import_only_from_layers_below(path):
+    package = package_of(path)
+    assert package in LAYER_OF, f"{package} has no layer yet"
     for name in imports_of(path):
         parts = name.split(".")
-        if len(parts) > 1 and parts[1] in LEVEL and not (LEVEL[room] == 0 and LEVEL[parts[1]] == 0):
-            assert lower(room, parts[1]), f"{room} imports {name}"
+        if len(parts) > 1 and parts[1] in LAYER_OF and not (LAYER_OF[package] == 0 and LAYER_OF[parts[1]] == 0):
+            assert lower(package, parts[1]), f"{package} imports {name}"
 
 
 KNOWN_CIRCLES = {
@@ -228,7 +228,7 @@ def test_only_the_users_own_network_is_asked_for_its_signature():
     assert asking == {"forward.py"}
 
 
-DEFAULTS = {"floor": {1e-5}, "ridge": {1e-3}, "max_drop": {0.0025, "0.25%"}}
+DEFAULTS = {"layer": {1e-5}, "ridge": {1e-3}, "max_drop": {0.0025, "0.25%"}}
 """Of settings that many take, as numbers and as texts."""
 
 
