@@ -165,7 +165,7 @@ MADE = {
     "Edit of nothing": (lambda name: edit(name, "nothing"), "no change, base 01234567"),
     "Edit, composed": (lambda name: Edit.compose(edit(name), edit(name, "dense")), "rank 2 + full"),
     "SiteList": (site_list, "1 site, 1 layer not editable"),
-    "Survey of a network": (lambda name: find_sites(classifier(name).module, torch.zeros(1, 3, 32, 24)), "2 sites"),
+    "SiteList of a network": (lambda name: find_sites(classifier(name).module, torch.zeros(1, 3, 32, 24)), "2 sites"),
     "Search": (search, "3 tried"),
     "Search that found nothing": (lambda name: search(name, chosen=False), "nothing chosen, 0 tried"),
     "Comparison": (comparison, "1 method, best rewrite, "),
@@ -282,7 +282,7 @@ def test_a_notebook_gets_sound_html_in_which_all_text_is_escaped(title, name):
     page.encode()
     assert type(page) is str and page.startswith('<div class="rulepatch">')
     text = checked(page).text
-    if title not in {"Survey of a network", "Edit of nothing"}:
+    if title not in {"SiteList of a network", "Edit of nothing"}:
         assert re.sub("[\r\x00\x1b\udcff]", "\ufffd", NAMES[name]) in text
 
 

@@ -139,3 +139,12 @@ def test_a_run_is_checked(wrong, tmp_path):
     with pytest.raises(SettingError, match=next(iter(wrong))):
         Run(**wrong)
     assert Run(cache=None).store is None and Run(cache=(kept := Cache(tmp_path))).store is kept
+
+
+def test_the_name_that_a_setting_had_before_is_read_still():
+    assert (
+        NewClassSettings(loudness=2.0) == NewClassSettings.of({"logit-scale": "2"}) == NewClassSettings(logit_scale=2)
+    )
+    assert "loudness" not in NewClassSettings(loudness=2.0).describe()
+    with pytest.raises(SettingError, match="logit_scale to be a finite number > 0 but got 0"):
+        NewClassSettings(loudness=0)

@@ -68,7 +68,7 @@ def all_reduce_sum(tensor: Tensor) -> Tensor:
 
     Examples:
         >>> import torch
-        >>> add_up(torch.ones(2))
+        >>> all_reduce_sum(torch.ones(2))
         tensor([1., 1.])
     """
     from torch import distributed

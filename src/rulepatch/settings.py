@@ -56,8 +56,11 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, arbitrary_types_allowed=True)
     title: ClassVar[str] = "settings"
     """What the settings are of, in messages."""
+    renamed: ClassVar[Mapping[str, str]] = {}
+    """Names of settings by the names that they had in the version before, which are read still."""
 
     def __init__(self, **values: Any) -> None:
+        values = {self.renamed.get(name, name): value for name, value in values.items()}
         try:
             super().__init__(**values)
         except ValidationError as error:

@@ -18,8 +18,8 @@ def collect_timings() -> Iterator[dict[str, float]]:
         Seconds by name; repeated names are summed.
 
     Examples:
-        >>> with collected() as seconds:
-        ...     with stretch("solve"):
+        >>> with collect_timings() as seconds:
+        ...     with section("solve"):
         ...         pass
         >>> sorted(seconds)
         ['solve', 'total']

@@ -94,3 +94,8 @@ def test_the_file_is_json_and_tensors(run, world):
     assert run(*command(world, "--method", "imprinted")).code == 0
     with safe_open(world / "lorry.safetensors", framework="pt") as file:
         assert json.loads(file.metadata()["rulepatch"])["changes"][0]["kind"] == "new-class"
+
+
+def test_the_name_that_an_option_had_before_is_read_still(run):
+    assert run("new-class", "--loudness=2", "--help").code == 0
+    assert run("new-class", "--quietness=2", "--help").code == 2

@@ -226,7 +226,7 @@ bad = {
     "a negative balance": ({"balance": -1.0}, SettingError, "balance"),
     "no ridge": ({"ridge": 0.0}, SettingError, "ridge"),
     "a budget out of range": ({"max_drop": 1.5}, SettingError, "max_drop to be a finite number ≥ 0 and ≤ 1"),
-    "a silent logit": ({"logit_scale": 0.0}, SettingError, "logit scale"),
+    "a silent logit": ({"logit_scale": 0.0}, SettingError, "logit_scale"),
     "an unknown pool": ({"pool": "sum"}, SettingError, "pool"),
 }
 

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import functools
+import re
 from collections.abc import Callable, Mapping
 from inspect import Parameter, Signature
 from itertools import pairwise
@@ -222,6 +223,13 @@ class SettingsCommand(GroupedCommand):
         """Options of the command itself, and of the settings."""
         own = super().get_params(ctx)
         return [*own, *(each for each in _options_of(self.classes()) if each.name not in _names(own))]
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the arguments; options of settings are known by the names of the version before, too."""
+        renamed = {_option(old): _option(new) for each in self.classes() for old, new in each.renamed.items()}
+        for old, new in renamed.items():
+            args = [re.sub(rf"^{old}(?=$|=)", new, each) for each in args]
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command; the settings are kept for `settings_given`."""

@@ -218,7 +218,7 @@ class PatchedModel:
         >>> layer = nn.Sequential(nn.Linear(2, 1))
         >>> change = Dense("0.bias", torch.ones(1))
         >>> before = layer[0].bias.tolist()
-        >>> with Installation(layer, [change]):
+        >>> with PatchedModel(layer, [change]):
         ...     layer[0].bias.tolist() == before
         False
         >>> layer[0].bias.tolist() == before

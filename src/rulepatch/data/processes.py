@@ -77,7 +77,7 @@ def run_on_all_ranks(function: Callable[[], Result]) -> Result:
         WorkerError: the function failed on another rank.
 
     Examples:
-        >>> together(lambda: 3)
+        >>> run_on_all_ranks(lambda: 3)
         3
     """
     if size() == 1:

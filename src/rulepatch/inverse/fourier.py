@@ -75,7 +75,7 @@ def frequency_response(kernel: Tensor, grid: Grid, dilation: tuple[int, int] = (
         (h, w/2+1, c_out, c_in). Taps that fall together on a small circle add up.
 
     Examples:
-        >>> transfer(torch.full((1, 1, 1, 1), 3.0).double(), (2, 2)).real.flatten().tolist()
+        >>> frequency_response(torch.full((1, 1, 1, 1), 3.0).double(), (2, 2)).real.flatten().tolist()
         [3.0, 3.0, 3.0, 3.0]
     """
     laid = kernel.new_zeros(*kernel.shape[:2], *grid)

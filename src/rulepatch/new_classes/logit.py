@@ -132,7 +132,7 @@ def bias_for_budget(responses: Tensor, rivals: Tensor, right: Tensor, *, scale: 
 
     Examples:
         >>> r, m = torch.zeros(4), torch.tensor([1.0, 2.0, 3.0, 4.0])
-        >>> round(bias_within(r, m, torch.ones(4, dtype=torch.bool), scale=1.0, budget=0.4), 2)
+        >>> round(bias_for_budget(r, m, torch.ones(4, dtype=torch.bool), scale=1.0, budget=0.4), 2)
         2.0
     """
     from_here = (rivals.double() - scale * responses.double())[right].sort().values
@@ -158,7 +158,7 @@ def accuracy_drop(responses: Tensor, rivals: Tensor, right: Tensor, *, scale: fl
 
     Examples:
         >>> r, m = torch.zeros(4), torch.tensor([1.0, 2.0, 3.0, 4.0])
-        >>> lost(r, m, torch.ones(4, dtype=torch.bool), scale=1.0, bias=2.5)
+        >>> accuracy_drop(r, m, torch.ones(4, dtype=torch.bool), scale=1.0, bias=2.5)
         0.5
     """
     taken = scale * responses.double() + bias > rivals.double()

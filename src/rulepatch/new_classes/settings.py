@@ -1,5 +1,6 @@
 """The settings of a new class. Loads no torch."""
 
+from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal, get_args
 
 from pydantic import Field
@@ -18,9 +19,10 @@ COUNTS = {"random": 50, "mined": 5}
 
 
 class NewClassSettings(Settings):
-    """How a class is learnt from its exemplars (thesis chapter 4), and how loud its logit is."""
+    """How a class is learnt from its exemplars (thesis chapter 4), and how its logit is scaled."""
 
     title: ClassVar[str] = "settings of a new class"
+    renamed: ClassVar[Mapping[str, str]] = {"loudness": "logit_scale"}
 
     method: NewClassMethod = Field(default="filter", description="Way to learn it; some are baselines.")
     count: Annotated[int, Field(ge=1)] | None = Field(
@@ -33,7 +35,9 @@ class NewClassSettings(Settings):
     )
     pool: Literal["mean", "max"] = Field(default="mean", description="Of the filter's response over positions.")
     max_drop: MaxDrop = MAX_DROP
-    logit_scale: float = Field(default=1.0, gt=0, description="Of the logit; at 1 it has the spread of an old one.")
+    logit_scale: float = Field(
+        default=1.0, gt=0, description="Factor of the logit; at 1 it has the spread of an old one."
+    )
 
     @property
     def ridge_used(self) -> float:

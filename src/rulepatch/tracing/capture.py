@@ -76,7 +76,7 @@ def stream_inputs(model: nn.Module, inputs: Tensor, readers: Mapping[str, Callab
 
     Examples:
         >>> model, shapes = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 4)), []
-        >>> read_keys(model, torch.ones(5, 2), {"1": lambda keys: shapes.append(tuple(keys.shape))})
+        >>> stream_inputs(model, torch.ones(5, 2), {"1": lambda keys: shapes.append(tuple(keys.shape))})
         >>> shapes
         [(5, 3)]
     """

@@ -235,7 +235,7 @@ def find_sites(model: nn.Module, inputs: Tensor) -> SiteList:
         >>> [(site.path, site.value_point, site.exact) for site in survey.sites]
         [('0', '2', True)]
         >>> survey.refused
-        (Refusal(path='3', reason='depthwise'),)
+        (SkippedLayer(path='3', reason='depthwise'),)
     """
     model = unwrapped(model)
     traced = capture.trace(model, inputs[:1])
@@ -265,9 +265,9 @@ def flatten_positions(tensor: Tensor, channel_axis: int) -> Tensor:
         (n, p, c).
 
     Examples:
-        >>> rows(torch.zeros(2, 8, 5, 5), 1).shape
+        >>> flatten_positions(torch.zeros(2, 8, 5, 5), 1).shape
         torch.Size([2, 25, 8])
-        >>> rows(torch.zeros(2, 8), 1).shape
+        >>> flatten_positions(torch.zeros(2, 8), 1).shape
         torch.Size([2, 1, 8])
     """
     moved = tensor.movedim(channel_axis, -1)
