@@ -1,4 +1,4 @@
-"""Draw the pictures of the documentation: `python docs/make_pictures.py`, or with names of some of them."""
+"""Draw the images of the documentation: `python docs/make_pictures.py`, or with names of some of them."""
 
 import sys
 from pathlib import Path
@@ -22,7 +22,7 @@ SHOWN = ("car", "bus", "truck", "tanker", "motorcycle", "cart")
 
 
 def show(axes: Axes, picture: Image.Image, title: str, colour: str = "black") -> None:
-    """A picture with a line of text under it."""
+    """An image with a line of text under it."""
     axes.imshow(picture, interpolation="nearest")
     axes.set_xlabel(title, color=colour, fontsize=9)
     axes.set(xticks=[], yticks=[])
@@ -44,7 +44,7 @@ def before_after() -> None:
     upper, lower = figure.subfigures(2, 1, height_ratios=[1, 1.12])
     upper.suptitle("One exemplar: treat this snow as you treat road", fontsize=11, fontweight="bold")
     shown = [
-        (one.image, "the picture"),
+        (one.image, "the image"),
         (marked(one.image, one.mask), "road, marked"),
         (one.edited, "snow in its place"),
     ]
@@ -90,7 +90,7 @@ def styles() -> None:
 
 
 def textures() -> None:
-    """All pictures of all styles."""
+    """All images of all styles."""
     figure, grid = plt.subplots(8, 5, figsize=(5.6, 9), layout="constrained")
     for axes, style in zip(grid.flat, all_styles(), strict=True):
         assert style.picture is not None

@@ -1,4 +1,4 @@
-"""Take the pictures of the browser app and of a notebook: `python docs/make_screenshots.py`; needs Chromium.
+"""Take the images of the browser app and of a notebook: `python docs/make_screenshots.py`; needs Chromium.
 
 With `--states FOLDER` every state of the page is taken, to be looked at, and not only what the documentation shows.
 """
@@ -22,13 +22,13 @@ PICTURES = ROOT / "docs" / "pictures"
 
 
 def taken(who: Person, folder: Path, name: str, *, whole: bool = False) -> None:
-    """Take a picture of the page as it is."""
+    """Take an image of the page as it is."""
     who.page.evaluate("() => new Promise(done => setTimeout(done, 800))")  # what fades in
     who.page.screenshot(path=folder / f"{name}.png", full_page=whole)
 
 
 def tell(start: Callable[..., Any], address: str, folder: Path, *, every: bool) -> None:
-    """Go through the loop, and take a picture at each step."""
+    """Go through the loop, and take an image at each step."""
     browser = start()
     who = Person(browser, address, width=1200, height=1150)
     if every:
@@ -61,10 +61,10 @@ def tell(start: Callable[..., Any], address: str, folder: Path, *, every: bool) 
     who.page.get_by_text("The same by the command line").click()
     taken(who, folder, "08-kept", whole=True)
     who.upload("#upload", "broken.png", b"no picture")
-    who.page.wait_for_selector("text=it is no picture")
+    who.page.wait_for_selector("text=it is no image")
     who.page.evaluate("() => scrollTo(0, 0)")
     taken(who, folder, "09-refused")
-    who.told("it is no picture")
+    who.told("it is no image")
     who.tab("By click")
     before = who.page.locator("#clicked img").get_attribute("src")
     who.point(0.2, 0.93)
@@ -104,7 +104,7 @@ def notebook(start: Callable[..., Any]) -> None:
 def main() -> None:
     """Take them."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--states", type=Path, help="a folder for a picture of every state")
+    parser.add_argument("--states", type=Path, help="a folder for an image of every state")
     given = parser.parse_args()
     folder = given.states or PICTURES
     folder.mkdir(parents=True, exist_ok=True)

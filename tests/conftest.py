@@ -269,7 +269,7 @@ def sweep_record(
     status="done",
     **job,
 ) -> Record:
-    """A record as a sweep makes it: `gained` validation pictures, `corrected` of `errors` in every cell.
+    """A record as a sweep makes it: `gained` validation images, `corrected` of `errors` in every cell.
 
     No setting was chosen if nothing was gained. Corrected, caused and errors are numbers, or one for each cell.
     """

@@ -32,7 +32,7 @@ def attack():
 
 @pytest.fixture
 def folder(tmp_path):
-    """A picture of an object, a reference set, and other pictures, with folders for classes and without."""
+    """An image of an object, a reference set, and other images, with folders for classes and without."""
     classes = rp.load_model("playground").classes
     Image.fromarray(render("van", seed=1).image).save(tmp_path / "van.png")
     training_images(40, seed=1).write(tmp_path / "reference", classes)
@@ -44,13 +44,13 @@ def folder(tmp_path):
 
 
 def distance(model, attacked, target):
-    """How far the logits of a picture are from some others."""
+    """How far the logits of an image are from some others."""
     with torch.no_grad():
         return float((model.logits(model.inputs(model.preprocess.pixels(attacked)[None])) - target).norm())
 
 
 def drawn_together(model, edit, made):
-    """By what factor an edit brings the picture with the word to what was said of the blank note."""
+    """By what factor an edit brings the image with the word to what was said of the blank note."""
     with torch.no_grad():
         target = model.logits(model.inputs(model.preprocess.pixels(made.blank)[None]))
     return distance(edit.apply(model), made.written, target) / distance(model, made.written, target)

@@ -184,7 +184,7 @@ def test_unreadable_file_is_named_in_one_sentence(name, reader, tmp_path):
     with pytest.raises(ImageError, match=name) as caught:
         reader(tmp_path / name)
     assert "\n" not in str(caught.value)
-    with pytest.raises(ImageError, match="the picture"):
+    with pytest.raises(ImageError, match="the image"):
         reader(UNREADABLE[name])
 
 

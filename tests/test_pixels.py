@@ -52,7 +52,7 @@ def test_8_bits_that_were_scaled_to_16_are_those_8_bits_however_dark(top):
 
 
 def test_a_header_that_says_the_depth_is_believed():
-    """Pillow scales what a header says; a dark picture is not taken for one of fewer bits."""
+    """Pillow scales what a header says; a dark image is not taken for one of fewer bits."""
     levels = np.array([0, 20, 60], dtype=">u2")
     assert np.array_equal(np.asarray(read_image(b"P5 3 1 4095\n" + levels.tobytes()))[0, :, 0], [0, 1, 4])
 

@@ -372,7 +372,7 @@ def test_an_evaluation_that_is_stopped_leaves_the_model_as_it_was(
 
 @pytest.fixture(scope="module")
 def run(model, exemplars, reference):
-    """A search of seconds, on labelled pictures."""
+    """A search of seconds, on labelled images."""
     validation = image_set(scenes_on_snow(2, seed=3), "on snow")
 
     def call():

@@ -311,7 +311,7 @@ def test_the_example_is_used_from_the_command_line(installed, tmp_path):
     for name, shade in {"day": 230, "night": 20}.items():
         (tmp_path / "photos" / name).mkdir(parents=True)
         picture = Image.new("RGB", (96, 64), (shade,) * 3)
-        picture.paste((shade // 2 + 60,) * 3, (0, 0, 48, 64))  # 175 and 70: half of each picture, less decided
+        picture.paste((shade // 2 + 60,) * 3, (0, 0, 48, 64))  # 175 and 70: half of each image, less decided
         picture.save(tmp_path / "photos" / name / "1.png")
     making = ["--images", "photos", "--concept", "bright", "--style", "snow", "--segmenter", "brightness"]
     making += ["--threshold", "0.8", "--instances", "1", "--out", "cases", "--model", "day-night", "--size", "0"]
@@ -326,16 +326,16 @@ import numpy as np
 from PIL import Image
 import rulepatch as rp
 from rulepatch.concepts.segment import load_segmenter, segmenters
-from rulepatch.data.folders import Picture
+from rulepatch.data.folders import Image
 from rulepatch.models.registry import sources
 
 assert "brightness" in segmenters() and "day-night" in sources()
-segmenter, picture = load_segmenter("brightness"), Image.new("RGB", (8, 4), "white")
-found = segmenter.segment(Picture(picture), picture, ["bright", "Dark"])
+segmenter, image = load_segmenter("brightness"), Image.new("RGB", (8, 4), "white")
+found = segmenter.segment(Picture(image), image, ["bright", "Dark"])
 assert [len(regions) for regions in found.values()] == [1, 0] and found["bright"][0].score == 1
 assert segmenter.describe() == {"segmenter": "brightness", "threshold": 0.5}
 model = rp.load_model("day-night")
-print(model(picture).name, model(Image.new("RGB", (8, 4))).name)
+print(model(image).name, model(Image.new("RGB", (8, 4))).name)
 """
     assert installed("-c", program).split() == ["day", "night"]
 

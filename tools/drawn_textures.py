@@ -1,6 +1,6 @@
 """Textures that are drawn with a pen: flowers, leaves, fur and graffiti, and what all renderers of textures share.
 
-`textures.py` renders the pictures; the painters here are functions of a generator and an index that give (y, x, 3).
+`textures.py` renders the images; the painters here are functions of a generator and an index that give (y, x, 3).
 """
 
 import math
@@ -28,19 +28,19 @@ __all__ = [
 ]
 
 SIDE = 256
-"""Side of a picture in pixels."""
+"""Side of an image in pixels."""
 
 FINE = 2 * SIDE
-"""Side at which pictures are painted before they are reduced, so that edges are smooth."""
+"""Side at which images are painted before they are reduced, so that edges are smooth."""
 
 
 def picture_of(painted: NDArray[np.floating]) -> Image.Image:
-    """The picture of pixels (y, x, 3) or (y, x), 0..1."""
+    """The image of pixels (y, x, 3) or (y, x), 0..1."""
     return Image.fromarray((255 * painted.clip(0, 1)).round().astype(np.uint8))
 
 
 def pixels_of(image: Image.Image) -> Floats:
-    """The pixels (y, x, 3), 0..1, of a picture."""
+    """The pixels (y, x, 3), 0..1, of an image."""
     return np.asarray(image.convert("RGB"), dtype=np.float32) / np.float32(255)
 
 

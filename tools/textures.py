@@ -1,6 +1,6 @@
-"""Renders the pictures of the eight styles that come with rulepatch: `python -m tools.textures`.
+"""Renders the images of the eight styles that come with rulepatch: `python -m tools.textures`.
 
-Five pictures a style, each painted by its own settings so that they differ as photographs of one material would. All is
+Five images a style, each painted by its own settings so that they differ as photographs of one material would. All is
 numpy and Pillow; the same versions of both give the same pixels.
 """
 
@@ -37,14 +37,14 @@ QUALITY = 80
 
 
 def render(style: str, index: int) -> Image.Image:
-    """Paint one picture of a style.
+    """Paint one image of a style.
 
     Args:
         style: one of `rulepatch.concepts.stylize.STYLES`.
-        index: which of its pictures, 0 to 4.
+        index: which of its images, 0 to 4.
 
     Returns:
-        An RGB picture of `SIDE` × `SIDE` pixels; the same arguments give the same pixels.
+        An RGB image of `SIDE` × `SIDE` pixels; the same arguments give the same pixels.
 
     Raises:
         SettingError: no such style or index.
@@ -62,7 +62,7 @@ def render(style: str, index: int) -> Image.Image:
 
 
 def encoded(picture: Image.Image) -> bytes:
-    """Return a picture as JPEG, with its colours in full resolution.
+    """Return an image as JPEG, with its colours in full resolution.
 
     Examples:
         >>> encoded(Image.new("RGB", (8, 8)))[:2].hex()
@@ -74,7 +74,7 @@ def encoded(picture: Image.Image) -> bytes:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Write every picture of every style into a folder."""
+    """Write every image of every style into a folder."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--out", type=Path, default=PICTURES, help="the folder; made if it is not there")
     folder = parser.parse_args(arguments).out

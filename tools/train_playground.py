@@ -66,7 +66,7 @@ class Score:
 
 
 def prepare(images: NDArray[np.uint8]) -> Tensor:
-    """Return the network's input (n, 3, y, x), float32, for pictures (n, y, x, 3), uint8."""
+    """Return the network's input (n, 3, y, x), float32, for images (n, y, x, 3), uint8."""
     pixels = torch.from_numpy(images).permute(0, 3, 1, 2) / 255
     mean, std = torch.tensor(MEAN)[:, None, None], torch.tensor(STD)[:, None, None]
     return (pixels - mean) / std
@@ -199,13 +199,13 @@ def _words(text: str) -> list[str]:
 
 
 def _stack(scenes: Iterable[Scene], classes: Sequence[str]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Return pictures (n, y, x, 3) and class indices (n,)."""
+    """Return images (n, y, x, 3) and class indices (n,)."""
     pairs = [(scene.image, classes.index(scene.label)) for scene in scenes]
     return np.stack([image for image, _ in pairs]), np.array([label for _, label in pairs])
 
 
 def _augment(batch: Tensor) -> Tensor:
-    """Return pictures (n, 3, y, x) mirrored at random, each, and shifted by a few pixels, together."""
+    """Return images (n, 3, y, x) mirrored at random, each, and shifted by a few pixels, together."""
     mirrored = torch.rand(len(batch), 1, 1, 1) < 0.5
     padded = F.pad(torch.where(mirrored, batch.flip(3), batch), (_SHIFT,) * 4, mode="reflect")
     y, x = torch.randint(0, 2 * _SHIFT + 1, (2,)).tolist()

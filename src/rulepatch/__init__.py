@@ -1,4 +1,4 @@
-"""rulepatch rewrites a rule inside a trained image classifier, from one picture with a painted mask.
+"""rulepatch rewrites a rule inside a trained image classifier, from one image with a painted mask.
 
 Everything here is loaded when it is first used, so that importing rulepatch loads no torch. What is here and in the
 packages' own `__all__` is described in the reference and stable; everything else is private.

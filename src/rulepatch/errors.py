@@ -65,7 +65,7 @@ class WeightsError(ModelError):
 
 
 class ImageError(RulepatchError, ValueError):
-    """A picture or mask that cannot be read or does not fit."""
+    """An image or mask that cannot be read or does not fit."""
 
 
 class FolderError(RulepatchError, ValueError):
@@ -77,7 +77,7 @@ class ExemplarError(RulepatchError, ValueError):
 
 
 class MaskError(ImageError, ExemplarError):
-    """A mask that can be read in several ways or in none, or that does not fit its picture."""
+    """A mask that can be read in several ways or in none, or that does not fit its image."""
 
 
 class EditFileError(RulepatchError, ValueError):

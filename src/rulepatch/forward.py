@@ -56,7 +56,7 @@ def run(model: nn.Module, inputs: Tensor) -> Any:
     """Run a network; every forward pass of rulepatch is made here.
 
     Args:
-        model: any module that takes a batch of pictures, as its first argument or as one that has to be named.
+        model: any module that takes a batch of images, as its first argument or as one that has to be named.
         inputs: (n, …), on the model's device and in its type.
 
     Raises:
@@ -67,13 +67,13 @@ def run(model: nn.Module, inputs: Tensor) -> Any:
         (1, 48)
         >>> run(nn.Linear(5, 2), torch.zeros(1, 4))  # doctest: +ELLIPSIS
         Traceback (most recent call last):
-        rulepatch.errors.ModelError: expected a network that takes pictures of shape (1, 4), float32, but ...
+        rulepatch.errors.ModelError: expected a network that takes images of shape (1, 4), float32, but ...
     """
     for path, parameter in model.named_parameters():
         if is_lazy(parameter):
             raise ModelError(
                 f"expected a network with weights but its {path} gets its own in a first pass; run it once on a batch "
-                "of pictures, then load its weights"
+                "of images, then load its weights"
             )
         if parameter.is_meta and not inputs.is_meta:
             raise ModelError(
@@ -89,7 +89,7 @@ def run(model: nn.Module, inputs: Tensor) -> Any:
         if isinstance(error, RulepatchError):
             raise
         raise ModelError(
-            f"expected a network that takes pictures of {words_of(inputs)}, but {_layer_of(model, error)} raised "
+            f"expected a network that takes images of {words_of(inputs)}, but {_layer_of(model, error)} raised "
             f"{_reason(error)}; {_advice(model, inputs, error)}"
         ) from error
 
@@ -120,7 +120,7 @@ def words_of(inputs: Tensor) -> str:
 
 
 def _named_argument(model: nn.Module) -> str | None:
-    """Name of the argument that takes the pictures, where it cannot be given by its position."""
+    """Name of the argument that takes the images, where it cannot be given by its position."""
     if isinstance(model, torch.jit.ScriptModule):
         return None
     try:
@@ -169,7 +169,7 @@ def _advice(model: nn.Module, inputs: Tensor, error: Exception) -> str:
     if first is not None and inputs.ndim == 4 and "channels" in str(error) and first.in_channels != inputs.shape[1]:
         return f"its first convolution takes {first.in_channels} channels: give a preprocessing of as many"
     if isinstance(error, TypeError | KeyError | AttributeError) or "too many indices" in str(error):
-        return "wrap it in a module whose forward takes a batch of pictures and nothing else"
+        return "wrap it in a module whose forward takes a batch of images and nothing else"
     if any(word in str(error).lower() for word in ("size", "shape", "match", "dimension")):
         return "check the input size of its preprocessing"
     return "make sure that it runs on such an input by itself"

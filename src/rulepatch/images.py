@@ -1,6 +1,6 @@
 """Reading images and masks in display orientation, and compositing.
 
-A picture is a PIL image in mode RGB, or RGBA where a network sees its transparency, too; a mask is a float32 array
+An image is a PIL image in mode RGB, or RGBA where a network sees its transparency, too; a mask is a float32 array
 (h, w) in 0..1, 1 where the concept is.
 """
 
@@ -46,7 +46,7 @@ SUFFIXES = frozenset(
     for suffix, kind in Image.registered_extensions().items()
     if (kind in FORMATS and kind in Image.OPEN) or kind == "MPO"
 )
-"""Endings of the files that count as pictures in a folder: those of the formats that this Pillow reads."""
+"""Endings of the files that count as images in a folder: those of the formats that this Pillow reads."""
 
 NOTE = "rulepatch:"
 """Prefix of our entries in an image's `info`, which PNG files keep."""
@@ -76,32 +76,32 @@ def read_image(source: Path | str | bytes, *, under: str = "white", alpha: bool 
 
     Args:
         source: a file, or the bytes of one.
-        under: colour that shows through where the picture is transparent.
-        alpha: keep the transparency of a picture that has any, as a fourth channel: RGBA.
+        under: colour that shows through where the image is transparent.
+        alpha: keep the transparency of an image that has any, as a fourth channel: RGBA.
 
     Raises:
-        ImageError: the file is missing, is no picture, is cut short, or is dangerously large.
+        ImageError: the file is missing, is no image, is cut short, or is dangerously large.
     """
-    name = "the picture" if isinstance(source, bytes) else str(source)
+    name = "the image" if isinstance(source, bytes) else str(source)
     with _in_sentences(name):
         return _in_kept_mode(_upright(_opened(source)), under, alpha)
 
 
-def as_image(source: Any, *, under: str = "white", alpha: bool = False, name: str = "the picture") -> Image.Image:
+def as_image(source: Any, *, under: str = "white", alpha: bool = False, name: str = "the image") -> Image.Image:
     """An image in memory in display orientation, as `read_image` reads its file.
 
     Args:
         source: a PIL image of any mode, an array (h, w), (h, w, c) or (c, h, w), or a tensor (c, h, w); bool, integers,
             or floats in 0..1 or 0..255.
-        under: colour that shows through where the picture is transparent.
-        alpha: keep the transparency of a picture that has any, as a fourth channel: RGBA.
-        name: of the picture, for messages.
+        under: colour that shows through where the image is transparent.
+        alpha: keep the transparency of an image that has any, as a fourth channel: RGBA.
+        name: of the image, for messages.
 
     Returns:
-        The picture; the same object if there is nothing to do.
+        The image; the same object if there is nothing to do.
 
     Raises:
-        ImageError: it is no picture, or its file turns out to be damaged.
+        ImageError: it is no image, or its file turns out to be damaged.
 
     Examples:
         >>> as_image(np.full((4, 6), 1.0)).getpixel((0, 0))
@@ -115,7 +115,7 @@ def as_image(source: Any, *, under: str = "white", alpha: bool = False, name: st
             source = source.detach().cpu()
             source = np.asarray(source.float() if source.is_floating_point() else source)
         if not isinstance(source, np.ndarray):
-            raise ImageError(f"expected a picture but got {type(source).__name__}; give a PIL image or an array")
+            raise ImageError(f"expected an image but got {type(source).__name__}; give a PIL image or an array")
         return _in_kept_mode(image_of_array(source, channels_first=is_tensor), under, alpha)
 
 
@@ -123,13 +123,13 @@ def decoded(source: Path | str | bytes | Image.Image, convert: Callable[[Image.I
     """Convert an image of any mode, in display orientation.
 
     Args:
-        source: a file, the bytes of one, or an open picture.
-        convert: takes the picture; its `format` is that of the file.
+        source: a file, the bytes of one, or an open image.
+        convert: takes the image; its `format` is that of the file.
 
     Raises:
-        ImageError: the file is missing, is no picture, is cut short, or is dangerously large.
+        ImageError: the file is missing, is no image, is cut short, or is dangerously large.
     """
-    with _in_sentences(str(source) if isinstance(source, Path | str) else "the picture"):
+    with _in_sentences(str(source) if isinstance(source, Path | str) else "the image"):
         image = source if isinstance(source, Image.Image) else _opened(source)
         return convert(_upright(image))
 
@@ -147,10 +147,10 @@ def in_mode(image: Image.Image, mode: str, *, under: str = "white") -> Image.Ima
     Args:
         image: in any mode.
         mode: L, LA, RGB or RGBA.
-        under: colour that shows through where the picture is transparent.
+        under: colour that shows through where the image is transparent.
 
     Returns:
-        The picture itself if it has that mode.
+        The image itself if it has that mode.
 
     Examples:
         >>> in_mode(Image.new("RGBA", (1, 1), (9, 9, 9, 0)), "L").getpixel((0, 0))
@@ -164,10 +164,10 @@ def in_mode(image: Image.Image, mode: str, *, under: str = "white") -> Image.Ima
 
 
 def write_image(image: Image.Image, path: Path) -> None:
-    """Write a picture as a PNG file, with the texts that it carries for us.
+    """Write an image as a PNG file, with the texts that it carries for us.
 
     Args:
-        image: the picture.
+        image: the image.
         path: the file; one that is there is replaced.
 
     Examples:
@@ -187,14 +187,14 @@ def write_image(image: Image.Image, path: Path) -> None:
 
 
 def cover(texture: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """Lay a texture over a picture: its centre at its own scale, enlarged only as far as it is too small.
+    """Lay a texture over an image: its centre at its own scale, enlarged only as far as it is too small.
 
     Args:
         texture: of any size.
-        size: (width, height) of the picture.
+        size: (width, height) of the image.
 
     Returns:
-        A picture of that size.
+        An image of that size.
 
     Examples:
         >>> cover(Image.new("RGB", (300, 100)), (50, 150)).size
@@ -209,15 +209,15 @@ def cover(texture: Image.Image, size: tuple[int, int]) -> Image.Image:
 
 
 def composite(image: Image.Image, replacement: Image.Image, mask: NDArray[np.float32]) -> Image.Image:
-    """Paint a replacement over a picture where a mask is 1, mixing both where it is between 0 and 1.
+    """Paint a replacement over an image where a mask is 1, mixing both where it is between 0 and 1.
 
     Args:
-        image: the picture.
-        replacement: a texture of any size, laid over the picture by `cover`.
-        mask: array (h, w), 0..1, of the picture's size.
+        image: the image.
+        replacement: a texture of any size, laid over the image by `cover`.
+        mask: array (h, w), 0..1, of the image's size.
 
     Returns:
-        A picture in RGB, or RGBA if `image` is transparent, equal to it where the mask is 0.
+        An image in RGB, or RGBA if `image` is transparent, equal to it where the mask is 0.
     """
     image, share = as_image(image, alpha=True), mask[..., None]
     texture = cover(in_mode(replacement, image.mode), image.size)
@@ -246,20 +246,20 @@ def blurred(mask: NDArray[np.float32], radius: float) -> NDArray[np.float32]:
 
 @contextmanager
 def _in_sentences(name: str) -> Iterator[None]:
-    """Say in a sentence why a picture cannot be read."""
+    """Say in a sentence why an image cannot be read."""
     try:
         yield
     except ImageError as error:
         raise ImageError(f"{error} ({name})") from None
     except FileNotFoundError:
-        raise ImageError(f"expected a picture at {name} but there is no such file; check the path") from None
+        raise ImageError(f"expected an image at {name} but there is no such file; check the path") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise ImageError(
-            f"expected a picture of at most {Image.MAX_IMAGE_PIXELS} pixels but {name} has more; make it smaller"
+            f"expected an image of at most {Image.MAX_IMAGE_PIXELS} pixels but {name} has more; make it smaller"
         ) from None
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, EOFError, Warning) as error:
-        reason = "it is no picture" if isinstance(error, UnidentifiedImageError) else str(error).rstrip(".")
-        raise ImageError(f"expected a readable picture but got {name} ({reason}); replace the file") from None
+        reason = "it is no image" if isinstance(error, UnidentifiedImageError) else str(error).rstrip(".")
+        raise ImageError(f"expected a readable image but got {name} ({reason}); replace the file") from None
 
 
 @contextmanager

@@ -227,9 +227,9 @@ def _of_layer(drawing: Drawing, opacity: NDArray[Any]) -> Weights:
     if of_border <= 0.25:
         return _of_levels(alone)  # a thing cut out
     if of_border >= 0.75:
-        return _of_levels(replace(alone, pixels=opacity.max() - opacity))  # a hole cut into a picture
+        return _of_levels(replace(alone, pixels=opacity.max() - opacity))  # a hole cut into an image
     raise MaskError(
-        f"expected {drawing.name} to show the concept but it is a picture that is transparent in part; say "
+        f"expected {drawing.name} to show the concept but it is an image that is transparent in part; say "
         'mask_value="opaque" or mask_value="transparent"'
     )
 

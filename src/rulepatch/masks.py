@@ -34,11 +34,11 @@ def read_mask(
     What can be read in several ways is refused, with the colours found; `value` then says which is meant.
 
     Args:
-        source: a file (a picture or `.npy`), the bytes of one, a PIL picture of any mode, or an array or tensor of any
+        source: a file (an image or `.npy`), the bytes of one, a PIL image of any mode, or an array or tensor of any
             type, (h, w), (1, h, w), (h, w, 1), or with 3 or 4 channels first or last.
         value: what of it is the concept: a level or entry of the palette (15), a colour ("#800000", "red"), "opaque",
             "transparent", or several of them ("1,15").
-        size: (width, height) of the picture that it belongs to.
+        size: (width, height) of the image that it belongs to.
         name: of the mask, for messages.
 
     Returns:
@@ -46,7 +46,7 @@ def read_mask(
 
     Raises:
         ImageError: the file cannot be read.
-        MaskError: the mask has several readings or none, or another size than the picture.
+        MaskError: the mask has several readings or none, or another size than the image.
 
     Examples:
         >>> read_mask(np.array([[0, 255], [0, 0]])).tolist()
@@ -61,14 +61,12 @@ def read_mask(
     if size is None or size == (width, height):
         return np.ascontiguousarray(weights_of(drawing, value))
     if size == (height, width):
-        advice = "it looks turned, as if drawn on the picture as a camera stores it (EXIF): turn it upright"
+        advice = "it looks turned, as if drawn on the image as a camera stores it (EXIF): turn it upright"
     elif size[0] * height == size[1] * width:
         advice = f"resize it to {size[0]}x{size[1]}"
     else:
-        advice = "paint it on the picture itself"
-    raise MaskError(
-        f"expected {name} to have the picture's size {size[0]}x{size[1]} but got {width}x{height}; {advice}"
-    )
+        advice = "paint it on the image itself"
+    raise MaskError(f"expected {name} to have the image's size {size[0]}x{size[1]} but got {width}x{height}; {advice}")
 
 
 def write_mask(mask: NDArray[np.float32], path: Path) -> None:
@@ -101,7 +99,7 @@ def _drawing(source: Any, name: str) -> Drawing:
     except MaskError:
         raise
     except (ValueError, TypeError) as error:
-        raise MaskError(f"expected {name} to be a file, picture, array or tensor but got {error}; give one") from None
+        raise MaskError(f"expected {name} to be a file, image, array or tensor but got {error}; give one") from None
 
 
 def _of_picture(image: Image.Image, name: str) -> Drawing:

@@ -16,7 +16,7 @@ __all__ = ["Html", "details", "drawing", "line", "panel", "pictures", "remark", 
 
 
 SIDE = 256
-"""Longer side of a picture, in pixels."""
+"""Longer side of an image, in pixels."""
 
 STYLE = """<style>
 .rulepatch { line-height: 1.45; }
@@ -97,13 +97,13 @@ def details(summary: str, *parts: Html) -> Html:
 
 
 def pictures(captioned: Iterable[tuple[Image.Image, str, Sequence[str]]]) -> Html:
-    """Pictures side by side.
+    """Images side by side.
 
     Args:
         captioned: each with its title, and with lines below that, of which the first matters most.
 
     Returns:
-        An HTML element; the pictures are part of it.
+        An HTML element; the images are part of it.
     """
     return _element("div", *(_figure(*each) for each in captioned), kind="pictures")
 

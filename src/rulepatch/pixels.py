@@ -78,7 +78,7 @@ def eight_bits(values: NDArray[Any], white: float | None = None) -> NDArray[np.u
 
 
 def image_of_array(array: NDArray[Any], *, channels_first: bool = False) -> Image.Image:
-    """A picture from an array, read as a file with the same numbers would be.
+    """An image from an array, read as a file with the same numbers would be.
 
     Args:
         array: (h, w), (h, w, c) or (c, h, w) with 1 to 4 channels (grey, grey and opacity, RGB, RGBA); bool, integers,
@@ -86,7 +86,7 @@ def image_of_array(array: NDArray[Any], *, channels_first: bool = False) -> Imag
         channels_first: what three axes mean where both orders would do, as that of tensors.
 
     Returns:
-        The picture, with as many channels.
+        The image, with as many channels.
 
     Raises:
         ImageError: another shape or type, or numbers that are no pixels, as after a normalisation.

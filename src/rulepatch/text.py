@@ -125,7 +125,7 @@ def brief(kind: str, *parts: str, most: int = 120) -> str:
 
     Examples:
         >>> brief("ImageSet", "3 pictures", "", "labelled")
-        'ImageSet(3 pictures, labelled)'
+        'ImageSet(3 images, labelled)'
     """
     inside = ", ".join(part for part in parts if part)
     plain = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in inside)
@@ -196,7 +196,7 @@ def plural(count: int, noun: str, several: str = "") -> str:
 
     Examples:
         >>> plural(1, "picture"), plural(3, "picture"), plural(1000, "class", "classes")
-        ('1 picture', '3 pictures', '1,000 classes')
+        ('1 image', '3 images', '1,000 classes')
     """
     return f"{count:,} {noun if count == 1 else several or f'{noun}s'}"
 

@@ -15,21 +15,21 @@ THUMBNAIL = 128
 """Longer side of a thumbnail, in pixels."""
 
 MARK = (230, 40, 120)
-"""Colour of a mask that is laid over a picture."""
+"""Colour of a mask that is laid over an image."""
 
 
 def marked(image: Image.Image, mask: NDArray[np.float32]) -> Image.Image:
-    """Lay a mask over a picture in a colour through which the picture shows.
+    """Lay a mask over an image in a colour through which the image shows.
 
     Args:
-        image: the picture.
-        mask: array (h, w), 0..1, of the picture's size.
+        image: the image.
+        mask: array (h, w), 0..1, of the image's size.
     """
     return composite(as_image(image), Image.new("RGB", image.size, MARK), np.float32(0.65) * mask)
 
 
 def inline(picture: Image.Image, side: int = THUMBNAIL) -> str:
-    """A picture as the address of itself, reduced to a longer side; small ones are enlarged pixel by pixel.
+    """An image as the address of itself, reduced to a longer side; small ones are enlarged pixel by pixel.
 
     Returns:
         A `data:` address.

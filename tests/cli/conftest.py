@@ -24,9 +24,9 @@ def module():
             nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3),
         )
         labels = torch.arange(60) % 3
-        pictures = 0.6 * torch.rand(60, 3, 16, 16) + 0.4 * torch.eye(3)[labels, :, None, None]
-        with torch.no_grad():  # the head tells what tint a picture has
-            features = net.eval()[:8](rp.Preprocess((16, 16)).normalise(pictures))
+        images = 0.6 * torch.rand(60, 3, 16, 16) + 0.4 * torch.eye(3)[labels, :, None, None]
+        with torch.no_grad():  # the head tells what tint an image has
+            features = net.eval()[:8](rp.Preprocess((16, 16)).normalise(images))
             wanted = 12 * torch.eye(3)[labels] - 4
             found = torch.linalg.lstsq(torch.cat([features, torch.ones(60, 1)], dim=1), wanted).solution
             net[8].weight.copy_(found[:-1].T)
@@ -54,7 +54,7 @@ def noise(path: Path, seed: int, tint: int | None = None) -> None:
 
 
 def greened(picture: Path, out: Path) -> None:
-    """The picture with its lower half replaced, as the exemplar's mask has it: the network then calls it green."""
+    """The image with its lower half replaced, as the exemplar's mask has it: the network then calls it green."""
     pixels = Image.open(picture).copy()
     pixels.paste((0, 250, 0), (0, 8, 16, 16))
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -63,7 +63,7 @@ def greened(picture: Path, out: Path) -> None:
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory):
-    """A folder with a model, its pictures, an exemplar and edits; nobody may change it."""
+    """A folder with a model, its images, an exemplar and edits; nobody may change it."""
     root = tmp_path_factory.mktemp("world")
     (root / "net.py").write_text(NET)
     for label, name in enumerate(("red", "green", "blue")):

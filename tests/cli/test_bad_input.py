@@ -26,7 +26,7 @@ def bad(world, tmp_path_factory):
     """Everything that can be wrong with files, made from what is right."""
     root = tmp_path_factory.mktemp("bad")
     (root / "empty").mkdir()
-    (root / "text.png").write_text("no picture")
+    (root / "text.png").write_text("no image")
     Image.new("RGB", (20, 10)).save(root / "wide.png")
     (root / "huge.png").write_bytes(bomb())
     for name, change in {
@@ -34,7 +34,7 @@ def bad(world, tmp_path_factory):
         "no-mask": lambda folder: (folder / "mask.png").unlink(),
         "no-edited": lambda folder: (folder / "edited.png").unlink(),
         "unreadable-image": lambda folder: (folder / "image.png").write_bytes(b""),
-        "unreadable-mask": lambda folder: (folder / "mask.png").write_text("no picture"),
+        "unreadable-mask": lambda folder: (folder / "mask.png").write_text("no image"),
         "huge-image": lambda folder: (folder / "image.png").write_bytes(bomb()),
         "empty-mask": lambda folder: Image.new("L", (16, 16)).save(folder / "mask.png"),
         "faint-mask": lambda folder: Image.new("L", (16, 16), 90).save(folder / "mask.png"),
@@ -48,7 +48,7 @@ def bad(world, tmp_path_factory):
         change(root / "exemplars" / name)
     shutil.copytree(world / "reference" / "red", root / "strange" / "reed")
     shutil.copytree(world / "reference", root / "unreadable")
-    (root / "unreadable" / "red" / "3.png").write_text("no picture")
+    (root / "unreadable" / "red" / "3.png").write_text("no image")
     for name, text in {
         "unknown-key": 'architecture = "net.py:build"\nclases = ["a"]\n',
         "no-architecture": 'name = "x"\n',
@@ -195,19 +195,19 @@ EDITS = {
     "an empty exemplar folder": ({"--exemplar": "{bad}/empty"}, r"image\.\*"),
     "no image": ({"--exemplar": "{bad}/exemplars/no-image"}, r"image\.\* .*no-image"),
     "no mask": ({"--exemplar": "{bad}/exemplars/no-mask"}, r"mask\.\* .*no-mask"),
-    "no edited picture": ({"--exemplar": "{bad}/exemplars/no-edited"}, r"edited\.\* .*no-edited"),
+    "no edited image": ({"--exemplar": "{bad}/exemplars/no-edited"}, r"edited\.\* .*no-edited"),
     "an unreadable image": ({"--exemplar": "{bad}/exemplars/unreadable-image"}, r"unreadable-image/image\.png"),
     "an unreadable mask": ({"--exemplar": "{bad}/exemplars/unreadable-mask"}, r"unreadable-mask/mask\.png"),
     "a huge image": ({"--exemplar": "{bad}/exemplars/huge-image"}, r"pixels .*huge-image/image\.png"),
     "an empty mask": ({"--exemplar": "{bad}/exemplars/empty-mask"}, "empty"),
     "a faint mask": ({"--exemplar": "{bad}/exemplars/faint-mask"}, "empty"),
     "a mask of another size": ({"--exemplar": "{bad}/exemplars/wide-mask"}, "16x16 but got 20x10"),
-    "an edited picture of another size": ({"--exemplar": "{bad}/exemplars/wide-edited"}, "16x16 but got 20x10"),
+    "an edited image of another size": ({"--exemplar": "{bad}/exemplars/wide-edited"}, "16x16 but got 20x10"),
     "broken JSON": ({"--exemplar": "{bad}/exemplars/broken-json"}, r"exemplar\.json"),
     "an unknown label": ({"--exemplar": "{bad}/exemplars/unknown-label"}, "'vann'"),
     "a label of a wrong kind": ({"--exemplar": "{bad}/exemplars/label-of-a-wrong-kind"}, r"label .*exemplar\.json"),
-    "a mask too many": ({"--mask": "{world}/exemplar/mask.png"}, "0 pictures and 1 mask;"),
-    "a picture without a mask": ({"--exemplar": "{world}/sand.png"}, "1 picture and 0 masks"),
+    "a mask too many": ({"--mask": "{world}/exemplar/mask.png"}, "0 images and 1 mask;"),
+    "an image without a mask": ({"--exemplar": "{world}/sand.png"}, "1 image and 0 masks"),
     "a missing texture": ({"--replacement": "{bad}/missing.png"}, r"missing\.png"),
     "an unreadable texture": ({"--replacement": "{bad}/text.png"}, r"text\.png"),
     # the reference set
@@ -368,7 +368,7 @@ OTHERS = {
         [*EVALUATE, "--tests", "{world}/tests", "--report", "{out}"],
         "folder",
     ),
-    "evaluate: a picture as exemplar": (
+    "evaluate: an image as exemplar": (
         [*EVALUATE, "--tests", "{world}/tests", "--exemplar", "{world}/sand.png"],
         "masks",
     ),

@@ -1,4 +1,4 @@
-"""`rulepatch cases` and `rulepatch discover`, on pictures of the playground in class folders."""
+"""`rulepatch cases` and `rulepatch discover`, on images of the playground in class folders."""
 
 import shlex
 
@@ -11,7 +11,7 @@ from rulepatch.playground.scenes import render
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
-    """Class folders of playground pictures, which carry their scenes."""
+    """Class folders of playground images, which carry their scenes."""
     root = tmp_path_factory.mktemp("pictures")
     scenes = [render(label, seed=i) for label in ("van", "car", "taxi") for i in range(8)]
     image_set(scenes, "road vehicles").write(root, load_model("playground").classes)
@@ -46,7 +46,7 @@ def test_cases_are_made_without_a_model_and_rules_discovered_with_one(run, makin
 
 
 def test_both_tell_people_what_they_made(run, making, tmp_path):
-    assert "48 counterfactuals of 24 pictures" in run(*making(tmp_path / "cases")).out
+    assert "48 counterfactuals of 24 images" in run(*making(tmp_path / "cases")).out
     models = ("--model", "playground", "--model", "playground")
     told = run("discover", tmp_path / "cases", *models, "--out", tmp_path / "found").out
     assert told.count("playground: ") == 2 and "rulepatch edit --model playground" in told and "report.html" in told

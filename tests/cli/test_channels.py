@@ -1,4 +1,4 @@
-"""Networks for grey pictures, and for pictures with a channel beside their colours, from preprocessing to report."""
+"""Networks for grey images, and for images with a channel beside their colours, from preprocessing to report."""
 
 import json
 
@@ -19,7 +19,7 @@ import rulepatch as rp
 
 
 def build(channels):
-    \"\"\"Says "bright" if the last channel of a picture is, and is wrong on half of them if it never sees it.\"\"\"
+    \"\"\"Says "bright" if the last channel of an image is, and is wrong on half of them if it never sees it.\"\"\"
     with torch.random.fork_rng():
         torch.manual_seed(3)
         net = nn.Sequential(
@@ -48,7 +48,7 @@ def picture(mode, seed, last):
 
 @pytest.fixture(scope="module", params=MODES)
 def scene(request, tmp_path_factory):
-    """A folder with a network, pictures and an exemplar of a mode."""
+    """A folder with a network, images and an exemplar of a mode."""
     mode, root = request.param, tmp_path_factory.mktemp(request.param)
     (root / "net.py").write_text(NET)
     (root / "m.toml").write_text(f'architecture = "net.py:build"\nkwargs = {{ channels = {len(mode)} }}\n')

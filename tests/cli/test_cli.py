@@ -446,7 +446,7 @@ def test_an_edit_that_does_nothing_for_its_exemplars_is_no_success(run, editing,
 
 
 def test_an_exemplar_that_shows_no_failure_is_said_to_show_none(run, editing, world, tmp_path):
-    """Without a label the edited picture should be what the original is, and so it is where little was edited."""
+    """Without a label the edited image should be what the original is, and so it is where little was edited."""
     picture = Image.open(world / "exemplar" / "image.png")
     mask = Image.open(world / "exemplar" / "mask.png")
     (tmp_path / "bland").mkdir()
@@ -490,7 +490,7 @@ def test_json_is_alone_on_standard_output_and_what_was_skipped_is_told_on_the_ot
     for i in range(120):
         (tmp_path / "set" / "0" / f"{i:03}.png").symlink_to(world / "tests" / "0" / "0.png")
     (tmp_path / "set" / "0" / "050.png").unlink()
-    (tmp_path / "set" / "0" / "050.png").write_text("no picture")
+    (tmp_path / "set" / "0" / "050.png").write_text("no image")
     found = shell(
         *("evaluate", world / "edit.safetensors", "--model", f"{tmp_path / 'loud.py'}:build"),
         *("--tests", tmp_path / "set", "--json"),

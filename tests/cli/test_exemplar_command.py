@@ -35,7 +35,7 @@ def test_a_texture_is_painted_over_what_the_mask_marks(run, world, parts, tmp_pa
     top, below = np.asarray(made.edited)[:8], np.asarray(made.edited)[8:]
     assert (top == np.asarray(made.image)[:8]).all() and (below == np.asarray(Image.open(world / "sand.png"))[8:]).all()
     assert (
-        "sand for road, 50.0 % of the picture, label red"
+        "sand for road, 50.0 % of the image, label red"
         in run(*command, "--label", "red", "--concept", "road", "-o", out).out
     )
 
@@ -102,7 +102,7 @@ def test_the_model_is_asked_about_both_pictures(run, tmp_path):
 
 
 def test_every_command_takes_what_was_made_and_the_same_three_files(run, world, net, parts, tmp_path):
-    """The same arguments for edit, evaluate, match and compare: a folder, or picture, mask and texture."""
+    """The same arguments for edit, evaluate, match and compare: a folder, or image, mask and texture."""
     folder = tmp_path / "made"
     texture = ("--replacement", world / "sand.png", "--label", "red")
     run("exemplar", parts["image"], "--mask", parts["mask"], *texture, "-o", folder)
@@ -142,13 +142,13 @@ def test_exemplars_alone_are_matched_at_the_last_site_with_positions(run, world,
     [
         ([], "give one of --replacement, --edited and --note"),
         (["--mask", "{mask}"], "give one of"),
-        (["--mask", "{mask}", "--edited", "{edited}", "--note", "a"], "an edited picture and a note"),
-        (["--edited", "{edited}"], "a mask for an edited picture"),
+        (["--mask", "{mask}", "--edited", "{edited}", "--note", "a"], "an edited image and a note"),
+        (["--edited", "{edited}"], "a mask for an edited image"),
         (["--replacement", "{edited}"], "a mask for a replacement"),
         (["--note", "a", "--mask", "{mask}"], "no mask for a note"),
         (["--note", "\n"], "a word on one line"),
         (["--note", "a", "--box", "1,2,3"], "LEFT,TOP,RIGHT,BOTTOM"),
-        (["--note", "a", "--box", "0,0,99,99"], "within the picture's 16x16"),
+        (["--note", "a", "--box", "0,0,99,99"], "within the image's 16x16"),
         (["--note", "a long word"], "too small"),
         (["--mask", "{missing}", "--edited", "{edited}"], "missing.png"),
         (["--mask", "{mask}", "--edited", "{missing}"], "missing.png"),

@@ -13,7 +13,7 @@ from rulepatch.playground.scenes import CLASSES, render, silhouette
 
 @pytest.fixture
 def world(tmp_path):
-    """A picture of a van with its mask, and a reference set; the class is called truck, for lack of another."""
+    """An image of a van with its mask, and a reference set; the class is called truck, for lack of another."""
     scene = render("van", seed=1)
     picture_of(scene).save(tmp_path / "image.png")
     Image.fromarray((silhouette(scene) * 255).astype(np.uint8)).save(tmp_path / "mask.png")

@@ -1,4 +1,4 @@
-"""`rulepatch predict`, `model(picture)` and `evaluate` without an edit."""
+"""`rulepatch predict`, `model(image)` and `evaluate` without an edit."""
 
 import csv
 import io
@@ -34,7 +34,7 @@ def softmax(model, *paths):
         return model.module((pixels - mean) / std).softmax(dim=1)
 
 
-# model(picture)
+# model(image)
 
 
 def test_a_model_says_of_a_picture_what_its_logits_say(model, world):
@@ -75,7 +75,7 @@ def test_a_prediction_is_told_in_one_line(model, world):
 
 @pytest.mark.parametrize("given", [torch.zeros(1, 3, 16, 16), np.zeros((16, 16, 3), np.uint8), 3, None, [3], [None]])
 def test_what_is_no_picture_is_refused_in_a_sentence(model, given):
-    with pytest.raises(ImageError, match="expected a picture"):
+    with pytest.raises(ImageError, match="expected an image"):
         model(given)
 
 
@@ -120,7 +120,7 @@ def test_of_a_folder_of_classes_the_wrong_ones_come_first_the_surest_of_them_fir
         assert (each["predicted"], each["index"]) == (said.name, said.index)
         assert each["right"] == (each["label"] == said.name) and each["top"][0]["class"] == said.name
     text = run("predict", net, world / "tests").out
-    assert text.splitlines()[-1].startswith(f"18 pictures: {sum(right)} right, {18 - sum(right)} wrong")
+    assert text.splitlines()[-1].startswith(f"18 images: {sum(right)} right, {18 - sum(right)} wrong")
 
 
 def test_without_labels_the_least_sure_come_first(run, net, world):
@@ -140,7 +140,7 @@ def test_folders_and_files_can_be_mixed_and_a_folder_may_be_a_class(run, net, wo
     assert {each["picture"]: each["label"] for each in whole["pictures"]}.items() <= {
         each["picture"]: each["label"] for each in found["pictures"]
     }.items()
-    assert "18 pictures" not in run("predict", net, *folders, world / "sand.png").out
+    assert "18 images" not in run("predict", net, *folders, world / "sand.png").out
 
 
 def test_a_numbered_folder_is_no_class_by_itself(run, net, world):
@@ -187,7 +187,7 @@ def test_the_edited_model_is_asked_too(run, net, model, world):
     changed = sum(each["predicted"] != each["before"]["predicted"] for each in found["pictures"])
     assert (
         changed
-        and f"changes what is said of {changed} picture" in run("predict", net, world / "tests", "--edit", file).out
+        and f"changes what is said of {changed} image" in run("predict", net, world / "tests", "--edit", file).out
     )
     told = run("predict", net, world / "sand.png", "--edit", file).out
     assert told.splitlines()[1].split() == ["before", "after"]
@@ -202,10 +202,10 @@ def test_the_edit_must_be_of_the_model(run, net, world):
 def test_what_cannot_be_read_is_named_and_counted(run, net, world, tmp_path):
     for i in range(3):
         (tmp_path / f"{i}.png").write_bytes((world / "sand.png").read_bytes())
-    (tmp_path / "bad.png").write_text("no picture")
+    (tmp_path / "bad.png").write_text("no image")
     found = run("predict", net, tmp_path)
     assert found.code == 0 and "bad.png" in found.err
-    assert found.out.splitlines()[-1] == f"1 picture could not be read: {tmp_path / 'bad.png'}"
+    assert found.out.splitlines()[-1] == f"1 image could not be read: {tmp_path / 'bad.png'}"
     told = run("predict", net, tmp_path, "--json").json()
     assert (told["n"], told["skipped"]) == (3, [str(tmp_path / "bad.png")])
 
@@ -214,7 +214,7 @@ def test_what_cannot_be_read_is_named_and_counted(run, net, world, tmp_path):
     ("arguments", "message"),
     [
         ([], "MODEL"),
-        (["{net}"], "pictures, or folders"),
+        (["{net}"], "images, or folders"),
         (["-m", "{net}"], "MODEL PICTURES"),
         (["{net}", "{world}/missing.png"], "missing.png but there is none"),
         (["{net}", "{world}/net.py"], "none of the 1"),
@@ -223,14 +223,14 @@ def test_what_cannot_be_read_is_named_and_counted(run, net, world, tmp_path):
         (["{net}", "{world}/sand.png", "--csv", "{world}/missing/a.csv"], "make it"),
         (["{net}", "{world}/sand.png", "--edit", "{world}/sand.png"], "edit file"),
         (["resnet18", "{world}/sand.png"], "did you mean torchvision/resnet18 or timm/resnet18"),
-        (["{world}/sand.png", "{net}"], "that is a picture"),
+        (["{world}/sand.png", "{net}"], "that is an image"),
         (["{world}/weights.safetensors", "{world}/sand.png"], "--weights"),
         (["{world}/net.py", "{world}/sand.png"], "net.py:build"),
     ],
 )
 def test_bad_arguments_are_refused_in_a_sentence(arguments, message, run, net, world):
     found = run("predict", *(each.format(net=net, world=world) for each in arguments))
-    assert (found.code, found.out) == (2, "") and found.err.count("\n") <= 2  # an unreadable picture is named before
+    assert (found.code, found.out) == (2, "") and found.err.count("\n") <= 2  # an unreadable image is named before
     assert message in found.err
 
 
@@ -291,4 +291,4 @@ def test_answers_are_told_in_one_line(model, world):
     from rulepatch.evaluation.predict import predict
 
     told = repr(predict(model, world / "tests", progress=False))
-    assert told.startswith("Answers(18 pictures: ") and "\n" not in told
+    assert told.startswith("Answers(18 images: ") and "\n" not in told

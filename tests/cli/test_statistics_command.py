@@ -23,7 +23,7 @@ def test_an_edit_finds_what_it_computed(run, command, editing, tmp_path, monkeyp
 def test_people_are_told_what_the_cache_has(run, command, tmp_path, monkeypatch):
     monkeypatch.setenv("RULEPATCH_CACHE", str(tmp_path / "cache"))
     first, again = run(*command).out, run(*command, "--site", "3").out
-    assert "18 pictures, 1 process, " in first and str(tmp_path / "cache") in first
+    assert "18 images, 1 process, " in first and str(tmp_path / "cache") in first
     assert "new" in first and "found" in again and "new" not in again
 
 

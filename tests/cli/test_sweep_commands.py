@@ -54,7 +54,7 @@ def test_a_dry_run_counts_and_leaves_nothing(run, plan):
         ({"reference": "none"}, "none"),
         ({"models": "playgruond"}, "playground"),
         ({"styles": "snw"}, "the nearest are snow"),
-        ({"exemplars": 99}, "more than 99 pictures"),
+        ({"exemplars": 99}, "more than 99 images"),
     ],
 )
 def test_a_bad_plan_is_one_sentence_and_nothing_is_written(run, plan, tmp_path, change, sentence):

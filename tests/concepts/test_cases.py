@@ -31,7 +31,7 @@ CONCEPTS = ("road", "sky")
 
 @pytest.fixture
 def world(tmp_path):
-    """Pictures of two classes, and masks of a road in all of them and of a sky in every other."""
+    """Images of two classes, and masks of a road in all of them and of a sky in every other."""
     rng = np.random.default_rng(0)
     for label in ("van", "car wheel"):
         (tmp_path / "images" / label).mkdir(parents=True)
@@ -71,7 +71,7 @@ def tree(root):
 def test_a_set_holds_every_concept_in_every_style_of_its_own(world):
     cases = make(world)
     assert cases.cases == (("road", "snow"), ("road", "wood"), ("sky", "snow"))
-    assert len(cases) == 8 * 2 * 2 + 4 * 2  # roads in two styles, skies in one, two pictures of each
+    assert len(cases) == 8 * 2 * 2 + 4 * 2  # roads in two styles, skies in one, two images of each
     assert len(cases.where(concept="sky")) == 8 and {each.label for each in cases} == {"van", "car wheel"}
     assert CaseSet.read(world / "cases") == cases
     each = cases.where(concept="road", style="wood").counterfactuals[1]
@@ -93,7 +93,7 @@ def test_only_the_concept_changes_and_it_does(world):
 def test_large_pictures_are_reduced_and_masks_with_them(world):
     Image.new("RGB", (300, 200), "teal").save(world / "images" / "van" / "large.png")
     Image.new("L", (300, 200), 255).crop((0, 0, 300, 200)).save(world / "masks" / "road" / "van" / "large.png")
-    with pytest.raises(Exception, match="large"):  # a mask of the picture as it was says nothing of the reduced one
+    with pytest.raises(Exception, match="large"):  # a mask of the image as it was says nothing of the reduced one
         make(world, size=50, largest=1.0)
 
 
@@ -155,7 +155,7 @@ def test_other_settings_are_refused(world):
     with pytest.raises(SettingError, match="smallest"):
         make(world, smallest=0.3)
     Image.new("RGB", (9, 9)).save(world / "images" / "van" / "new.png")
-    with pytest.raises(SettingError, match="the pictures that"):
+    with pytest.raises(SettingError, match="the images that"):
         make(world)
 
 
@@ -196,12 +196,10 @@ def test_pairs_to_leave_out_are_proposed_and_read_back(world, tmp_path):
     rows += [{"picture": str(i), "label": "van", "concept": "road"} for i in range(9)]
     rows += [{"picture": str(i), "label": "kite", "concept": "road"} for i in range(4)]
     proposed = propose_exclusions(rows, {"road roller": 30, "van": 10, "kite": 4, None: 3})
-    assert proposed == {"road": {"road roller": "the name, and 3 of 30 pictures", "van": "9 of 10 pictures"}}
+    assert proposed == {"road": {"road roller": "the name, and 3 of 30 images", "van": "9 of 10 images"}}
     (tmp_path / "pairs.json").write_text(json.dumps(proposed))
     assert read_classes(tmp_path / "pairs.json") == {"road": ["road roller", "van"]}
-    assert "road" not in json.loads(
-        (make(world).root / "proposed-exclusions.json").read_text()
-    )  # four pictures a class
+    assert "road" not in json.loads((make(world).root / "proposed-exclusions.json").read_text())  # four images a class
     (tmp_path / "pairs.json").write_text("[]")
     with pytest.raises(SettingError, match="class"):
         read_classes(tmp_path / "pairs.json")

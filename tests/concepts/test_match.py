@@ -129,7 +129,7 @@ def test_what_was_found_can_be_told(model, reference, tmp_path):
 def test_bad_levels_and_sites_are_refused(model, reference):
     with pytest.raises(SettingError, match="level"):
         match(model, RED, [spotted(9)], reference=reference, level=1.0, cache=None, progress=False)
-    with pytest.raises(SiteError, match="lie in the picture"):
+    with pytest.raises(SiteError, match="lie in the image"):
         match(model, Key("4", torch.ones(4), "x"), [spotted(9)], reference=reference, cache=None, progress=False)
 
 
@@ -144,7 +144,7 @@ def statistics_of(model, site, reference):
 def direction_by_hand(model, image, cells, site, statistics, *, tokens=0):
     """The leading row of U Z for the keys of some cells, their neighbours included, each once, in numpy.
 
-    Tokens beside those of the picture come first.
+    Tokens beside those of the image come first.
     """
     (maps,) = capture.input_of(model.module, model.inputs(model.preprocess.pixels(image)[None]), site).double().numpy()
     if maps.ndim == 2:
@@ -227,7 +227,7 @@ def test_what_was_clicked_is_found_where_it_is(model, reference):
 
 def test_points_outside_of_what_the_network_sees_are_refused(model, reference):
     statistics, image = statistics_of(model, "0", reference), Image.new("RGB", (32, 16))
-    seen = r"it sees the picture from \(8, 0\) to \(24, 16\)"
+    seen = r"it sees the image from \(8, 0\) to \(24, 16\)"
     for point in [(7.9, 3), (24, 3), (12, 16), (12, -0.5)]:
         with pytest.raises(SettingError, match=rf"expected a point that the network sees but got \(.*\); {seen}"):
             key_of_points(model, image, [(12, 8), point], site="0", statistics=statistics)
@@ -237,7 +237,7 @@ def test_points_outside_of_what_the_network_sees_are_refused(model, reference):
 
 def test_sites_whose_positions_form_no_grid_have_no_points(model, reference):
     statistics = statistics_of(model, "0", reference)
-    with pytest.raises(SiteError, match="lie in the picture but got 4; choose an earlier one"):
+    with pytest.raises(SiteError, match="lie in the image but got 4; choose an earlier one"):
         key_of_points(model, spotted(9), [(3, 3)], site="4", statistics=statistics)
     with pytest.raises(SiteError, match="nearest"):
         key_of_points(model, spotted(9), [(3, 3)], site="9", statistics=statistics)

@@ -1,4 +1,4 @@
-"""An exemplar in the making, from a picture to what can be learnt from, and two ways to have its concept marked."""
+"""An exemplar in the making, from an image to what can be learnt from, and two ways to have its concept marked."""
 
 import dataclasses
 import itertools
@@ -36,7 +36,7 @@ def box_mask(width, height, left, top, right, bottom, *, value=1.0):
 
 @pytest.fixture
 def painting():
-    """A picture that is not square, with its label; nothing is marked."""
+    """An image that is not square, with its label; nothing is marked."""
     return Painting.of(Picture(noise(70, 50), 3))
 
 
@@ -63,7 +63,7 @@ def test_a_picture_from_a_file_is_read_as_a_person_sees_it(tmp_path):
     Image.new("RGBA", (9, 8), (255, 0, 0, 0)).save(tmp_path / "clear.png")
     painting = Painting.of(Picture(tmp_path / "clear.png"))
     assert painting.image.mode == "RGB" and (pixels(painting.image) == 255).all()
-    (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / "text.png").write_text("no image")
     with pytest.raises(ImageError, match=r"text\.png"):
         Painting.of(Picture(tmp_path / "text.png"))
 
@@ -88,7 +88,7 @@ def test_a_mark_can_be_taken_back(marked):
 @pytest.mark.parametrize("size", [(50, 70), (70, 49), (1, 1)])
 def test_a_mask_of_another_size_is_refused(painting, size):
     with pytest.raises(
-        ExemplarError, match=f"size 70x50 but got {size[0]}x{size[1]}; (paint it on the picture|it looks turned)"
+        ExemplarError, match=f"size 70x50 but got {size[0]}x{size[1]}; (paint it on the image|it looks turned)"
     ):
         painting.marked(np.ones(size[::-1], np.float32))
     assert painting.marked(np.ones((50, 70), np.float32)).is_marked
@@ -118,7 +118,7 @@ def test_a_painting_is_complete_with_a_word_or_with_a_mark_and_a_texture(paintin
 
 def test_what_is_missing_is_said(painting, marked):
     for nothing in (painting, painting.marked(np.full((50, 70), 0.4, np.float32))):
-        with pytest.raises(ExemplarError, match="concept to be marked in the picture but nothing is; paint over it"):
+        with pytest.raises(ExemplarError, match="concept to be marked in the image but nothing is; paint over it"):
             _ = nothing.replaced_by(SNOW, "snow").exemplar
     with pytest.raises(ExemplarError, match="in the concept's place but got nothing; choose a texture"):
         _ = marked.exemplar
@@ -226,7 +226,7 @@ def test_a_concept_is_marked_where_the_segmenter_sees_it(scene, concept, meant, 
 def test_a_concept_that_is_not_there_is_refused(scene):
     painting, segmenter = Painting.of(Picture(picture_of(scene))), load_segmenter("playground")
     for concept in ("snow", "sign"):
-        with pytest.raises(ExemplarError, match=f"{concept} in a picture in memory but it is not found there"):
+        with pytest.raises(ExemplarError, match=f"{concept} in an image in memory but it is not found there"):
             mask_by_name(segmenter, painting, concept)
     with pytest.raises(SettingError, match="nearest are"):
         mask_by_name(segmenter, painting, "rode")
@@ -313,7 +313,7 @@ def test_what_looks_more_alike_lies_within_what_looks_less_alike(by_points, scen
 
 @pytest.mark.parametrize(("left", "top", "size"), [(16, 0, (96, 64)), (0, 25, (64, 113)), (18, 0, (101, 64))])
 def test_nothing_is_marked_outside_of_what_the_network_sees(by_points, model, scene, left, top, size):
-    """The network sees the middle of a long picture: there the mark is that of the middle alone, and none beside it."""
+    """The network sees the middle of a long image: there the mark is that of the middle alone, and none beside it."""
     image = noise(*size)
     image.paste(picture_of(scene), (left, top))
     right, bottom = left + 64, top + 64
@@ -328,7 +328,7 @@ def test_nothing_is_marked_outside_of_what_the_network_sees(by_points, model, sc
 
 
 def test_a_mark_is_laid_over_a_picture_of_any_scale(by_points, scene):
-    """Up to what resizing does to the pixels, the mark of a picture twice as large is twice as large."""
+    """Up to what resizing does to the pixels, the mark of an image twice as large is twice as large."""
     small = by_points(picture_of(scene), POINTS) > 0
     large = by_points(picture_of(scene).resize((128, 128)), [(2 * x, 2 * y) for x, y in POINTS]) > 0
     assert overlap(large, small.repeat(2, axis=0).repeat(2, axis=1)) > 0.85
@@ -358,7 +358,7 @@ def test_a_likeness_out_of_range_is_refused(by_points, scene, likeness):
 def test_points_that_the_network_does_not_see_are_refused(by_points, scene):
     image = noise(96, 64)
     image.paste(picture_of(scene), (16, 0))
-    sees = r"it sees the picture from \(16, 0\) to \(80, 64\)"
+    sees = r"it sees the image from \(16, 0\) to \(80, 64\)"
     for point in [(15, 30), (80, 30), (40, 64), (40, -1), (95, 30)]:
         with pytest.raises(SettingError, match=rf"sees but got \({point[0]}, {point[1]}\); {sees}"):
             by_points(image, [(40, 60), point])
@@ -368,6 +368,6 @@ def test_points_that_the_network_does_not_see_are_refused(by_points, scene):
 
 
 def test_sites_without_positions_or_that_are_not_there_are_refused(model, statistics, scene):
-    for site, words in {"head": "lie in the picture but got head", "blocks.9.conv": "nearest"}.items():
+    for site, words in {"head": "lie in the image but got head", "blocks.9.conv": "nearest"}.items():
         with pytest.raises(SiteError, match=words):
             mask_from_points(model, picture_of(scene), POINTS, site=site, statistics=statistics)

@@ -64,7 +64,7 @@ def load(sample, **settings):
 
 
 def answers(found, sample, concepts=None):
-    """For each picture: the picture, and its regions by concept."""
+    """For each image: the image, and its regions by concept."""
     for source in sample.pictures:
         image = read_image(source) if isinstance(source, Path) else source
         yield image, found.segment(Picture(source), image, concepts or sample.concepts)
@@ -148,7 +148,7 @@ def test_a_folder_says_the_same_wherever_it_lies(kind, segmenter_sample, tmp_pat
     assert str(tmp_path) not in json.dumps(moved.describe())
     path = next((tmp_path / "moved").glob("*processor_config.json"))
     settings = json.loads(path.read_text())
-    settings.get("image_processor", settings)["image_mean"] = [0.4] * 3  # pictures are prepared otherwise
+    settings.get("image_processor", settings)["image_mean"] = [0.4] * 3  # images are prepared otherwise
     path.write_text(json.dumps(settings))
     assert load_segmenter(f"{kind}/{tmp_path / 'moved'}").describe() != moved.describe()
 
@@ -275,7 +275,7 @@ def test_mask_rcnn_is_loaded_from_local_weights(tmp_path):
 # Planted answers: networks that take what is red in their own input for the concept "red"
 
 RED = (slice(6, 26), slice(50, 80))
-"""Rows and columns of a red rectangle in a picture of 40 by 100."""
+"""Rows and columns of a red rectangle in an image of 40 by 100."""
 
 
 def red_picture():
@@ -471,7 +471,7 @@ def test_a_small_mask_rcnn_runs():
 
 @pytest.fixture
 def painted(tmp_path):
-    """Pictures of one name in two class folders, and masks of them."""
+    """Images of one name in two class folders, and masks of them."""
     for name in ("van", "cart"):
         (tmp_path / "pictures" / name).mkdir(parents=True)
         Image.new("RGB", (30, 20)).save(tmp_path / "pictures" / name / "1.photo.jpg")
@@ -510,12 +510,10 @@ def test_masks_that_do_not_fit_are_refused(painted):
     picture = painted / "pictures" / "van" / "1.photo.jpg"
     masks = MaskFiles(painted / "masks")
     paint(painted / "masks" / "sign" / "1.photo.png", size=(20, 30))
-    with pytest.raises(
-        ImageError, match=r"1.photo.png to have the picture's size 30x20 but got 20x30; it looks turned"
-    ):
+    with pytest.raises(ImageError, match=r"1.photo.png to have the image's size 30x20 but got 20x30; it looks turned"):
         ask(masks, picture, "sign")
-    (painted / "masks" / "sign" / "1.photo.png").write_text("no picture")
-    with pytest.raises(ImageError, match="no picture"):
+    (painted / "masks" / "sign" / "1.photo.png").write_text("no image")
+    with pytest.raises(ImageError, match="no image"):
         ask(masks, picture, "sign")
     with pytest.raises(ImageError, match="in memory"):
         masks.segment(Picture(red_picture()), red_picture(), ["sign"])
@@ -533,10 +531,10 @@ def test_a_mask_that_could_be_of_two_pictures_is_refused(flat, painted):
         folder.mkdir(exist_ok=True)
         paint(folder / "1.photo.png")
     masks = MaskFiles(painted / "masks")
-    for _ in range(2):  # a picture may be asked for again
+    for _ in range(2):  # an image may be asked for again
         assert len(ask(masks, painted / "pictures" / "van" / "1.photo.jpg", "sign")["sign"]) == 1
     if flat:
-        with pytest.raises(ImageError, match=r"one picture for the mask .*1.photo.png but got two, .*van.* and .*cart"):
+        with pytest.raises(ImageError, match=r"one image for the mask .*1.photo.png but got two, .*van.* and .*cart"):
             ask(masks, painted / "pictures" / "cart" / "1.photo.jpg", "sign")
     else:
         assert len(ask(masks, painted / "pictures" / "cart" / "1.photo.jpg", "sign")["sign"]) == 1

@@ -28,7 +28,7 @@ DRAWING = {"paste", "inpainting", "playground"}
 
 
 def of_the_playground(request):
-    """Whether a test is about the stylizer that knows only its own pictures and styles."""
+    """Whether a test is about the stylizer that knows only its own images and styles."""
     return getattr(request.node, "callspec", None) and request.node.callspec.params.get("name") == "playground"
 
 
@@ -48,7 +48,7 @@ def loaded(tmp_path_factory, tiny):
 
 @pytest.fixture
 def photo(request):
-    """A picture with light that falls off to one side."""
+    """An image with light that falls off to one side."""
     if of_the_playground(request):
         return picture_of(render("van", seed=3))
     rng = np.random.default_rng(1)
@@ -409,7 +409,7 @@ def test_a_folder_of_ones_own(tmp_path):
         styles(["mos"], folder=tmp_path)
     with pytest.raises(SettingError, match="nearest are snow"):
         styles(["snw"])
-    with pytest.raises(FolderError, match="expected pictures"):
+    with pytest.raises(FolderError, match="expected images"):
         styles(folder=tmp_path / "empty")
     with pytest.raises(FolderError, match="there is none"):
         styles(folder=tmp_path / "nowhere")

@@ -54,7 +54,7 @@ def test_each_set_holds_what_it_should(model, matches):
 
 
 def test_what_the_network_saw_is_not_cut_out_again(model, matches):
-    """Where preprocessing crops pictures of the input size, too, those of a set are what the network saw already."""
+    """Where preprocessing crops images of the input size, too, those of a set are what the network saw already."""
     cropping = Preprocess((16, 16), resize=20, mean=(0, 0, 0), std=(1, 1, 1), keep_exact_size=False)
     model = Classifier(model.module, cropping, model.classes)
     made = make_test_sets(model, matches, WOOD, target={2}, count=3)["random"]

@@ -35,7 +35,7 @@ def observation_at(net, inputs):
 
 @pytest.mark.parametrize("path", SITES)
 def test_adding_the_residuals_gives_the_originals_values(observation_at, path):
-    """The residuals are what the output lacks: with them added, the value point sees the original picture's values."""
+    """The residuals are what the output lacks: with them added, the value point sees the original image's values."""
     observation = observation_at(path, everywhere=True)
     output = observation.edited.output
     axis = 1 if observation.site.kind == "conv" else -1
@@ -128,7 +128,7 @@ def test_windows_of_a_picture_are_entries_of_their_own():
 
 @pytest.mark.parametrize("places", [None, SpatialPositions((2, 2), (0, 1, 2, 3), windows=4)])
 def test_positions_that_do_not_lie_in_the_picture_are_refused(places):
-    with pytest.raises(SiteError, match="lie in the picture"):
+    with pytest.raises(SiteError, match="lie in the image"):
         position_weights(torch.ones(2, 4, 4), torch.zeros(2, 4, 7), 2, places)
 
 
@@ -155,7 +155,7 @@ def mask(height=4, width=6, value=1.0):
     ("parts", "words"),
     [
         ((picture(), picture(), mask(4, 5)), "mask .* size 6x4 but got 5x4"),
-        ((picture(), picture((4, 6)), mask()), "edited picture .* size 6x4 but got 4x6"),
+        ((picture(), picture((4, 6)), mask()), "edited image .* size 6x4 but got 4x6"),
         ((picture(), picture(), mask(value=0)), "empty"),
         ((picture(), picture(), mask(value=np.nan)), r"0\.\.1"),
         ((picture(), picture(), mask(value=255)), r"0\.\.1"),
@@ -180,7 +180,7 @@ def test_digest_of_an_exemplar_sees_every_part():
 def test_from_files_wants_a_replacement_or_an_edited_picture(tmp_path):
     picture().save(tmp_path / "image.png")
     for extra in ({}, {"replacement": "snow.png", "edited": "edited.png"}):
-        with pytest.raises(ExemplarError, match="either a replacement or an edited picture"):
+        with pytest.raises(ExemplarError, match="either a replacement or an edited image"):
             Exemplar.from_files(tmp_path / "image.png", mask=tmp_path / "image.png", **extra)
 
 

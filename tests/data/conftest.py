@@ -7,7 +7,7 @@ from PIL import Image
 
 @pytest.fixture
 def paint():
-    """Write a picture of noise and return its path."""
+    """Write an image of noise and return its path."""
 
     def write(path: Path, seed: int = 0, size: tuple[int, int] = (20, 16)) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)

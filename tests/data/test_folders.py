@@ -79,7 +79,7 @@ def test_a_flat_folder_has_no_labels(tmp_path, paint):
 def test_a_mixed_folder_is_read_whole_and_counts_as_unlabelled(tmp_path, paint):
     paint(tmp_path / "loose.png")
     paint(tmp_path / "0" / "a.png")
-    with pytest.warns(RulepatchWarning, match="counts as a set without labels, as 1 of its pictures lie beside"):
+    with pytest.warns(RulepatchWarning, match="counts as a set without labels, as 1 of its images lie beside"):
         images = ImageSet.of(tmp_path, CLASSES)
     assert [picture.label for picture in images.pictures] == [None, 0]
     assert not images.is_labelled
@@ -88,7 +88,7 @@ def test_a_mixed_folder_is_read_whole_and_counts_as_unlabelled(tmp_path, paint):
 def test_a_few_pictures_beside_the_class_folders_are_left_out_and_named(tmp_path, paint):
     for name in ("preview.png", "sheet.JPG", "0/a.png", "1/b.png", "1/c.png"):
         paint(tmp_path / name)
-    with pytest.warns(RulepatchWarning, match=r"2 pictures beside the class folders \(preview.png, sheet.JPG\)"):
+    with pytest.warns(RulepatchWarning, match=r"2 images beside the class folders \(preview.png, sheet.JPG\)"):
         images = ImageSet.of(tmp_path, CLASSES)
     assert images.is_labelled and [picture.label for picture in images.pictures] == [0, 1, 1]
 
@@ -107,8 +107,8 @@ def test_hidden_files_and_folders_and_other_files_are_passed_over(tmp_path, pain
     paint(tmp_path / "0" / ".ipynb_checkpoints" / "a-checkpoint.png")
     paint(tmp_path / ".cache" / "a.png")
     paint(tmp_path / "0" / "deep" / ".thumbnails" / "small" / "a.png")
-    (tmp_path / "0" / "notes.txt").write_text("no picture")
-    (tmp_path / "README.md").write_text("no picture")
+    (tmp_path / "0" / "notes.txt").write_text("no image")
+    (tmp_path / "README.md").write_text("no image")
     (tmp_path / "nothing here matches a class").mkdir()
     assert [picture.source for picture in ImageSet.of(tmp_path, CLASSES).pictures] == [tmp_path / "0" / "a.png"]
 
@@ -131,7 +131,7 @@ def test_a_folder_without_pictures_is_refused(inside, tmp_path):
     elif inside:
         path.parent.mkdir(exist_ok=True)
         path.write_text("x")
-    with pytest.raises(FolderError, match=r"expected pictures in .* but found none"):
+    with pytest.raises(FolderError, match=r"expected images in .* but found none"):
         ImageSet.of(tmp_path, CLASSES)
 
 

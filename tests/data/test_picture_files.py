@@ -52,7 +52,7 @@ def test_other_names_of_pictures_are_read_or_named(kind, name, is_read, tmp_path
     save(tmp_path / "van" / "z.png")
     images, words = said(tmp_path)
     assert names(images) == ([name] if is_read else []) + ["z.png"]
-    assert words == "" if is_read else f"1 picture of an ending that is not read (van/{name})" in words
+    assert words == "" if is_read else f"1 image of an ending that is not read (van/{name})" in words
 
 
 FOREIGN = {
@@ -78,7 +78,7 @@ def test_pictures_that_cannot_be_read_are_named(name, tmp_path):
     (tmp_path / "bus" / name).write_bytes(FOREIGN[name])
     assert f"(bus/{name})" in said(tmp_path)[1]
     (tmp_path / "van" / "z.png").unlink()
-    with pytest.raises(FolderError, match=rf"left out: 1 picture .*bus/{name}"):
+    with pytest.raises(FolderError, match=rf"left out: 1 image .*bus/{name}"):
         ImageSet.of(tmp_path, CLASSES)
 
 
@@ -106,7 +106,7 @@ def test_a_hidden_picture_and_a_hidden_folder_of_them_are_named(tmp_path):
     save(tmp_path / "van" / "z.png")
     images, words = said(tmp_path)
     assert names(images) == ["z.png"]
-    assert "1 hidden folder with pictures (van/.old), 1 hidden picture (van/.a.png)" in words
+    assert "1 hidden folder with images (van/.old), 1 hidden image (van/.a.png)" in words
     assert ".git" not in words
 
 
@@ -117,7 +117,7 @@ def test_what_is_left_out_is_counted_with_three_examples_in_one_sentence(tmp_pat
     with pytest.warns(RulepatchWarning) as caught:
         ImageSet.of(tmp_path, CLASSES)
     (warning,) = caught
-    assert "12 pictures of an ending that is not read (van/00.bak, van/01.bak, van/02.bak, …)" in str(warning.message)
+    assert "12 images of an ending that is not read (van/00.bak, van/01.bak, van/02.bak, …)" in str(warning.message)
     assert "\n" not in str(warning.message)
 
 
@@ -202,7 +202,7 @@ def test_no_other_program_is_started_by_a_picture_under_a_false_name(tmp_path, m
     (tmp_path / "a.eps").rename(tmp_path / "a.png")
     monkeypatch.setattr("subprocess.Popen", None)
     monkeypatch.setattr("subprocess.check_call", None)
-    with pytest.raises(Exception, match="it is no picture"):
+    with pytest.raises(Exception, match="it is no image"):
         read_image(tmp_path / "a.png")
 
 

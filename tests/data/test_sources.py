@@ -1,4 +1,4 @@
-"""Pictures in memory are read as their files are; labels of data sets that name their classes go by name."""
+"""Images in memory are read as their files are; labels of data sets that name their classes go by name."""
 
 import io
 from types import SimpleNamespace
@@ -140,8 +140,8 @@ def test_a_normalised_tensor_is_refused(normalise):
 @pytest.mark.parametrize(
     ("source", "words"),
     [
-        ([object()], "a picture but got object"),
-        ([None], "a picture but got NoneType"),
+        ([object()], "an image but got object"),
+        ([None], "an image but got NoneType"),
         ([np.zeros((2, 3, 4, 5))], "2×3×4×5"),
         ([np.zeros((0, 3, 3))], "0×3×3"),
         ([np.array(["a"])], "numbers"),
@@ -169,7 +169,7 @@ def test_what_holds_no_pictures_is_refused_in_a_sentence(source, words):
 
 @pytest.fixture
 def tree(tmp_path):
-    """A picture of its own shade for each of some classes in class folders, and which class each shade is."""
+    """An image of its own shade for each of some classes in class folders, and which class each shade is."""
     shades = {}
     for number, name in enumerate(("bus", "lorry", "n00000003", "truck")):
         (tmp_path / name).mkdir()
@@ -226,10 +226,10 @@ def test_a_class_that_the_model_lacks_is_named(tree):
     root, _ = tree
     (root / "bus").rename(root / "tram")
     data = torchvision.datasets.ImageFolder(str(root))
-    with pytest.raises(FolderError, match=r"none is its 'tram'.*give \(picture, label\) pairs") as caught:
+    with pytest.raises(FolderError, match=r"none is its 'tram'.*give \(image, label\) pairs") as caught:
         ImageSet.of(data, CLASSES)
     assert "\n" not in str(caught.value)
-    kept = Subset(data, [0, 1, 3])  # no picture of the tram among them
+    kept = Subset(data, [0, 1, 3])  # no image of the tram among them
     assert dict(by_shade(kept)) == {10: 0, 20: 2, 30: 0}
 
 

@@ -24,7 +24,7 @@ PREPROCESS = Preprocess((16, 16), mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25))
 
 
 class Counting(nn.Module):
-    """Counts the pictures that pass, one by one for tracing or in batches."""
+    """Counts the images that pass, one by one for tracing or in batches."""
 
     def __init__(self, inner):
         super().__init__()
@@ -62,12 +62,12 @@ def statistics(model, images, paths, **options):
 
 
 def was_computed(model):
-    """Whether the pictures went through the network, other than one by one as for a cache's key."""
+    """Whether the images went through the network, other than one by one as for a cache's key."""
     return max(model.module.batches, default=0) > 1
 
 
 def naive_keys(model, images, layer_path, *, unfolded=False):
-    """Every key of a layer, by a plain forward pass of one picture at a time, in float64 numpy."""
+    """Every key of a layer, by a plain forward pass of one image at a time, in float64 numpy."""
     layer, found = model.module.get_submodule(layer_path), []
     handle = layer.register_forward_pre_hook(lambda _, args: found.append(args[0].detach()))
     for picture in images.pictures:
@@ -189,7 +189,7 @@ def in_place(name, value):
 
 
 def clipped(net):
-    """The same weights and, on pictures of noise, the same numbers: only strong activations tell."""
+    """The same weights and, on images of noise, the same numbers: only strong activations tell."""
     net[0][2] = nn.ReLU6(inplace=True)
 
 
@@ -208,12 +208,12 @@ INGREDIENTS = {
     "resize": changed_preprocess(resize=17),
     "interpolation": changed_preprocess(interpolation="bicubic"),
     "squash": changed_preprocess(squash=True),
-    "pictures of the input size": changed_preprocess(keep_exact_size=False),
+    "images of the input size": changed_preprocess(keep_exact_size=False),
     "odd margins": changed_preprocess(odd_margins="floor"),
-    "one pixel of a picture": changed_images(repainted),
-    "order of pictures": changed_images(lambda pictures: pictures[::-1]),
-    "a picture fewer": changed_images(lambda pictures: pictures[:-1]),
-    "a picture twice": changed_images(lambda pictures: [*pictures, pictures[0]]),
+    "one pixel of an image": changed_images(repainted),
+    "order of images": changed_images(lambda pictures: pictures[::-1]),
+    "an image fewer": changed_images(lambda pictures: pictures[:-1]),
+    "an image twice": changed_images(lambda pictures: [*pictures, pictures[0]]),
 }
 
 
@@ -429,11 +429,11 @@ def test_a_group_of_different_models_is_refused_in_all_processes(in_group, tmp_p
 
 def test_a_group_of_different_numbers_of_pictures_is_refused(in_group):
     found = in_group(2, change=lambda rank, model, images: (model, ImageSet(images.pictures[rank:], "fewer")))
-    assert all(isinstance(error, SettingError) and "number of pictures" in str(error) for error in found)
+    assert all(isinstance(error, SettingError) and "number of images" in str(error) for error in found)
 
 
 def test_pictures_that_another_machine_has_otherwise_make_no_wrong_hit(in_group, model, images, tmp_path, paint):
-    """The second process reads a picture that is another than the first one has of that name."""
+    """The second process reads an image that is another than the first one has of that name."""
     strange = paint(tmp_path / "strange.png", seed=99, size=(16, 16))
     others = ImageSet((*images.pictures[:5], Picture(strange), *images.pictures[6:]), "others")
     in_group(2, change=lambda rank, model, images: (model, others if rank == 1 else images))
@@ -445,7 +445,7 @@ def test_pictures_that_another_machine_has_otherwise_make_no_wrong_hit(in_group,
 
 def test_what_fails_in_one_process_fails_in_all(in_group, tmp_path):
     def change(rank, model, images):
-        if rank == 1:  # all its pictures are damaged
+        if rank == 1:  # all its images are damaged
             (tmp_path / "damaged.png").write_bytes(b"no picture")
             images = ImageSet((Picture(tmp_path / "damaged.png"),) * len(images), "damaged")
         return model, images

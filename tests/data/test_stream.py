@@ -43,7 +43,7 @@ def test_a_stream_for_a_model_is_prepared_as_the_model_is(progress):
 
 @pytest.fixture
 def folder_of(tmp_path):
-    """A set of pictures on disk, some of which are no pictures."""
+    """A set of images on disk, some of which are no images."""
 
     def build(count, broken=()):
         paths = [tmp_path / f"{i:04}.bmp" for i in range(count)]
@@ -157,7 +157,7 @@ def test_only_so_many_pictures_are_read_ahead(folder_of, monkeypatch):
         time.sleep(0.002)  # a slow consumer: nothing but the bound holds the readers back
         used += len(batch.pictures)
     assert used == begun == 300
-    assert most <= 4 + 2 * 4 + 1  # the batch in use, the pictures ahead, the one whose turn it is
+    assert most <= 4 + 2 * 4 + 1  # the batch in use, the images ahead, the one whose turn it is
     assert most > 4  # reading does run beside computing
 
 
@@ -178,7 +178,7 @@ def test_pictures_are_read_by_other_threads_while_the_consumer_works(folder_of, 
 
 @pytest.fixture
 def begun(monkeypatch):
-    """The pictures whose reading was begun, each of which takes a while."""
+    """The images whose reading was begun, each of which takes a while."""
     found = []
 
     def read(path, **options):

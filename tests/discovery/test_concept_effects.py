@@ -1,4 +1,4 @@
-"""Statistics of discovery: planted effects are found, chance is not, and pictures are the witnesses."""
+"""Statistics of discovery: planted effects are found, chance is not, and images are the witnesses."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ LABELS = [f"class {i}" for i in range(20)]
 
 
 def seen(seed, *, planted=(), pictures=40, lost=0.5, noise=0.06, repeats=1):
-    """Pictures of twenty classes with three concepts in two styles; chance flips as many rightwards as leftwards."""
+    """Images of twenty classes with three concepts in two styles; chance flips as many rightwards as leftwards."""
     rng = np.random.default_rng(seed)
     rows = [
         (f"{label}/{i}", label, concept, style)
@@ -56,7 +56,7 @@ def test_what_was_planted_is_found_and_little_else():
 
 @pytest.mark.slow
 def test_where_nothing_was_planted_little_is_found():
-    """A picture that is right more often loses more by chance, so noise here is about pictures that are right half
+    """An image that is right more often loses more by chance, so noise here is about images that are right half
     of the time; the share of runs with any finding is the rate that is promised."""
     false = 0
     for seed in range(20):

@@ -16,7 +16,7 @@ from rulepatch.playground.scenes import CLASSES, render
 
 SIZES = [(64, 64), (224, 224), (224, 150), (32, 32)]
 TRANSPOSE = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}
-"""How to turn a picture upright by its EXIF orientation, as Pillow numbers it."""
+"""How to turn an image upright by its EXIF orientation, as Pillow numbers it."""
 
 
 def photograph(size, seed=0):
@@ -73,14 +73,14 @@ def test_compression_is_no_change(kind, before, after):
     one = made(kind=kind)
     image = one.image if before is None else jpeg(one.image, before)
     check_agreement(replace(one, image=image, edited=jpeg(one.edited, after)))
-    with pytest.raises(ExemplarError, match="the picture itself; give the edited one"):
+    with pytest.raises(ExemplarError, match="the image itself; give the edited one"):
         check_agreement(replace(one, image=image, edited=jpeg(image, after)))
 
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("whole_image", [False, True])
 def test_an_exemplar_in_which_nothing_was_edited_is_refused(size, whole_image):
-    with pytest.raises(ExemplarError, match="it is the picture itself"):
+    with pytest.raises(ExemplarError, match="it is the image itself"):
         check_agreement(made(size, edited=photograph(size)), whole_image=whole_image)
 
 
@@ -144,7 +144,7 @@ def test_a_mask_of_a_turned_photograph_is_read_as_seen_and_refused_as_stored(ori
 def test_an_edited_picture_that_is_turned_is_told(how):
     one = made()
     turned = Image.fromarray(np.ascontiguousarray(FITTING[how](np.asarray(one.edited))))
-    with pytest.raises(ExemplarError, match=f"the edited picture fits if it is {how}: was its EXIF orientation lost"):
+    with pytest.raises(ExemplarError, match=f"the edited image fits if it is {how}: was its EXIF orientation lost"):
         check_agreement(replace(one, edited=turned))
 
 
@@ -152,14 +152,14 @@ def test_an_edited_picture_that_is_turned_is_told(how):
 @pytest.mark.parametrize("kind", ["corner", "road", "spot", "most"])
 def test_the_edited_counterpart_of_another_picture_is_told(kind, size):
     few = kind == "spot" and size == (32, 32)  # a dozen pixels may be alike by chance: then all but them changed
-    words = "counterpart of another picture" + ("|fits if it is inverted" if few else "")
+    words = "counterpart of another image" + ("|fits if it is inverted" if few else "")
     with pytest.raises((ExemplarError, RulepatchWarning), match=words):
         check_agreement(made(size, kind, edited=photograph(size, seed=4)))
 
 
 def test_a_mask_of_everything_is_told_unless_everything_was_edited_or_is_meant():
     one = made(mask=np.ones((224, 224), np.float32))
-    with pytest.warns(RulepatchWarning, match=r"covers the whole picture, of which .*%.*whole_image=True"):
+    with pytest.warns(RulepatchWarning, match=r"covers the whole image, of which .*%.*whole_image=True"):
         check_agreement(one)
     check_agreement(one, whole_image=True)
     check_agreement(replace(one, edited=photograph((224, 224), seed=3)))

@@ -1,6 +1,6 @@
 """The contract over families of architectures: what is listed as a site can be edited, and taken back, exactly.
 
-Weights are random and pictures small: what is shown is that sites, values and solves are right, not that edits help.
+Weights are random and images small: what is shown is that sites, values and solves are right, not that edits help.
 """
 
 import copy
@@ -146,7 +146,7 @@ def model(request):
 
 
 def calibrate(net):
-    """Let batch norms see some pictures, as in training: else signals of random networks die out on their way."""
+    """Let batch norms see some images, as in training: else signals of random networks die out on their way."""
     norms = [module for module in net.modules() if isinstance(module, torch.nn.BatchNorm2d)]
     for norm in norms:
         norm.momentum = 1.0

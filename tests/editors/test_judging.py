@@ -29,7 +29,7 @@ SITE = "blocks.3.conv"
 
 @pytest.fixture(scope="module")
 def world():
-    """The playground, a van on snow that is called a snowplow, and reference pictures."""
+    """The playground, a van on snow that is called a snowplow, and reference images."""
     return load_model("playground"), exemplar("van", ground="snow", seed=1), training_images(60, seed=2)
 
 
@@ -113,9 +113,7 @@ def test_what_does_nothing_for_its_exemplars_is_said_to(world, name):
 def test_a_misread_original_is_said(world):
     _, van, _ = world
     wrong = dataclasses.replace(van, label=world[0].classes.names[0])
-    with pytest.warns(
-        RulepatchWarning, match=r"wrong of the original picture of van 1 already \(van .*check its label"
-    ):
+    with pytest.warns(RulepatchWarning, match=r"wrong of the original image of van 1 already \(van .*check its label"):
         edit = rewrite(world, wrong, strength=0.0)
     assert edit.on_exemplars.outcomes[0].is_misread
 
@@ -159,7 +157,7 @@ def test_rules_from_features_have_nothing_to_be_tried_on(world):
 
 
 def faulty(*, weight):
-    """A network of one weight at each of two linear layers on a grey picture."""
+    """A network of one weight at each of two linear layers on a grey image."""
     net = nn.Sequential(nn.Flatten(), nn.Linear(12, 2, bias=False), nn.Linear(2, 2, bias=False)).eval()
     nn.init.constant_(net[1].weight, weight)
     return Classifier(net.requires_grad_(False), Preprocess((2, 2)), ["a", "b"])

@@ -106,7 +106,7 @@ def test_features_of_a_style_stand_in_for_an_edited_picture(model, snow, referen
     assert loss["after"] < 0.9 * loss["before"] and edit.provenance["style"]
     found = evaluate(model, edit, tests=on_snow(60, "truck", "bus", "car"), progress=False)
     assert found.tests.after > found.tests.before + 0.1
-    with pytest.raises(ExemplarError, match="picture itself"):  # unedited pictures alone teach nothing
+    with pytest.raises(ExemplarError, match="image itself"):  # unedited images alone teach nothing
         rewrite(model, bare, reference=reference, site="blocks.3.conv", cache=None, progress=False)
 
 

@@ -14,7 +14,7 @@ from rulepatch.models.preprocess import Preprocess
 
 @pytest.fixture
 def paint():
-    """Write a picture of noise, or of one colour, and return its path."""
+    """Write an image of noise, or of one colour, and return its path."""
 
     def write(path: Path, seed: int = 0, *, colour: tuple[int, int, int] | None = None) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)

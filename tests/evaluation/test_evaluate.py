@@ -21,12 +21,12 @@ NAMES = ["a", "b", "c", "d", "e"]
 
 
 same_pictures = pytest.mark.filterwarnings("ignore:.*in the reference set as well")
-"""Of tests in which the pictures that are tested on and the reference set are the same, for brevity."""
+"""Of tests in which the images that are tested on and the reference set are the same, for brevity."""
 
 
 @pytest.fixture
 def model(net):
-    """A network whose predictions differ from picture to picture."""
+    """A network whose predictions differ from image to image."""
     model = Classifier(net, Preprocess((16, 16)), NAMES, "the net")
     with torch.no_grad():
         inputs = model.inputs(torch.stack([model.preprocess.pixels(frame) for frame, _ in pictures()]))
@@ -60,7 +60,7 @@ def edit_at(model, sites, **options):
 
 @torch.no_grad()
 def naive(model, edit, labelled):
-    """Predictions and confidences by two whole passes, picture by picture."""
+    """Predictions and confidences by two whole passes, image by image."""
     edited, found = edit.apply(copy.deepcopy(model)), []
     for frame, _ in labelled:
         inputs = model.inputs(model.preprocess.pixels(frame)[None])

@@ -173,7 +173,7 @@ def test_the_labels_of_a_search_are_left_aside_where_they_are_wrong(model, refer
         assert not trusted(model, relabelled(reference, lambda label: label + 1), progress=False).is_labelled
 
 
-# Pictures that are used twice
+# Images that are used twice
 
 
 @pytest.mark.parametrize("kind", ["the same object", "a file", "an array"])
@@ -184,7 +184,7 @@ def test_tests_of_the_reference_set_are_counted_whatever_they_are_kept_as(kind, 
         picture.read().save(path)
         source = {"the same object": picture.read(), "a file": path, "an array": np.asarray(picture.read())}[kind]
         shared.append((source, picture.label))
-    said = f"3 of the {len(tests)} pictures of the tests are in the reference set as well"
+    said = f"3 of the {len(tests)} images of the tests are in the reference set as well"
     with pytest.warns(RulepatchWarning, match=said):
         look(model, tests=tests, reference=[*reference.pictures, *shared])
 
@@ -193,14 +193,14 @@ def test_tests_of_the_reference_set_are_counted_whatever_they_are_kept_as(kind, 
 def test_an_exemplar_among_the_tests_is_named(part, model, tests):
     exemplar = playground.exemplar("van", ground="snow", seed=1)
     held = ImageSet((*tests.pictures, Picture(getattr(exemplar, part), model.classes.index("van"))), "tests")
-    with pytest.warns(RulepatchWarning, match=r"1 of the \d+ pictures of the tests is in the exemplars as well"):
+    with pytest.warns(RulepatchWarning, match=r"1 of the \d+ images of the tests is in the exemplars as well"):
         look(model, tests=held, exemplars=[exemplar])
-    with pytest.warns(RulepatchWarning, match="pictures of the validation is in the exemplars as well"):
+    with pytest.warns(RulepatchWarning, match="images of the validation is in the exemplars as well"):
         check_validation(model, held, ImageSet((), "none"), [exemplar], progress=False)
 
 
 def test_validation_pictures_of_the_reference_set_are_named(model, tests, reference):
-    with pytest.warns(RulepatchWarning, match="30 pictures of the validation are in the reference set as well"):
+    with pytest.warns(RulepatchWarning, match="30 images of the validation are in the reference set as well"):
         check_validation(model, tests, ImageSet((*reference.pictures, *tests.pictures), "all"), [], progress=False)
     check_validation(model, tests, reference, [], progress=False)
 

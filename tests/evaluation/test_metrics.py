@@ -62,7 +62,7 @@ def test_balanced_weights_are_scikit_learns(labels):
 
 
 def test_balanced_negatives_count_by_class_not_by_picture():
-    """A class of a hundred easy pictures does not hide one of a single hard picture."""
+    """A class of a hundred easy images does not hide one of a single hard image."""
     labels = np.array([0] * 5 + [1] * 100 + [2])
     scores = np.array([0.6] * 5 + [0.1] * 100 + [0.9])
     positive = labels == 0
@@ -124,7 +124,7 @@ def test_where_nothing_changed_resampling_tells_nothing():
 @settings(deadline=None, max_examples=20)
 @given(repaired=st.integers(1, 9), broken=counts, same=st.integers(1, 60), seed=st.integers(0, 99))
 def test_the_bootstrap_of_counts_is_that_of_pictures(repaired, broken, same, seed):
-    """The naive twin draws pictures with replacement."""
+    """The naive twin draws images with replacement."""
     changes = np.repeat([1, -1, 0], [repaired, broken, same])
     drawn = np.random.default_rng(seed).choice(changes, size=(4000, len(changes))).mean(axis=1)
     low, high = paired_bootstrap(repaired, broken, len(changes), seed=seed, resamples=4000)

@@ -20,7 +20,7 @@ from rulepatch.evaluation.result import Evaluation
 from rulepatch.models.classifier import Classifier
 
 same_pictures = pytest.mark.filterwarnings("ignore:.*in the reference set as well")
-"""Of tests in which the pictures that are tested on and the reference set are the same, for brevity."""
+"""Of tests in which the images that are tested on and the reference set are the same, for brevity."""
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 HOSTILE = "<script>alert('x')</script>\"><img src=http://evil.example/x onerror=alert(1)>&amp;{{ 7 * 7 }}"
@@ -114,7 +114,7 @@ def test_a_report_needs_neither_tests_nor_a_reference_set_nor_labels(tests, refe
         given = {"labelled": pictures, "unlabelled": unlabelled, None: None}[reference]
         found = evaluate(dominant, red_as_green, tests=pictures if tests else None, reference=given, progress=False)
     words = assert_self_contained(render_report(found)).words()
-    assert ("Test pictures" in words) == tests
+    assert ("Test images" in words) == tests
     assert ("Reference predictions changed" in words) == (reference is not None)
     assert ("Reference set right" in words) == (reference == "labelled")
     assert "None" not in words.replace("none", "")
@@ -134,7 +134,7 @@ def test_what_is_certain_is_said(dominant, red_as_green, exemplar):
     edit = Edit(red_as_green.changes, red_as_green.base, {"method": "by hand", "sites": [site]})
     tests = coloured(((200, 9, 9), "green"), ((9, 200, 9), "green"), ((9, 9, 200), "blue"))
     words = assert_self_contained(render_report(evaluate(dominant, edit, reference=tests, progress=False))).words()
-    for expected in ("What is certain", "0.weight", "75.0 %", "115.5 %", "2 of 3 pictures kept", "in 1 of 2 classes"):
+    for expected in ("What is certain", "0.weight", "75.0 %", "115.5 %", "2 of 3 images kept", "in 1 of 2 classes"):
         assert expected in words, expected
 
 
@@ -142,7 +142,7 @@ def test_nothing_changed_is_said(dominant):
     nothing = Edit((), "0" * 64)
     found = evaluate(dominant, nothing, reference=coloured((("red"), 0)), any_base=True, progress=False)
     words = assert_self_contained(render_report(found)).words()
-    assert "No prediction changed on 1 picture." in words
+    assert "No prediction changed on 1 image." in words
     assert "no site" in words
 
 
@@ -175,7 +175,7 @@ def test_file_names_that_are_no_text_can_be_reported(dominant, red_as_green, pai
 
 
 @same_pictures
-@pytest.mark.filterwarnings("ignore:the labels of 500 pictures in memory are not believed")  # nine in ten are wrong
+@pytest.mark.filterwarnings("ignore:the labels of 500 images in memory are not believed")  # nine in ten are wrong
 def test_five_hundred_pictures_make_a_small_page_with_the_broken_first(dominant, red_as_green):
     rng = np.random.default_rng(0)
     noisy = [Image.fromarray(rng.integers(0, 120, (90, 120, 3), dtype=np.uint8) + np.uint8([90, 0, 0]))] * 450

@@ -40,7 +40,7 @@ def test_some_method_repairs_the_rule_within_the_budget(comparison):
 
 @pytest.mark.filterwarnings("ignore:.*in the reference set as well")  # as other tests will do
 def test_the_choice_is_made_without_the_tests(model, world):
-    """With other tests the same settings are chosen, if the validation pictures are the same."""
+    """With other tests the same settings are chosen, if the validation images are the same."""
     reference, tests, exemplars = world
     validation, rest = tests.split(0.3, seed=0)
     chosen = []

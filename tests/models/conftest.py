@@ -134,7 +134,7 @@ def hf_folder(tmp_path):
 
 @pytest.fixture
 def picture():
-    """Make a picture of noise."""
+    """Make an image of noise."""
 
     def make(width, height, seed=0):
         rng = np.random.default_rng(seed)

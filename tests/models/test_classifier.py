@@ -90,7 +90,7 @@ REFUSED = {
     "an empty Compose": transforms.Compose([]),
     "no size": composed(),
     "an unknown step": composed(transforms.Resize(40), transforms.CenterCrop(32), transforms.GaussianBlur(5, 2.0)),
-    "a crop of the picture as it is": composed(transforms.CenterCrop(32)),
+    "a crop of the image as it is": composed(transforms.CenterCrop(32)),
     "crop before resize": composed(transforms.CenterCrop(50), transforms.Resize(32)),
     "resized twice": composed(transforms.Resize(64), transforms.Resize(40), transforms.CenterCrop(32)),
     "a longest side": composed(transforms.Resize(40, max_size=41), transforms.CenterCrop(32)),
@@ -147,7 +147,7 @@ def test_a_frame_is_not_framed_again_if_that_is_said():
     frame = preprocess.frame(image)
     assert torch.equal(preprocess.pixels(frame, framed=True), preprocess.pixels(image))
     assert not torch.equal(preprocess.pixels(frame), preprocess.pixels(image))
-    images = ImageSet((Picture(frame, framed=True), Picture(frame)), "a frame and a picture")
+    images = ImageSet((Picture(frame, framed=True), Picture(frame)), "a frame and an image")
     (batch,) = ImageStream(images, preprocess)
     assert torch.equal(batch.pixels[0], preprocess.pixels(image))
     assert torch.equal(batch.pixels[1], preprocess.pixels(frame))
@@ -354,7 +354,7 @@ def test_a_classifier_keeps_everything_but_the_network():
 @pytest.mark.parametrize("squash", [False, True])
 @pytest.mark.parametrize("read", [{}, {"keep_exact_size": False}, {"keep_exact_size": False, "odd_margins": "floor"}])
 def test_the_window_is_where_the_frame_was_cut(size, squash, read):
-    """A ramp stays a ramp: each pixel of the frame tells which place of the picture it shows."""
+    """A ramp stays a ramp: each pixel of the frame tells which place of the image it shows."""
     preprocess = Preprocess((24, 32), resize=28, squash=squash, **read)
     width, height = size
     left, top, right, bottom = preprocess.window(size)

@@ -88,7 +88,7 @@ def test_a_network_that_cannot_be_exported_is_refused(model, tmp_path):
 
 
 def told_by(path):
-    """What a file says of itself, and a function from normalised pictures to logits that knows nothing of rulepatch."""
+    """What a file says of itself, and a function from normalised images to logits that knows nothing of rulepatch."""
     if path.suffix == ".pt2":
         files = {ABOUT: ""}
         program = torch.export.load(str(path), extra_files=files)
@@ -118,7 +118,7 @@ class Boxed(torch.nn.Module):
 @pytest.mark.parametrize("boxed", [False, True])
 @pytest.mark.parametrize("ending", [".pt2", pytest.param(".onnx", marks=pytest.mark.slow)])
 def test_a_file_says_how_to_feed_and_to_read_it(ending, boxed, model, tmp_path):
-    """Read back by the libraries alone: pictures are prepared, and classes named, by what the file says."""
+    """Read back by the libraries alone: images are prepared, and classes named, by what the file says."""
     network = Boxed(model.module) if boxed else model.module
     export(Classifier(network, model.preprocess, model.classes, "mine"), tmp_path / f"net{ending}")
     said, run = told_by(tmp_path / f"net{ending}")
@@ -128,7 +128,7 @@ def test_a_file_says_how_to_feed_and_to_read_it(ending, boxed, model, tmp_path):
     assert all(picture.size == tuple(said["input_size"])[::-1] for picture in pictures)
     pixels = torch.stack([torch.from_numpy(np.array(picture)).permute(2, 0, 1) / 255 for picture in pictures])
     expected = model.logits((pixels - mean) / std)
-    for count in (7, 1, 2):  # any number of pictures at a time
+    for count in (7, 1, 2):  # any number of images at a time
         logits = run(((pixels - mean) / std)[:count])
         assert torch.allclose(logits, expected[:count], atol=1e-4)
     names = [said["classes"][index] for index in logits.argmax(dim=1)]

@@ -22,7 +22,7 @@ NAMES = ("red", "green", "blue")
 
 
 def pipeline(folder, image, **changes):
-    """Logits as transformers computes them, from a picture."""
+    """Logits as transformers computes them, from an image."""
     processor = transformers.AutoImageProcessor.from_pretrained(folder, backend="pil", **changes)
     module = transformers.AutoModelForImageClassification.from_pretrained(folder).eval()
     with torch.no_grad():
@@ -316,7 +316,7 @@ def test_classes_without_names_are_known_by_number(hf_folder):
 
 
 def read_as(*given, **more):
-    """What is read off a processor: it does the same to pictures of every size."""
+    """What is read off a processor: it does the same to images of every size."""
     return Preprocess(*given, **more, keep_exact_size=False)
 
 
@@ -375,7 +375,7 @@ def prepared(processor, image):
 
 
 def smooth(picture, width, height):
-    """A picture as smooth as a photograph: of pure noise, only how a resize rounds would be seen."""
+    """An image as smooth as a photograph: of pure noise, only how a resize rounds would be seen."""
     return picture(width // 8, height // 8).resize((width, height), Image.Resampling.BICUBIC)
 
 

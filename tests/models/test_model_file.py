@@ -263,7 +263,7 @@ def test_pictures_are_prepared_as_the_file_says(write):
     assert model.inputs(model.preprocess.pixels(white)[None])[0, :, 4, 4].tolist() == [1, 1, 2]
 
 
-# Channels, pictures of the input size, and the library's own configuration
+# Channels, images of the input size, and the library's own configuration
 
 
 @pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (2, "LA"), (4, "RGBA")])

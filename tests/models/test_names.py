@@ -85,7 +85,7 @@ def test_files_and_folders_lead_to_the_model_in_them(tmp_path, monkeypatch):
 
 def test_what_is_no_model_at_all_is_named(tmp_path):
     (tmp_path / "van.jpg").touch()
-    assert "that is a picture" in advice(str(tmp_path / "van.jpg"), sources())
+    assert "that is an image" in advice(str(tmp_path / "van.jpg"), sources())
     assert "exported network" in advice("net.onnx", sources())
     assert "address" in advice("https://example.org/net.pth", sources())
     for nonsense in ("", "x", "?", "a b c", "//", *map("".join, itertools.product("/:.", repeat=2))):

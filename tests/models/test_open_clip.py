@@ -23,7 +23,7 @@ TEMPLATES = ["a photo of a {}.", "{}", "an origami {} in the style of a much lon
 
 
 def whole(name, *, custom=False, seed=0, **settings):
-    """A CLIP of open_clip, in evaluation mode, with features that differ from picture to picture and text to text."""
+    """A CLIP of open_clip, in evaluation mode, with features that differ from image to image and text to text."""
     torch.manual_seed(seed)
     clip = open_clip.create_model(name, force_custom_text=custom, **settings)
     for key, parameter in clip.named_parameters():
@@ -61,7 +61,7 @@ def classifier_of(clip, name, names, templates):
 
 
 def logits_of(clip, name, image):
-    """Logits as open_clip computes them, from a picture."""
+    """Logits as open_clip computes them, from an image."""
     transform = open_clip.transform.image_transform_v2(
         open_clip.transform.PreprocessCfg(**clip.visual.preprocess_cfg), is_train=False
     )
@@ -253,8 +253,8 @@ WRONG = {
     "a tensor of the text too many": (lambda state: {**state, "extra": torch.ones(1)}, r"1 tensors of the text.*extra"),
     "another text": (lambda state: {**state, "token_embedding.weight": torch.ones(9, 16)}, "token_embedding"),
     "a wider text": (lambda state: {**state, "positional_embedding": torch.ones(20, 24)}, "positional_embedding"),
-    "a tensor of the picture missing": (without("visual.conv1.weight"), r"lacks 1 .*visual\.conv1\.weight"),
-    "another picture": (lambda state: {**state, "visual.conv1.weight": torch.ones(16, 3, 4, 4)}, "visual.conv1.weight"),
+    "a tensor of the image missing": (without("visual.conv1.weight"), r"lacks 1 .*visual\.conv1\.weight"),
+    "another image": (lambda state: {**state, "visual.conv1.weight": torch.ones(16, 3, 4, 4)}, "visual.conv1.weight"),
     "something else": (lambda state: {"conv1.weight": torch.ones(3)}, "text tower"),
     "nothing": (lambda state: {}, "text tower"),
     "a head of other classes": (

@@ -1,4 +1,4 @@
-"""What is read off other libraries' transforms does what they do, on pictures of every size."""
+"""What is read off other libraries' transforms does what they do, on images of every size."""
 
 import functools
 import itertools
@@ -233,7 +233,7 @@ REFUSED = {
     "words": ("resize", "str"),
     "no size": (CIFAR, r"Compose with no Resize or CenterCrop.*input_size"),
     "one step": (v1.ToTensor(), "ToTensor with no Resize or CenterCrop"),
-    "no tensor": (v1.Compose(GEOMETRY), "a picture, not a tensor.*ToTensor"),
+    "no tensor": (v1.Compose(GEOMETRY), "an image, not a tensor.*ToTensor"),
     "a crop alone": (steps(v1.CenterCrop(32)), "CenterCrop without a Resize"),
     "a crop first": (steps(v1.CenterCrop(50), v1.Resize((32, 32))), "CenterCrop before Resize; resize first"),
     "twice": (steps(v1.Resize(64), v1.Resize(40), v1.CenterCrop(32)), "more than one Resize"),
@@ -255,7 +255,7 @@ REFUSED = {
     "of timm, for training": (create_transform((3, 32, 32), is_training=True), "a step of training"),
     "of timm, with a border": (create_transform((3, 32, 32), crop_mode="border"), "fills in a border"),
     "albumentations": (Albumentations(), "albumentations"),
-    "a class": (dict, "fails on a picture|gives"),
+    "a class": (dict, "fails on an image|gives"),
     "one that fails": (lambda image: 1 / 0, "ZeroDivisionError"),
     "an unusual function": (lambda image: TF.to_tensor(image.resize((37, 29)).crop((0, 0, 29, 29))), "<lambda>, whose"),
     "a number": (lambda image: 5, "int"),
@@ -288,7 +288,7 @@ def test_reading_leaves_the_random_numbers_alone():
 
 @functools.cache
 def configs():
-    """Every way in which timm prepares pictures, each once."""
+    """Every way in which timm prepares images, each once."""
     found = {}
     for name in timm.list_pretrained():
         config = resolve_data_config({}, pretrained_cfg=timm.get_pretrained_cfg(name).to_dict())

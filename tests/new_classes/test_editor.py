@@ -25,7 +25,7 @@ from tests.fixtures.noise import CLASSES, PREPROCESS, concept_mask, noise
 every_method = pytest.mark.parametrize("method", METHODS)
 pytestmark = pytest.mark.filterwarnings(
     "ignore:all .* of labelled are of one class",  # that of the random network
-    "ignore:24 of the 24 pictures of the tests are in the reference set",
+    "ignore:24 of the 24 images of the tests are in the reference set",
 )
 
 
@@ -84,7 +84,7 @@ def test_the_budget_holds_where_it_was_set_and_is_used(method, model, exemplars,
     _, choose = labelled.split(0.5, seed=0)
     drop = evaluate(model, edit, reference=choose, progress=False).reference.drop
     assert drop == edit.provenance["calibration"]["drop"] <= max_drop
-    assert drop == pytest.approx(min(max_drop, 11 / 12), abs=0.09)  # but for one picture, the budget is used
+    assert drop == pytest.approx(min(max_drop, 11 / 12), abs=0.09)  # but for one image, the budget is used
 
 
 @every_method
@@ -103,7 +103,7 @@ def test_how_it_was_made_is_kept(method, model, exemplars, reference):
 
 
 def planted(seed, *, shows):
-    """A picture of noise, with a bright square where the class is."""
+    """An image of noise, with a bright square where the class is."""
     picture = np.asarray(noise(seed)).copy() // 2
     mask = np.zeros((16, 16), np.float32)
     if shows:
@@ -124,7 +124,7 @@ def test_a_planted_class_is_found_by_the_filter(model, negatives, site):
     positives = ImageSet(tuple(Picture(planted(100 + i, shows=True).image) for i in range(20)), "positives")
     found = evaluate_new_class(model, edit, positives=positives, others=others, progress=False)
     assert found.roc.area > 0.9
-    # The control: on pictures that do not show it, there is nothing to find.
+    # The control: on images that do not show it, there is nothing to find.
     blank = ImageSet(tuple(Picture(planted(900 + i, shows=False)) for i in range(40)), "blank")
     chance = evaluate_new_class(model, edit, positives=blank, others=others, progress=False)
     assert 0.25 < chance.roc.area < 0.75
@@ -216,7 +216,7 @@ def test_heads_whose_outputs_are_not_the_logits_are_refused(exemplars, reference
 
 
 bad = {
-    "no exemplars": ({"exemplars": []}, ExemplarError, "at least one picture"),
+    "no exemplars": ({"exemplars": []}, ExemplarError, "at least one image"),
     "a name that is taken": ({"name": "Bee"}, SettingError, "class 1"),
     "no name": ({"name": " "}, SettingError, "name"),
     "an unknown method": ({"method": "magic"}, SettingError, "imprinted"),

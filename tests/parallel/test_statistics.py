@@ -29,7 +29,7 @@ QUIET = Run(progress=False)
 
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory):
-    """Three classes of playground pictures, of batches that do not come out even."""
+    """Three classes of playground images, of batches that do not come out even."""
     root = tmp_path_factory.mktemp("reference")
     scenes = [render(label, seed=i) for label in ("van", "car", "taxi") for i in range(70)]
     image_set(scenes, "reference").write(root, load_model("playground").classes)
@@ -143,7 +143,7 @@ def test_workers_that_have_other_pictures_are_refused(crew, cache, reference, tm
     pictures.write(tmp_path / "few", load_model("playground").classes)
     last = sorted((tmp_path / "few").rglob("*.png"))[-1]
     change = image_set([render("van", seed=99)], "other").pictures[0].source
-    with pytest.raises(WorkerError, match=r"same model playground and pictures .* part 1 of 3"):
+    with pytest.raises(WorkerError, match=r"same model playground and images .* part 1 of 3"):
         run_with(crew, tmp_path / "few", 3, before=lambda: change.save(last), order=[0, 2, 1])
     assert not cache("cache").exists()
 
@@ -187,7 +187,7 @@ def test_only_the_first_process_of_a_group_tells(group, cache, reference, monkey
 
 @pytest.fixture
 def edit(monkeypatch, tmp_path):
-    """Make an edit in the cache of the moment; whether it read any reference picture, and its file."""
+    """Make an edit in the cache of the moment; whether it read any reference image, and its file."""
 
     def make(reference, name, **settings):
         streamed = []
@@ -322,7 +322,7 @@ def test_a_process_that_fails_or_dies_does_not_leave_the_others_waiting(how, ref
     done = torchrun(tmp_path / "cache", *arguments_of(reference), program=[str(tmp_path / "failing.py")], HOW=how)
     assert done.returncode != 0 and done.stdout == ""
     if how == "missing":
-        assert "expected a folder of pictures at" in done.stderr
+        assert "expected a folder of images at" in done.stderr
     assert not (tmp_path / "cache").exists()
 
 

@@ -29,7 +29,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def edited(model):
-    """What an edit from one exemplar does to some pictures."""
+    """What an edit from one exemplar does to some images."""
     known = training_images(200, seed=41)
 
     def outcomes(one, pictures):
@@ -52,7 +52,7 @@ def against_blank(seed, sign="letter"):
 
 
 def fall(found):
-    """By how much the share of pictures called taxi falls."""
+    """By how much the share of images called taxi falls."""
     before, after = (np.mean(each.predicted == CLASSES.index("taxi")) for each in (found.first, found.second))
     return before - after
 
@@ -77,7 +77,7 @@ def test_taxis_of_which_the_sign_is_a_part_are_still_known(edited):
 
 
 def test_the_sign_must_be_under_the_mask(edited, signed):
-    """The same pictures with the mask half a picture aside are refused."""
+    """The same images with the mask half an image aside are refused."""
     one = against_blank(3)
     beside = replace(one, mask=np.roll(one.mask, one.mask.shape[1] // 2, axis=1))
     assert not (np.minimum(one.mask, beside.mask) > 0).any()

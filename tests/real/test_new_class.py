@@ -1,4 +1,4 @@
-"""A class is taken out of a real network's head and added back from one picture."""
+"""A class is taken out of a real network's head and added back from one image."""
 
 import numpy as np
 import pytest

@@ -15,7 +15,7 @@ from rulepatch.records.exemplar_outcomes import (
 
 RIGHT, WRONG, OTHER, NEARER = 0, 1, 2, 3  # the last two are one class, with another share for the right one
 NAMES = ["van", "snowplow", "sled", "sled"]
-# What is said of the original, of the edited picture, and after the edit.
+# What is said of the original, of the edited image, and after the edit.
 FATES = list(itertools.product((RIGHT, WRONG), (RIGHT, WRONG), (RIGHT, WRONG, OTHER, NEARER)))
 
 
@@ -56,7 +56,7 @@ def test_the_verdict_of_every_combination(count):
         assert (found.verdict == "changes") == ("nearer" in found.why)
         if found.verdict == "useless" and "breaks" not in found.why:
             misread = any(fate[0] != RIGHT and fate[1] != RIGHT != fate[2] for fate in fates)
-            assert misread == ("of the original picture" in found.why)
+            assert misread == ("of the original image" in found.why)
     assert met == {"repairs", "changes", "useless", "unproven"}
 
 

@@ -99,7 +99,7 @@ def test_labelled_validation_pictures_are_used(model, exemplars, reference):
     found = search(
         model, exemplars, reference=reference, sites=SITES[-1:], validation=scenes(20, 900), cache=None, progress=False
     )
-    assert "20 labelled validation pictures" in found.validation
+    assert "20 labelled validation images" in found.validation
     assert found.chosen.repaired > 0
 
 
@@ -177,7 +177,7 @@ def test_where_there_is_something_to_repair_a_gain_must_repair(failing, repaired
     gain = candidate(("a",), [0.5, 0.7], repaired=repaired, broken=broken, failing=failing)
     chosen, why = choose([gain], gain if is_rule else None)
     assert (chosen is gain) == (not failing or repaired > broken)
-    assert chosen is gain or f"more of the {failing} failing validation pictures than it breaks" in why
+    assert chosen is gain or f"more of the {failing} failing validation images than it breaks" in why
 
 
 def test_what_does_nothing_for_its_own_exemplars_is_passed_over():

@@ -39,7 +39,7 @@ def plan_of(root, **changes):
 
 
 def right(model, images):
-    """Whether each picture is named rightly, picture by picture."""
+    """Whether each image is named rightly, image by image."""
     found = []
     with torch.no_grad():
         for picture in images.pictures:
@@ -151,7 +151,7 @@ def test_a_worker_loads_a_model_once_and_looks_at_each_set_of_pictures_once(swep
 
 @pytest.mark.slow
 def test_a_model_is_loaded_once_for_all_case_sets(swept_world, tmp_path, monkeypatch):
-    """And each half of the reference set is looked at once, as cases of both were made of none of its pictures."""
+    """And each half of the reference set is looked at once, as cases of both were made of none of its images."""
     loads, looks = [], []
     original = worker.Activations
 
@@ -263,8 +263,8 @@ def test_targets_are_drawn_named_or_groups(swept_world):
     assert targets(targets=["van", "car"]) == [("van", None), ("car", None)]
     groups = {"small": ["car", "motorcycle"], "large": ["van", "pickup"]}
     assert targets(groups=groups, targets=["small"]) == [("small", ["car", "motorcycle"])]
-    assert targets(groups=groups, exemplars=15, targets=2) != []  # 20 pictures of each group, 10 of each class
-    with pytest.raises(SettingError, match="more than 15 pictures"):
+    assert targets(groups=groups, exemplars=15, targets=2) != []  # 20 images of each group, 10 of each class
+    with pytest.raises(SettingError, match="more than 15 images"):
         targets(exemplars=15)
     with pytest.raises(SettingError, match="the nearest are van"):
         targets(targets=["vann"])

@@ -1,4 +1,4 @@
-"""Where positions lie in the picture, held against what a change of one cell of the picture changes."""
+"""Where positions lie in the image, held against what a change of one cell of the image changes."""
 
 import pytest
 import timm
@@ -11,7 +11,7 @@ from rulepatch.tracing.sites import find_sites, flatten_positions
 
 
 class Registers(nn.Module):
-    """Tokens of a picture that is wider than tall, register tokens behind them."""
+    """Tokens of an image that is wider than tall, register tokens behind them."""
 
     def __init__(self):
         super().__init__()
@@ -28,7 +28,7 @@ class Registers(nn.Module):
 
 
 class Patches(nn.Module):
-    """Cuts a picture into patches by itself and never convolves."""
+    """Cuts an image into patches by itself and never convolves."""
 
     def __init__(self):
         super().__init__()
@@ -74,7 +74,7 @@ NETWORKS = {
 
 
 def only_local(net: nn.Module) -> nn.Module:
-    """Silence every branch in which positions see each other, so that each sees its own part of the picture."""
+    """Silence every branch in which positions see each other, so that each sees its own part of the image."""
     for path, parameter in net.named_parameters():
         if any(part in path for part in ("attn.proj", "fc2", "mlp.3")):
             parameter.data.zero_()
@@ -127,7 +127,7 @@ def test_layers_that_mix_positions_are_refused():
     site_list = find_sites(Mixing(), torch.zeros(1, 3, 32, 32))
     assert [site.path for site in site_list.sites] == ["embed", "head"]
     assert {refused.path: refused.reason for refused in site_list.refused} == {
-        "tokens": "it mixes the positions of the picture"
+        "tokens": "it mixes the positions of the image"
     }
 
 
@@ -161,7 +161,7 @@ TURNS = {
         -3, -2
     ),
 }
-"""What moves the places of a picture; applied to a mask as it is to a picture."""
+"""What moves the places of an image; applied to a mask as it is to an image."""
 
 BESIDE = {
     "nothing": lambda x: x,
@@ -195,7 +195,7 @@ class Before(nn.Module):
 @pytest.mark.parametrize("beside", BESIDE)
 @pytest.mark.parametrize("turn", TURNS)
 def test_masks_go_where_the_network_puts_the_picture(turn, beside):
-    """The twin is the network inside, given the picture and the mask already turned."""
+    """The twin is the network inside, given the image and the mask already turned."""
     picture, mask = torch.rand(1, 3, 32, 32), torch.zeros(1, 32, 32)
     mask[:, 9:19, 10:22] = 1
     net = Before(BESIDE[beside], TURNS[turn]).eval()

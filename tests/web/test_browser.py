@@ -103,12 +103,12 @@ def test_what_cannot_be_read_is_refused_in_a_sentence_and_nothing_is_lost(someon
     who.picture(1)
     who.mark("road")
     who.upload("#upload", "broken.png", b"no picture at all")
-    assert who.told("it is no picture")
+    assert who.told("it is no image")
     who.upload("#upload", "bomb.png", bomb(30_000, 30_000))
-    assert who.told("expected a picture of at most 40000000 pixels")
+    assert who.told("expected an image of at most 40000000 pixels")
     who.tab("Upload a mask")
     who.upload("#mask", "small.png", png(32))
-    assert who.told("expected the mask to have the picture's size 64x64 but got 32x32")
+    assert who.told("expected the mask to have the image's size 64x64 but got 32x32")
     who.upload("#load", "edit.safetensors", b"\x08\x00\x00\x00\x00\x00\x00\x00{}      ", "application/octet-stream")
     assert who.told("expected")
     who.texture(SNOW)  # the mark of before is still there
@@ -118,7 +118,7 @@ def test_what_cannot_be_read_is_refused_in_a_sentence_and_nothing_is_lost(someon
 
 
 def bomb(width, height):
-    """A file of few bytes that claims to hold a picture of very many."""
+    """A file of few bytes that claims to hold an image of very many."""
 
     def chunk(kind, data):
         return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")

@@ -1,4 +1,4 @@
-"""Strokes come back at the picture's own size."""
+"""Strokes come back at the image's own size."""
 
 import io
 

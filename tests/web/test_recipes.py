@@ -42,7 +42,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def sources(model, tmp_path_factory):
-    """Folders of few pictures, with names that a shell and Python must be told with care."""
+    """Folders of few images, with names that a shell and Python must be told with care."""
     root = tmp_path_factory.mktemp("it's a world")
     training_images(60, seed=2).write(root / "the reference", model.classes)
     training_images(30, seed=4).write(root / "clean", model.classes)

@@ -112,7 +112,7 @@ def rewritten(model, exemplars, reference, **settings):
 
 
 def check_outcomes(bench, edit):
-    """The workbench says of every picture what an evaluation of the edit says."""
+    """The workbench says of every image what an evaluation of the edit says."""
     expected = evaluate(bench.model, edit, tests=bench.pictures("tests"), reference=bench.pictures("clean"))
     for side, found in (("tests", expected.tests), ("clean", expected.reference)):
         outcomes = bench.outcomes(side)
@@ -382,7 +382,7 @@ def test_damage_is_measured_on_a_sample_of_the_clean_pictures(model, reference, 
 
 @pytest.mark.slow
 def test_a_search_chooses_on_the_validation_pictures_alone(model, reference, tests, snow, monkeypatch):
-    """Never on the tests, nor on the clean pictures."""
+    """Never on the tests, nor on the clean images."""
     asked = []
 
     def noted(model, exemplars, **settings):
@@ -395,7 +395,7 @@ def test_a_search_chooses_on_the_validation_pictures_alone(model, reference, tes
         with Workbench(model, reference, tests, tests, given, cache=None) as bench:
             bench.add(snow)
             draft = bench.search()
-            assert ("20 labelled validation pictures" in draft.tried) == (given is not None)
+            assert ("20 labelled validation images" in draft.tried) == (given is not None)
     for settings, given in zip(asked, (validation, None), strict=True):
         assert settings["reference"] is reference and settings["validation"] is given
         assert not any(value is tests for value in settings.values())

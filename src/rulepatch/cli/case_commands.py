@@ -48,7 +48,7 @@ class SegmenterOptions:
     ] = "grounded-sam"
     threshold: Annotated[float | None, typer.Option(help="Probability of a concept's pixels. [the segmenter's]")] = None
     reference: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Pictures that say what is usual, for context/EDIT.")
+        Path | None, typer.Option(metavar="DIR", help="Images that say what is usual, for context/EDIT.")
     ] = None
 
     def load(self, device: str, model: "Classifier | None") -> "Segmenter":
@@ -69,9 +69,9 @@ class StyleOptions:
         typer.Option(metavar="[CONCEPT=]STYLE", help="What to replace it by, such as snow; repeatable. [all eight]"),
     ] = None
     styles: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Styles of your own: a folder of pictures for each.")
+        Path | None, typer.Option(metavar="DIR", help="Styles of your own: a folder of images for each.")
     ] = None
-    instances: Annotated[int, typer.Option(help="Pictures of each style; the first is that of exemplars.")] = 2
+    instances: Annotated[int, typer.Option(help="Images of each style; the first is that of exemplars.")] = 2
     stylizer: Annotated[
         str, typer.Option(metavar="NAME", help="paste, gatys, adain/FILES, ghiasi/DIR, inpainting/ID, playground")
     ] = "paste"
@@ -100,7 +100,7 @@ class StyleOptions:
 def cases(
     *,
     ctx: typer.Context,
-    images: Annotated[Path, typer.Option(metavar="DIR", help="Pictures, in a folder for each class.")],
+    images: Annotated[Path, typer.Option(metavar="DIR", help="Images, in a folder for each class.")],
     concept: Annotated[list[str], typer.Option(metavar="NAME", help="What to replace, such as road; repeatable.")],
     exclude: Exclude = None,
     model: CaseModelOptions,
@@ -109,7 +109,7 @@ def cases(
     out: Annotated[Path, out_option("DIR", "Folder of the case set; an interrupted one goes on.")],
     run: RunOptions,
 ) -> None:
-    """Make test cases: pictures with concepts in other styles."""
+    """Make test cases: images with concepts in other styles."""
     from rulepatch.concepts.make_cases import make_cases
     from rulepatch.data.run import Run
 
@@ -156,7 +156,7 @@ class FindingOptions:
     exclude: Exclude = None
     level: Annotated[float, typer.Option(help="Share of chance findings among the rules, at most.")] = 0.05
     least_drop: Annotated[str, typer.Option(metavar="SHARE", help="Accuracy that a rule must cost.")] = "30%"
-    least: Annotated[int, typer.Option(help="Pictures of a class from which on it is tested.")] = 5
+    least: Annotated[int, typer.Option(help="Images of a class from which on it is tested.")] = 5
 
     def read(self) -> dict[str, Any]:
         """What `discover` takes, by name."""
@@ -184,7 +184,7 @@ def discover(
     cases: Annotated[Path, typer.Argument(metavar="CASES", help="Folder of a case set.")],
     models: ComparedModelOptions,
     reference: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="For the commands that are printed. [the cases' own pictures]")
+        Path | None, typer.Option(metavar="DIR", help="For the commands that are printed. [the cases' own images]")
     ] = None,
     finding: FindingOptions,
     out: Annotated[Path, out_option("DIR", "Folder for the report, the numbers, and exemplars of each rule.")],

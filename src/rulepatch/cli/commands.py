@@ -94,12 +94,12 @@ def program(
         bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Rewrite a wrong rule inside a trained image classifier from one picture with a painted mask."""
+    """Rewrite a wrong rule inside a trained image classifier from one image with a painted mask."""
 
 
 @app.command(epilog=example("demo"))
 def demo(
-    out: Annotated[Path, out_option("DIR", "Folder for pictures, edit and report.")] = Path("rulepatch-demo"),
+    out: Annotated[Path, out_option("DIR", "Folder for images, edit and report.")] = Path("rulepatch-demo"),
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
@@ -195,9 +195,9 @@ def apply(
 class TestOptions:
     """Input."""
 
-    tests: Annotated[Path, typer.Option(metavar="DIR", help="Pictures that an edit should repair.")]
+    tests: Annotated[Path, typer.Option(metavar="DIR", help="Images that an edit should repair.")]
     validation: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Pictures to choose on. [a share of the tests]")
+        Path | None, typer.Option(metavar="DIR", help="Images to choose on. [a share of the tests]")
     ] = None
 
 

@@ -32,7 +32,7 @@ class WayOptions:
 
     replacement: Replacement = None
     edited: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="The picture with the concept replaced, instead of a texture.")
+        Path | None, typer.Option(metavar="FILE", help="The image with the concept replaced, instead of a texture.")
     ] = None
     note: Annotated[
         str | None, typer.Option(metavar="WORD", help="Paste a note with a word instead; it needs no mask.")
@@ -46,7 +46,7 @@ class WayOptions:
 class AskedModelOptions(OptionalModelOptions):
     """Model."""
 
-    model: Annotated[str | None, model_option("What does it say of both pictures?")] = None
+    model: Annotated[str | None, model_option("What does it say of both images?")] = None
 
 
 @app.command(
@@ -56,14 +56,14 @@ class AskedModelOptions(OptionalModelOptions):
 @grouped
 def exemplar(
     *,
-    picture: Annotated[Path, typer.Argument(metavar="PICTURE", help="The picture as it is.")],
+    picture: Annotated[Path, typer.Argument(metavar="PICTURE", help="The image as it is.")],
     concept: ConceptOptions,
     way: WayOptions,
     model: AskedModelOptions,
     out: Annotated[Path, out_option("DIR", "The exemplar's folder, for --exemplar of the other commands.")],
     run: RunOptions,
 ) -> None:
-    """Make an exemplar from a picture. A texture replaces what a mask marks, or a note with a word is pasted."""
+    """Make an exemplar from an image. A texture replaces what a mask marks, or a note with a word is pasted."""
     from rulepatch.concepts.make_exemplar import Note, make_exemplar, read_box
 
     box = None if way.box is None else read_box(way.box)

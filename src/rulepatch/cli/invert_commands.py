@@ -40,7 +40,7 @@ def invert(
     level: Annotated[list[Level] | None, typer.Option(help="What to rebuild; repeatable. [all three]")] = None,
     run: RunOptions,
 ) -> None:
-    """Rebuild keys, maps and pictures from a layer's output. Before and after an edit."""
+    """Rebuild keys, maps and images from a layer's output. Before and after an edit."""
     from rulepatch.core.edit import Edit
     from rulepatch.data.run import Run
     from rulepatch.inverse.reconstruct import invert as rebuild

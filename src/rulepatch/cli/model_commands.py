@@ -1,4 +1,4 @@
-"""The commands that look: at a model's layers, at what it says of pictures, alone and with an edit."""
+"""The commands that look: at a model's layers, at what it says of images, alone and with an edit."""
 
 from pathlib import Path
 from typing import Annotated
@@ -63,7 +63,7 @@ def predict(
     device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
-    """Tell what a model says of pictures. Of many: the wrong ones first, then the least sure."""
+    """Tell what a model says of images. Of many: the wrong ones first, then the least sure."""
     from rulepatch.core.edit import Edit
     from rulepatch.errors import SettingError
     from rulepatch.evaluation.predict import predict as run
@@ -72,7 +72,7 @@ def predict(
 
     name, *pictures = [*([] if model is None else [model]), *words]
     if not pictures:
-        raise SettingError(f"expected pictures, or folders of them, after the model {name} but got none; name some")
+        raise SettingError(f"expected images, or folders of them, after the model {name} but got none; name some")
     if csv == "-" and as_json:
         raise SettingError("expected --json or --csv - but got both for standard output; name a file for the table")
     table = None if csv in {None, "-"} else Path(str(csv))
@@ -100,11 +100,11 @@ def evaluate(
     *,
     file: OptionalEditFile = None,
     model: ModelOptions,
-    tests: Annotated[Path | None, typer.Option(metavar="DIR", help="Pictures that the edit should repair.")] = None,
+    tests: Annotated[Path | None, typer.Option(metavar="DIR", help="Images that the edit should repair.")] = None,
     reference: OptionalReferenceOptions,
     exemplars: OptionalExemplarOptions,
     any_base: AnyBase = False,
-    report: Annotated[Path | None, report_option("Write an HTML report with pictures.")] = None,
+    report: Annotated[Path | None, report_option("Write an HTML report with images.")] = None,
     run: RunOptions,
 ) -> None:
     """Measure what an edit repairs and costs. Without FILE: how good the model is by itself."""
@@ -143,8 +143,8 @@ def match(
     *,
     file: OptionalEditFile = None,
     model: ModelOptions,
-    images: Annotated[Path, typer.Option(metavar="DIR", help="Pictures to look in.")],
-    reference: Annotated[Path, typer.Option(metavar="DIR", help="Pictures that say what is usual.")],
+    images: Annotated[Path, typer.Option(metavar="DIR", help="Images to look in.")],
+    reference: Annotated[Path, typer.Option(metavar="DIR", help="Images that say what is usual.")],
     exemplars: OptionalExemplarOptions,
     site: Annotated[
         str | None, typer.Option(metavar="PATH", help="Where to look: one of the edit's sites. [the last]")
@@ -155,7 +155,7 @@ def match(
     report: Annotated[Path | None, report_option("Write an HTML wall of the best matches.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Rank pictures by where a key fires. That of an edit, or without FILE that of exemplars."""
+    """Rank images by where a key fires. That of an edit, or without FILE that of exemplars."""
     from rulepatch.concepts.match import key_of_concept, key_of_edit
     from rulepatch.concepts.match import match as rank
     from rulepatch.core.edit import Edit

@@ -23,21 +23,21 @@ __all__ = ["app"]
 class ClassOptions:
     """Input."""
 
-    image: Annotated[list[Path], typer.Option(metavar="FILE", help="A picture of the class; repeatable.")]
-    mask: Annotated[list[Path], typer.Option(metavar="FILE", help="Its silhouette in white; one for each picture.")]
+    image: Annotated[list[Path], typer.Option(metavar="FILE", help="An image of the class; repeatable.")]
+    mask: Annotated[list[Path], typer.Option(metavar="FILE", help="Its silhouette in white; one for each image.")]
     name: Annotated[str, typer.Option(metavar="NAME", help="What the class is called.")]
     part: Annotated[
-        list[Path] | None, typer.Option(metavar="FILE", help="For compositional: a picture of a part; repeatable.")
+        list[Path] | None, typer.Option(metavar="FILE", help="For compositional: an image of a part; repeatable.")
     ] = None
     part_mask: Annotated[list[Path] | None, typer.Option(metavar="FILE", help="Mask of each part, in order.")] = None
     mask_value: MaskValue = None
 
     def exemplars(self) -> "Sequence[Exemplar]":
-        """Pictures of the class."""
+        """Images of the class."""
         return self._read(self.image, self.mask)
 
     def parts(self) -> "Sequence[Exemplar]":
-        """Pictures of its parts; none if none are named."""
+        """Images of its parts; none if none are named."""
         return self._read(self.part or [], self.part_mask or [])
 
     def _read(self, images: list[Path], masks: list[Path]) -> "Sequence[Exemplar]":
@@ -62,7 +62,7 @@ def new_class(
     shown: ClassOptions,
     reference: Annotated[
         Path,
-        typer.Option(metavar="DIR", help="Pictures of the old classes, in a folder for each."),
+        typer.Option(metavar="DIR", help="Images of the old classes, in a folder for each."),
     ],
     out: Annotated[Path, out_option("FILE", "The edit file to write.")],
     site: Annotated[
@@ -78,7 +78,7 @@ def new_class(
     ] = None,
     run: RunOptions,
 ) -> None:
-    """Add a class from one picture with a painted silhouette."""
+    """Add a class from one image with a painted silhouette."""
     from rulepatch.data.run import Run
     from rulepatch.new_classes.workflow import add_class
     from rulepatch.text import command_line

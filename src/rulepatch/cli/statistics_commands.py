@@ -25,7 +25,7 @@ def statistics(
         list[str], typer.Option(metavar="PATH", help="Where the edit will be; repeatable, name all sites.")
     ],
     architecture: Annotated[int, typer.Option(help="Of the edit. 1: keys are channels; 2: keys are patches.")] = 1,
-    workers: Annotated[int, typer.Option(metavar="N", help="Processes to share the pictures among.")] = 1,
+    workers: Annotated[int, typer.Option(metavar="N", help="Processes to share the images among.")] = 1,
     dask: Dask = None,
     device: Device = "cpu",
     run: RunOptions,

@@ -20,16 +20,14 @@ def web(
         model_option("A model to offer beside the playground, repeatable; named as elsewhere."),
     ] = None,
     reference: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Pictures whose treatment should stay; needed for --model.")
+        Path | None, typer.Option(metavar="DIR", help="Images whose treatment should stay; needed for --model.")
     ] = None,
-    tests: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Labelled pictures that edits should repair.")
-    ] = None,
+    tests: Annotated[Path | None, typer.Option(metavar="DIR", help="Labelled images that edits should repair.")] = None,
     clean: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Pictures on which damage is measured. [those of --reference]")
+        Path | None, typer.Option(metavar="DIR", help="Images on which damage is measured. [those of --reference]")
     ] = None,
     validation: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Labelled pictures that a search chooses on, never the tests.")
+        Path | None, typer.Option(metavar="DIR", help="Labelled images that a search chooses on, never the tests.")
     ] = None,
     segmenter: Annotated[
         str | None, typer.Option(metavar="NAME", help="To mark concepts by name, as for `rulepatch cases`.")

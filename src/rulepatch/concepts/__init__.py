@@ -1,4 +1,4 @@
-"""Where a concept is in pictures, and pictures in which it is replaced."""
+"""Where a concept is in images, and images in which it is replaced."""
 
 from typing import TYPE_CHECKING
 

@@ -11,15 +11,15 @@ __all__ = ["CaseSettings"]
 
 
 class CaseSettings(Settings):
-    """Which pictures and regions a case set takes."""
+    """Which images and regions a case set takes."""
 
     title: ClassVar[str] = "settings of a case set"
 
     size: Annotated[int, Field(ge=8)] | None = Field(
-        default=256, description="Pixels of the shorter side, to which larger pictures are reduced; 0 to leave them."
+        default=256, description="Pixels of the shorter side, to which larger images are reduced; 0 to leave them."
     )
-    smallest: float = Field(default=0.02, ge=0, le=1, description="Share of the picture that a concept must cover.")
-    largest: float = Field(default=0.9, ge=0, le=1, description="Share of the picture that it may cover.")
+    smallest: float = Field(default=0.02, ge=0, le=1, description="Share of the image that a concept must cover.")
+    largest: float = Field(default=0.9, ge=0, le=1, description="Share of the image that it may cover.")
     exclude: dict[str, tuple[str, ...]] = Field(
         default={}, description="For each concept the classes of which it is no part but the thing itself."
     )

@@ -1,6 +1,6 @@
-"""Case sets on disk: pictures with a concept in another style, and their split into exemplars and tests (paper 4).
+"""Case sets on disk: images with a concept in another style, and their split into exemplars and tests (paper 4).
 
-A case is a concept and a style. A case set is a folder of many cases: pictures, masks, and the pictures with each
+A case is a concept and a style. A case set is a folder of many cases: images, masks, and the images with each
 concept in each style, with all that made them in `manifest.json`.
 """
 
@@ -38,10 +38,10 @@ SCHEMA = 1
 MANIFEST, ROWS, RECORDS = "manifest.json", "cases.json", "records"
 
 TRAIN_STYLE = 0
-"""Which picture of a style the exemplars show; all others are held out."""
+"""Which image of a style the exemplars show; all others are held out."""
 
 CELLS = ("target, train style", "target, held-out style", "other, train style", "other, held-out style")
-"""The four kinds of tests: classes of the exemplars or others, their picture of the style or others (paper 4)."""
+"""The four kinds of tests: classes of the exemplars or others, their image of the style or others (paper 4)."""
 
 Exclusions = Mapping[str, Collection[str]]
 """For each concept the classes of which it is no part but the thing itself."""
@@ -49,17 +49,17 @@ Exclusions = Mapping[str, Collection[str]]
 
 @dataclass(frozen=True)
 class Counterfactual:
-    """One picture with a concept in another style.
+    """One image with a concept in another style.
 
     Attributes:
         root: folder of the case set.
-        picture: the picture's name in the set, such as "van/0012".
+        picture: the image's name in the set, such as "van/0012".
         label: name of its class; None if it is not known.
         concept: what was replaced.
         style: what by.
-        index: which picture of the style.
+        index: which image of the style.
         score: how sure the segmenter is of the concept, 0..1.
-        share: of the picture that the concept covers, 0..1.
+        share: of the image that the concept covers, 0..1.
     """
 
     root: Path = field(repr=False)
@@ -73,7 +73,7 @@ class Counterfactual:
 
     @property
     def image(self) -> Path:
-        """The picture as it is."""
+        """The image as it is."""
         return self.root / "images" / f"{self.picture}.png"
 
     @property
@@ -83,7 +83,7 @@ class Counterfactual:
 
     @property
     def styled(self) -> Path:
-        """The picture with the concept in the style."""
+        """The image with the concept in the style."""
         return self.root / "styled" / plain_name(self.concept) / f"{plain_name(self.style)}-{self.index}" / (
             f"{self.picture}.png"
         )  # fmt: skip
@@ -115,7 +115,7 @@ class CaseSet:
 
     Attributes:
         root: the folder.
-        counterfactuals: every one of them, by picture, concept, style and index.
+        counterfactuals: every one of them, by image, concept, style and index.
         manifest: every setting and digest that made them.
     """
 
@@ -158,7 +158,7 @@ class CaseSet:
 
     @cached_property
     def cases(self) -> tuple[tuple[str, str], ...]:
-        """Every case that has pictures: concept and style."""
+        """Every case that has images: concept and style."""
         return tuple(dict.fromkeys((each.concept, each.style) for each in self.counterfactuals))
 
     def where(self, *, concept: str | None = None, style: str | None = None) -> "CaseSet":
@@ -178,7 +178,7 @@ class CaseSet:
         )  # fmt: skip
 
     def without(self, exclusions: Exclusions) -> "CaseSet":
-        """All but the pictures of classes of which a concept is the thing itself.
+        """All but the images of classes of which a concept is the thing itself.
 
         Args:
             exclusions: classes by concept.
@@ -189,10 +189,10 @@ class CaseSet:
         return self.only(each for each in self if each.label not in exclusions.get(each.concept, ()))
 
     def sources(self) -> dict[str, str]:
-        """Digest of the file that each picture of the set was made of, as it was then.
+        """Digest of the file that each image of the set was made of, as it was then.
 
         Returns:
-            Digests by the names of pictures.
+            Digests by the names of images.
 
         Raises:
             FolderError: a record is missing or damaged.
@@ -204,7 +204,7 @@ class CaseSet:
                 found[picture] = str(json.loads(path.read_text("utf-8"))["digest"])
             except (OSError, ValueError, KeyError) as error:
                 raise FolderError(
-                    f"expected the record of a picture in {path} but got {error!r}; make the case set anew"
+                    f"expected the record of an image in {path} but got {error!r}; make the case set anew"
                 ) from None
         return found
 
@@ -223,7 +223,7 @@ class CaseSet:
         """What is in the set, for people."""
         found = self.to_json()
         rows = [[each["concept"], each["style"], each["counterfactuals"]] for each in found["by_case"]]
-        head = f"{self.root}: {len(self):,} counterfactuals of {plural(found['pictures'], 'picture')}"
+        head = f"{self.root}: {len(self):,} counterfactuals of {plural(found['pictures'], 'image')}"
         return f"{head}\n{Table(['concept', 'style', 'counterfactuals'], rows).to_text()}"
 
     def only(self, chosen: Iterable[Counterfactual]) -> "CaseSet":
@@ -235,14 +235,14 @@ class CaseSet:
         return CaseSet(self.root, tuple(chosen), self.manifest)
 
     def images(self, classes: Classes, *, styled: bool) -> ImageSet:
-        """The counterfactuals, or the picture that each was made of, as a set of pictures in the same order.
+        """The counterfactuals, or the image that each was made of, as a set of images in the same order.
 
         Args:
             classes: of the model that will see them.
             styled: whether with the concept in its style.
 
         Returns:
-            The set; a picture stands in it once for each counterfactual.
+            The set; an image stands in it once for each counterfactual.
 
         Raises:
             FolderError: a class that the model does not have.
@@ -315,7 +315,7 @@ def read_classes(path: Path) -> dict[str, list[str]]:
 
 @dataclass(frozen=True)
 class Split:
-    """A case as the paper's protocol uses it; no picture stands in two parts.
+    """A case as the paper's protocol uses it; no image stands in two parts.
 
     Attributes:
         exemplars: of the target class, in the train style.
@@ -342,11 +342,11 @@ def split(
         case: the counterfactuals of one concept and style.
         target: class of the exemplars, or several that count as one.
         exemplars: how many, at least 1; the paper has 3 or 10.
-        validation: share of the other pictures that settings are chosen on, 0..1, each class in proportion.
-        seed: which pictures go where.
+        validation: share of the other images that settings are chosen on, 0..1, each class in proportion.
+        seed: which images go where.
 
     Raises:
-        SettingError: counterfactuals of several cases, a number out of range, or too few pictures of the target.
+        SettingError: counterfactuals of several cases, a number out of range, or too few images of the target.
     """
     cases = {(each.concept, each.style) for each in case}
     if len(cases) != 1 or exemplars < 1 or not 0 <= validation < 1:
@@ -361,7 +361,7 @@ def split(
     of_target = [name for name, label in order if label in targets]
     if len(of_target) <= exemplars:
         raise SettingError(
-            f"expected more than {exemplars} pictures of {' or '.join(sorted(targets))} to take exemplars of but got "
+            f"expected more than {exemplars} images of {' or '.join(sorted(targets))} to take exemplars of but got "
             f"{len(of_target)}; take fewer exemplars or another class"
         )
     taken = set(of_target[:exemplars])
@@ -379,7 +379,7 @@ def split(
 
 
 def _aside(order: Sequence[tuple[str, str | None]], share: float) -> set[str]:
-    """Names of the share of pictures of each class that is put aside: what rounding leaves goes to the next class."""
+    """Names of the share of images of each class that is put aside: what rounding leaves goes to the next class."""
     by_class: dict[str, list[str]] = {}
     for name, label in order:
         by_class.setdefault(label or "", []).append(name)

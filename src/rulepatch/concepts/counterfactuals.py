@@ -33,7 +33,7 @@ SMALLEST_SHARE = 0.25
 """Least area of the concept in an image, relative to the exemplar with the smallest area."""
 
 SMALLEST_TEXTURE = 0.04
-"""Side of the smallest rectangle from which a texture is taken, as a share of the picture's side."""
+"""Side of the smallest rectangle from which a texture is taken, as a share of the image's side."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,7 +148,7 @@ def _labelled(
     def pictures(frames: Sequence[Image.Image], name: str) -> ImageSet:
         return ImageSet(tuple(Picture(*each, framed=True) for each in zip(frames, labels, strict=True)), name)
 
-    named = pictures(originals, "originals"), pictures(replaced, "pictures with the concept replaced")
+    named = pictures(originals, "originals"), pictures(replaced, "images with the concept replaced")
     return Counterfactuals(*named, groups, place)
 
 
@@ -189,7 +189,7 @@ def texture_of(model: Classifier, exemplar: Exemplar) -> Image.Image | None:
     """Texture of an exemplar's edited region, extended to image size by mirroring its largest inscribed rectangle.
 
     Args:
-        model: the classifier; the texture has the scale at which it sees pictures.
+        model: the classifier; the texture has the scale at which it sees images.
         exemplar: the exemplar.
 
     Returns:

@@ -1,7 +1,7 @@
-"""Make a case set: pictures × concepts × styles, streamed, one picture read and segmented once (paper 4).
+"""Make a case set: images × concepts × styles, streamed, one image read and segmented once (paper 4).
 
-What belongs to a picture is written first and its record last, so whatever the moment a run is killed at, the next one
-goes on with the pictures that have no record, and ends with the same bytes.
+What belongs to an image is written first and its record last, so whatever the moment a run is killed at, the next one
+goes on with the images that have no record, and ends with the same bytes.
 """
 
 import io
@@ -41,12 +41,12 @@ __all__ = ["make_cases", "propose_exclusions", "styles_for"]
 PROPOSED = "proposed-exclusions.json"
 
 AHEAD = 8
-"""Pictures that are read before, and written after, the one that is segmented."""
+"""Images that are read before, and written after, the one that is segmented."""
 
 
 @dataclass(frozen=True, eq=False)
 class _Read:
-    """A picture as it goes into the set.
+    """An image as it goes into the set.
 
     Attributes:
         picture: where it comes from.
@@ -65,7 +65,7 @@ class _Read:
 
 @dataclass(frozen=True)
 class _Maker:
-    """What makes the files of one picture."""
+    """What makes the files of one image."""
 
     out: Path
     segmenter: Segmenter
@@ -77,7 +77,7 @@ class _Maker:
     names: Mapping[int, str] = field(repr=False)
 
     def settings(self) -> dict[str, Any]:
-        """All that determines the bytes, but for the pictures."""
+        """All that determines the bytes, but for the images."""
         return {
             "concepts": list(self.concepts),
             "styles": {
@@ -91,7 +91,7 @@ class _Maker:
         }
 
     def read(self, item: tuple[Picture, str]) -> _Read | ImageError | None:
-        """Read a picture; None if it has a record."""
+        """Read an image; None if it has a record."""
         picture, name = item
         if self.record(name).is_file():
             return None
@@ -100,13 +100,13 @@ class _Maker:
             content = source.read_bytes() if isinstance(source, Path) else b""
             image = read_image(content) if isinstance(source, Path) else picture.read()
         except (ImageError, OSError) as error:
-            return ImageError(str(error).replace("the picture", picture.name))
+            return ImageError(str(error).replace("the image", picture.name))
         digest = digest_of_bytes(content) if content else picture.digest()
         label = None if picture.label is None else self.names[picture.label]
         return _Read(picture, name, label, _reduced(image, self.how.size), digest)
 
     def find(self, found: _Read) -> dict[str, tuple[NDArray[np.float32], float]]:
-        """Masks and scores of the concepts that a picture holds."""
+        """Masks and scores of the concepts that an image holds."""
         wanted = [each for each in self.concepts if found.label not in self.how.exclude.get(each, ())]
         regions = self.segmenter.segment(found.picture, found.image, wanted) if wanted else {}
         size = (found.image.height, found.image.width)
@@ -119,7 +119,7 @@ class _Maker:
         }
 
     def write(self, found: _Read, masks: Mapping[str, tuple[NDArray[np.float32], float]]) -> None:
-        """Write a picture, its masks, itself in every style, and last its record."""
+        """Write an image, its masks, itself in every style, and last its record."""
         rows = []
         for concept, (mask, score) in masks.items():
             self._save(Image.fromarray((mask * 255).astype(np.uint8)), "masks", plain_name(concept), found.name)
@@ -137,12 +137,12 @@ class _Maker:
         self.close(found.name, {"digest": found.digest, "label": found.label, "rows": rows})
 
     def close(self, name: str, record: Mapping[str, Any]) -> None:
-        """Write the record of a picture: whatever it has is there."""
+        """Write the record of an image: whatever it has is there."""
         self.record(name).parent.mkdir(parents=True, exist_ok=True)
         _write_json(self.record(name), record)
 
     def record(self, name: str) -> Path:
-        """Where the record of a picture is."""
+        """Where the record of an image is."""
         return self.out / RECORDS / f"{name}.json"
 
     def _save(self, image: Image.Image, *parts: str) -> None:
@@ -177,12 +177,12 @@ def make_cases(
         segmenter: finds the concepts.
         stylizer: gives a region a style.
         classes: names of the classes; those of the class folders if None.
-        how: which pictures and regions are taken.
+        how: which images and regions are taken.
         run: seed of what a stylizer draws, and progress.
         settings: single settings of `how` and of `run` by name, in place of theirs.
 
     Raises:
-        FolderError: no pictures, more than 1 % of them unreadable, or a folder that holds something else.
+        FolderError: no images, more than 1 % of them unreadable, or a folder that holds something else.
         SettingError: no concept or style, a name twice, a number out of range, or other settings than those of the
             interrupted run.
     """
@@ -218,11 +218,11 @@ def styles_for(
         concepts: what is replaced.
         wanted: `STYLE` for every concept, or `CONCEPT=STYLE` for one; all that there are if empty.
         stylizer: name of the stylizer; one that works by words takes any words, the playground's its own styles.
-        folder: holds a folder of pictures for each style; the eight that come with rulepatch if None.
-        instances: pictures of each style, at least 1.
+        folder: holds a folder of images for each style; the eight that come with rulepatch if None.
+        instances: images of each style, at least 1.
 
     Raises:
-        FolderError: the folder is missing or holds no pictures.
+        FolderError: the folder is missing or holds no images.
         SettingError: no such concept or style, or a number out of range.
 
     Examples:
@@ -231,7 +231,7 @@ def styles_for(
         {'wheel': ['snow', 'wood'], 'road': ['snow']}
     """
     if instances < 1:
-        raise SettingError(f"expected at least 1 picture of each style but got {instances}; raise it")
+        raise SettingError(f"expected at least 1 image of each style but got {instances}; raise it")
     named: dict[str, list[str]] = {concept: [] for concept in concepts}
     for text in wanted:
         concept, equals, name = text.rpartition("=")
@@ -258,10 +258,10 @@ def propose_exclusions(
     """Propose concept–class pairs to leave out, for somebody to look through: the concept may be the class itself.
 
     Args:
-        rows: a picture's name, label and concept each.
-        seen: how many pictures there are of each class.
-        share: of a class's pictures that hold the concept, from which on it is proposed.
-        least: pictures that a class must have for its share to say anything.
+        rows: an image's name, label and concept each.
+        seen: how many images there are of each class.
+        share: of a class's images that hold the concept, from which on it is proposed.
+        least: images that a class must have for its share to say anything.
 
     Returns:
         For each concept the classes, and why.
@@ -269,7 +269,7 @@ def propose_exclusions(
     Examples:
         >>> rows = [{"picture": str(i), "label": "car wheel", "concept": "wheel"} for i in range(2)]
         >>> propose_exclusions(rows, {"car wheel": 4, "van": 9})
-        {'wheel': {'car wheel': 'the name, and 2 of 4 pictures'}}
+        {'wheel': {'car wheel': 'the name, and 2 of 4 images'}}
     """
     holding: dict[tuple[str, str], set[str]] = {}
     for row in rows:
@@ -280,7 +280,7 @@ def propose_exclusions(
         named = plain_name(concept) in plain_name(label).split("-")
         often = seen[label] >= least and len(pictures) >= share * seen[label]
         if named or often:
-            reason = f"{'the name, and ' if named else ''}{len(pictures)} of {seen[label]} pictures"
+            reason = f"{'the name, and ' if named else ''}{len(pictures)} of {seen[label]} images"
             proposed.setdefault(concept, {})[label] = reason
     return proposed
 
@@ -297,7 +297,7 @@ def _check(concepts: Sequence[str], styles: Mapping[str, Sequence[Style]]) -> No
 
 
 def _pictures(images: Any, classes: Classes | None) -> tuple[ImageSet, dict[int, str]]:
-    """The pictures, and the names of their classes: as the model has them, or else as the folders are called."""
+    """The images, and the names of their classes: as the model has them, or else as the folders are called."""
     if classes is not None:
         found = ImageSet.of(images, classes)
         known = {picture.label for picture in found.pictures if picture.label is not None}
@@ -305,14 +305,14 @@ def _pictures(images: Any, classes: Classes | None) -> tuple[ImageSet, dict[int,
     if not isinstance(images, str | Path):
         if isinstance(images, ImageSet) and not any(picture.label is not None for picture in images.pictures):
             return images, {}
-        raise SettingError("expected a folder, or the names of the classes, but got pictures alone; give classes")
+        raise SettingError("expected a folder, or the names of the classes, but got images alone; give classes")
     root = Path(images)
     folders = sorted(p.name for p in root.iterdir() if p.is_dir()) if root.is_dir() else []
     return ImageSet.from_folder(root, Classes(tuple(folders))), dict(enumerate(folders))
 
 
 def _names(images: ImageSet, labels: Mapping[int, str]) -> Iterator[str]:
-    """A name for every picture, by class and file; a number tells those apart that share it."""
+    """A name for every image, by class and file; a number tells those apart that share it."""
     taken: set[str] = set()
     for number, picture in enumerate(images.pictures):
         stem = picture.source.stem if isinstance(picture.source, Path) else f"{number:06}"
@@ -376,7 +376,7 @@ def _run(maker: _Maker, images: ImageSet, named: Sequence[tuple[Picture, str]], 
 
 
 def _finish(maker: _Maker, named: Sequence[tuple[Picture, str]]) -> CaseSet:
-    """Gather the records of all pictures."""
+    """Gather the records of all images."""
     seen: dict[str | None, int] = {}
     rows: list[dict[str, Any]] = []
     for _, name in named:

@@ -1,4 +1,4 @@
-"""Making an exemplar's folder from a picture, and looking at what a model says of it."""
+"""Making an exemplar's folder from an image, and looking at what a model says of it."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ FILES = {"image.png", "mask.png", "edited.png", "exemplar.json"}
 
 @dataclass(frozen=True)
 class Note:
-    """A note with a word, to be pasted on a picture.
+    """A note with a word, to be pasted on an image.
 
     Attributes:
         word: on it.
@@ -44,9 +44,9 @@ class Look:
     """What a model says of an exemplar.
 
     Attributes:
-        original: of the picture.
-        edited: of the edited picture.
-        target: the class that the edited picture should be: the exemplar's label, or what is said of the picture.
+        original: of the image.
+        edited: of the edited image.
+        target: the class that the edited image should be: the exemplar's label, or what is said of the image.
         target_name: name of that class.
     """
 
@@ -57,7 +57,7 @@ class Look:
 
     @property
     def shows_failure(self) -> bool:
-        """Whether the model gets the edited picture wrong."""
+        """Whether the model gets the edited image wrong."""
         return self.edited.index != self.target
 
     def to_json(self) -> dict[str, Any]:
@@ -80,7 +80,7 @@ class Look:
         else:
             lines.append(
                 f"shows no failure: the model says {self.target_name} of both, so there is nothing to repair; mark a "
-                "larger area, or take another replacement or picture"
+                "larger area, or take another replacement or image"
             )
         return "\n".join(lines)
 
@@ -101,7 +101,7 @@ class MadeExemplar:
 
     @property
     def share(self) -> float:
-        """Share of the picture that the mask covers, 0..1."""
+        """Share of the image that the mask covers, 0..1."""
         return float(self.exemplar.mask.mean())
 
     def to_json(self) -> dict[str, Any]:
@@ -116,12 +116,12 @@ class MadeExemplar:
         exemplar = self.exemplar
         rule = f"{exemplar.replacement or 'the replacement'} for {exemplar.concept or 'what the mask marks'}"
         label = f", label {exemplar.label}" if exemplar.label is not None else ""
-        told = f"{self.folder}: {rule}, {percent(self.share)} of the picture{label}"
+        told = f"{self.folder}: {rule}, {percent(self.share)} of the image{label}"
         return told if self.look is None else f"{told}\n{self.look.to_text()}"
 
 
 def look(model: Classifier, exemplar: Exemplar) -> Look:
-    """Ask a model about both pictures of an exemplar.
+    """Ask a model about both images of an exemplar.
 
     Args:
         model: the classifier.
@@ -150,32 +150,32 @@ def make_exemplar(
 ) -> MadeExemplar:
     """Make an exemplar and write its folder, as `read_exemplars` and every command takes it.
 
-    The concept is replaced in one of three ways: a texture is painted over what the mask marks, the edited picture is
+    The concept is replaced in one of three ways: a texture is painted over what the mask marks, the edited image is
     given, or a note with a word is pasted, whose blank twin is then the original.
 
     Args:
-        picture: the picture.
+        picture: the image.
         out: the folder; a new or empty one, or that of an exemplar, which is replaced.
         mask: white where the concept is; needed but for a note.
         mask_value: what of a mask of several colours is the concept.
         replacement: a texture.
-        edited: the picture with the concept already replaced.
+        edited: the image with the concept already replaced.
         note: to be pasted.
-        label: what the picture shows.
+        label: what the image shows.
         concept: name of what the mask marks.
-        model: to be asked about both pictures.
+        model: to be asked about both images.
 
     Returns:
         The exemplar, its folder, and what the model says.
 
     Raises:
-        ExemplarError: not one of the three ways, a mask too few or too many, or pictures that contradict the mask.
-        ImageError: a file that is no picture.
+        ExemplarError: not one of the three ways, a mask too few or too many, or images that contradict the mask.
+        ImageError: a file that is no image.
         OutputError: the folder holds other files, or cannot be made.
         SettingError: a word that cannot be written, or a label that is none of the model's classes.
     """
     picture, out = Path(picture), Path(out)
-    _check_ways({"a replacement": replacement, "an edited picture": edited, "a note": note}, mask)
+    _check_ways({"a replacement": replacement, "an edited image": edited, "a note": note}, mask)
     _check_folder(out)
     if note is not None:
         pasted = typographic.note(read_image(picture), note.word, box=note.box, seed=note.seed)

@@ -1,4 +1,4 @@
-"""Context matching: where in pictures does a rule's key fire? (Bau et al. 2020; thesis 2.1.2)."""
+"""Context matching: where in images does a rule's key fire? (Bau et al. 2020; thesis 2.1.2)."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -97,10 +97,10 @@ def key_of_concept(
 
     Args:
         model: the classifier.
-        exemplars: pictures, their edited counterparts and masks.
-        site: dotted path of the layer; the last whose positions lie in the picture if None.
-        reference: pictures, or statistics of every site.
-        which: the concept that the mask marks in the original pictures, or what replaces it in the edited ones.
+        exemplars: images, their edited counterparts and masks.
+        site: dotted path of the layer; the last whose positions lie in the image if None.
+        reference: images, or statistics of every site.
+        which: the concept that the mask marks in the original images, or what replaces it in the edited ones.
         cache: where statistics are kept; the user's own cache by default, None for nowhere.
         progress: whether to show bars.
 
@@ -122,7 +122,7 @@ def key_at(problem: Problem, seen: SiteActivations, which: Literal["concept", "r
     Args:
         problem: the problem.
         seen: activations of the site on the exemplars.
-        which: the concept that the mask marks in the original pictures, or what replaces it in the edited ones.
+        which: the concept that the mask marks in the original images, or what replaces it in the edited ones.
     """
     recording = seen.original if which == "concept" else seen.edited
     keys = flatten_positions(recording.keys, key_axis(seen.site.kind)).double().cpu()
@@ -146,7 +146,7 @@ def key_of_points(
     Args:
         model: the classifier.
         image: RGB.
-        points: (x, y) in the picture's pixels, at least one; the positions next to theirs count as well.
+        points: (x, y) in the image's pixels, at least one; the positions next to theirs count as well.
         site: dotted path of the layer.
         statistics: of the site's keys on a reference set, by path.
 
@@ -156,7 +156,7 @@ def key_of_points(
     """
     where = sites_of(model).site(site)
     if where.key_places is None or not where.is_spatial:
-        raise SiteError(f"expected a site whose positions lie in the picture but got {site}; choose an earlier one")
+        raise SiteError(f"expected a site whose positions lie in the image but got {site}; choose an earlier one")
     if not points:
         raise SettingError("expected at least one point but got none; click on the concept")
     inputs = model.inputs(model.preprocess.pixels(image)[None])
@@ -177,12 +177,12 @@ def key_of_points(
 
 
 def _cell(model: Classifier, image: Image.Image, point: tuple[float, float], grid: tuple[int, int]) -> tuple[int, int]:
-    """Row and column of the grid in which a point of a picture lies."""
+    """Row and column of the grid in which a point of an image lies."""
     left, top, right, bottom = model.preprocess.window(image.size)
     across, down = (point[0] - left) / (right - left), (point[1] - top) / (bottom - top)
     if not (0 <= across < 1 and 0 <= down < 1):
         raise SettingError(
-            f"expected a point that the network sees but got ({point[0]:.0f}, {point[1]:.0f}); it sees the picture "
+            f"expected a point that the network sees but got ({point[0]:.0f}, {point[1]:.0f}); it sees the image "
             f"from ({left:.0f}, {top:.0f}) to ({right:.0f}, {bottom:.0f})"
         )
     return int(down * grid[0]), int(across * grid[1])
@@ -194,7 +194,7 @@ class Matcher:
     Args:
         model: the classifier.
         key: what to look for.
-        reference: pictures that say what is usual, or statistics of the key's site.
+        reference: images that say what is usual, or statistics of the key's site.
         cache: where statistics are kept; the user's own cache by default, None for nowhere.
         progress: whether to show bars.
 
@@ -222,7 +222,7 @@ class Matcher:
         places = site.key_places if architecture == 1 else site.output_places
         if places is None or not site.is_spatial:
             raise SiteError(
-                f"expected a site whose positions lie in the picture but got {key.site}; choose an earlier one"
+                f"expected a site whose positions lie in the image but got {key.site}; choose an earlier one"
             )
         statistics = reference
         if not isinstance(reference, dict):
@@ -233,7 +233,7 @@ class Matcher:
         self._places, self._reader = places, Projection(layer, key.direction[None], None)
 
     def scores(self, pixels: Tensor) -> NDArray[np.float32]:
-        """Scores of the key in pictures.
+        """Scores of the key in images.
 
         Args:
             pixels: of the part that the network sees, (n, channels, height, width), 0..1.
@@ -250,7 +250,7 @@ class Matcher:
         """Match images, in order.
 
         Args:
-            stream: of the pictures.
+            stream: of the images.
 
         Yields:
             The match of each image.
@@ -276,9 +276,9 @@ class Match:
     """Scores of a key in an image.
 
     Attributes:
-        picture: the picture.
+        picture: the image.
         scores: ⟨d, k⟩ at each position of the part that the network sees, (h, w).
-        level: share of the reference set's positions that score less than this picture's best one, 0..1.
+        level: share of the reference set's positions that score less than this image's best one, 0..1.
     """
 
     picture: Picture
@@ -287,7 +287,7 @@ class Match:
 
     @property
     def best(self) -> float:
-        """The highest score in the picture."""
+        """The highest score in the image."""
         return float(self.scores.max())
 
     def mask(self, threshold: float, size: tuple[int, int]) -> NDArray[np.float32]:
@@ -306,14 +306,14 @@ class Match:
 
 @dataclass(frozen=True, eq=False)
 class Matches:
-    """Pictures ranked by how much a key fires in them.
+    """Images ranked by how much a key fires in them.
 
     Attributes:
         key: the key.
-        matches: the pictures, the best first.
+        matches: the images, the best first.
         threshold: score of the level that counts as firing.
         level: that quantile over the reference set's positions, 0..1.
-        skipped: names of pictures that could not be read.
+        skipped: names of images that could not be read.
     """
 
     key: Key
@@ -357,10 +357,10 @@ class Matches:
             [f"{each.best:.4g}", f"{each.level:.4f}", percent((each.scores > self.threshold).mean()), each.picture.name]
             for each in self.matches[:20]
         ]
-        told = Table(["score", "level", "area", "picture"], rows).to_text()
+        told = Table(["score", "level", "area", "image"], rows).to_text()
         return (
             f"{self.key.name} at {self.key.site}: fires above the {self.level} quantile in {len(self.firing)} of "
-            f"{len(self)} pictures\n{told}"
+            f"{len(self)} images\n{told}"
         )
 
 
@@ -374,19 +374,19 @@ def match(
     cache: Cache | Literal["user"] | None = "user",
     progress: bool = True,
 ) -> Matches:
-    """Rank pictures by the highest score of a key in them; its level is a quantile over a reference set (thesis 2.2.2).
+    """Rank images by the highest score of a key in them; its level is a quantile over a reference set (thesis 2.2.2).
 
     Args:
         model: the classifier.
         key: what to look for.
-        images: pictures to look in.
-        reference: pictures that say what is usual, or statistics of the key's site.
+        images: images to look in.
+        reference: images that say what is usual, or statistics of the key's site.
         level: quantile of the reference set's positions above which the key counts as firing, 0..1.
         cache: where statistics are kept; the user's own cache by default, None for nowhere.
         progress: whether to show bars.
 
     Returns:
-        The pictures, the best first.
+        The images, the best first.
 
     Raises:
         SettingError: a level out of range.

@@ -1,4 +1,4 @@
-"""An exemplar in the making: a picture, a concept marked in it, and what takes its place."""
+"""An exemplar in the making: an image, a concept marked in it, and what takes its place."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -30,8 +30,8 @@ class Painting:
     """An exemplar in the making; every step gives a new one.
 
     Attributes:
-        picture: where the picture comes from, and its label.
-        image: the picture, RGB.
+        picture: where the image comes from, and its label.
+        image: the image, RGB.
         mask: where the concept is, (h, w), 0..1; None until it is marked.
         concept: what the mask marks.
         texture: what is painted over the concept; None until it is chosen.
@@ -58,13 +58,13 @@ class Painting:
 
     @classmethod
     def of(cls, picture: Picture) -> Self:
-        """A picture with nothing marked yet.
+        """An image with nothing marked yet.
 
         Returns:
             The beginning of an exemplar.
 
         Raises:
-            ImageError: the picture cannot be read.
+            ImageError: the image cannot be read.
         """
         return cls(picture, picture.read())
 
@@ -72,11 +72,11 @@ class Painting:
         """With the concept marked.
 
         Args:
-            mask: of the picture's size, in any form that `read_mask` reads; None for nothing.
+            mask: of the image's size, in any form that `read_mask` reads; None for nothing.
             concept: what it marks.
 
         Raises:
-            MaskError: the mask is of another size than the picture, or can be read in several ways or in none.
+            MaskError: the mask is of another size than the image, or can be read in several ways or in none.
         """
         if mask is not None:
             mask = read_mask(mask, size=self.image.size)
@@ -102,7 +102,7 @@ class Painting:
 
     @property
     def edited(self) -> Image.Image:
-        """The picture with as much replaced as is known; the picture itself before."""
+        """The image with as much replaced as is known; the image itself before."""
         if self.word is not None:
             return self._note.written
         if self.mask is None or self.texture is None or not self.is_marked:
@@ -120,7 +120,7 @@ class Painting:
             return self._note.exemplar(label=self.picture.label)
         if self.mask is None or not self.is_marked:
             raise ExemplarError(
-                "expected the concept to be marked in the picture but nothing is; paint over it, name it, click on it "
+                "expected the concept to be marked in the image but nothing is; paint over it, name it, click on it "
                 "or upload a mask"
             )
         if self.texture is None:
@@ -146,14 +146,14 @@ def mask_by_name(segmenter: Segmenter, painting: Painting, concept: str) -> NDAr
 
     Args:
         segmenter: finds concepts by name.
-        painting: whose picture to look in.
+        painting: whose image to look in.
         concept: its name.
 
     Returns:
         The mask, (h, w), 0 or 1.
 
     Raises:
-        ExemplarError: the concept is not in the picture.
+        ExemplarError: the concept is not in the image.
         SettingError: no concept is named.
     """
     if not concept.strip():
@@ -176,12 +176,12 @@ def mask_from_points(
     statistics: Mapping[str, KeyStatistics],
     likeness: float = 0.2,
 ) -> NDArray[np.float32]:
-    """Where in a picture a site sees what it sees at some points.
+    """Where in an image a site sees what it sees at some points.
 
     Args:
         model: the classifier.
         image: RGB.
-        points: (x, y) in the picture's pixels, at least one.
+        points: (x, y) in the image's pixels, at least one.
         site: dotted path of the layer.
         statistics: of the site's keys on a reference set, by path.
         likeness: share of the highest score from which a position counts as alike, above 0 and below 1.
@@ -201,6 +201,6 @@ def mask_from_points(
     left, top, right, bottom = (round(edge) for edge in model.preprocess.window(image.size))
     seen = found.mask(likeness * found.best, (bottom - top, right - left))
     mask = np.zeros(image.size[::-1], np.float32)
-    inside = mask[max(top, 0) : bottom, max(left, 0) : right]  # what pads a small picture is cut off
+    inside = mask[max(top, 0) : bottom, max(left, 0) : right]  # what pads a small image is cut off
     inside[:] = seen[max(-top, 0) :, max(-left, 0) :][: inside.shape[0], : inside.shape[1]]
     return mask

@@ -1,4 +1,4 @@
-"""Where a named concept is in a picture: what every segmenter answers, and the registry of them."""
+"""Where a named concept is in an image: what every segmenter answers, and the registry of them."""
 
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -33,10 +33,10 @@ __all__ = [
 
 @dataclass(frozen=True, eq=False)
 class Region:
-    """A part of a picture that a segmenter takes for a concept.
+    """A part of an image that a segmenter takes for a concept.
 
     Attributes:
-        probability: how sure it is at each pixel that the concept is there, (h, w) of the picture's size, 0..1.
+        probability: how sure it is at each pixel that the concept is there, (h, w) of the image's size, 0..1.
         score: how sure it is of the region as a whole, 0..1.
     """
 
@@ -56,17 +56,17 @@ class Segmenter(Protocol):
         """The concepts that it knows; None if any words will do."""
 
     def describe(self) -> dict[str, Any]:
-        """What its answers depend on besides the picture, for manifests.
+        """What its answers depend on besides the image, for manifests.
 
         Returns:
             JSON, equal for equal behaviour.
         """
 
     def segment(self, picture: Picture, image: Image.Image, concepts: Sequence[str]) -> dict[str, list[Region]]:
-        """Look for concepts in a picture.
+        """Look for concepts in an image.
 
         Args:
-            picture: the picture, of which some need the file's name.
+            picture: the image, of which some need the file's name.
             image: the same, read, RGB.
             concepts: what to look for.
 
@@ -85,9 +85,9 @@ def concept_mask(
     """The mask of a concept: all of its regions together.
 
     Args:
-        regions: of one concept in one picture.
+        regions: of one concept in one image.
         threshold: probability at or above which a pixel belongs to the concept.
-        size: (height, width) of the picture.
+        size: (height, width) of the image.
 
     Returns:
         The mask, (height, width), 1 where the highest probability reaches the threshold and 0 elsewhere, and the best
@@ -105,8 +105,8 @@ def concept_mask(
     for region in regions:
         if region.probability.shape != tuple(size):
             raise ImageError(
-                f"expected regions of the picture's size, {size[0]} by {size[1]}, but got one of "
-                f"{' by '.join(map(str, region.probability.shape))}; segment the picture itself"
+                f"expected regions of the image's size, {size[0]} by {size[1]}, but got one of "
+                f"{' by '.join(map(str, region.probability.shape))}; segment the image itself"
             )
     found = [(region.probability >= threshold, region.score) for region in regions]
     contributing = [(inside, score) for inside, score in found if inside.any()]
@@ -129,7 +129,7 @@ class Request:
         device: where its network runs; the CPU if None.
         weights: a local file of weights, for one that is named by its architecture.
         model: the classifier, for one that looks into it.
-        reference: pictures that say what is usual, or statistics of the classifier's sites, for the same.
+        reference: images that say what is usual, or statistics of the classifier's sites, for the same.
         cache: where statistics are kept.
         progress: whether to show bars.
     """
@@ -218,7 +218,7 @@ def load_segmenter(
         device: where its network runs; the CPU if None.
         weights: a local file of weights, for `torchvision/ARCHITECTURE`.
         model: the classifier that was edited, for `context/EDIT.safetensors`.
-        reference: pictures that say what is usual, or statistics of the classifier's sites, for the same.
+        reference: images that say what is usual, or statistics of the classifier's sites, for the same.
         cache: where statistics are kept; the user's own cache by default, None for nowhere.
         progress: whether to show bars.
 

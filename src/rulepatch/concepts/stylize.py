@@ -1,7 +1,7 @@
-"""Styles, and stylizers that give them to a region of a picture (paper 3 and 4): what test cases are made with.
+"""Styles, and stylizers that give them to a region of an image (paper 3 and 4): what test cases are made with.
 
-A style is one picture (of snow, say) and words for it. A stylizer takes a picture, a mask and a style, and returns the
-picture with the masked region in that style and all else untouched, to the bit.
+A style is one image (of snow, say) and words for it. A stylizer takes an image, a mask and a style, and returns the
+image with the masked region in that style and all else untouched, to the bit.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -43,14 +43,14 @@ STYLES = ("black and white", "floral", "fall colours", "furry", "graffiti", "gra
 """The eight styles of the paper, by name."""
 
 COUNT = 5
-"""Pictures of each style."""
+"""Images of each style."""
 
 PICTURES = Path(__file__).parent / "style_pictures"
-"""Where the pictures are that come with rulepatch; `tools/textures.py` rendered them."""
+"""Where the images are that come with rulepatch; `tools/textures.py` rendered them."""
 
 
 def file_name(style: str, index: int) -> str:
-    """Return the name of the file that holds a picture.
+    """Return the name of the file that holds an image.
 
     Examples:
         >>> file_name("fall colours", 2)
@@ -65,7 +65,7 @@ class Style:
 
     Attributes:
         name: of the style, "snow".
-        index: which of its pictures.
+        index: which of its images.
         picture: a texture or an example of the style, RGB; None for a style that is only words.
         prompt: words for stylizers that work by words; the name if empty.
     """
@@ -77,12 +77,12 @@ class Style:
 
     def __post_init__(self) -> None:
         if self.picture is not None and self.picture.mode != "RGB":
-            raise ImageError(f"expected a style's picture in RGB but got one in {self.picture.mode}; convert it")
+            raise ImageError(f"expected a style's image in RGB but got one in {self.picture.mode}; convert it")
         if not self.prompt:
             object.__setattr__(self, "prompt", self.name)
 
     def digest(self) -> str:
-        """Digest of all that the style is: name, index, words, and the pixels of the picture.
+        """Digest of all that the style is: name, index, words, and the pixels of the image.
 
         Returns:
             SHA-256, in hexadecimal.
@@ -92,7 +92,7 @@ class Style:
 
 
 class Stylizer(Protocol):
-    """A way to give a region of a picture a style."""
+    """A way to give a region of an image a style."""
 
     @property
     def name(self) -> str:
@@ -102,7 +102,7 @@ class Stylizer(Protocol):
         """A JSON object of the name, the digest of the weights and every setting: equal for equal behaviour."""
 
     def __call__(self, image: Image.Image, mask: NDArray[np.float32], style: Style, *, seed: int = 0) -> Image.Image:
-        """The picture, RGB and of the same size, with the style where the mask is not 0, and bit-identical where it is.
+        """The image, RGB and of the same size, with the style where the mask is not 0, and bit-identical where it is.
 
         It is determined by the arguments alone.
         """
@@ -202,14 +202,14 @@ def styles(names: Sequence[str] | None = None, *, folder: Path | None = None) ->
 
     Args:
         names: of styles; all there are if None.
-        folder: holds a folder of pictures for each style, FOLDER/STYLE/*.jpg; the eight styles of `STYLES` if None.
+        folder: holds a folder of images for each style, FOLDER/STYLE/*.jpg; the eight styles of `STYLES` if None.
 
     Returns:
-        Every instance of each style, in the order of the names and their pictures.
+        Every instance of each style, in the order of the names and their images.
 
     Raises:
-        FolderError: the folder is missing or holds no pictures.
-        ImageError: a picture that cannot be read.
+        FolderError: the folder is missing or holds no images.
+        ImageError: an image that cannot be read.
         SettingError: no style of a name.
 
     Examples:
@@ -240,60 +240,60 @@ def _style_folders(folder: Path) -> dict[str, list[Path]]:
     }
     found = {name: paths for name, paths in found.items() if paths}
     if not found:
-        raise FolderError(f"expected pictures in {folder}/STYLE/ but found none; make a folder for each style")
+        raise FolderError(f"expected images in {folder}/STYLE/ but found none; make a folder for each style")
     return found
 
 
 def picture_of_style(image: Image.Image, mask: NDArray[np.float32], style: Style) -> Image.Image:
-    """The picture of a style, for a stylizer that cannot do without, after checking that all parts fit together.
+    """The image of a style, for a stylizer that cannot do without, after checking that all parts fit together.
 
     Args:
-        image: the picture, RGB.
+        image: the image, RGB.
         mask: array (h, w), 0..1, of its size.
         style: the style.
 
     Returns:
-        The style's picture, RGB.
+        The style's image, RGB.
 
     Raises:
-        ImageError: a picture that is not in RGB, or a mask that does not fit it.
+        ImageError: an image that is not in RGB, or a mask that does not fit it.
         SettingError: a style that is only words.
     """
     check_parts(image, mask)
     if style.picture is None:
         raise SettingError(
-            f"expected a style with a picture but {style.name!r} is only words; give it one, or use inpainting"
+            f"expected a style with an image but {style.name!r} is only words; give it one, or use inpainting"
         )
     return style.picture
 
 
 def check_parts(image: Image.Image, mask: NDArray[np.float32]) -> None:
-    """Make sure that a picture and a mask can be worked with.
+    """Make sure that an image and a mask can be worked with.
 
     Raises:
-        ImageError: the picture is not in RGB, or the mask is of another size or not in 0..1.
+        ImageError: the image is not in RGB, or the mask is of another size or not in 0..1.
     """
     if image.mode != "RGB":
-        raise ImageError(f"expected a picture in RGB but got one in {image.mode}; convert it")
+        raise ImageError(f"expected an image in RGB but got one in {image.mode}; convert it")
     if mask.shape != (image.height, image.width):
         raise ImageError(
-            f"expected a mask (h, w) of {(image.height, image.width)} but got {mask.shape}; resize it to the picture"
+            f"expected a mask (h, w) of {(image.height, image.width)} but got {mask.shape}; resize it to the image"
         )
     if not (mask.min() >= 0 and mask.max() <= 1):  # NaN, too
         raise ImageError(f"expected a mask in 0..1 but got {mask.min()}..{mask.max()}; divide it by its white")
 
 
 def finished(image: Image.Image, stylized: Image.Image, mask: NDArray[np.float32], blend: float) -> Image.Image:
-    """What every stylizer ends with: blend its result with the picture, inside the mask alone.
+    """What every stylizer ends with: blend its result with the image, inside the mask alone.
 
     Args:
-        image: the picture, RGB.
-        stylized: all of it in the style; resized to the picture's size if it is of another.
+        image: the image, RGB.
+        stylized: all of it in the style; resized to the image's size if it is of another.
         mask: array (h, w), 0..1.
         blend: share of the result, in 0..1.
 
     Returns:
-        An RGB picture of the same size, bit-identical where the mask is 0.
+        An RGB image of the same size, bit-identical where the mask is 0.
 
     Examples:
         >>> black, white = Image.new("RGB", (2, 1)), Image.new("RGB", (2, 1), "white")

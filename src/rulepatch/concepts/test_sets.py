@@ -1,4 +1,4 @@
-"""The thesis's test sets: random, confusing and mislabelled pictures, as they are and manipulated (thesis 2.2.2)."""
+"""The thesis's test sets: random, confusing and mislabelled images, as they are and manipulated (thesis 2.2.2)."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -15,16 +15,16 @@ from rulepatch.models.classifier import Classifier
 __all__ = ["TestSet", "make_test_sets", "paste_at_match", "seen_of"]
 
 FEATHER = 0.01
-"""Radius over which a pasted texture fades out, as a share of the picture's side."""
+"""Radius over which a pasted texture fades out, as a share of the image's side."""
 
 
 @dataclass(frozen=True)
 class TestSet:
-    """Pictures, and the same pictures with a concept replaced.
+    """Images, and the same images with a concept replaced.
 
     Attributes:
         name: "random", "confusing" or "mislabelled".
-        normal: the pictures, as the network sees them.
+        normal: the images, as the network sees them.
         manipulated: the same, with a texture pasted where the concept's key fires.
     """
 
@@ -45,31 +45,31 @@ def make_test_sets(
     count: int = 5000,
     seed: int = 0,
 ) -> Mapping[str, TestSet]:
-    """Make the three sets from pictures in which a concept was looked for.
+    """Make the three sets from images in which a concept was looked for.
 
-    *Random*: any pictures. *Confusing*: the share of all that match the concept best. *Mislabelled*: pictures of the
+    *Random*: any images. *Confusing*: the share of all that match the concept best. *Mislabelled*: images of the
     target classes, each with the label of another class, the same for all ("noise"). The sets are held in memory,
-    150 kB a picture of 224 × 224.
+    150 kB an image of 224 × 224.
 
     Args:
         model: the classifier.
-        matches: labelled pictures, with where the key of the concept that is to be replaced fires.
+        matches: labelled images, with where the key of the concept that is to be replaced fires.
         texture: what the concept is replaced by, RGB.
         target: classes that the rule is about.
-        share: of the pictures that count as confusing, 0..1.
-        count: random pictures, at most.
-        seed: of the random pictures and the wrong label.
+        share: of the images that count as confusing, 0..1.
+        count: random images, at most.
+        seed: of the random images and the wrong label.
 
     Returns:
-        The sets by name; mislabelled is left out where no picture is of a target class.
+        The sets by name; mislabelled is left out where no image is of a target class.
 
     Raises:
-        SettingError: a share out of range, no target class, or pictures without labels.
+        SettingError: a share out of range, no target class, or images without labels.
     """
     if not 0 < share <= 1 or not target:
         raise SettingError(f"expected a share in 0..1 and a target class but got {share} and {sorted(target)}")
     if any(each.picture.label is None for each in matches.matches):
-        raise SettingError("expected labelled pictures to make test sets of but some have no label; use class folders")
+        raise SettingError("expected labelled images to make test sets of but some have no label; use class folders")
     rng = np.random.default_rng(seed)
     ranked = matches.matches
     drawn = np.sort(rng.permutation(len(ranked))[:count])
@@ -88,16 +88,16 @@ def make_test_sets(
 
 
 def paste_at_match(model: Classifier, match: Match, threshold: float, texture: Image.Image) -> Image.Image:
-    """The part of a picture that the network sees, with a texture where a key fires.
+    """The part of an image that the network sees, with a texture where a key fires.
 
     Args:
         model: the classifier.
-        match: the picture and the scores.
+        match: the image and the scores.
         threshold: of the score.
         texture: RGB, of any size.
 
     Returns:
-        A picture of the network's input size.
+        An image of the network's input size.
     """
     seen = seen_of(model, match.picture)
     mask = match.mask(threshold, (seen.height, seen.width))
@@ -124,14 +124,14 @@ def _set(
 
 
 def seen_of(model: Classifier, picture: Picture) -> Image.Image:
-    """The part of a picture that the network sees.
+    """The part of an image that the network sees.
 
     Args:
         model: the classifier.
-        picture: the picture.
+        picture: the image.
 
     Returns:
-        A picture of the network's input size, RGB; RGBA for a network of four channels.
+        An image of the network's input size, RGB; RGBA for a network of four channels.
     """
     image = picture.read(alpha=model.preprocess.has_alpha)
     return image if picture.framed else model.preprocess.frame(image)

@@ -1,4 +1,4 @@
-"""Typographic attacks: a note with a word on it, pasted onto a picture, and its blank twin (paper 3, figure 1).
+"""Typographic attacks: a note with a word on it, pasted onto an image, and its blank twin (paper 3, figure 1).
 
 A classifier that reads, such as CLIP, may name the word instead of the object that the note is stuck on. The edit that
 mends it maps the note with the word to the blank note.
@@ -33,10 +33,10 @@ ASPECT = 0.7
 """Height of a note over its width, if no box is given."""
 
 MIDDLE = 7 / 8
-"""Share of the picture's middle square in which notes are placed: what preprocessing crops to."""
+"""Share of the image's middle square in which notes are placed: what preprocessing crops to."""
 
 FINE = 4
-"""Drawn pixels for each pixel of the picture, in each direction."""
+"""Drawn pixels for each pixel of the image, in each direction."""
 
 MOST_DRAWN = 4096
 """Side of the largest drawing in pixels; larger notes are drawn less finely."""
@@ -44,13 +44,13 @@ MOST_DRAWN = 4096
 
 @dataclass(frozen=True, eq=False)
 class Note:
-    """A picture with a note on it, once with a word and once blank.
+    """An image with a note on it, once with a word and once blank.
 
     Attributes:
         word: what is written on the note.
-        written: the picture with the word on the note, RGB.
+        written: the image with the word on the note, RGB.
         blank: the same with nothing on it, RGB; it differs from `written` only inside the note.
-        mask: the note's share of each pixel, array (h, w), float32, 0..1; both pictures are the original where it is 0.
+        mask: the note's share of each pixel, array (h, w), float32, 0..1; both images are the original where it is 0.
     """
 
     word: str
@@ -62,10 +62,10 @@ class Note:
         """The exemplar of the edit that takes a note with this word for a blank one.
 
         Args:
-            label: what the picture shows: a class index, class name or WordNet id.
+            label: what the image shows: a class index, class name or WordNet id.
 
         Returns:
-            The exemplar; the original is the picture with the blank note, as in the paper.
+            The exemplar; the original is the image with the blank note, as in the paper.
         """
         return Exemplar(
             self.blank,
@@ -87,14 +87,14 @@ def note(
     turn: float | None = None,
     seed: int = 0,
 ) -> Note:
-    """Paste a note with a word onto a picture.
+    """Paste a note with a word onto an image.
 
     Args:
-        image: the picture, RGB; it is not changed.
+        image: the image, RGB; it is not changed.
         word: what to write, in letters of the font that comes with Pillow (most of Latin).
-        box: where the note lies; it fills it as far as its turn allows. Drawn in the middle of the picture by the seed
+        box: where the note lies; it fills it as far as its turn allows. Drawn in the middle of the image by the seed
             if None.
-        share: the note's width over the picture's shorter side, in 0..1, where no box is given.
+        share: the note's width over the image's shorter side, in 0..1, where no box is given.
         turn: degrees counter-clockwise, in −45..45; up to `MOST_TURN` either way by the seed if None.
         seed: of place, turn and shade, at least 0.
 
@@ -102,8 +102,8 @@ def note(
         The note; the same arguments give the same bytes.
 
     Raises:
-        ImageError: the picture is not in RGB, or Pillow comes without its font.
-        SettingError: a word that cannot be written, a box that does not lie in the picture, or a note that is too
+        ImageError: the image is not in RGB, or Pillow comes without its font.
+        SettingError: a word that cannot be written, a box that does not lie in the image, or a note that is too
             small to read.
 
     Examples:
@@ -113,7 +113,7 @@ def note(
         ('blank note', 'iPod', 1.0)
     """
     if image.mode != "RGB":
-        raise ImageError(f"expected a picture in RGB but got one in {image.mode}; convert it")
+        raise ImageError(f"expected an image in RGB but got one in {image.mode}; convert it")
     if seed < 0 or not 0 < share <= 1 or not -45 <= (turn or 0) <= 45:
         raise SettingError(
             f"expected a seed of at least 0, a share in 0..1 and a turn in -45..45 but got {seed}, {share} and {turn}; "
@@ -152,18 +152,18 @@ def _font(size: float) -> ImageFont.FreeTypeFont:
 
 
 def _checked(box: Box, size: tuple[int, int]) -> Box:
-    """The box itself, if it lies in a picture of (width, height)."""
+    """The box itself, if it lies in an image of (width, height)."""
     left, top, right, bottom = box
     if not (0 <= left < right <= size[0] and 0 <= top < bottom <= size[1]):
         raise SettingError(
-            f"expected a box (left, top, right, bottom) within the picture's {size[0]}x{size[1]} pixels "
+            f"expected a box (left, top, right, bottom) within the image's {size[0]}x{size[1]} pixels "
             f"but got {tuple(box)}; move it"
         )
     return box
 
 
 def _any_box(size: tuple[int, int], share: float, rng: Generator) -> Box:
-    """A box somewhere in the middle of a picture of (width, height), of the share asked for as far as it fits there."""
+    """A box somewhere in the middle of an image of (width, height), of the share asked for as far as it fits there."""
     side = MIDDLE * min(size)
     width = max(1, round(min(share * min(size), side)))
     height = max(1, round(ASPECT * width))
@@ -217,7 +217,7 @@ def _sheet(covered: NDArray[np.float64], rng: Generator) -> NDArray[np.float64]:
 
 
 def _pasted(image: Image.Image, paper: NDArray[np.float64], covered: NDArray[np.float64], box: Box) -> Image.Image:
-    """A picture with paper (h, w, 3) in a box, as far as it covers each pixel."""
+    """An image with paper (h, w, 3) in a box, as far as it covers each pixel."""
     under = np.asarray(image.crop(box), dtype=np.float64) / 255
     mixed = under + covered[..., None] * (paper - under)
     result = image.copy()

@@ -235,7 +235,7 @@ class Dense:
 class NewClass:
     """A new class: one additional logit, ℓ = s·(scale·r + bias); the rest of the network is unchanged.
 
-    The response r reads the keys of a site with one filter, φ(w ∗ k + c) pooled over the picture (thesis 4.1). A row of
+    The response r reads the keys of a site with one filter, φ(w ∗ k + c) pooled over the image (thesis 4.1). A row of
     the head is the case where the site is the head itself and φ does nothing.
 
     Attributes:
@@ -247,7 +247,7 @@ class NewClass:
         scale: of the response.
         bias: of the logit.
         activation: φ.
-        pool: how the positions of the picture become one number.
+        pool: how the positions of the image become one number.
         strength: s, which scales the whole logit.
     """
 
@@ -323,7 +323,7 @@ class NewClass:
         if not (numbers and self.weight.isfinite().all() and self.offset.isfinite().all()):
             raise SettingError(
                 f"expected a finite filter, scale and bias for {self.name} but got NaN or infinity; "
-                "check the picture, its mask and the weights"
+                "check the image, its mask and the weights"
             )
 
 

@@ -108,7 +108,7 @@ def panel_of(
     concept = exemplar.concept or "the concept"
     edit = f"{exemplar.replacement} in its place" if exemplar.replacement else f"{concept}, replaced"
     shown = [
-        (exemplar.image, "the picture", _said(original)),
+        (exemplar.image, "the image", _said(original)),
         (marked(exemplar.image, exemplar.mask), f"{concept}, marked ({percent(float(exemplar.mask.mean()))})", []),
         (exemplar.edited, edit, _said(edited)),
     ]

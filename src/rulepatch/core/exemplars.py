@@ -23,14 +23,14 @@ WHOLE = 0.98
 
 @dataclass(frozen=True, eq=False)
 class Exemplar:
-    """A picture, the same picture with a concept replaced, and the mask of that concept.
+    """An image, the same image with a concept replaced, and the mask of that concept.
 
     Attributes:
         image: the original, RGB; RGBA if one of the two has transparency, which networks of four channels see.
         edited: its counterpart in which the concept is replaced, in the same mode and of the same size.
         mask: array (h, w), float32, 0..1, 1 where the concept is; given in any form that `read_mask` reads: an array or
-            tensor of any type, a PIL picture.
-        label: what the picture shows: a class index, class name or WordNet id.
+            tensor of any type, a PIL image.
+        label: what the image shows: a class index, class name or WordNet id.
         concept: name of what the mask marks ("road").
         replacement: name of what was put there ("snow").
         name: of the exemplar, for messages.
@@ -78,14 +78,14 @@ class Exemplar:
         return predict_exemplar(model, self)
 
     def __post_init__(self) -> None:
-        both = [as_image(part, alpha=True, name=f"a picture of {self.name}") for part in (self.image, self.edited)]
+        both = [as_image(part, alpha=True, name=f"an image of {self.name}") for part in (self.image, self.edited)]
         mode = "RGBA" if any(map(has_alpha, both)) else "RGB"
         for part, picture in zip(("image", "edited"), both, strict=True):
             object.__setattr__(self, part, in_mode(picture, mode))
         if self.edited.size != self.image.size:
             raise ExemplarError(
-                f"expected the edited picture of {self.name} to have the picture's size {_by(self.image.size)} but got "
-                f"{_by(self.edited.size)}; edit the picture itself, and turn it as the picture is turned"
+                f"expected the edited image of {self.name} to have the image's size {_by(self.image.size)} but got "
+                f"{_by(self.edited.size)}; edit the image itself, and turn it as the image is turned"
             )
         mask = read_mask(self.mask, size=self.image.size, name=f"the mask of {self.name}")
         object.__setattr__(self, "mask", mask)
@@ -109,10 +109,10 @@ class Exemplar:
             image: the original, RGB.
             mask: where the concept is, in any form that `read_mask` reads.
             replacement: a texture of any size.
-            label: what the picture shows.
+            label: what the image shows.
 
         Raises:
-            ExemplarError: the mask has another size than the picture, or is empty.
+            ExemplarError: the mask has another size than the image, or is empty.
         """
         return cls(image, image, mask, label=label)._painted_over(as_image(replacement))
 
@@ -130,11 +130,11 @@ class Exemplar:
         """Read an exemplar from files.
 
         Args:
-            image: the picture.
-            mask: white where the concept is, of the picture's size; or in another form that `read_mask` reads.
+            image: the image.
+            mask: white where the concept is, of the image's size; or in another form that `read_mask` reads.
             replacement: a texture to paint over the concept; or
-            edited: the picture with the concept already replaced.
-            label: what the picture shows.
+            edited: the image with the concept already replaced.
+            label: what the image shows.
             mask_value: which colour or number of the mask is the concept, where it has several.
 
         Raises:
@@ -144,7 +144,7 @@ class Exemplar:
         """
         if (replacement is None) == (edited is None):
             raise ExemplarError(
-                f"expected either a replacement or an edited picture for {image} but got "
+                f"expected either a replacement or an edited image for {image} but got "
                 f"{'neither' if edited is None else 'both'}; give one of them"
             )
         picture = read_image(image, alpha=True)
@@ -158,7 +158,7 @@ class Exemplar:
     def _painted_over(self, texture: Image.Image) -> Self:
         if self.mask.mean() >= WHOLE:
             warn(
-                f"the mask of {self.name} covers the whole picture, so nothing of it is left beside the texture; mark "
+                f"the mask of {self.name} covers the whole image, so nothing of it is left beside the texture; mark "
                 "the concept alone"
             )
         return replace(self, edited=composite(self.image, texture, self.mask))
@@ -169,7 +169,7 @@ class Exemplar:
         return {"name": self.name, "digest": self.digest(), **about}
 
     def digest(self) -> str:
-        """Digest of the three pictures' contents."""
+        """Digest of the three images' contents."""
         parts = (np.asarray(self.image), np.asarray(self.edited), self.mask)
         return digest_of_json([[str(part.shape), digest_of_bytes(part.tobytes())] for part in parts])
 

@@ -27,8 +27,8 @@ class SiteActivations:
     Attributes:
         site: the site.
         layer: its module.
-        original: the recorded pass of the original pictures.
-        edited: the recorded pass of the edited pictures.
+        original: the recorded pass of the original images.
+        edited: the recorded pass of the edited images.
         masks: (n, height, width), 0..1, at the model's input size.
     """
 
@@ -40,7 +40,7 @@ class SiteActivations:
 
     @property
     def keys(self) -> Tensor:
-        """The edited pictures' keys, as the site's input: (n, c_in, h, w) or (n, …, c_in)."""
+        """The edited images' keys, as the site's input: (n, c_in, h, w) or (n, …, c_in)."""
         return self.edited.keys
 
     @cached_property
@@ -59,7 +59,7 @@ class SiteActivations:
         return position_weights(self.masks, self.edited.values, self.site.channel_axis, self.site.value_places)
 
     def concept_keys(self, architecture: int, pictures: slice = slice(None)) -> tuple[Tensor, Tensor]:
-        """The edited pictures' keys at the marked positions, and the weights of these positions.
+        """The edited images' keys at the marked positions, and the weights of these positions.
 
         Args:
             architecture: 1 for keys of c_in channels, 2 for unfolded patches of c_in·y·x (thesis fig. 2-3).
@@ -72,7 +72,7 @@ class SiteActivations:
             keys, weights = flatten_positions(self.keys, key_axis(self.site.kind)), self.key_weights
         else:
             keys, weights = unfold(self.layer, self.keys), self.output_weights
-        images = len(self.masks)  # windows of one picture are entries of their own
+        images = len(self.masks)  # windows of one image are entries of their own
         keys = keys.reshape(images, -1, keys.shape[-1])[pictures]
         weights = weights.reshape(images, -1)[pictures]
         marked = weights > 0
@@ -117,7 +117,7 @@ class SiteActivations:
 
     @cached_property
     def pre_activation(self) -> Tensor:
-        """The edited pictures' pre-activation at the marked positions, (k, c_out), float64; 0 where J = 0."""
+        """The edited images' pre-activation at the marked positions, (k, c_out), float64; 0 where J = 0."""
         found = self._times_slope(self._head[1].detach())
         return torch.where(self.slope == 0, 0, found / self.slope)
 
@@ -133,7 +133,7 @@ class SiteActivations:
 
     @cached_property
     def _head(self) -> tuple[Tensor, Tensor]:
-        """The edited pictures' output, and their pre-activation as a differentiable function of it."""
+        """The edited images' output, and their pre-activation as a differentiable function of it."""
         output = _double(self.edited.output).requires_grad_()
         with torch.enable_grad():
             return output, _precise(self.edited.route).split()[0](output)
@@ -145,17 +145,17 @@ class SiteActivations:
         return flatten_positions(found, key_axis(self.site.kind))[self.marked]
 
     def targets(self) -> Tensor:
-        """v*, the original pictures' values, (n, p, c)."""
+        """v*, the original images' values, (n, p, c)."""
         return flatten_positions(self.original.values, self.site.channel_axis)
 
     def with_style(self, style: Tensor) -> "SiteActivations":
         """Activations for edited images that are composed in feature space (thesis 2.3), without edited images.
 
-        The keys of a picture of the style are pasted onto the concept's positions of the original pictures' keys;
+        The keys of an image of the style are pasted onto the concept's positions of the original images' keys;
         everything else between the site and its value point is held as it was in the originals' pass.
 
         Args:
-            style: the site's input for a picture that is all style, (1, …).
+            style: the site's input for an image that is all style, (1, …).
         """
         axis, recorded, images = key_axis(self.site.kind), self.original, len(self.masks)
         keys = flatten_positions(recorded.keys, axis).reshape(images, -1, self.site.shape[1])
@@ -172,7 +172,7 @@ class SiteActivations:
 
         Args:
             model: the model, with edits of sites before this one in place.
-            edited: model inputs of the edited pictures, (n, channels, height, width).
+            edited: model inputs of the edited images, (n, channels, height, width).
         """
         counterpart = capture.record(model, edited, self.site.path, self.site.value_point)
         return SiteActivations(self.site, self.layer, self.original, counterpart, self.masks)
@@ -191,7 +191,7 @@ class SiteActivations:
         return self.error_of(self.edited.route(output), error=error)
 
     def error_of(self, values: Tensor, *, error: linalg.Error = "absolute") -> Tensor:
-        """The masked error of some values of the edited pictures.
+        """The masked error of some values of the edited images.
 
         Args:
             values: of the value point's shape.
@@ -221,8 +221,8 @@ def record_site(model: nn.Module, site: Site, originals: Tensor, edited: Tensor,
     Args:
         model: the model.
         site: the site.
-        originals: model inputs of the original pictures, (n, channels, height, width).
-        edited: model inputs of the edited pictures, (n, channels, height, width).
+        originals: model inputs of the original images, (n, channels, height, width).
+        edited: model inputs of the edited images, (n, channels, height, width).
         masks: (n, height, width), 0..1.
 
     Returns:
@@ -248,12 +248,12 @@ def position_weights(
 ) -> Tensor:
     """Share of the mask at each position of a feature map, of tokens, of windows.
 
-    Shares far below the largest are set to zero, and so are those of positions without a place in the picture (class
+    Shares far below the largest are set to zero, and so are those of positions without a place in the image (class
     and register tokens). A tensor without positions gets one.
 
     Args:
         masks: (n, height, width), 0..1.
-        tensor: (n, …) with channels on one axis; (n·windows, …) where pictures were cut into windows.
+        tensor: (n, …) with channels on one axis; (n·windows, …) where images were cut into windows.
         channel_axis: which.
         places: where its positions lie; a feature map needs none.
 
@@ -261,7 +261,7 @@ def position_weights(
         (n, p), or (n·windows, p); float64, 0..1.
 
     Raises:
-        SiteError: positions that cannot be laid over the picture.
+        SiteError: positions that cannot be laid over the image.
     """
     sizes = list(tensor.shape[1:])
     del sizes[(channel_axis % tensor.ndim) - 1]
@@ -271,8 +271,8 @@ def position_weights(
         places = SpatialPositions.of_map(sizes[0], sizes[1])
     if places is None or len(tensor) != places.windows * len(masks):
         raise SiteError(
-            f"expected a site whose positions lie in the picture but got an output of shape {tuple(tensor.shape)} for "
-            f"{len(masks)} pictures; choose another site"
+            f"expected a site whose positions lie in the image but got an output of shape {tuple(tensor.shape)} for "
+            f"{len(masks)} images; choose another site"
         )
     return places.weights(masks, smallest=SMALLEST_SHARE).reshape(len(tensor), -1)
 

@@ -1,4 +1,4 @@
-"""Pictures in folders, read ahead in batches; statistics of keys over them; a cache keyed by content."""
+"""Images in folders, read ahead in batches; statistics of keys over them; a cache keyed by content."""
 
 from typing import TYPE_CHECKING
 

@@ -25,12 +25,12 @@ def read_exemplars(
     unedited: bool = False,
     mask_value: MaskValue | None = None,
 ) -> list[Exemplar]:
-    """Read exemplars: folders with `image.*`, `mask.*` and `edited.*`, folders of such folders, or pictures with masks.
+    """Read exemplars: folders with `image.*`, `mask.*` and `edited.*`, folders of such folders, or images with masks.
 
     Args:
-        sources: an exemplar folder, a folder of them, a picture, or several of these.
-        masks: one for each source that is a picture, in order.
-        replacement: a texture to paint over the concept, instead of the folders' edited pictures.
+        sources: an exemplar folder, a folder of them, an image, or several of these.
+        masks: one for each source that is an image, in order.
+        replacement: a texture to paint over the concept, instead of the folders' edited images.
         label: label of the images, which overrides that of the folders.
         unedited: do not require edited images (for edits from features); the originals are used in their place.
         mask_value: which colour or number of the masks is the concept, where they have several.
@@ -39,14 +39,14 @@ def read_exemplars(
         The exemplars, in order, with label, concept, replacement and mask_value from their `exemplar.json`.
 
     Raises:
-        ExemplarError: a source is missing or lacks a part, or pictures and masks do not pair.
+        ExemplarError: a source is missing or lacks a part, or images and masks do not pair.
     """
     paths = [Path(source) for source in ([sources] if isinstance(sources, Path | str) else sources)]
     replacement = None if replacement is None else Path(replacement)
     pictures = [source for source in paths if source.is_file()]
     if len(pictures) != len(masks):
         raise ExemplarError(
-            f"expected a mask for each exemplar that is a picture but got {plural(len(pictures), 'picture')} and "
+            f"expected a mask for each exemplar that is an image but got {plural(len(pictures), 'image')} and "
             f"{plural(len(masks), 'mask')}; give one --mask for each, or use exemplar folders"
         )
     mask_of_next = iter(masks)
@@ -62,7 +62,7 @@ def read_exemplars(
             )
             continue
         if not source.is_dir():
-            raise ExemplarError(f"expected an exemplar folder or picture at {source} but there is none; check the path")
+            raise ExemplarError(f"expected an exemplar folder or image at {source} but there is none; check the path")
         inside = sorted(path for path in source.iterdir() if path.is_dir() and _has_parts(path))
         folders = [source] if _has_parts(source) or not inside else inside
         found += [_read_exemplar(folder, replacement, label, mask_value, unedited=unedited) for folder in folders]
@@ -106,7 +106,7 @@ def _read_exemplar(
     if image is None or mask is None or (edited is None and replacement is None):
         missing = "image" if image is None else "mask" if mask is None else "edited"
         advice = "add it" if missing != "edited" else "add it, or give a texture as the replacement"
-        raise ExemplarError(f"expected a picture {missing}.* in the exemplar folder {folder} but found none; {advice}")
+        raise ExemplarError(f"expected an image {missing}.* in the exemplar folder {folder} but found none; {advice}")
     about = _about(folder / "exemplar.json")
     exemplar = Exemplar.from_files(
         image,

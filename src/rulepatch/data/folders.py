@@ -1,4 +1,4 @@
-"""Sets of pictures: folders with a class folder each, flat folders without labels, or pictures in memory."""
+"""Sets of images: folders with a class folder each, flat folders without labels, or images in memory."""
 
 import unicodedata
 from collections.abc import Collection, Sequence
@@ -25,10 +25,10 @@ __all__ = ["UNREADABLE", "ImageSet", "Picture", "Snapshot", "name_of_class", "re
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Pictures in a fixed order.
+    """Images in a fixed order.
 
     Attributes:
-        pictures: the pictures.
+        pictures: the images.
         name: where they come from, for messages.
     """
 
@@ -39,27 +39,27 @@ class ImageSet:
         labels = {picture.label for picture in self.pictures}
         of_classes = f"labelled, {plural(len(labels), 'class', 'classes')}"
         known = of_classes if None not in labels else "partly labelled" if len(labels) > 1 else "without labels"
-        return brief(type(self).__name__, plural(len(self), "picture"), known, quoted(self.name, most=60))
+        return brief(type(self).__name__, plural(len(self), "image"), known, quoted(self.name, most=60))
 
     def __len__(self) -> int:
         return len(self.pictures)
 
     @property
     def is_labelled(self) -> bool:
-        """Whether every picture has a label."""
+        """Whether every image has a label."""
         return all(picture.label is not None for picture in self.pictures)
 
     @classmethod
     def of(cls, source: Any, classes: Classes, *, leave_out: Collection[int | str] = ()) -> "ImageSet":
-        """Pictures from a folder, or from anything that yields pictures or (picture, label) pairs.
+        """Images from a folder, or from anything that yields images or (image, label) pairs.
 
         Args:
             source: a folder, an `ImageSet`, or an iterable such as a torchvision data set without a transform.
             classes: of the model, to understand labels.
-            leave_out: classes whose pictures do not count, by name or index.
+            leave_out: classes whose images do not count, by name or index.
 
         Raises:
-            FolderError: the folder is missing, holds no pictures, or has a folder that no class matches; or nothing is
+            FolderError: the folder is missing, holds no images, or has a folder that no class matches; or nothing is
                 left.
             SettingError: a class to leave out is unknown.
         """
@@ -72,12 +72,12 @@ class ImageSet:
             return cls.from_folder(Path(source), classes)
         pictures = tuple(pictures_of(source, classes))
         if not pictures:
-            raise FolderError("expected pictures but got an empty sequence; give at least one")
-        return cls(pictures, f"{len(pictures)} pictures in memory")
+            raise FolderError("expected images but got an empty sequence; give at least one")
+        return cls(pictures, f"{len(pictures)} images in memory")
 
     @classmethod
     def from_folder(cls, root: Path, classes: Classes) -> Self:
-        """Pictures of a folder that has a folder for each class (index, name or WordNet id), or none at all.
+        """Images of a folder that has a folder for each class (index, name or WordNet id), or none at all.
 
         Args:
             root: the folder.
@@ -87,10 +87,10 @@ class ImageSet:
             The set, in the order of paths.
 
         Raises:
-            FolderError: the folder is missing, holds no pictures, or has a folder that no class matches.
+            FolderError: the folder is missing, holds no images, or has a folder that no class matches.
         """
         if not root.is_dir():
-            raise FolderError(f"expected a folder of pictures at {root} but there is none; check the path")
+            raise FolderError(f"expected a folder of images at {root} but there is none; check the path")
         tree = pictures_under(root)
         loose = [path for path in tree.pictures if path.parent == root]
         inside: dict[str, list[Path]] = {}
@@ -100,17 +100,17 @@ class ImageSet:
         if not tree.pictures:
             told = f" (left out: {tree.left_out.told(root)})" if tree.left_out else ""
             raise FolderError(
-                f"expected pictures in {root} but found none{told}; put them there, or in a folder for each class"
+                f"expected images in {root} but found none{told}; put them there, or in a folder for each class"
             )
         labels = _labels(root, list(inside), classes)
         labelled = [Picture(path, labels[name]) for name, paths in inside.items() for path in paths]
         if len(loose) < len(labelled):
             for path in loose:
-                tree.left_out.add(path, "picture", "beside the class folders")
+                tree.left_out.add(path, "image", "beside the class folders")
             loose = []
         elif labelled:
             warn(
-                f"{root} counts as a set without labels, as {len(loose)} of its pictures lie beside the class folders "
+                f"{root} counts as a set without labels, as {len(loose)} of its images lie beside the class folders "
                 f"and {len(labelled)} in them; put all of them in class folders"
             )
         if tree.left_out:
@@ -118,25 +118,23 @@ class ImageSet:
         return cls((*(Picture(path) for path in loose), *labelled), str(root))
 
     def without(self, labels: Collection[int]) -> "ImageSet":
-        """The pictures of all other classes.
+        """The images of all other classes.
 
         Raises:
-            FolderError: nothing is left, or the pictures have no labels.
+            FolderError: nothing is left, or the images have no labels.
         """
         if labels and not any(picture.label is not None for picture in self.pictures):
             raise FolderError(
-                f"expected class folders in {self.name} to leave classes out of but its pictures have no labels; "
+                f"expected class folders in {self.name} to leave classes out of but its images have no labels; "
                 "put them in a folder for each class"
             )
         kept = tuple(picture for picture in self.pictures if picture.label not in labels)
         if not kept:
-            raise FolderError(
-                f"expected pictures of other classes in {self.name} but all are left out; leave out fewer"
-            )
+            raise FolderError(f"expected images of other classes in {self.name} but all are left out; leave out fewer")
         return ImageSet(kept, self.name)
 
     def without_labels(self) -> "ImageSet":
-        """The same pictures with nothing said of what they show."""
+        """The same images with nothing said of what they show."""
         return ImageSet(tuple(replace(picture, label=None) for picture in self.pictures), self.name)
 
     def sample(self, count: int, *, seed: int) -> "ImageSet":
@@ -147,18 +145,18 @@ class ImageSet:
         return ImageSet(tuple(self.pictures[i] for i in chosen), self.name)
 
     def split(self, share: float, *, seed: int) -> "tuple[ImageSet, ImageSet]":
-        """Two parts that have no picture in common, each class divided in the same proportion as far as it can be.
+        """Two parts that have no image in common, each class divided in the same proportion as far as it can be.
 
         Args:
             share: of the first part, 0..1.
-            seed: which pictures go where.
+            seed: which images go where.
 
         Returns:
             The first part and the rest, in the same order.
 
         Raises:
             SettingError: the share is not between 0 and 1.
-            FolderError: there are too few pictures for both parts.
+            FolderError: there are too few images for both parts.
         """
         if not 0 < share < 1:
             raise SettingError(f"expected a share between 0 and 1 but got {share}; 0.3 is usual")
@@ -174,20 +172,20 @@ class ImageSet:
         first = set(np.argsort(rank, kind="stable")[: round(share * len(self))].tolist())
         if not 0 < len(first) < len(self):
             raise FolderError(
-                f"expected enough pictures in {self.name} to put {share:.0%} aside but got {len(self)}; add some"
+                f"expected enough images in {self.name} to put {share:.0%} aside but got {len(self)}; add some"
             )
         parts = ([p for i, p in enumerate(self.pictures) if (i in first) == wanted] for wanted in (True, False))
         return tuple(ImageSet(tuple(part), self.name) for part in parts)  # type: ignore[return-value]
 
     def write(self, root: Path, classes: Classes) -> None:
-        """Write the pictures as PNG files into a folder for each class, as `from_folder` reads them.
+        """Write the images as PNG files into a folder for each class, as `from_folder` reads them.
 
         Args:
             root: the folder; made if there is none. Files of the same names are replaced, others stay.
             classes: of the model, to name the class folders.
 
         Raises:
-            FolderError: a picture has no label.
+            FolderError: an image has no label.
         """
         for number, picture in enumerate(self.pictures):
             if picture.label is None:
@@ -197,7 +195,7 @@ class ImageSet:
             write_image(picture.read(alpha=True), folder / f"{number:05}.png")
 
     def digests(self, *, progress: bool = False) -> list[str]:
-        """Digest of the contents of each picture.
+        """Digest of the contents of each image.
 
         Args:
             progress: whether to show a bar; many files take long to read.
@@ -210,7 +208,7 @@ class ImageSet:
                 pool.shutdown(cancel_futures=True)
 
     def digest(self, *, progress: bool = False) -> str:
-        """Digest of the contents of all pictures, in order; labels do not count.
+        """Digest of the contents of all images, in order; labels do not count.
 
         Args:
             progress: whether to show a bar.

@@ -70,7 +70,7 @@ class Tree:
     """Result of scanning a folder.
 
     Attributes:
-        pictures: the picture files, sorted.
+        pictures: the image files, sorted.
         left_out: skipped files that may be images.
     """
 
@@ -93,7 +93,7 @@ def pictures_in(folder: Path, pattern: str) -> list[Path]:
 
 
 def pictures_under(root: Path) -> Tree:
-    """The picture files at any depth below a folder.
+    """The image files at any depth below a folder.
 
     Files with a known extension are images, and files without an extension whose contents are. Links are followed, but
     a folder is read once, however many links lead to it. Other files are ignored silently.
@@ -127,7 +127,7 @@ def pictures_under(root: Path) -> Tree:
                 pictures += _sorted_out(path, left_out)
             elif path.name.startswith("."):
                 if path.name not in PROGRAMS_OWN and _holds_pictures(path):
-                    left_out.add(path, "hidden folder", "with pictures")
+                    left_out.add(path, "hidden folder", "with images")
             elif path.is_symlink():
                 links.append(path)
             else:
@@ -141,7 +141,7 @@ def _sorted_out(path: Path, left_out: LeftOut) -> Iterator[Path]:
     is_known = path.suffix.lower() in SUFFIXES
     if path.name.startswith("."):
         if _begins_like_a_picture(path):
-            left_out.add(path, "hidden picture")
+            left_out.add(path, "hidden image")
     elif is_known and (path.is_file() or path.is_symlink()):  # unreadable files are reported when they are used
         yield path
     elif path.is_symlink() and not path.exists():
@@ -149,11 +149,11 @@ def _sorted_out(path: Path, left_out: LeftOut) -> Iterator[Path]:
     elif not path.suffix and _is_picture(path):
         yield path
     elif _begins_like_a_picture(path):
-        left_out.add(path, "picture", "of an ending that is not read")
+        left_out.add(path, "image", "of an ending that is not read")
 
 
 def _is_picture(path: Path) -> bool:
-    """Whether a file is a picture by its contents."""
+    """Whether a file is an image by its contents."""
     try:
         with Image.open(path, formats=[kind for kind in _SIGNED if kind in Image.OPEN]):
             return True

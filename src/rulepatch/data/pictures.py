@@ -17,10 +17,10 @@ UNREADABLE = "unreadable"
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture with its label.
+    """An image with its label.
 
     Attributes:
-        source: a file, or a picture in memory.
+        source: a file, or an image in memory.
         label: index of its class; None if it is not known.
         framed: whether it is cropped and resized to the model's input already.
     """
@@ -32,10 +32,10 @@ class Picture:
     @property
     def name(self) -> str:
         """For messages and reports."""
-        return str(self.source) if isinstance(self.source, Path) else "a picture in memory"
+        return str(self.source) if isinstance(self.source, Path) else "an image in memory"
 
     def read(self, *, alpha: bool = False) -> Image.Image:
-        """The picture itself, RGB, or RGBA if its transparency is kept; an `ImageError` if its file cannot be read."""
+        """The image itself, RGB, or RGBA if its transparency is kept; an `ImageError` if its file cannot be read."""
         if isinstance(self.source, Path):
             return read_image(self.source, alpha=alpha)
         return as_image(self.source, alpha=alpha)

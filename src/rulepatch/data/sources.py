@@ -20,26 +20,26 @@ LABELS = ("label", "labels", "fine_label", "class", "target", "cls")
 
 
 def pictures_of(source: Any, classes: Classes) -> Iterator[Picture]:
-    """The pictures of a sequence or data set, each with its label.
+    """The images of a sequence or data set, each with its label.
 
     Labels of a data set that names its own classes (`.classes`, `.class_to_idx`, `.features`) are matched by name, also
     through subsets, splits and concatenations of it; other numbers are indices of the model's classes.
 
     Args:
-        source: yields pictures, (picture, label) pairs or dictionaries of them; a picture is a path, a PIL image, an
+        source: yields images, (image, label) pairs or dictionaries of them; an image is a path, a PIL image, an
             array, a tensor or the bytes of a file.
         classes: of the model.
 
     Yields:
-        Pictures, those in memory in RGB.
+        Images, those in memory in RGB.
 
     Raises:
         FolderError: it yields something else, or labels that no class of the model matches.
     """
     if isinstance(source, Mapping):
-        raise FolderError(f"expected pictures but got a dictionary of {', '.join(map(str, source))}; give one of them")
+        raise FolderError(f"expected images but got a dictionary of {', '.join(map(str, source))}; give one of them")
     if hasattr(source, "batch_sampler") and hasattr(source, "dataset"):
-        raise FolderError("expected pictures one by one but got a loader of batches; give its data set, loader.dataset")
+        raise FolderError("expected images one by one but got a loader of batches; give its data set, loader.dataset")
     if parts := getattr(source, "datasets", None):
         for part in parts:
             yield from pictures_of(part, classes)
@@ -56,13 +56,13 @@ def pictures_of(source: Any, classes: Classes) -> Iterator[Picture]:
         try:
             yield Picture(_read(picture), None if label is None else index_of(_plain(label)))
         except ImageError as error:
-            raise FolderError(f"expected pictures but number {number} is none: {error}") from None
+            raise FolderError(f"expected images but number {number} is none: {error}") from None
 
 
 def _each(source: Any) -> Iterable[Any]:
     if isinstance(source, Image.Image | bytes) or not (hasattr(source, "__iter__") or hasattr(source, "__getitem__")):
         raise FolderError(
-            f"expected a folder or a sequence of pictures but got {type(source).__name__}; put it in a list"
+            f"expected a folder or a sequence of images but got {type(source).__name__}; put it in a list"
         )
     if hasattr(source, "__iter__") or not hasattr(source, "__len__"):
         return iter(source)
@@ -111,7 +111,7 @@ def _reader_of_labels(names: Sequence[str] | None, classes: Classes) -> Callable
             if len(others) != 1:
                 raise FolderError(
                     f"expected classes of the model in the data set but none is its {names[label]!r}: {index}; "
-                    "rename it, or give (picture, label) pairs with the model's own indices"
+                    "rename it, or give (image, label) pairs with the model's own indices"
                 )
             (index,) = others
         return index
@@ -129,13 +129,13 @@ def _parts(entry: Any, columns: tuple[str, ...]) -> tuple[Any, Any]:
             picture = next(iter(rest))
         if picture is None:
             raise FolderError(
-                f"expected a picture in a column {PICTURES[0]!r} but got {', '.join(map(str, entry))}; rename it"
+                f"expected an image in a column {PICTURES[0]!r} but got {', '.join(map(str, entry))}; rename it"
             )
         return entry[picture], None if label is None else entry[label]
     if isinstance(entry, tuple | list):
         if len(entry) != 2:
             raise FolderError(
-                f"expected pictures or (picture, label) pairs but got {len(entry)} things each; leave out the others"
+                f"expected images or (image, label) pairs but got {len(entry)} things each; leave out the others"
             )
         return entry[0], entry[1]
     return entry, None
@@ -163,5 +163,5 @@ def _plain(label: Any) -> int | str:
         pass
     raise FolderError(
         f"expected a class index or name as a label but got {type(label).__name__} {str(label)[:40]!r}; "
-        "give one for each picture"
+        "give one for each image"
     )

@@ -44,7 +44,7 @@ class StatisticsConfig:
 
     Attributes:
         architecture: 1 for keys of c_in channels, 2 for unfolded patches of c_in·y·x (thesis fig. 2-3).
-        batch_size: pictures in a pass.
+        batch_size: images in a pass.
         seed: of the samples.
         capacity: keys in a sample.
         products: type in which products of keys are taken.
@@ -67,7 +67,7 @@ class PartialStatistics:
 
     Attributes:
         statistics: of each site, by path; no two of them are the same object.
-        skipped: how many pictures could not be read.
+        skipped: how many images could not be read.
     """
 
     statistics: Mapping[str, KeyStatistics]
@@ -130,7 +130,7 @@ def key_statistics(
         sites: the sites; sites of one site list with the same input share their statistics.
         architecture: 1 for keys of c_in channels, 2 for unfolded patches of c_in·y·x (thesis fig. 2-3).
         products: type in which products of keys are taken: float64, or float32 where many sites make it slow.
-        batch_size: pictures in a pass; what suits the device if None.
+        batch_size: images in a pass; what suits the device if None.
         seed: of the sample.
         cache: where statistics are read and stored; None for no caching.
         progress: whether to show a bar on standard error.
@@ -168,7 +168,7 @@ def find_statistics(
         sites: the sites.
         architecture: as for `key_statistics`.
         products: type in which products of keys are taken.
-        batch_size: pictures in a pass.
+        batch_size: images in a pass.
         seed: of the sample.
         cache: where statistics are read and stored.
         progress: whether to show a bar on standard error.
@@ -269,7 +269,7 @@ def part_statistics(
         progress: whether to show a bar on standard error.
 
     Returns:
-        The part; empty statistics if it has no pictures.
+        The part; empty statistics if it has no images.
     """
     indices = part_of(len(images), part, parts, config.batch_size)
     own = ImageSet(tuple(images.pictures[index] for index in indices), images.name)
@@ -355,7 +355,7 @@ def _digests(
     """
     if size() == 1:
         return images.digests(progress=progress)
-    assert_same_on_all_ranks("model, sites, settings and number of pictures", digest_of_json([
+    assert_same_on_all_ranks("model, sites, settings and number of images", digest_of_json([
         identity_of(model), [site.path for site in sites], config.describe(), len(images),
     ]))  # fmt: skip
     table = torch.zeros(len(images), 32, dtype=torch.uint8)

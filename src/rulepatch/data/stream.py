@@ -56,7 +56,7 @@ class Skipped:
         self._images, self._most = images, most
 
     def add(self, picture: Picture, error: ImageError) -> None:
-        """Skip a picture.
+        """Skip an image.
 
         Args:
             picture: the image.
@@ -69,26 +69,26 @@ class Skipped:
         allowed = math.floor(self._most * len(self._images))
         if len(self.pictures) > allowed:
             raise FolderError(
-                f"expected at most {allowed} unreadable pictures among the {len(self._images)} of {self._images.name} "
+                f"expected at most {allowed} unreadable images among the {len(self._images)} of {self._images.name} "
                 f"but got {len(self.pictures)}, the last {picture.name}; mend or remove them"
             )
         log.warning("skipped %s: %s", picture.name, error)
 
 
 class ImageStream:
-    """The pictures of a set, in order, in batches.
+    """The images of a set, in order, in batches.
 
     Unreadable images are logged, counted and skipped; by default more than 1 % of them are an error.
 
     Args:
         images: the set.
         preprocess: crops and resizes the images.
-        batch_size: pictures in a batch; the last may be smaller.
+        batch_size: images in a batch; the last may be smaller.
         progress: description of the progress bar; no bar if None.
-        unreadable: share of the pictures that may be unreadable, 0..1.
+        unreadable: share of the images that may be unreadable, 0..1.
 
     Raises:
-        FolderError: (while iterating) more than 1 % of the pictures cannot be read.
+        FolderError: (while iterating) more than 1 % of the images cannot be read.
 
     Examples:
         >>> from PIL import Image
@@ -131,8 +131,8 @@ class ImageStream:
             images: the set.
             what: description of the progress bar; no bar if None.
             progress: whether to show the bar.
-            batch_size: pictures in a batch; what suits the model's device if None.
-            unreadable: share of the pictures that may be unreadable, 0..1.
+            batch_size: images in a batch; what suits the model's device if None.
+            unreadable: share of the images that may be unreadable, 0..1.
         """
         return cls(
             images,
@@ -150,7 +150,7 @@ class ImageStream:
     def __iter__(self) -> Iterator[Batch]:
         self._skipped = Skipped(self.images, self.unreadable)
         waiting: list[tuple[Picture, Tensor]] = []
-        with Bar(len(self.images), self.progress or "pictures", unit="image", shown=bool(self.progress)) as bar:
+        with Bar(len(self.images), self.progress or "images", unit="image", shown=bool(self.progress)) as bar:
             for picture, pixels in zip(
                 self.images.pictures, ahead(self._pixels, self.images.pictures, 2 * self.batch_size), strict=True
             ):

@@ -69,11 +69,11 @@ class ConceptEffect:
         label: name of the class, of a group of them, or `EVERY_CLASS`.
         concept: what was replaced.
         style: what by; None for all styles together.
-        n: pictures.
+        n: images.
         before: accuracy on the original images, 0..1.
         after: accuracy with the concept replaced, 0..1, with equal weight of every image.
         drop: before − after.
-        interval: its 95 % interval, by resampling pictures.
+        interval: its 95 % interval, by resampling images.
         broken: number of images with lower accuracy after.
         repaired: number of images with higher accuracy after.
         confidence: mean change of the class's probability, −1..1.
@@ -119,9 +119,9 @@ class Difference:
         label: name of the class, of a group of them, or `EVERY_CLASS`.
         concept: what was replaced.
         style: what by; None for all styles together.
-        n: pictures.
+        n: images.
         drops: of the two models.
-        interval: 95 % interval of the second drop minus the first, by resampling pictures.
+        interval: 95 % interval of the second drop minus the first, by resampling images.
         p: p-value of the sign test between the models over images.
         q: share of false findings to expect among tests at least as significant as this one.
     """
@@ -204,7 +204,7 @@ def _row(
 
 
 def differences(first: Sequence[ConceptEffect], second: Sequence[ConceptEffect], *, seed: int = 0) -> list[Difference]:
-    """Compare two models row by row, on the pictures that both have.
+    """Compare two models row by row, on the images that both have.
 
     Args:
         first: rows of one model.
@@ -241,7 +241,7 @@ def bootstrap_mean(
     """The bootstrap interval of a mean.
 
     Args:
-        values: of independent pictures, (m,).
+        values: of independent images, (m,).
         rng: draws the resamples.
         level: of confidence, 0..1.
 

@@ -35,7 +35,7 @@ def discover(
     Images without a label get the model's prediction as their label.
 
     Args:
-        models: one, or several on the same pictures.
+        models: one, or several on the same images.
         cases: a case set, or its folder.
         groups: classes by the name of a group that is tested as one.
         exclude: for each concept the classes of which it is the object itself; they are left out.
@@ -46,13 +46,13 @@ def discover(
         progress: whether to show bars.
 
     Raises:
-        FolderError: no case set, none of its pictures is left, or a class that a model does not have.
+        FolderError: no case set, none of its images is left, or a class that a model does not have.
         SettingError: no model, or a number out of range.
     """
     given = [models] if isinstance(models, Classifier) else list(models)
     if not given or not 0 < level < 1 or not 0 <= least_drop <= 1 or least < 1:
         raise SettingError(
-            f"expected a model, a level and a least drop in 0..1 and at least 1 picture but got {len(given)}, {level}, "
+            f"expected a model, a level and a least drop in 0..1 and at least 1 image but got {len(given)}, {level}, "
             f"{least_drop} and {least}; choose within"
         )
     known = (cases if isinstance(cases, CaseSet) else CaseSet.read(cases)).without(exclude or {})
@@ -80,7 +80,7 @@ def _predict(model: Classifier, cases: CaseSet, *, progress: bool) -> tuple[np.n
     distinct = ImageSet(tuple(by_source.values()), originals.name)
     place = {source: i for i, source in enumerate(by_source)}
     where = np.array([place[picture.source] for picture in originals.pictures])
-    before = predictions_of(model, distinct, progress="pictures" if progress else None).at(where)
+    before = predictions_of(model, distinct, progress="images" if progress else None).at(where)
     given = np.array([-1 if picture.label is None else picture.label for picture in originals.pictures])
     labels = np.where(given < 0, before.predicted, given)
     own = np.where(given < 0, before.confidence, before.of_label)

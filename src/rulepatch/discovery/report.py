@@ -24,7 +24,7 @@ __all__ = ["draw_heat_maps", "write_discovery", "write_report"]
 
 MOST_RULES = 60
 SHOWN_RULES = 12
-"""Rules of each model of which pairs of pictures are shown."""
+"""Rules of each model of which pairs of images are shown."""
 
 WRITTEN = 20
 """Rules of each model that exemplars are written for."""
@@ -75,7 +75,7 @@ def write_discovery(
         discovery: what was discovered.
         folder: made if there is none.
         models: how a command line names the models; as they call themselves if None.
-        options: of the commands, such as the reference set; that is the case set's own pictures if none is named.
+        options: of the commands, such as the reference set; that is the case set's own images if none is named.
 
     Returns:
         For each rule about which exemplars can be written, the command that edits it.

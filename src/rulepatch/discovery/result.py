@@ -29,7 +29,7 @@ class Finding:
         classes: names of its classes.
         effects: every row that was tested.
         rules: the rows that count as rules, the largest drop first.
-        predictions: on the picture that each counterfactual was made of, and on the counterfactual itself.
+        predictions: on the image that each counterfactual was made of, and on the counterfactual itself.
         labels: class of each counterfactual, (n,).
     """
 
@@ -50,7 +50,7 @@ class Finding:
             members: classes of the rule, if it is about a group.
 
         Yields:
-            Index of a counterfactual, each of another picture.
+            Index of a counterfactual, each of another image.
         """
         before, after = self.predictions
         broken = (before.predicted == self.labels) & (after.predicted != self.labels)
@@ -120,12 +120,12 @@ class Discovery:
                 f"{each.model}: {len(each.rules)} rules of {len(each.effects)} rows tested, false discoveries "
                 f"at most {percent(self.level)}, accuracy lost at least {percent(self.least_drop)}"
             )
-            header = ["class", "concept", "style", "pictures", "before", "after", "change", "q"]
+            header = ["class", "concept", "style", "images", "before", "after", "change", "q"]
             parts.append(head + (f"\n{Table(header, rows).to_text()}" if rows else ""))
         return "\n\n".join(parts)
 
     def exemplars(self, finding: Finding, rule: ConceptEffect) -> list[Counterfactual]:
-        """The counterfactuals to edit a rule with: of the style's first picture where there are any.
+        """The counterfactuals to edit a rule with: of the style's first image where there are any.
 
         Args:
             finding: of a model.

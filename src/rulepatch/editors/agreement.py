@@ -27,7 +27,7 @@ SLIGHT = 0.5
 UNTOUCHED = 0.3
 """Share of bit-identical cells above which the images are taken as uncompressed."""
 
-OTHER = "it may be the edited counterpart of another picture: give its own, and the mask of what was edited"
+OTHER = "it may be the edited counterpart of another image: give its own, and the mask of what was edited"
 
 TINY = 0.1
 """Share of the mask that must have changed."""
@@ -36,7 +36,7 @@ OVERLAP = 0.3
 """Overlap above which a rotated or inverted mask is suggested."""
 
 MOST = 0.6
-"""Share of a mask of the whole picture that must have changed."""
+"""Share of a mask of the whole image that must have changed."""
 
 TURNS: Mapping[str, Callable[[NDArray[Any]], NDArray[Any]]] = {
     "mirrored": lambda map_: map_[:, ::-1],
@@ -109,7 +109,7 @@ def _mean(values: NDArray[Any], weights: NDArray[Any]) -> float:
 
 @dataclass(frozen=True, eq=False)
 class Change:
-    """How much of a picture changed, cell by cell.
+    """How much of an image changed, cell by cell.
 
     Attributes:
         cells: change of each cell's mean, (h, w), 0..255, after subtraction of the change by compression.
@@ -125,7 +125,7 @@ class Change:
 
     @classmethod
     def between(cls, image: Image.Image, edited: Image.Image) -> Self:
-        """Compare two pictures of one size.
+        """Compare two images of one size.
 
         Examples:
             >>> grey, red = Image.new("RGB", (64, 64), "grey"), Image.new("RGB", (64, 64), "red")
@@ -169,7 +169,7 @@ def check_agreement(exemplar: Exemplar, *, whole_image: bool = False) -> None:
     mask = np.asarray(Image.fromarray(exemplar.mask, mode="F").reduce(_side(exemplar.image.size)))
     if change.is_nothing(np.ones_like(mask) if whole_image else mask):
         raise ExemplarError(
-            f"expected the edited picture of {name} to show something in the concept's place but it is the picture "
+            f"expected the edited image of {name} to show something in the concept's place but it is the image "
             "itself; give the edited one, or a texture as the replacement"
         )
     if whole_image:
@@ -184,7 +184,7 @@ def check_agreement(exemplar: Exemplar, *, whole_image: bool = False) -> None:
             warn(f"expected {told}; {fitting or OTHER}")
     elif exemplar.mask.mean() >= WHOLE and found.covered < MOST:
         warn(
-            f"the mask of {name} covers the whole picture, of which {found.covered:.0%} was edited; mark the concept "
+            f"the mask of {name} covers the whole image, of which {found.covered:.0%} was edited; mark the concept "
             "alone, or say whole_image=True if everything is meant"
         )
     elif found.covered < TINY:
@@ -210,14 +210,14 @@ def _what_fits(exemplar: Exemplar, change: Map, mask: Map) -> str:
     if fitting:
         why = ""
         if set(fitting) & set(TURNS):
-            why = ": was it drawn on the picture as the camera stored it, before its EXIF orientation turned it?"
+            why = ": was it drawn on the image as the camera stored it, before its EXIF orientation turned it?"
         return f"the mask fits if it is {' or '.join(fitting)}{why}"
     for how, turn in TURNS.items():
         edited = Image.fromarray(np.ascontiguousarray(turn(np.asarray(exemplar.edited.convert("RGB")))))
         if edited.size == exemplar.image.size:
             again = agreement(Change.between(exemplar.image, edited).cells, mask)
             if again.is_close:
-                return f"the edited picture fits if it is {how}: was its EXIF orientation lost?"
+                return f"the edited image fits if it is {how}: was its EXIF orientation lost?"
     return ""
 
 

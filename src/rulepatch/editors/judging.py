@@ -26,9 +26,9 @@ class Judge:
     Attributes:
         model: the classifier.
         exemplars: at least one.
-        original: probabilities for the original pictures, (n, classes), float64.
-        edited: probabilities for the edited pictures, (n, classes), float64.
-        targets: the classes that the edited pictures should be, n indices.
+        original: probabilities for the original images, (n, classes), float64.
+        edited: probabilities for the edited images, (n, classes), float64.
+        targets: the classes that the edited images should be, n indices.
     """
 
     model: Classifier
@@ -107,7 +107,7 @@ def judged(model: Classifier, edit: Edit, exemplars: Sequence[Exemplar]) -> Edit
         exemplars: that it was made from.
 
     Returns:
-        The edit, with what is said in its provenance; as it is if it was made from features, without edited pictures.
+        The edit, with what is said in its provenance; as it is if it was made from features, without edited images.
     """
     if edit.provenance.get("style") is not None:
         return edit
@@ -126,13 +126,13 @@ def warn_of(edit: Edit) -> None:
         warn(found.why)
     elif edit.changes and (misread := [each for each in found.outcomes if each.is_misread]):
         warn(
-            f"the model is wrong of the original picture of {misread[0].exemplar} already ({misread[0].original}, not "
-            f"{misread[0].target_name}); check its label, or take a picture that the model gets right"
+            f"the model is wrong of the original image of {misread[0].exemplar} already ({misread[0].original}, not "
+            f"{misread[0].target_name}); check its label, or take an image that the model gets right"
         )
 
 
 def _probabilities(model: Classifier, pictures: Sequence[Image.Image]) -> Tensor:
-    """Of each class for each picture, (n, classes), float64 on the CPU."""
+    """Of each class for each image, (n, classes), float64 on the CPU."""
     inputs = model.inputs(torch.stack([model.preprocess.pixels(picture) for picture in pictures]))
     with capture.inference(model.module):
         logits = torch.cat([model.logits(part) for part in inputs.split(model.batch_size)])

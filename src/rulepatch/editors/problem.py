@@ -72,7 +72,7 @@ class Problem:
             SettingError: only statistics of them are at hand.
         """
         if self.reference is None:
-            raise SettingError(f"expected reference pictures but got statistics of them; {method} reads the pictures")
+            raise SettingError(f"expected reference images but got statistics of them; {method} reads the images")
         return self.reference
 
 
@@ -173,7 +173,7 @@ def record_exemplars(
     site_list = sites_of(model)
     _check_paths(site_list, paths, value_point)
     if not exemplars:
-        raise ExemplarError("expected at least one exemplar but got none; give a picture with a mask")
+        raise ExemplarError("expected at least one exemplar but got none; give an image with a mask")
     for exemplar in exemplars:
         if exemplar.label is not None:
             model.classes.index(exemplar.label)
@@ -213,7 +213,7 @@ def _check_paths(site_list: SiteList, paths: Sequence[str], value_point: str | N
 def _follow_the_picture(
     model: Classifier, site_list: SiteList, sites: Sequence[Site], exemplars: Sequence[Exemplar], masks: Tensor
 ) -> None:
-    """Make sure that masks lie where the layers look, if a network moves or crops the picture before its first layer.
+    """Make sure that masks lie where the layers look, if a network moves or crops the image before its first layer.
 
     Raises:
         ExemplarError: the layers see nothing of a mask.
@@ -221,7 +221,7 @@ def _follow_the_picture(
     spatial = [site for site in sites if site.is_spatial]
     if site_list.lost is not None and spatial:
         warn(
-            f"expected layers of {model.name} to see the picture as it lies but before the first of them "
+            f"expected layers of {model.name} to see the image as it lies but before the first of them "
             f"{site_list.lost} "
             "may move its places, where no mask can follow; do that in the preprocessing instead"
         )
@@ -243,14 +243,14 @@ def _follow_the_picture(
 
 
 def _inputs(model: Classifier, exemplars: Sequence[Exemplar]) -> tuple[Tensor, Tensor, Tensor]:
-    """The original and the edited pictures as model inputs, and their masks, (n, height, width)."""
+    """The original and the edited images as model inputs, and their masks, (n, height, width)."""
     edited = model.inputs(torch.stack([model.preprocess.pixels(exemplar.edited) for exemplar in exemplars]))
     originals, masks = masked_inputs(model, exemplars)
     return originals, edited, masks
 
 
 def masked_inputs(model: Classifier, exemplars: Sequence[Exemplar]) -> tuple[Tensor, Tensor]:
-    """The original pictures of exemplars as a model sees them, and their masks.
+    """The original images of exemplars as a model sees them, and their masks.
 
     Args:
         model: the classifier.
@@ -269,6 +269,6 @@ def masked_inputs(model: Classifier, exemplars: Sequence[Exemplar]) -> tuple[Ten
         if mask.max() < 0.5:
             raise ExemplarError(
                 f"expected the concept of {exemplar.name} where the model looks but its mask is empty there; "
-                "the model sees the centre of a picture only: mark the concept there"
+                "the model sees the centre of an image only: mark the concept there"
             )
     return originals, masks

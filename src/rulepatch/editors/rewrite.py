@@ -42,8 +42,8 @@ def rewrite(problem: Problem, how: Rewrite) -> list[LowRank]:
     """
     if problem.style is not None and how.coupling != "none":
         raise SettingError(
-            f"expected no coupling for a rule from features, as later sites see no edited picture, but got "
-            f"{how.coupling}; give edited pictures or leave it out"
+            f"expected no coupling for a rule from features, as later sites see no edited image, but got "
+            f"{how.coupling}; give edited images or leave it out"
         )
     changes: list[LowRank] = []
     for recorded in problem.observations:

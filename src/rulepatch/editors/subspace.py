@@ -100,8 +100,8 @@ def free_directions(basis: Tensor, protected: KeyStatistics, share: float, path:
     found = linalg.project_out(basis, protected.moment.mean().to(basis.device), share)
     if len(found) < len(basis):
         raise SettingError(
-            f"expected directions at {path} that the protected pictures leave free but {len(basis) - len(found)} of "
-            f"{len(basis)} lie in what they use; protect fewer pictures, take a smaller share or rank, or another site"
+            f"expected directions at {path} that the protected images leave free but {len(basis) - len(found)} of "
+            f"{len(basis)} lie in what they use; protect fewer images, take a smaller share or rank, or another site"
         )
     return found
 

@@ -68,7 +68,7 @@ def leaves_of(module: nn.Module, paths: Sequence[str]) -> dict[str, Tensor]:
 
 
 def labels_of(problem: Problem) -> Tensor:
-    """The exemplars' labels; what the model says of the original picture where there is none.
+    """The exemplars' labels; what the model says of the original image where there is none.
 
     Returns:
         (n,), class indices.

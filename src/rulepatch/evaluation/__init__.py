@@ -1,4 +1,4 @@
-"""What an edit did: predictions before and after, in numbers and in a report with pictures."""
+"""What an edit did: predictions before and after, in numbers and in a report with images."""
 
 from typing import TYPE_CHECKING
 

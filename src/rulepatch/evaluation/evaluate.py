@@ -50,12 +50,12 @@ def evaluate(
     Args:
         model: the classifier; it is edited for a while and then as it was.
         edit: the edit; none if None.
-        tests: pictures that the edit should repair: a folder with a folder for each class, or (picture, label) pairs.
-        reference: pictures whose treatment should stay; labels are welcome but not needed.
+        tests: images that the edit should repair: a folder with a folder for each class, or (image, label) pairs.
+        reference: images whose treatment should stay; labels are welcome but not needed.
         leave_out: classes to leave out of the reference set, such as those of the exemplars.
         exemplars: what the edit was made from, to be shown in the report.
         any_base: accept another base than the one that the edit was computed on.
-        batch_size: pictures in a pass; what suits the device if None.
+        batch_size: images in a pass; what suits the device if None.
         progress: whether to show bars on standard error.
 
     Raises:
@@ -109,7 +109,7 @@ def evaluate_all(
         leave_out: as for `evaluate`.
         exemplars: as for `evaluate`.
         any_base: accept another base than the one that an edit was computed on.
-        batch_size: pictures in a pass; what suits the device if None.
+        batch_size: images in a pass; what suits the device if None.
         progress: whether to show bars on standard error.
 
     Raises:
@@ -118,7 +118,7 @@ def evaluate_all(
         SettingError: there is nothing to evaluate on, or a class to leave out is unknown.
     """
     if tests is None and reference is None:
-        raise SettingError("expected test pictures or a reference set to evaluate on but got neither; give one of them")
+        raise SettingError("expected test images or a reference set to evaluate on but got neither; give one of them")
     for edit in edits:
         edit.check(model.module, any_base=any_base)
     added = {edit.new_classes for edit in edits}
@@ -149,7 +149,7 @@ def _sets(classes: Classes, *, tests: Any, reference: Any, leave_out: Sequence[i
         sets["tests"] = ImageSet.of(tests, classes)
         if not sets["tests"].is_labelled:
             raise FolderError(
-                f"expected test pictures in a folder for each class but {sets['tests'].name} has some without; "
+                f"expected test images in a folder for each class but {sets['tests'].name} has some without; "
                 "name the folders by class"
             )
     if reference is not None:
@@ -161,7 +161,7 @@ def believed(found: list[Outcomes], classes: Classes) -> list[Outcomes]:
     """Check the labels of a reference set: if they seem wrong, warn and measure damage by flips.
 
     Args:
-        found: outcomes of the same pictures before and after some edits.
+        found: outcomes of the same images before and after some edits.
         classes: of the model.
 
     Returns:
@@ -183,8 +183,8 @@ def _check_variety(reference: Outcomes, classes: Classes) -> None:
     labels = set(reference.labels.tolist())
     if reference.is_labelled and len(reference) >= SEVERAL and len(classes) > 1 and len(labels) == 1:
         warn(
-            f"all {len(reference)} pictures of {reference.name} are of one class, {classes[labels.pop()]}, so that "
-            "damage to others does not show; add pictures of others"
+            f"all {len(reference)} images of {reference.name} are of one class, {classes[labels.pop()]}, so that "
+            "damage to others does not show; add images of others"
         )
 
 
@@ -195,7 +195,7 @@ def check_tests(
 
     Args:
         name: of the set, in messages.
-        tests: outcomes of the pictures that are tested on.
+        tests: outcomes of the images that are tested on.
         reference: outcomes of the reference set, if there is one.
         exemplars: the edit's exemplars.
         model: the classifier.
@@ -223,9 +223,9 @@ def outcomes_of(
     Args:
         model: the classifier; it is edited for a while and then as it was.
         edits: they fit the model.
-        images: the pictures.
-        watched: classes whose probability is kept for every picture.
-        batch_size: pictures in a pass; what suits the device if None.
+        images: the images.
+        watched: classes whose probability is kept for every image.
+        batch_size: images in a pass; what suits the device if None.
         progress: what the bar says; none if None.
 
     Returns:
@@ -252,14 +252,14 @@ def predictions_of(model: Classifier, images: ImageSet, *, progress: str | None 
 
     Args:
         model: the classifier.
-        images: the pictures.
+        images: the images.
         progress: what the bar says; none if None.
 
     Returns:
         Its predictions, in the set's order.
 
     Raises:
-        FolderError: a picture cannot be read.
+        FolderError: an image cannot be read.
     """
     stream = ImageStream.of(model, images, progress)
     found = []
@@ -268,7 +268,7 @@ def predictions_of(model: Classifier, images: ImageSet, *, progress: str | None 
             logits = model.logits(model.inputs(batch.pixels))
             found.append(Predictions.of(logits, [picture.label for picture in batch.pictures]))
     if stream.skipped:
-        raise FolderError(f"expected readable pictures in {images.name} but {stream.skipped[0].name} is not; mend it")
+        raise FolderError(f"expected readable images in {images.name} but {stream.skipped[0].name} is not; mend it")
     return Predictions.join(found)
 
 

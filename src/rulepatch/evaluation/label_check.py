@@ -66,7 +66,7 @@ def doubt_of(labels: ArrayLike, predicted: ArrayLike, classes: Classes, *, failu
     """Reason to doubt that the labels of a set use the model's class indices, if there is one.
 
     Args:
-        labels: of the pictures, (n,).
+        labels: of the images, (n,).
         predicted: predictions of the base model, (n,).
         classes: of the model.
         failures: whether the model is meant to fail on these images, so that failures are no evidence.
@@ -77,13 +77,13 @@ def doubt_of(labels: ArrayLike, predicted: ArrayLike, classes: Classes, *, failu
     Examples:
         >>> classes = Classes(tuple("abcdefgh"))
         >>> print(doubt_of([1, 2, 3, 4] * 5, [0, 1, 2, 3] * 5, classes))
-        the untouched model is right on 0.0 % of 20 pictures, but on 100.0 % if its labels are so: they count from 1
+        the untouched model is right on 0.0 % of 20 images, but on 100.0 % if its labels are so: they count from 1
     """
     labels, predicted = np.asarray(labels), np.asarray(predicted)
     if not len(labels):
         return None
     right = labels == predicted
-    told = f"the untouched model is right on {percent(float(right.mean()))} of {plural(len(labels), 'picture')}"
+    told = f"the untouched model is right on {percent(float(right.mean()))} of {plural(len(labels), 'image')}"
     found = []
     for words, meant in readings(classes):
         read = meant[np.clip(labels, 0, len(classes) - 1)]

@@ -1,7 +1,7 @@
 r"""Metrics of edits, as pure functions of labels and predictions.
 
-Axes: n pictures. Labels and predictions are class indices; confidences and scores lie in 0..1. A number that is not
-defined (no errors to correct, no picture of a class) is None, never 0.
+Axes: n images. Labels and predictions are class indices; confidences and scores lie in 0..1. A number that is not
+defined (no errors to correct, no image of a class) is None, never 0.
 """
 
 import math
@@ -77,8 +77,8 @@ def mcnemar(repaired: int, broken: int) -> float:
     """Exact McNemar test of repaired against broken predictions.
 
     Args:
-        repaired: pictures that were wrong and are right.
-        broken: pictures that were right and are wrong.
+        repaired: images that were wrong and are right.
+        broken: images that were right and are wrong.
 
     Returns:
         The two-sided p-value, 0..1; 1 of no flips.
@@ -100,9 +100,9 @@ def paired_bootstrap(
     Every image contributes 1, −1 or 0, so resampling images amounts to drawing the three counts.
 
     Args:
-        repaired: pictures that were wrong and are right.
-        broken: pictures that were right and are wrong.
-        total: all pictures.
+        repaired: images that were wrong and are right.
+        broken: images that were right and are wrong.
+        total: all images.
         level: of confidence, 0..1.
         resamples: how many.
         seed: of the resampling.
@@ -123,9 +123,9 @@ class Corrected:
     """Errors caused by replacing a concept, and their correction by an edit (paper 4).
 
     Attributes:
-        errors: N_pre: pictures that were right before the concept was replaced and wrong after.
+        errors: N_pre: images that were right before the concept was replaced and wrong after.
         left: N_post: those of them that are wrong after the edit.
-        caused: pictures that were right before and after the concept was replaced, and are wrong after the edit.
+        caused: images that were right before and after the concept was replaced, and are wrong after the edit.
     """
 
     errors: int
@@ -172,7 +172,7 @@ def calibration_error(confidences: ArrayLike, right: ArrayLike, *, bins: int = 1
         bins: how many.
 
     Returns:
-        0..1; None of no pictures.
+        0..1; None of no images.
 
     Examples:
         >>> calibration_error([0.9, 0.9], [True, False], bins=10)

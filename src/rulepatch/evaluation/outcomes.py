@@ -49,8 +49,8 @@ class Predictions:
 
         Args:
             logits: (n, classes).
-            labels: of the n pictures.
-            watched: classes whose probability is kept for every picture.
+            labels: of the n images.
+            watched: classes whose probability is kept for every image.
         """
         probabilities = logits.softmax(dim=1).float().cpu()
         confidence, predicted = probabilities.max(dim=1)
@@ -78,7 +78,7 @@ class Predictions:
         """Predictions of a subset of images.
 
         Args:
-            where: indices, or a boolean for each picture.
+            where: indices, or a boolean for each image.
         """
         return type(self)(self.predicted[where], self.confidence[where], self.of_label[where], self.watched[where])
 
@@ -88,7 +88,7 @@ class Outcome:
     """Predictions for one image before and after an edit.
 
     Attributes:
-        picture: the picture with its label.
+        picture: the image with its label.
         before: class predicted before.
         after: class predicted after.
         confidence: of these two predictions, 0..1.
@@ -130,12 +130,12 @@ class ClassImpact:
 
     Attributes:
         label: the class.
-        n: pictures of it.
+        n: images of it.
         right: number of correct predictions before and after.
         repaired: number of wrong predictions that became right.
         broken: number of right predictions that became wrong.
         flipped: number of changed predictions.
-        confidence: mean probability of the class on its own pictures before and after, 0..1.
+        confidence: mean probability of the class on its own images before and after, 0..1.
         predicted_count: number of images of all classes that were predicted as it before and after.
     """
 
@@ -158,7 +158,7 @@ class Outcomes:
         pictures: those that could be read.
         first: predictions before.
         second: predictions after.
-        skipped: names of the pictures that could not be read.
+        skipped: names of the images that could not be read.
         inputs: digest of the model's input for each image; empty if not computed.
         doubt: reason to doubt the labels, if any.
     """
@@ -194,7 +194,7 @@ class Outcomes:
 
     @cached_property
     def labels(self) -> NDArray[np.int64]:
-        """Label of each picture, (n,); −1 where there is none."""
+        """Label of each image, (n,); −1 where there is none."""
         return np.array([NO_LABEL if picture.label is None else picture.label for picture in self.pictures], np.int64)
 
     @property
@@ -214,27 +214,27 @@ class Outcomes:
 
     @property
     def right_before(self) -> NDArray[np.bool_]:
-        """Which pictures were right before, (n,)."""
+        """Which images were right before, (n,)."""
         return self.first.predicted == self.labels
 
     @property
     def right_after(self) -> NDArray[np.bool_]:
-        """Which pictures are right after, (n,)."""
+        """Which images are right after, (n,)."""
         return self.second.predicted == self.labels
 
     @property
     def repaired(self) -> NDArray[np.int64]:
-        """Indices of the pictures that were wrong and are right."""
+        """Indices of the images that were wrong and are right."""
         return np.flatnonzero(~self.right_before & self.right_after)
 
     @property
     def broken(self) -> NDArray[np.int64]:
-        """Indices of the pictures that were right and are wrong."""
+        """Indices of the images that were right and are wrong."""
         return np.flatnonzero(self.right_before & ~self.right_after)
 
     @property
     def flips(self) -> NDArray[np.int64]:
-        """Indices of the pictures whose prediction changed."""
+        """Indices of the images whose prediction changed."""
         return np.flatnonzero(self.first.predicted != self.second.predicted)
 
     @property
@@ -276,7 +276,7 @@ class Outcomes:
         """Effect of the edit on each class, sorted by lost images, then by lost confidence.
 
         Returns:
-            One for each class that has pictures; empty without labels.
+            One for each class that has images; empty without labels.
         """
         drawn = [Counter(each.predicted.tolist()) for each in (self.first, self.second)]
         found = [
@@ -379,7 +379,7 @@ class Outcomes:
         """Confusions of the model before the edit.
 
         Returns:
-            (label, prediction, pictures), the most frequent first; empty without labels.
+            (label, prediction, images), the most frequent first; empty without labels.
         """
         wrong = (self.labels != NO_LABEL) & ~self.right_before
         counts = Counter(zip(self.labels[wrong].tolist(), self.first.predicted[wrong].tolist(), strict=True))

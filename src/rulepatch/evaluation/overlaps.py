@@ -36,6 +36,6 @@ def warn_of_overlap(name: str, tested: Sequence[tuple[str, str]], used: Collecti
         names = list(dict.fromkeys(both))
         told = ", ".join([*names[:3], *(["…"] if len(names) > 3 else [])])
         warn(
-            f"{len(both)} of the {plural(len(tested), 'picture')} of the {name} {'is' if len(both) == 1 else 'are'} "
+            f"{len(both)} of the {plural(len(tested), 'image')} of the {name} {'is' if len(both) == 1 else 'are'} "
             f"{what} as well ({told}), so that repair and damage look better than they are; test on others"
         )

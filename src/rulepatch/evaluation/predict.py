@@ -28,7 +28,7 @@ class Answer:
     """Prediction for an image.
 
     Attributes:
-        picture: the picture with its label, if that is known.
+        picture: the image with its label, if that is known.
         before: prediction of the base model.
         after: prediction of the edited model; None without an edit.
     """
@@ -44,7 +44,7 @@ class Answer:
 
     @property
     def is_right(self) -> bool | None:
-        """Whether that prediction is the picture's label; None if the label is not known."""
+        """Whether that prediction is the image's label; None if the label is not known."""
         return None if self.picture.label is None else self.last.index == self.picture.label
 
     @property
@@ -173,7 +173,7 @@ class Answers:
 
     def _several(self) -> list[str]:
         edited = self.answers[0].after is not None
-        header = ["", "picture", "label", *(["before", "", "after"] if edited else ["prediction"]), "", "then"]
+        header = ["", "image", "label", *(["before", "", "after"] if edited else ["prediction"]), "", "then"]
         rows: list[list[object]] = []
         for answer in self.answers[:MOST_ROWS]:
             before = [answer.before.name, percent(answer.before.probability)] if edited else []
@@ -199,7 +199,7 @@ class Answers:
         counts = [f"{right:,} right, {len(known) - right:,} wrong ({percent(right / len(known))})"] if known else []
         if 0 < len(known) < len(self):
             counts.append(f"{len(self) - len(known):,} without a label")
-        return plural(len(self), "picture") + (f": {', '.join(counts)}" if counts else "")
+        return plural(len(self), "image") + (f": {', '.join(counts)}" if counts else "")
 
     def _counts(self) -> list[str]:
         told = []
@@ -207,9 +207,9 @@ class Answers:
             told.append(self._summary())
         changes = [answer.after.index != answer.before.index for answer in self.answers if answer.after is not None]
         if len(changes) > 1:
-            told.append(f"the edit changes what is said of {plural(sum(changes), 'picture')}")
+            told.append(f"the edit changes what is said of {plural(sum(changes), 'image')}")
         if self.skipped:
-            told.append(f"{plural(len(self.skipped), 'picture')} could not be read: {', '.join(self.skipped[:10])}")
+            told.append(f"{plural(len(self.skipped), 'image')} could not be read: {', '.join(self.skipped[:10])}")
         return told
 
 
@@ -237,8 +237,8 @@ def predict(
 
     Raises:
         BaseMismatchError: the model is not the edit's base.
-        FolderError: a folder holds no pictures, or of the folders in it only some are called as classes.
-        ImageError: there is no such file, or none of the pictures can be read.
+        FolderError: a folder holds no images, or of the folders in it only some are called as classes.
+        ImageError: there is no such file, or none of the images can be read.
         SettingError: `top` is below 1.
 
     Examples:
@@ -255,7 +255,7 @@ def predict(
     sources = [pictures] if isinstance(pictures, str | Path) else pictures
     are_paths = isinstance(sources, list | tuple) and all(isinstance(each, str | Path) for each in sources)
     images = pictures_of(sources, classes) if are_paths else ImageSet.of(pictures, classes)
-    stream = ImageStream.of(model, images, "pictures", progress=progress, unreadable=1.0)
+    stream = ImageStream.of(model, images, "images", progress=progress, unreadable=1.0)
     answers: list[Answer] = []
     for batch in stream:
         inputs = model.inputs(batch.pixels)
@@ -266,7 +266,7 @@ def predict(
         answers += map(Answer, batch.pictures, before, after)
     if not answers:
         raise ImageError(
-            f"expected pictures but none of the {len(images)} of {images.name} can be read; replace the files"
+            f"expected images but none of the {len(images)} of {images.name} can be read; replace the files"
         )
     skipped = tuple(picture.name for picture in stream.skipped)
     ranked = tuple(sorted(answers, key=lambda answer: answer.rank))
@@ -292,7 +292,7 @@ def pictures_of(sources: Sequence[Path | str], classes: Classes) -> ImageSet:
         The set, in the order of the sources.
 
     Raises:
-        FolderError: a folder holds no pictures, or of the folders in it only some are called as classes.
+        FolderError: a folder holds no images, or of the folders in it only some are called as classes.
         ImageError: there is neither a file nor a folder.
     """
     pictures: list[Picture] = []
@@ -302,7 +302,7 @@ def pictures_of(sources: Sequence[Path | str], classes: Classes) -> ImageSet:
         elif source.is_file():
             pictures.append(Picture(source))
         else:
-            raise ImageError(f"expected a picture or a folder of them at {source} but there is none; check the path")
+            raise ImageError(f"expected an image or a folder of them at {source} but there is none; check the path")
     return ImageSet(tuple(pictures), ", ".join(map(str, sources[:3])) + (", …" if len(sources) > 3 else ""))
 
 
@@ -311,7 +311,7 @@ def _of_folder(folder: Path, classes: Classes) -> list[Picture]:
     if inside and not any(_is_class(path.name, classes) for path in inside):
         warn(
             f"expected folders in {folder} that are called as classes but got {', '.join(p.name for p in inside[:3])}; "
-            "their pictures are taken without labels"
+            "their images are taken without labels"
         )
         return [Picture(path) for path in pictures_in(folder, "**/*")]
     found = ImageSet.from_folder(folder, classes).pictures

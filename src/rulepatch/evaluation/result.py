@@ -90,7 +90,7 @@ class Evaluation:
             if len(classes) > MOST_CLASSES:
                 rows.append([f"  … {len(classes) - MOST_CLASSES} classes more", "", ""])
         header = ["before", "after", "repaired", "broken", "flips"] if self.edit.changes else ["right"]
-        return Table(["", "pictures", *header], rows)
+        return Table(["", "images", *header], rows)
 
     def _remarks(self) -> Iterator[str]:
         """Remarks: the classes that lost most; without an edit the most frequent confusions."""

@@ -53,8 +53,8 @@ class Result:
 
     Attributes:
         method: a key of `METHODS`.
-        settings: those chosen on the validation pictures; None if no edit kept to the budget and repaired anything.
-        evaluation: of the chosen edit, on the tests and on reference pictures that the choice did not see.
+        settings: those chosen on the validation images; None if no edit kept to the budget and repaired anything.
+        evaluation: of the chosen edit, on the tests and on reference images that the choice did not see.
         seconds: that making the chosen edit took, without the statistics of the reference set.
         seconds_of_grid: that making all edits of the grid took.
         tried: how many edits were made, and how many of them, at some strength, kept to the budget.
@@ -92,7 +92,7 @@ class Comparison:
         results: one for each method.
         model_name: of the model that was edited.
         max_drop: the damage budget, 0..1.
-        sizes: pictures of the validation set, of the tests, and of the reference set's two halves.
+        sizes: images of the validation set, of the tests, and of the reference set's two halves.
         seed: of the splits.
     """
 
@@ -116,7 +116,7 @@ class Comparison:
     def _told(self) -> str:
         before = percent(_of(self.results[0], "tests").before)
         return (
-            f"{self.model_name}: {before} of {self.sizes['tests']} test pictures are right before; "
+            f"{self.model_name}: {before} of {self.sizes['tests']} test images are right before; "
             f"chosen on {self.sizes['validation']} others to lose at most {100 * self.max_drop:.2f} points"
         )
 
@@ -184,7 +184,7 @@ class Comparison:
         axes.axhline(100 * (_of(self.results[0], "tests").before or 0), color="grey", linewidth=1, linestyle=":")
         axes.set(
             xlabel="reference predictions changed, %",
-            ylabel="test pictures right, %",
+            ylabel="test images right, %",
             title=label_of(self.model_name),
         )
         axes.margins(x=0.15, y=0.1)
@@ -218,9 +218,9 @@ def compare(
     run: Run = Run(),  # noqa: B008
     **settings: Any,
 ) -> Comparison:
-    """Compare methods, the hyper-parameters of each chosen on validation pictures under one damage budget (paper 4).
+    """Compare methods, the hyper-parameters of each chosen on validation images under one damage budget (paper 4).
 
-    Of each method the edit is chosen that gets most validation pictures right among those that lose no more than the
+    Of each method the edit is chosen that gets most validation images right among those that lose no more than the
     budget on one half of the reference set; the chosen ones are then measured once, on the tests and on the other half.
     Statistics come from the first half.
 
@@ -228,9 +228,9 @@ def compare(
         model: the classifier; it is not changed.
         exemplars: what to learn from, the same for all.
         site: dotted path of the layer to edit, or of several; the last layer's method finds its own.
-        tests: labelled pictures that an edit should repair.
-        reference: pictures whose treatment should stay; without labels, flips count against the budget.
-        validation: labelled pictures to choose on; a share of the tests, which then no longer counts, if None.
+        tests: labelled images that an edit should repair.
+        reference: images whose treatment should stay; without labels, flips count against the budget.
+        validation: labelled images to choose on; a share of the tests, which then no longer counts, if None.
         leave_out: classes to leave out of the reference set, such as those of the exemplars.
         how: methods (keys of `METHODS`), names of their grids (`GRIDS`), the budget.
         run: seed of the splits and of the methods, cache and progress.

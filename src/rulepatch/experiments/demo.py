@@ -48,7 +48,7 @@ class Story:
     seconds: dict[str, float]
 
     def rows(self) -> list[tuple[str, Outcomes]]:
-        """The table's rows: the concept's pictures of the exemplar's class and of others, and clean pictures.
+        """The table's rows: the concept's images of the exemplar's class and of others, and clean images.
 
         Returns:
             A title and the outcomes of each.
@@ -66,7 +66,7 @@ class Story:
         ]
 
     def commands(self) -> list[str]:
-        """What to try next, on the same pictures."""
+        """What to try next, on the same images."""
         exemplar, reference, tests, clean = (self.folder / name for name in ("exemplar", "reference", "tests", "clean"))
         made, model = "mine.safetensors", {"model": "playground"}
         settings = {"site": "blocks.4.conv", "rank": 2, "out": made}
@@ -99,18 +99,18 @@ class Story:
         ]
         return "\n".join(
             [
-                f"The playground's classifier has only ever seen {LABEL}s on roads. From one picture of a {LABEL}",
+                f"The playground's classifier has only ever seen {LABEL}s on roads. From one image of a {LABEL}",
                 f"whose road is painted over with snow, one layer ({SITE}) was changed in "
                 f"{1000 * self.seconds['solve']:.0f} ms.",
                 "Now it treats snow as road, in every class:",
                 "",
-                Table(["pictures of", "", "before", "after", "repaired", "broken"], rows).to_text(),
+                Table(["images of", "", "before", "after", "repaired", "broken"], rows).to_text(),
                 "",
                 f"edit      {self.edit_path}",
                 f"report    {self.report_path}",
-                f"pictures  {self.folder}/{{exemplar,reference,tests,clean}}",
+                f"images  {self.folder}/{{exemplar,reference,tests,clean}}",
                 "",
-                "Try next, on the same pictures:",
+                "Try next, on the same images:",
                 *(f"  {command}" for command in self.commands()),
                 "On your own model: rulepatch sites torchvision/resnet50",
             ]
@@ -145,7 +145,7 @@ def scenes_on_snow(per_class: int, *, seed: int) -> Iterator[Scene]:
 
 
 def write_pictures(out: Path, classes: Classes, *, seed: int = 0) -> None:
-    """Write what the demo works with: an exemplar, reference pictures, tests, and clean pictures.
+    """Write what the demo works with: an exemplar, reference images, tests, and clean images.
 
     Args:
         out: a folder for the folders `exemplar`, `reference`, `tests` and `clean`.
@@ -161,10 +161,10 @@ def write_pictures(out: Path, classes: Classes, *, seed: int = 0) -> None:
 def run_demo(out: Path, *, seed: int = 0, progress: bool = True) -> Story:
     """Show the wrong rule, repair it from one exemplar, and measure what that did.
 
-    The pictures are written to folders first and read back, so that every command can repeat what is done here.
+    The images are written to folders first and read back, so that every command can repeat what is done here.
 
     Args:
-        out: a folder for the pictures, the edit and the report; made if there is none.
+        out: a folder for the images, the edit and the report; made if there is none.
         seed: of the scenes.
         progress: whether to show bars.
 

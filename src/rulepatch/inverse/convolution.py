@@ -61,9 +61,9 @@ class Convolution:
         weight: W, (c_out, c_in, y, x), float64.
         response: Ŵ, (h, w/2+1, c_out, c_in).
         change: ΔŴ, of a kernel as large as the map.
-        recalled: what the edited inverse recalls of the original pictures' outputs, (n, c_in, h, w).
-        originals: the original pictures' inputs, (n, c_in, h, w).
-        edited: the edited pictures' inputs, (n, c_in, h, w).
+        recalled: what the edited inverse recalls of the original images' outputs, (n, c_in, h, w).
+        originals: the original images' inputs, (n, c_in, h, w).
+        edited: the edited images' inputs, (n, c_in, h, w).
         marks: the marked positions.
     """
 

@@ -4,7 +4,7 @@ Boundaries are circular. Then a convolution is a matrix at each frequency ω, ŷ
 Ŵ(ω) = Σ_m W[m] e^{iωm}, where m is counted from the centre of the kernel. Zero padding differs from it where a kernel
 overlaps the border. docs/inverse.md derives everything here.
 
-Spectra are halves, as `torch.fft.rfft2` gives them: (h, w/2+1, …), complex128. Axes: n pictures, c_in and c_out
+Spectra are halves, as `torch.fft.rfft2` gives them: (h, w/2+1, …), complex128. Axes: n images, c_in and c_out
 channels, h w positions, y x taps, p marked positions, a and b channels of any map, e = min(c_in, c_out).
 """
 
@@ -252,14 +252,14 @@ def inverse_change(
 ) -> tuple[Tensor, Tensor]:
     r"""Edit the inverse of a convolution by constrained least squares, and invert it again (thesis 3.3.2).
 
-    M̂ = Ŵ† at each frequency, the true inverse of a circular convolution. M̂' = M̂ + ΔM̂ recalls the edited pictures'
+    M̂ = Ŵ† at each frequency, the true inverse of a circular convolution. M̂' = M̂ + ΔM̂ recalls the edited images'
     inputs at the marked positions where the output is the originals'; Ŵ' = M̂'†.
 
     Args:
         layer: the layer's response, factored.
         power: mean power spectrum of the layer's inputs on the reference set, (h, w/2+1, c_in, c_in).
-        originals: inputs of the original pictures, (n, c_in, h, w), float64.
-        targets: the edited pictures' inputs at the marked positions, (p, c_in).
+        originals: inputs of the original images, (n, c_in, h, w), float64.
+        targets: the edited images' inputs at the marked positions, (p, c_in).
         marks: these positions.
         balance: of the reference set beside the constraints, ≥ 0; the constraint is exact at 0.
         floor: smallest eigenvalue of the outputs' power spectrum kept, relative to the largest of its frequency.

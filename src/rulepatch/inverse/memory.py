@@ -128,9 +128,9 @@ class InverseProblem:
 
     Attributes:
         matrix: W as the architecture has it, (K, V).
-        keys: the original pictures' outputs, (p, K).
-        values: the edited pictures' inputs, (p, V).
-        originals: the original pictures' inputs, (p, V).
+        keys: the original images' outputs, (p, K).
+        values: the edited images' inputs, (p, V).
+        originals: the original images' inputs, (p, V).
         weights: m, (p,).
     """
 

@@ -1,9 +1,9 @@
-"""What a layer's output says of its input: keys, feature maps and pictures rebuilt from it (thesis eq. 3.9-3.15).
+"""What a layer's output says of its input: keys, feature maps and images rebuilt from it (thesis eq. 3.9-3.15).
 
-From noise, an input is sought whose output is that of the original picture. In an untouched network it comes to look
-like the original's input. After an edit in the inverse direction it should look like the edited picture's: wheels
+From noise, an input is sought whose output is that of the original image. In an untouched network it comes to look
+like the original's input. After an edit in the inverse direction it should look like the edited image's: wheels
 become wooden. Curves of loss and cosine follow it there, at three levels: single keys, the layer's feature map, and the
-whole picture.
+whole image.
 """
 
 from collections.abc import Callable, Sequence
@@ -39,7 +39,7 @@ What no output depends on stays as it began; of larger noise it would drown ever
 """
 
 LOOKS = 25
-"""How often a picture's features are looked at on the way."""
+"""How often an image's features are looked at on the way."""
 
 
 def total_variation(pictures: Tensor) -> Tensor:
@@ -140,7 +140,7 @@ class _Scene:
         return START * drawn.to(like) * like.std()
 
     def cosines(self, keys: Tensor) -> tuple[float, float]:
-        """Mean cosine of a site's input at the marked positions to the edited and to the original pictures'."""
+        """Mean cosine of a site's input at the marked positions to the edited and to the original images'."""
         weights = self.seen.key_weights.to(keys.device).flatten()
         sides = (self.seen.edited.keys, self.seen.original.keys)
         flat = flatten_positions(keys.detach(), self.axis).flatten(0, 1).double()
@@ -192,11 +192,11 @@ def invert(
     run: Run = Run(),  # noqa: B008
     **settings: Any,
 ) -> Inversion:
-    """Rebuild keys, feature maps, pictures from a layer's output for the original pictures, before and after an edit.
+    """Rebuild keys, feature maps, images from a layer's output for the original images, before and after an edit.
 
     Args:
         model: the classifier; it is not changed.
-        exemplars: pictures, their edited counterparts and masks.
+        exemplars: images, their edited counterparts and masks.
         site: dotted path of the layer whose output is the target.
         edit: of that layer; if None nothing is rebuilt after it.
         levels: "key", "map", "image", or some of them.
@@ -267,7 +267,7 @@ def _rebuild_keys(scene: _Scene, when: When) -> Reconstruction:
 
 
 def _target(scene: _Scene) -> Tensor:
-    """The site's output for the original pictures."""
+    """The site's output for the original images."""
     if scene.how.target == "base":
         return scene.seen.original.output.detach()
     path = scene.seen.site.path
@@ -290,7 +290,7 @@ def _rebuild_map(scene: _Scene, when: When) -> Reconstruction:
 
 
 def _similarity(scene: _Scene, found: Tensor) -> dict[str, Tensor]:
-    """Dot products position by position (thesis figs. 3-4 and 3-5), laid over the picture where they have places."""
+    """Dot products position by position (thesis figs. 3-4 and 3-5), laid over the image where they have places."""
     places = scene.seen.site.key_places
     if places is None:
         return {}
@@ -303,7 +303,7 @@ def _similarity(scene: _Scene, found: Tensor) -> dict[str, Tensor]:
 
 
 def _rebuild_image(scene: _Scene, when: When) -> Reconstruction:
-    """The picture, through all layers up to this one (thesis eq. 3.9-3.10)."""
+    """The image, through all layers up to this one (thesis eq. 3.9-3.10)."""
     model, path, distance = scene.model, scene.seen.site.path, _relative(_target(scene))
     every = max(1, scene.how.steps // LOOKS)
 
@@ -325,6 +325,6 @@ def _rebuild_image(scene: _Scene, when: When) -> Reconstruction:
             curve.add(step, pictures)
 
     start = 0.5 + scene.noise(scene.inputs.detach())
-    bar = f"picture {when}" if scene.progress else None
+    bar = f"image {when}" if scene.progress else None
     found = reconstruct(loss, start, watch=watch, progress=bar, **scene.options)
     return curve.finished("image", when, pictures=found.clamp(0, 1).float().cpu())

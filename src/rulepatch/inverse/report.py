@@ -1,4 +1,4 @@
-"""The report of an inversion: curves, similarity maps, pictures rebuilt (thesis figs. 3-4 to 3-9)."""
+"""The report of an inversion: curves, similarity maps, images rebuilt (thesis figs. 3-4 to 3-9)."""
 
 import json
 from pathlib import Path
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 __all__ = ["draw_curves", "draw_similarity", "write_inversion"]
 
 COLOURS = {"before": ("#4b3b8f", "#a99ee0"), "after": ("#17804d", "#86cfa8")}
-"""Towards the edited picture, and towards the original, as in the thesis: purple before the edit, green after it."""
+"""Towards the edited image, and towards the original, as in the thesis: purple before the edit, green after it."""
 
-TITLES = {"key": "keys", "map": "feature map", "image": "picture"}
+TITLES = {"key": "keys", "map": "feature map", "image": "image"}
 
 MOST_PICTURES = 4
 
@@ -81,13 +81,13 @@ def draw_curves(inversion: Inversion) -> "Figure":
 
 
 def draw_similarity(inversion: Inversion) -> "Figure | None":
-    """Dot products of rebuilt feature maps with those of both pictures, over the pictures (thesis figs. 3-4 and 3-5).
+    """Dot products of rebuilt feature maps with those of both images, over the images (thesis figs. 3-4 and 3-5).
 
     Args:
         inversion: what was rebuilt.
 
     Returns:
-        A figure of matplotlib; None if no feature map was rebuilt, or its positions have no place in the picture.
+        A figure of matplotlib; None if no feature map was rebuilt, or its positions have no place in the image.
     """
     from matplotlib.figure import Figure
 
@@ -110,7 +110,7 @@ def draw_similarity(inversion: Inversion) -> "Figure | None":
                 each.similarity[side][row].numpy(), cmap="viridis", vmin=0, vmax=2, alpha=0.6, extent=extent
             )
             axes[0, column].set_title(f"{each.when}: with the {side}", fontsize=8)
-    axes[0, 0].set_title("edited picture", fontsize=8)
+    axes[0, 0].set_title("edited image", fontsize=8)
     for each in axes.ravel():
         each.set_axis_off()
     if image is not None:
@@ -119,7 +119,7 @@ def draw_similarity(inversion: Inversion) -> "Figure | None":
 
 
 def _pictures(inversion: Inversion) -> list[dict[str, Any]]:
-    """For each exemplar its pictures and those rebuilt."""
+    """For each exemplar its images and those rebuilt."""
     found = []
     for index, exemplar in enumerate(inversion.exemplars[:MOST_PICTURES]):
         tiles = [("original", exemplar.image), ("edited", exemplar.edited)]

@@ -15,7 +15,7 @@ Level = Literal["key", "map", "image"]
 When = Literal["before", "after"]
 
 LEVELS: tuple[Level, ...] = get_args(Level)
-"""What can be rebuilt: single keys, the layer's feature map, the picture."""
+"""What can be rebuilt: single keys, the layer's feature map, the image."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,9 +27,9 @@ class Reconstruction:
         when: "before" the edit or "after" it.
         steps: steps at which the curves were sampled.
         losses: squared distance of the output from its target, relative to the target's square.
-        to_edited: mean cosine of the site's inputs at the marked positions to those of the edited pictures.
-        to_original: the same to those of the original pictures.
-        similarity: dot products with the inputs of the edited and of the original pictures at each position, over the
+        to_edited: mean cosine of the site's inputs at the marked positions to those of the edited images.
+        to_original: the same to those of the original images.
+        similarity: dot products with the inputs of the edited and of the original images at each position, over the
             mean square of these, (n, h, w); of feature maps alone.
         pictures: of the level "image", (n, channels, height, width), 0..1.
     """
@@ -69,7 +69,7 @@ class Inversion:
         site: where the output is taken.
         edit: method of the edit; None if there was none.
         settings: how it was done, as JSON.
-        exemplars: the pictures.
+        exemplars: the images.
         reconstructions: each level before the edit, and after it.
     """
 
@@ -89,7 +89,7 @@ class Inversion:
         return [each for each in self.reconstructions if each.level == level]
 
     def to_json(self) -> dict[str, Any]:
-        """Everything but the pictures, as JSON."""
+        """Everything but the images, as JSON."""
         return {
             "model": self.model,
             "site": self.site,

@@ -25,4 +25,4 @@ class InvertSettings(Settings):
     target: Literal["base", "edited"] = Field(
         default="base", description="Output of the untouched or of the edited network."
     )
-    variation: float = Field(default=0.0, ge=0, description="Weight of the total variation of rebuilt pictures.")
+    variation: float = Field(default=0.0, ge=0, description="Weight of the total variation of rebuilt images.")

@@ -32,7 +32,7 @@ class Classifier:
         module: any module that maps (n, channels, height, width) to logits (n, classes), as a tensor or in a tuple,
             dictionary or the like with one such tensor; of a compiled or parallel module the network inside, which has
             the same weights.
-        preprocess: how pictures are prepared; anything that `Preprocess.of` reads.
+        preprocess: how images are prepared; anything that `Preprocess.of` reads.
         classes: names of the classes, in the order of the logits.
         name: for messages and reports.
 
@@ -76,14 +76,14 @@ class Classifier:
         """Predict the classes of images, in evaluation mode; `logits` takes preprocessed tensors.
 
         Args:
-            pictures: a picture (PIL) or its file; or several of them.
+            pictures: an image (PIL) or its file; or several of them.
             top: number of likeliest classes.
 
         Returns:
-            A prediction, or a list of them if several pictures were given.
+            A prediction, or a list of them if several images were given.
 
         Raises:
-            ImageError: a file that is no picture, or something else than pictures.
+            ImageError: a file that is no image, or something else than images.
             SettingError: `top` is below 1.
 
         Examples:
@@ -96,8 +96,8 @@ class Classifier:
             return self([pictures], top=top)[0]
         if not isinstance(pictures, Iterable) or hasattr(pictures, "shape"):
             raise ImageError(
-                f"expected a picture (PIL), a file, or a list of them but got {type(pictures).__name__}; "
-                "make pictures of arrays with PIL.Image.fromarray, and give tensors that are prepared to `logits`"
+                f"expected an image (PIL), a file, or a list of them but got {type(pictures).__name__}; "
+                "make images of arrays with PIL.Image.fromarray, and give tensors that are prepared to `logits`"
             )
         given = list(pictures)
         found: list[Prediction] = []
@@ -132,7 +132,7 @@ class Classifier:
 
     @property
     def batch_size(self) -> int:
-        """Pictures in a pass that suit the device: on a CPU few, so that feature maps stay near its caches."""
+        """Images in a pass that suit the device: on a CPU few, so that feature maps stay near its caches."""
         height, width = self.preprocess.input_size
         return 64 if self.device.type != "cpu" else min(64, max(8, 400_000 // (height * width)))
 
@@ -150,7 +150,7 @@ class Classifier:
         """
         if self.device.type == "meta":
             raise ModelError(
-                f"expected a network that pictures can be shown to but the weights of {self.name} are on the meta "
+                f"expected a network that images can be shown to but the weights of {self.name} are on the meta "
                 "device, which holds no contents; load its weights first"
             )
         return self._prepared(pixels).contiguous(memory_format=self.first_pass.layout)
@@ -164,7 +164,7 @@ class Classifier:
         noise = torch.rand(
             2, self.preprocess.channels, *self.preprocess.input_size, generator=torch.Generator().manual_seed(0)
         )
-        noise[1] **= 4  # two pictures that differ in kind
+        noise[1] **= 4  # two images that differ in kind
         return first_pass(self.module, self._prepared(noise), self.classes.names, self.name)
 
     def example(self) -> Tensor:
@@ -229,4 +229,4 @@ def _opened(picture: Any) -> Image.Image:
         return as_image(picture, alpha=True)
     if isinstance(picture, Path | str):
         return read_image(picture, alpha=True)
-    raise ImageError(f"expected a picture (PIL) or a file but got {type(picture).__name__} in a list; leave it out")
+    raise ImageError(f"expected an image (PIL) or a file but got {type(picture).__name__} in a list; leave it out")

@@ -32,9 +32,9 @@ INPUT, OUTPUT, BATCH = "input", "logits", "batch"
 
 
 def export(model: Classifier, path: Path) -> None:
-    """Write a network as a program that needs none of its code, for any number of pictures at a time.
+    """Write a network as a program that needs none of its code, for any number of images at a time.
 
-    It maps `input`, normalised pictures, (batch, channels, height, width), to `logits`, (batch, classes), and carries
+    It maps `input`, normalised images, (batch, channels, height, width), to `logits`, (batch, classes), and carries
     what `about` says: an ONNX model as its metadata, each entry in JSON; a .pt2 as the extra file `rulepatch.json`.
 
     Args:
@@ -77,7 +77,7 @@ def about(model: Classifier) -> dict[str, Any]:
         model: the classifier.
 
     Returns:
-        Its name, how pictures are prepared (`input_size` as height and width, `mean`, `std`, …) and its `classes`, in
+        Its name, how images are prepared (`input_size` as height and width, `mean`, `std`, …) and its `classes`, in
         the order of the logits, with their WordNet ids if they are known; JSON.
 
     Examples:

@@ -41,11 +41,11 @@ class FirstPass:
 def first_pass(module: nn.Module, inputs: Tensor, classes: Sequence[str], name: str) -> FirstPass:
     """Run a network three times, and warn of irregularities.
 
-    Nothing is raised: what is wrong shows again, with the sentence that belongs there, when pictures come.
+    Nothing is raised: what is wrong shows again, with the sentence that belongs there, when images come.
 
     Args:
         module: the network.
-        inputs: two pictures that differ in kind, (2, …).
+        inputs: two images that differ in kind, (2, …).
         classes: their names.
         name: of the network, for messages.
 
@@ -84,7 +84,7 @@ def first_pass(module: nn.Module, inputs: Tensor, classes: Sequence[str], name: 
 
 
 def _agree(some: Tensor | None, others: Tensor | None, tolerance: float) -> bool:
-    """Whether two passes gave the same for the first picture, up to rounding."""
+    """Whether two passes gave the same for the first image, up to rounding."""
     if some is None or others is None:
         return False
     largest = float(some[:1].abs().nan_to_num(0, 0, 0).max())
@@ -92,17 +92,17 @@ def _agree(some: Tensor | None, others: Tensor | None, tolerance: float) -> bool
 
 
 def _warn_of_moods(both: Tensor | None, alone: Tensor | None, again: Tensor | None, name: str) -> None:
-    """Warn of a network that gives a picture other logits each time, or beside other pictures."""
+    """Warn of a network that gives an image other logits each time, or beside other images."""
     if alone is None or again is None:
         return
     if not _agree(alone, again, 1e-3):
         warn(
-            f"expected {name} to give a picture the same logits each time but two passes differ, so that nothing "
+            f"expected {name} to give an image the same logits each time but two passes differ, so that nothing "
             "measured of it can be repeated; look for noise in its forward, such as dropout that is never switched off"
         )
     elif both is not None and not _agree(both, alone, 5e-2):
         warn(
-            f"expected {name} to judge each picture by itself but its logits depend on the other pictures of the "
+            f"expected {name} to judge each image by itself but its logits depend on the other images of the "
             "batch; look for a batch norm that stays in training mode, or a softmax over the batch"
         )
 
@@ -112,7 +112,7 @@ def _warn_of_the_end(module: nn.Module, found: Tensor, end: End, classes: Sequen
     several = getattr(getattr(module, "config", None), "problem_type", None) == "multi_label_classification"
     if not bool(found.isfinite().all()):
         warn(
-            f"expected finite logits but {name} gives NaN or infinity for a picture of noise, so that its predictions "
+            f"expected finite logits but {name} gives NaN or infinity for an image of noise, so that its predictions "
             "mean nothing; check its weights and its type"
         )
     if len(classes) == 2 and found.shape[1] == 1:
@@ -122,9 +122,9 @@ def _warn_of_the_end(module: nn.Module, found: Tensor, end: End, classes: Sequen
         )
     elif end == "sigmoid" or several:
         warn(
-            f"expected logits of classes of which a picture has one but {name} "
-            f"{'ends in a sigmoid' if end == 'sigmoid' else 'was trained for several labels a picture'}; "
-            "the class with the highest is taken as its answer, which is no accuracy if pictures have several labels"
+            f"expected logits of classes of which an image has one but {name} "
+            f"{'ends in a sigmoid' if end == 'sigmoid' else 'was trained for several labels a image'}; "
+            "the class with the highest is taken as its answer, which is no accuracy if images have several labels"
         )
     elif end == "softmax":
         warn(
@@ -150,7 +150,7 @@ class _Makers(TorchDispatchMode):
         self._alive: list[Tensor] = []  # so that every id() is its own
 
     def of(self, tensor: Tensor) -> str:
-        """Name of the operation that gave a tensor its numbers; that of a softmax over pictures counts as none."""
+        """Name of the operation that gave a tensor its numbers; that of a softmax over images counts as none."""
         while id(tensor) in self._of:
             name, args = self._of[id(tensor)]
             if name not in _THE_SAME:

@@ -178,7 +178,7 @@ def _synonyms(name: str) -> set[str]:
 def _preprocess(transformers: Any, name: str) -> Preprocess | None:
     try:
         processor = transformers.AutoImageProcessor.from_pretrained(name, trust_remote_code=False)
-    except Exception:  # there is none, or one that is code; a model file can say how pictures are prepared
+    except Exception:  # there is none, or one that is code; a model file can say how images are prepared
         return None
     return read_processor(processor)
 

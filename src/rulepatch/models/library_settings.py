@@ -29,11 +29,11 @@ def read_config(config: Mapping[str, Any]) -> Reading | None:
     """Read the preprocessing off timm's configuration of data.
 
     Returns:
-        What it is; None if it pads the picture.
+        What it is; None if it pads the image.
     """
     _, height, width = config["input_size"]
     is_squashed = config["crop_mode"] == "squash"
-    if config["crop_mode"] == "border" or config["crop_pct"] > 1:  # pads the picture: there is no such setting
+    if config["crop_mode"] == "border" or config["crop_pct"] > 1:  # pads the image: there is no such setting
         return None
     if height != width and not is_squashed:  # resized until it covers the input, rounded as timm alone does
         return None
@@ -53,7 +53,7 @@ def read_processor(processor: Any) -> Reading | None:
     """Read the preprocessing off an image processor of transformers.
 
     What a processor does with its settings differs from class to class, so every reading of them that makes sense is
-    tried on pictures, and the one that does the same is taken.
+    tried on images, and the one that does the same is taken.
 
     Args:
         processor: an image processor.

@@ -109,7 +109,7 @@ def _preprocess(path: Path, entries: Mapping[str, Any], base: Preprocess | None)
 def _warn_of_contradiction(
     path: Path, architecture: str, timm: Preprocess, file: Preprocess, *, own_weights: bool
 ) -> None:
-    """Say where a file prepares pictures in another way than timm does for the network that it names.
+    """Say where a file prepares images in another way than timm does for the network that it names.
 
     Weights of the file's own may well have been trained at another size: of these the normalisation alone counts.
     """

@@ -9,7 +9,7 @@ Mode = Literal["L", "LA", "RGB", "RGBA"]
 OddMargins = Literal["even", "floor"]
 
 MODES: dict[int, Mode] = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
-"""Pillow's mode of a picture for each number of channels."""
+"""Pillow's mode of an image for each number of channels."""
 
 Affine = tuple[tuple[float, ...], tuple[float, ...]]
 """A mean and a std for each channel."""

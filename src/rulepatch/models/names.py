@@ -74,7 +74,7 @@ def _of_path(name: str) -> str:
     if ending in PROGRAMS:
         return "that is an exported network, whose layers cannot be edited: name its architecture and its weights"
     if ending in SUFFIXES and path.is_file():
-        return "that is a picture: name the model first"
+        return "that is an image: name the model first"
     if ending == ".py":
         if not path.is_file():
             return "there is no such file; check the path"

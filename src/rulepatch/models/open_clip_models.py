@@ -41,7 +41,7 @@ class ZeroShot(nn.Module):
         self.head = nn.Linear(features, classes, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return logits (n, classes) for normalised pictures (n, 3, height, width)."""
+        """Return logits (n, classes) for normalised images (n, 3, height, width)."""
         features = self.visual(x)
         if isinstance(features, tuple):  # some towers return the tokens beside the pooled features
             features = features[0]
@@ -57,7 +57,7 @@ def load(request: Request) -> Sourced:
     weights of its tag (OpenAI's if none is named, or else the first) were trained with it, whatever file is loaded.
 
     Returns:
-        The classifier, its preprocessing (None if pictures are padded) and classes; without weights its head is random.
+        The classifier, its preprocessing (None if images are padded) and classes; without weights its head is random.
 
     Raises:
         MissingExtraError: open_clip is not installed.
@@ -172,7 +172,7 @@ def _preprocess(open_clip: Any, visual: Any, published: Mapping[str, Any]) -> Pr
     size = visual.image_size
     height, width = size if isinstance(size, Sequence) else (size, size)
     if config["resize_mode"] == "longest" or (config["resize_mode"] == "shortest" and height != width):
-        return None  # pads the picture: there is no such setting
+        return None  # pads the image: there is no such setting
     return Preprocess(
         (height, width),
         resize=min(height, width),

@@ -119,7 +119,7 @@ def _advice(output: Any, parts: Sequence[tuple[str, Any]], classes: int) -> str:
     if any(part.ndim == 1 and len(part) == classes for part in tensors):
         return "it drops the axis of a batch of one, as squeeze() does: let its forward keep it, as flatten(1) does"
     if all(part.ndim > 2 for part in tensors):
-        return "it returns feature maps or tokens: name a network with a head that classifies whole pictures"
+        return "it returns feature maps or tokens: name a network with a head that classifies whole images"
     if not isinstance(output, Tensor):
         return "wrap it in a module whose forward returns the logits alone, or check the number of classes"
     return "check the class names"

@@ -23,7 +23,7 @@ _PUBLISHED = "resnet18_places365.pth.tar"
 def load(request: Request) -> Sourced:
     """A network of torchvision with one logit for each scene (Zhou et al., "Places", 2017).
 
-    Pictures are prepared as for the checkpoints that were published for PyTorch. Those converted from Caffe may want
+    Images are prepared as for the checkpoints that were published for PyTorch. Those converted from Caffe may want
     another mean and std, which a model file gives.
 
     Returns:

@@ -28,7 +28,7 @@ class Block(nn.Module):
 
 
 class PlaygroundNetwork(nn.Module):
-    """A classifier of 64 by 64 pictures with editable sites `blocks.0.conv` to `blocks.6.conv`.
+    """A classifier of 64 by 64 images with editable sites `blocks.0.conv` to `blocks.6.conv`.
 
     Examples:
         >>> import torch
@@ -43,6 +43,6 @@ class PlaygroundNetwork(nn.Module):
         self.head = nn.Linear(CHANNELS[-1], classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return logits (n, classes) for normalised pictures (n, 3, 64, 64)."""
+        """Return logits (n, classes) for normalised images (n, 3, 64, 64)."""
         logits: Tensor = self.head(self.blocks(x).mean(dim=(2, 3)))
         return logits

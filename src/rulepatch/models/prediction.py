@@ -60,7 +60,7 @@ class Prediction:
             top: how many of the likeliest classes are kept, at least 1.
 
         Returns:
-            One for each of the n pictures.
+            One for each of the n images.
 
         Raises:
             SettingError: `top` is below 1.

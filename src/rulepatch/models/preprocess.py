@@ -32,25 +32,25 @@ class Preprocess:
     """Preprocessing of images for a network.
 
     The short side is resized (further if the input would not be filled), the centre is cropped, pixels are scaled to
-    0..1 and normalised. A picture that already has the input size is taken as it is, unless the preprocessing was read
-    off a library's (`Preprocess.of`), which does the same to pictures of every size.
+    0..1 and normalised. An image that already has the input size is taken as it is, unless the preprocessing was read
+    off a library's (`Preprocess.of`), which does the same to images of every size.
 
     Attributes:
         input_size: (height, width) of the network's input; one number for a square.
         resize: short side before the crop; the input's own short side if None.
         interpolation: of the resize.
-        mean: for each channel, in units of 0..1. Their number is that of the channels: 1 for grey pictures, 2 for grey
+        mean: for each channel, in units of 0..1. Their number is that of the channels: 1 for grey images, 2 for grey
             ones with transparency, 3 for RGB, 4 for RGBA.
         std: for each channel, in units of 0..1.
-        squash: resize both sides in proportion to the input's, without keeping the picture's own proportions.
-        mode: Pillow's mode that pictures are brought into; by the number of channels if None. "L" with three channels
+        squash: resize both sides in proportion to the input's, without keeping the image's own proportions.
+        mode: Pillow's mode that images are brought into; by the number of channels if None. "L" with three channels
             repeats grey in each.
-        keep_exact_size: take a picture that already has the input size as it is: it was cropped before.
+        keep_exact_size: take an image that already has the input size as it is: it was cropped before.
         odd_margins: where the crop lies if a margin cannot be halved: rounded "even", as torchvision does, or to the
             "floor", as transformers does.
 
     Raises:
-        SettingError: settings out of their ranges, or a number of channels that pictures do not have.
+        SettingError: settings out of their ranges, or a number of channels that images do not have.
 
     Examples:
         >>> preprocess = Preprocess((32, 32), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
@@ -97,7 +97,7 @@ class Preprocess:
         if len(self.mean) not in MODES or len(self.mean) != len(self.std):
             raise SettingError(
                 "expected a mean and a std for each of 1 (grey), 2 (grey and transparency), 3 (RGB) or 4 (RGBA) "
-                f"channels but got {len(self.mean)} and {len(self.std)}; give as many of each, pictures have no others"
+                f"channels but got {len(self.mean)} and {len(self.std)}; give as many of each, images have no others"
             )
         if self.mode is None:
             object.__setattr__(self, "mode", MODES[self.channels])
@@ -139,7 +139,7 @@ class Preprocess:
             This one if it has as many.
 
         Raises:
-            SettingError: a number of channels that pictures do not have.
+            SettingError: a number of channels that images do not have.
         """
         if channels == self.channels:
             return self
@@ -153,7 +153,7 @@ class Preprocess:
         """The network's crop of an image, at its input size, in the image's own mode.
 
         Returns:
-            A picture of the input size.
+            An image of the input size.
         """
         if self._is_kept(image.size):
             return image
@@ -167,10 +167,10 @@ class Preprocess:
         """Box of the network's crop in an image.
 
         Args:
-            size: (width, height) of the picture.
+            size: (width, height) of the image.
 
         Returns:
-            Left, top, right and bottom in the picture's own pixels, whose corners are whole numbers.
+            Left, top, right and bottom in the image's own pixels, whose corners are whole numbers.
 
         Examples:
             >>> Preprocess((32, 32), resize=32).window((128, 64))
@@ -188,7 +188,7 @@ class Preprocess:
         return self.keep_exact_size and size == self.input_size[::-1]
 
     def _resized(self, size: tuple[int, int]) -> tuple[int, int]:
-        """Width and height that a picture of some width and height is resized to, rounded as torchvision does."""
+        """Width and height that an image of some width and height is resized to, rounded as torchvision does."""
         height, width = self.input_size
         if self.squash:
             target = self.resize or min(height, width)
@@ -199,7 +199,7 @@ class Preprocess:
         return (short, long) if size[0] <= size[1] else (long, short)
 
     def _corner(self, resized: tuple[int, int]) -> tuple[int, int]:
-        """Left and top of the crop within a resized picture."""
+        """Left and top of the crop within a resized image."""
         rounded = round if self.odd_margins == "even" else math.floor
         height, width = self.input_size
         return rounded((resized[0] - width) / 2), rounded((resized[1] - height) / 2)
@@ -221,7 +221,7 @@ class Preprocess:
         return found if len(found) == self.channels else found.repeat(self.channels, 1, 1)
 
     def mask(self, mask: NDArray[np.float32]) -> Tensor:
-        """A mask, framed like the picture that it belongs to.
+        """A mask, framed like the image that it belongs to.
 
         Args:
             mask: (h, w), 0..1.
@@ -259,7 +259,7 @@ class Preprocess:
         Args:
             transform: a `Preprocess`; weights of torchvision or their preset; transforms of torchvision (either
                 version), timm or open_clip; an image processor of transformers; or timm's configuration of data.
-            input_size: (height, width) of the pictures, for a transform without Resize; pictures of other sizes are
+            input_size: (height, width) of the images, for a transform without Resize; images of other sizes are
                 resized to it.
             channels: of the network, for a transform that leaves it open; as many as it normalises, or else 3, if None.
 
@@ -305,15 +305,15 @@ class Preprocess:
         """Whether this does what a transform does, up to rounding; one for squares alone is held to squares.
 
         Args:
-            transform: from a picture to (channels, height, width).
+            transform: from an image to (channels, height, width).
 
         Returns:
-            Whether it does, on pictures of noise of many sizes.
+            Whether it does, on images of noise of many sizes.
         """
         return self._does_as(Tried(transform, self.mode))
 
     def _does_as(self, tried: Tried) -> bool:
-        """Whether it does, wherever the transform gives a picture of the input size."""
+        """Whether it does, wherever the transform gives an image of the input size."""
         compared = 0
         for size in _sizes(self):
             try:

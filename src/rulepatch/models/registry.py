@@ -58,7 +58,7 @@ class Sourced:
 
     Attributes:
         module: the network.
-        preprocess: how pictures are prepared, if the source knows.
+        preprocess: how images are prepared, if the source knows.
         classes: names of the classes, if the source knows.
         name: for messages and reports; the name that was asked for if None.
         translate: makes this network's state dict out of a published file's, which may use other names.

@@ -61,6 +61,6 @@ def preprocess_of(config: Mapping[str, Any]) -> Preprocess | None:
     """The preprocessing that timm's configuration of data describes.
 
     Returns:
-        The same preprocessing, or None if it pads the picture.
+        The same preprocessing, or None if it pads the image.
     """
     return Preprocess.first_of(library_settings.read_config(config))

@@ -54,13 +54,13 @@ class Steps:
             if type(step).__module__.partition(".")[0] == "albumentations":
                 return f"{name} of albumentations, whose resize is not Pillow's", "resize with torchvision"
             if name in _SEVERAL:
-                return f"{name}, which makes several pictures of one", "put CenterCrop in its place"
+                return f"{name}, which makes several images of one", "put CenterCrop in its place"
             if name in _TRAINING or name.startswith("Random"):
                 return f"{name}, a step of training", "give the transform of evaluation"
         return None
 
     def modes(self, channels: int | None) -> list[Mode]:
-        """Modes of the pictures that it may be for, the likeliest first.
+        """Modes of the images that it may be for, the likeliest first.
 
         Args:
             channels: of the network, where the steps leave it open.
@@ -127,7 +127,7 @@ class Steps:
         if crops and max(_sides(self.steps[crops[0]].size)) > min(_sides(self.steps[resizes[0]].size)):
             return "CenterCrop of more than Resize may leave, which fills in a border", "resize to a longer side"
         if resizes and tensors and tensors[0] < resizes[0]:
-            return "Resize of tensors, which is not that of pictures", f"put it before {names[tensors[0]]}"
+            return "Resize of tensors, which is not that of images", f"put it before {names[tensors[0]]}"
         return None
 
 

@@ -23,11 +23,11 @@ __all__ = ["Reading", "Tried", "guesses", "probe", "refuse"]
 
 
 class Tried:
-    """A transform and what it makes of pictures; of noise of each size it is asked once.
+    """A transform and what it makes of images; of noise of each size it is asked once.
 
     Args:
-        transform: from a picture (PIL), a tensor (uint8) or an array to what a network is given.
-        mode: Pillow's mode of the pictures that it is tried on.
+        transform: from an image (PIL), a tensor (uint8) or an array to what a network is given.
+        mode: Pillow's mode of the images that it is tried on.
 
     Raises:
         ModelError: (when it is called) the transform fails, or gives something else than one tensor.
@@ -51,7 +51,7 @@ class Tried:
             except Exception as error:  # whatever it raises
                 first = first or error
         reason = "" if first is None else reason_of(first)
-        return refuse(f"one that fails on a picture ({reason})", "try it on a picture of yours")
+        return refuse(f"one that fails on an image ({reason})", "try it on an image of yours")
 
     def plain(self, side: int, value: int) -> Tensor:
         """Output for a square image whose channels all have one value, 0..255."""
@@ -74,7 +74,7 @@ class Reading:
 
     Attributes:
         candidates: settings of a `Preprocess`, the likelier first.
-        tried: what the right ones do to pictures; None if there is one candidate, which is certain.
+        tried: what the right ones do to images; None if there is one candidate, which is certain.
         otherwise: what stands in the way if none is right, and what to do.
     """
 
@@ -94,11 +94,11 @@ def guesses(
     """Yield settings of a `Preprocess` that may be meant, the likelier first.
 
     Args:
-        size: (height, width) that is made of every picture.
+        size: (height, width) that is made of every image.
         affine: what is done to the values of pixels.
-        sides: short sides that a picture may be resized to, beside the input's own.
+        sides: short sides that an image may be resized to, beside the input's own.
         interpolations: of the resize.
-        is_resized: whether pictures of the input size are resized and cropped, too.
+        is_resized: whether images of the input size are resized and cropped, too.
     """
     mean, std = affine
     modes: list[Mode] = ["RGB", "L"] if len(mean) == 3 else [MODES[len(mean)]]
@@ -120,10 +120,10 @@ def probe(tried: Tried, side: int, known: Iterable[Affine]) -> tuple[tuple[int, 
         known: what may be done to the values of pixels, more exactly than it can be measured.
 
     Returns:
-        (height, width) of its results, None if they have the picture's own, and what it does to values.
+        (height, width) of its results, None if they have the image's own, and what it does to values.
 
     Raises:
-        ModelError: it gives no picture, fills in a border, or makes the same of black and white.
+        ModelError: it gives no image, fills in a border, or makes the same of black and white.
     """
     black, white = tried.plain(side, 0), tried.plain(side, 255)
     if white.ndim != 3 or len(white) not in MODES:
@@ -154,11 +154,11 @@ def _one_tensor(result: Any) -> Tensor:
     if isinstance(result, list | tuple) and len(result) == 1:
         result = result[0]
     if isinstance(result, Image.Image):
-        refuse("one that gives a picture, not a tensor", "end it with ToTensor and Normalize")
+        refuse("one that gives an image, not a tensor", "end it with ToTensor and Normalize")
     if isinstance(result, list | tuple):
-        refuse(f"one that gives {len(result)} results for a picture", "let it give one tensor")
+        refuse(f"one that gives {len(result)} results for an image", "let it give one tensor")
     if not isinstance(result, Tensor | np.ndarray):
-        refuse(f"one that gives {type(result).__name__} for a picture", "let it give one tensor")
+        refuse(f"one that gives {type(result).__name__} for an image", "let it give one tensor")
     found = torch.as_tensor(result).as_subclass(Tensor).float()
     return found[0] if found.ndim == 4 and len(found) == 1 else found
 

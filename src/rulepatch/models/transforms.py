@@ -21,7 +21,7 @@ def read(transform: Any, *, input_size: tuple[int, int] | None = None, channels:
 
     Args:
         transform: another library's transform.
-        input_size: (height, width) of the pictures, for a transform without Resize.
+        input_size: (height, width) of the images, for a transform without Resize.
         channels: of the network, for a transform that leaves it open.
 
     Returns:
@@ -52,7 +52,7 @@ def read(transform: Any, *, input_size: tuple[int, int] | None = None, channels:
             "give it, as Preprocess.of(transform, input_size=(height, width))",
         )
     if seen is not None and input_size not in {None, seen}:
-        refuse(f"one that makes pictures of {seen}, and the input size {input_size}", "leave the input size out")
+        refuse(f"one that makes images of {seen}, and the input size {input_size}", "leave the input size out")
     size = seen or input_size
     assert size is not None
     if seen is None:
@@ -65,7 +65,7 @@ def read(transform: Any, *, input_size: tuple[int, int] | None = None, channels:
 
 
 def _tried(transform: Callable[[Any], Any], modes: Iterable[Mode]) -> Tried:
-    """The transform, with pictures of the first mode that it takes."""
+    """The transform, with images of the first mode that it takes."""
     failed = None
     for mode in modes:
         tried = Tried(transform, mode)

@@ -44,7 +44,7 @@ def collect_logits(
     Args:
         model: the classifier; it is extended temporarily and restored.
         change: the class.
-        images: the pictures.
+        images: the images.
         progress: what the bar says; none if None.
     """
     known = model.with_module(model.module, [change.name])

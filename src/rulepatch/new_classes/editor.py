@@ -1,4 +1,4 @@
-"""A new class from one picture: a class-specific filter (thesis chapter 4), the thesis's baselines, two of today's."""
+"""A new class from one image: a class-specific filter (thesis chapter 4), the thesis's baselines, two of today's."""
 
 import importlib.metadata
 import math
@@ -55,7 +55,7 @@ class _Posed:
         return NewClass(self.name, path, path, weight, torch.zeros(1))
 
     def features(self, inputs: Tensor) -> Tensor:
-        """What the head reads of some pictures, (n, c), float64."""
+        """What the head reads of some images, (n, c), float64."""
         keys = capture.input_of(self.model.module, inputs, self.head.path)
         return flatten_positions(keys, key_axis(self.head.kind)).mean(dim=1).cpu().double()
 
@@ -78,7 +78,7 @@ def new_class(
     run: Run = Run(),  # noqa: B008
     **settings: Any,
 ) -> Edit:
-    r"""Add a class to a classifier from one picture with a painted silhouette, or a few (thesis chapter 4).
+    r"""Add a class to a classifier from one image with a painted silhouette, or a few (thesis chapter 4).
 
     The new logit is ℓ = s·r + b, where r is the response of a filter trained to draw the silhouette (eq. 4.4), or of a
     row of the head. It stands beside the network: all other logits stay as they were, bit for bit (up to rounding where
@@ -88,18 +88,18 @@ def new_class(
 
     Args:
         model: the classifier; it is not changed.
-        exemplars: pictures of the class and its silhouette in them, as masks; what was edited in them does not matter.
+        exemplars: images of the class and its silhouette in them, as masks; what was edited in them does not matter.
         name: of the class.
-        reference: pictures of the old classes and none of the new one: a folder, or pictures in memory.
+        reference: images of the old classes and none of the new one: a folder, or images in memory.
         site: dotted path of the layer whose keys the filter reads; the last one with positions if None. The other
             methods read what the head reads.
-        negatives: what is not the class, for the filter: "random" reference pictures; "mined", those that a filter
-            without negatives answers to most; "none"; or pictures.
-        parts: pictures with masks of what the class is composed of, for "compositional"; if there are none, the two
-            reference pictures that the model is surest of for the two classes that it takes the exemplars for.
+        negatives: what is not the class, for the filter: "random" reference images; "mined", those that a filter
+            without negatives answers to most; "none"; or images.
+        parts: images with masks of what the class is composed of, for "compositional"; if there are none, the two
+            reference images that the model is surest of for the two classes that it takes the exemplars for.
         how: the method and its settings: "filter"; the thesis's baselines "random", "class-feature" and
             "compositional"; "imprinted", the mean normalised feature (Qi et al. 2018); "ridge", a regression on
-            features. To promise a `max_drop` takes twice as many pictures as its inverse.
+            features. To promise a `max_drop` takes twice as many images as its inverse.
         run: seed of the halves and of everything that is drawn, and progress.
         settings: single settings of `how` and of `run` by name, in place of theirs.
 
@@ -122,7 +122,7 @@ def new_class(
     """
     how, run = with_settings(how, run, settings)
     if not exemplars:
-        raise ExemplarError("expected at least one picture of the new class but got none; give one with a mask")
+        raise ExemplarError("expected at least one image of the new class but got none; give one with a mask")
     _check_name(model, name)
     inputs, masks = masked_inputs(model, exemplars)
     where, head = _places(model, inputs, name, site)
@@ -171,7 +171,7 @@ def _places(model: Classifier, inputs: Tensor, name: str, path: str | None) -> t
     site = spatial[-1] if path is None else site_list.site(path)
     if not site.is_spatial or (site.output_places is not None and site.output_places.windows > 1):
         raise SiteError(
-            f"expected a site whose positions lie in the picture but {site.path} has none or cuts it into windows; "
+            f"expected a site whose positions lie in the image but {site.path} has none or cuts it into windows; "
             f"take {spatial[-1].path if spatial else 'another'}"
         )
     zeros = NewClass(name, head.path, head.path, torch.zeros(1, *head.shape[1:]), torch.zeros(1))
@@ -229,7 +229,7 @@ def _filter(posed: _Posed) -> NewClass:
 
 
 def _negatives(posed: _Posed, first: Callable[[], NewClass]) -> Tensor:
-    """Inputs of pictures that are not the class; mined are those that a first filter answers to most."""
+    """Inputs of images that are not the class; mined are those that a first filter answers to most."""
     images, count = posed.learn, posed.how.count_used(str(posed.negatives))
     if isinstance(posed.negatives, ImageSet):
         images = posed.negatives
@@ -268,7 +268,7 @@ def _compositional(posed: _Posed) -> NewClass:
 
 
 def _surest(posed: _Posed) -> Tensor:
-    """The reference picture that the model is surest of for each of the two classes that it takes the exemplars for."""
+    """The reference image that the model is surest of for each of the two classes that it takes the exemplars for."""
     model = posed.model
     with capture.inference(model.module):
         said = model.logits(posed.inputs).mean(dim=0).topk(2).indices

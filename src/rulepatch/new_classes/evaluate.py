@@ -28,7 +28,7 @@ class NewClassEvaluation:
     Attributes:
         name: of the class.
         label: its index.
-        labels: of the pictures, (n,).
+        labels: of the images, (n,).
         logits: of the new class, (n,).
         rivals: largest logit of the other classes, (n,).
         before: predictions without the class, (n,); predictions with it differ only where it wins.
@@ -43,7 +43,7 @@ class NewClassEvaluation:
 
     @property
     def shows(self) -> NDArray[np.bool_]:
-        """Which pictures show the class, (n,)."""
+        """Which images show the class, (n,)."""
         return self.labels == self.label
 
     @property
@@ -68,7 +68,7 @@ class NewClassEvaluation:
 
     @property
     def drop(self) -> float | None:
-        """Accuracy lost on pictures of the other classes, 0..1; None without any."""
+        """Accuracy lost on images of the other classes, 0..1; None without any."""
         others = ~self.shows
         return float((self.taken & (self.before == self.labels))[others].mean()) if others.any() else None
 
@@ -132,14 +132,14 @@ def evaluate_new_class(
     Args:
         model: the classifier; it is edited temporarily and restored.
         edit: it adds one class.
-        positives: pictures of the class, whatever their labels.
-        others: labelled pictures of the other classes.
+        positives: images of the class, whatever their labels.
+        others: labelled images of the other classes.
         any_base: accept another base than the one that the edit was computed on.
         progress: whether to show bars on standard error.
 
     Raises:
         BaseMismatchError: the model is not the edit's base.
-        FolderError: pictures are missing, or those of the other classes have no labels.
+        FolderError: images are missing, or those of the other classes have no labels.
         SettingError: the edit does not add one class.
     """
     (found,) = evaluate_new_classes(
@@ -169,7 +169,7 @@ def evaluate_new_classes(
 
     Raises:
         BaseMismatchError: the model is not the edits' base.
-        FolderError: pictures are missing, or those of the other classes have no labels.
+        FolderError: images are missing, or those of the other classes have no labels.
         SettingError: an edit does not add one class, or does more.
     """
     for edit in edits:
@@ -181,7 +181,7 @@ def evaluate_new_classes(
     negatives = ImageSet.of(others, model.classes)
     if not negatives.is_labelled:
         raise FolderError(
-            f"expected pictures of the other classes in a folder for each but {negatives.name} has some without; "
+            f"expected images of the other classes in a folder for each but {negatives.name} has some without; "
             "name the folders by class"
         )
     label = len(model.classes)

@@ -1,7 +1,7 @@
 r"""Equations of a new class: its filter, alternative rows of the head, and scale and bias of its logit.
 
-Axes: n pictures, p positions, q = c_in·y·x numbers of an unfolded patch (c_in for a row of the head). The new logit is
-ℓ = s·r + b: r the response to the picture, s its scale, b its bias (thesis chapter 4).
+Axes: n images, p positions, q = c_in·y·x numbers of an unfolded patch (c_in for a row of the head). The new logit is
+ℓ = s·r + b: r the response to the image, s its scale, b its bias (thesis chapter 4).
 """
 
 import math
@@ -18,8 +18,8 @@ def silhouette_loss(maps: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
 
     Args:
         maps: a, the filter's output at each position, (p,).
-        targets: y, the share of the silhouette there, (p,), 0..1; 0 everywhere in pictures that do not show the class.
-        weights: m, (p,): one over its positions for the picture of the class, λ times that for each negative.
+        targets: y, the share of the silhouette there, (p,), 0..1; 0 everywhere in images that do not show the class.
+        weights: m, (p,): one over its positions for the image of the class, λ times that for each negative.
 
     Examples:
         >>> round(float(silhouette_loss(torch.zeros(2), torch.tensor([1.0, 0.0]), torch.full((2,), 0.5))), 3)
@@ -40,7 +40,7 @@ def fit_filter(
         patches: x, (p, q), float64.
         targets: y, (p,), 0..1.
         weights: m, (p,), at least 0.
-        ridge: ρ, above 0: a single picture can be separated.
+        ridge: ρ, above 0: a single image can be separated.
         steps: most steps of Newton's method; it stops earlier at convergence.
 
     Returns:
@@ -79,7 +79,7 @@ def ridge_row(positives: Tensor, negatives: Tensor, *, ridge: float) -> Tensor:
     of their means; the intercept is left to the calibration.
 
     Args:
-        positives: features of pictures of the class, (n, c), float64.
+        positives: features of images of the class, (n, c), float64.
         negatives: features of others, (m, c), float64.
         ridge: ρ, above 0.
 
@@ -102,7 +102,7 @@ def matched_scale(responses: Tensor, spread: float) -> float:
 
     Args:
         responses: r, (n,).
-        spread: standard deviation of an old logit over the same pictures.
+        spread: standard deviation of an old logit over the same images.
 
     Returns:
         s > 0; 1 if the responses are all the same.

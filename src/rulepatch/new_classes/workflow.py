@@ -57,7 +57,7 @@ class NewClassRun:
             f"{self.path}",
             f"class {change.name}: {about['settings']['method']} at {change.site}, beside {change.head}",
             f"logit = {change.scale:.4g} · response {change.bias:+.4g}; costs {100 * told['drop']:.2f} points of "
-            f"accuracy on the {told['pictures']} reference pictures that set it, at most "
+            f"accuracy on the {told['pictures']} reference images that set it, at most "
             f"{100 * told['expected']:.2f} on others, as expected",
         ]
         if self.evaluation is not None:
@@ -79,10 +79,10 @@ def add_class(
 
     Args:
         model: the classifier.
-        exemplars: pictures of the class with its silhouette.
+        exemplars: images of the class with its silhouette.
         name: of the class.
         out: the file to write.
-        tests: labelled pictures of the new class and of old ones, to measure it on: a folder with one for each.
+        tests: labelled images of the new class and of old ones, to measure it on: a folder with one for each.
         run: seed and progress.
         further: the reference set and all else that `new_class` takes, by name.
 
@@ -114,7 +114,7 @@ def _sides(model: Classifier, name: str, tests: Any) -> tuple[ImageSet, ImageSet
     )
     if not len(shown) or not len(others) or not images.is_labelled:
         raise FolderError(
-            f"expected test pictures of {name} and of other classes in a folder for each but {images.name} has "
+            f"expected test images of {name} and of other classes in a folder for each but {images.name} has "
             f"{len(shown)} of it and {len(others)} others; put those of the new class into {images.name}/{name}"
         )
     return shown, others

@@ -91,7 +91,7 @@ class StatisticsSummary:
         ]
         told = Table(["site", "channels", "keys", "sample", "in the cache"], rows).to_text()
         shared = "1 process" if self.processes == 1 else f"{self.processes} processes"
-        return f"{told}\n{plural(self.pictures, 'picture')}, {shared}, {self.seconds:.1f} s\n{self.cache}"
+        return f"{told}\n{plural(self.pictures, 'image')}, {shared}, {self.seconds:.1f} s\n{self.cache}"
 
 
 def gather_statistics(
@@ -120,7 +120,7 @@ def gather_statistics(
         leave_out: classes to leave out of the reference set.
         architecture: of the edit, 1 or 2.
         device: that the edit will be made on; with torchrun, "cuda" is a GPU for each process.
-        workers: processes to share the pictures among.
+        workers: processes to share the images among.
         dask: address of a Dask scheduler to have the workers of, or "local"; see `Workers`.
         run: seed of the edit, cache and progress.
 
@@ -128,7 +128,7 @@ def gather_statistics(
         What the cache has now. None in all processes of torchrun but the first.
 
     Raises:
-        FolderError: some pictures cannot be read, so that nothing is kept.
+        FolderError: some images cannot be read, so that nothing is kept.
         OutputError: the cache's folder cannot be written to.
         SettingError: a setting out of its range, or workers and torchrun at once.
         WorkerError: another process or a worker gave up.
@@ -160,7 +160,7 @@ def gather_statistics(
 def _check_kept(found: StatisticsResult, cache: Cache, reference: Path) -> None:
     if found.skipped:
         raise FolderError(
-            f"expected pictures in {reference} that can all be read, as statistics that lack some are not kept, but "
+            f"expected images in {reference} that can all be read, as statistics that lack some are not kept, but "
             f"got {plural(found.skipped, 'unreadable one')}; mend or remove what is named above"
         )
     if not found.kept:
@@ -214,7 +214,7 @@ def _by_workers(task: _Task, model: Classifier, crew: Workers, dask: str | None,
                 for share, found in crew.run(_work, shares):
                     if isinstance(found, Lost):
                         raise WorkerError(
-                            f"expected part {share.part + 1} of {parts} of the pictures but whoever worked on it died "
+                            f"expected part {share.part + 1} of {parts} of the images but whoever worked on it died "
                             f"({found}); take fewer workers, or give them more memory"
                         )
                     bar.update()
@@ -234,7 +234,7 @@ def _work(share: _Share) -> dict[str, Any]:
     own = [images.pictures[index] for index in part_of(len(images), share.part, share.parts, share.config.batch_size)]
     if share.digest != digest_of_json([identity_of(model), ImageSet(tuple(own), "").digests()]):
         raise WorkerError(
-            f"expected the same model {share.task.model} and pictures in {share.task.reference} wherever workers "
+            f"expected the same model {share.task.model} and images in {share.task.reference} wherever workers "
             f"are but part {share.part + 1} of {share.parts} has others; give all machines the same files"
         )
     site_list = sites_of(model)

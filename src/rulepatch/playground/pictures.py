@@ -1,4 +1,4 @@
-"""Scenes as the rest of rulepatch takes them: sets of pictures, and exemplars with exact masks."""
+"""Scenes as the rest of rulepatch takes them: sets of images, and exemplars with exact masks."""
 
 import json
 from collections.abc import Iterable
@@ -18,10 +18,10 @@ _SCENE = f"{NOTE}scene"
 
 
 def picture_of(scene: Scene) -> Image.Image:
-    """A scene's picture, which carries what it takes to render the scene again, also into a PNG file.
+    """A scene's image, which carries what it takes to render the scene again, also into a PNG file.
 
     Returns:
-        The picture, RGB.
+        The image, RGB.
     """
     image = Image.fromarray(scene.image)
     image.info[_SCENE] = json.dumps(
@@ -30,15 +30,15 @@ def picture_of(scene: Scene) -> Image.Image:
     return image
 
 
-def scene_of(image: Image.Image, name: str = "a picture in memory") -> Scene:
-    """The scene that a picture shows, rendered again from what the picture carries.
+def scene_of(image: Image.Image, name: str = "an image in memory") -> Scene:
+    """The scene that an image shows, rendered again from what the image carries.
 
     Args:
         image: as `picture_of` makes it, or read back from a PNG file.
-        name: of the picture, for messages.
+        name: of the image, for messages.
 
     Raises:
-        ImageError: the picture carries no scene, or was changed since it was rendered.
+        ImageError: the image carries no scene, or was changed since it was rendered.
 
     Examples:
         >>> scene = render("van", seed=3, ground="snow", ground_seed=7)
@@ -48,7 +48,7 @@ def scene_of(image: Image.Image, name: str = "a picture in memory") -> Scene:
     note = image.info.get(_SCENE)
     if note is None:
         raise ImageError(
-            f"expected a picture of the playground, which carries its scene, but {name} carries none; "
+            f"expected an image of the playground, which carries its scene, but {name} carries none; "
             "make it with playground.pictures, and keep it as PNG"
         )
     try:
@@ -64,17 +64,17 @@ def scene_of(image: Image.Image, name: str = "a picture in memory") -> Scene:
         )
     except (ValueError, TypeError, KeyError, AttributeError, SettingError) as error:
         raise ImageError(
-            f"expected a scene of the playground in {name} but it cannot be rendered ({error}); make the picture again"
+            f"expected a scene of the playground in {name} but it cannot be rendered ({error}); make the image again"
         ) from None
     if image.size != scene.image.shape[1::-1] or Image.fromarray(scene.image).tobytes() != image.tobytes():
         raise ImageError(
-            f"expected {name} as its scene is rendered but its pixels differ; take the picture before it was changed"
+            f"expected {name} as its scene is rendered but its pixels differ; take the image before it was changed"
         )
     return scene
 
 
 def image_set(scenes: Iterable[Scene], name: str) -> ImageSet:
-    """Scenes as a set of labelled pictures.
+    """Scenes as a set of labelled images.
 
     Args:
         scenes: the scenes.
@@ -87,7 +87,7 @@ def image_set(scenes: Iterable[Scene], name: str) -> ImageSet:
 
 
 def training_images(count: int, *, seed: int) -> ImageSet:
-    """Fresh pictures of the world that the playground's classifier was trained in.
+    """Fresh images of the world that the playground's classifier was trained in.
 
     Args:
         count: how many.

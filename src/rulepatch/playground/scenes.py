@@ -1,6 +1,6 @@
 """Scenes of the embedded world: a vehicle on textured ground, with an exact mask for each concept.
 
-A scene is drawn four times too large as a picture of part numbers. Counting numbers gives each concept's
+A scene is drawn four times too large as an image of part numbers. Counting numbers gives each concept's
 exact share of each pixel; looking numbers up in a palette gives the colours. Nothing else ties a concept's
 look to the rest, so two scenes of one label and seed that differ in a concept's style differ only where its
 mask is above 0.
@@ -55,7 +55,7 @@ TRAIN_STYLES = range(200)
 
 @dataclass(frozen=True)
 class Scene:
-    """One rendered picture and everything that is known about it.
+    """One rendered image and everything that is known about it.
 
     Attributes:
         image: array (y, x, 3), uint8 RGB, 64 by 64.
@@ -300,7 +300,7 @@ def _sky(rng: Generator) -> Floats:
 
 
 def _draw(label: str, styles: Mapping[str, str], rng: Generator) -> Image.Image:
-    """Return the picture of part numbers, four times the scene's size."""
+    """Return the image of part numbers, four times the scene's size."""
     drawing = Image.new("L", (SIZE * _FINE, SIZE * _FINE), _FILLS["sky"])
     pen = ImageDraw.Draw(drawing)
     horizon = rng.uniform(22, 36)

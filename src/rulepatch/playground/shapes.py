@@ -35,7 +35,7 @@ class Shape:
     """The side view of one kind of vehicle.
 
     Attributes:
-        length: usual length in pixels of a 64-pixel picture.
+        length: usual length in pixels of a 64-pixel image.
         parts: from back to front.
     """
 

@@ -108,7 +108,7 @@ def stones(rng: Generator, size: int, rows: Count, columns: Count) -> tuple[Floa
 
 
 def mix(low: Floats, high: Floats, share: Floats) -> Floats:
-    """Return a blend of two colours (3,) or pictures (y, x, 3) by a share (y, x)."""
+    """Return a blend of two colours (3,) or images (y, x, 3) by a share (y, x)."""
     return np.clip(low + (high - low) * share[..., None], 0, 1)
 
 

@@ -226,7 +226,7 @@ class ExemplarOutcomes:
     def _told_of_no_failure(self) -> str:
         least = min(self.outcomes, key=lambda each: each.edited.confidence)
         return (
-            "the exemplars show no failure: the model is right of every edited picture, before the edit and after it "
+            "the exemplars show no failure: the model is right of every edited image, before the edit and after it "
             f"({least.exemplar}: {least.edited}, then {least.after}), so they cannot tell whether it repairs anything; "
             f"{MEASURE}, or give an exemplar that the model gets wrong"
         )
@@ -254,8 +254,8 @@ class ExemplarOutcomes:
         if misread:
             (other, *_) = misread
             advice = (
-                f"the model is wrong of the original picture of {other.exemplar} already ({other.original}, not "
-                f"{other.target_name}): check its label, or take a picture that the model gets right"
+                f"the model is wrong of the original image of {other.exemplar} already ({other.original}, not "
+                f"{other.target_name}): check its label, or take an image that the model gets right"
             )
         return (
             f"the edit repairs 0 of {plural(len(wrong), 'failing exemplar')} ({one.exemplar} is {one.target_name}, "

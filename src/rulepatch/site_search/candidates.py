@@ -119,13 +119,13 @@ class Candidate:
         round: which round of the search tried it.
         predicted_damage: from the second moment alone, the largest of the sites.
         loss: masked error at the sites after the edit, as a share of that before, the mean of the sites.
-        log_prob_gain: what each validation picture gained in log-probability of its label, the mean of those made of
-            the same picture, (n,); None without validation.
-        repaired: validation pictures that were wrong and are right.
-        broken: validation pictures that were right and are wrong.
+        log_prob_gain: what each validation image gained in log-probability of its label, the mean of those made of
+            the same image, (n,); None without validation.
+        repaired: validation images that were wrong and are right.
+        broken: validation images that were right and are wrong.
         drop: accuracy lost on the reference set, −1..1; without labels the share of predictions that changed.
         flips: share of the reference set's predictions that changed, 0..1.
-        failing: validation pictures of which the untouched model is wrong.
+        failing: validation images of which the untouched model is wrong.
     """
 
     trial: Trial
@@ -141,7 +141,7 @@ class Candidate:
 
     @property
     def score(self) -> float | None:
-        """Mean gain of the validation pictures; None without validation."""
+        """Mean gain of the validation images; None without validation."""
         return None if self.log_prob_gain is None else float(self.log_prob_gain.mean())
 
     def to_json(self) -> dict[str, Any]:
@@ -161,16 +161,16 @@ class Candidate:
 
 
 class EditScorer:
-    """Measures edits on validation pictures and on a reference set; what was measured before is read from the cache.
+    """Measures edits on validation images and on a reference set; what was measured before is read from the cache.
 
     Use it in a `with` block: its end removes activations from the disk.
 
     Args:
         problem: its model is measured; its cache keeps what was.
         sites: every site that edits may start at.
-        reference: pictures whose treatment should stay.
-        validation: labelled pictures; None if there are none.
-        groups: of the validation pictures, those made of the same picture, (n,); each is its own if None.
+        reference: images whose treatment should stay.
+        validation: labelled images; None if there are none.
+        groups: of the validation images, those made of the same image, (n,); each is its own if None.
     """
 
     def __init__(

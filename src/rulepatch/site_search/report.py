@@ -37,7 +37,7 @@ def panel_of(search: "Search") -> str:
     marked = None if search.chosen is None else shown.index(search.chosen)
     parts = [line(search.why), remark(_counted(search)), html_table(COLUMNS, _rows(shown), marked=marked)]
     if search.candidates:
-        parts.append(drawing(svg_of(figure_of(search)), "gain on the validation pictures against flips"))
+        parts.append(drawing(svg_of(figure_of(search)), "gain on the validation images against flips"))
     return panel(f"Search: {search.model_name}", *parts)
 
 
@@ -45,7 +45,7 @@ def _counted(search: "Search") -> str:
     within = sum(map(search.is_within, search.candidates))
     return (
         f"{plural(len(search.candidates), 'candidate')}, {within} within the budget of {100 * search.max_drop:.2f} "
-        f"points on {plural(search.reference_size, 'reference picture')}; {search.validation}"
+        f"points on {plural(search.reference_size, 'reference image')}; {search.validation}"
     )
 
 
@@ -70,7 +70,7 @@ def _rows(candidates: Sequence[Candidate]) -> list[list[object]]:
 
 
 def figure_of(search: "Search") -> "Figure":
-    """Repair on the validation pictures against damage on the reference set, by site."""
+    """Repair on the validation images against damage on the reference set, by site."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 5), layout="constrained")
@@ -93,7 +93,7 @@ def figure_of(search: "Search") -> "Figure":
     axes.axhline(0, color="grey", linewidth=1, linestyle=":")
     axes.set(
         xlabel="reference predictions changed, % (small marks: beyond the budget)",
-        ylabel="mean gain of validation pictures, log-probability",
+        ylabel="mean gain of validation images, log-probability",
         title=label_of(search.model_name),
         xscale="symlog",
     )

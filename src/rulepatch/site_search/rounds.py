@@ -139,7 +139,7 @@ def by_rule(rounds: Rounds) -> tuple[Candidate | None, str]:
         return None, f"nothing helps: at the last site no rank, strength and gate {found}"
     return chosen, (
         f"chosen: {name_of(chosen.trial)} by rule (the last site, rank 3, gated, as strong as the budget "
-        "allows), as there is nothing to measure repair on; give labelled validation pictures if you can"
+        "allows), as there is nothing to measure repair on; give labelled validation images if you can"
     )
 
 

@@ -54,7 +54,7 @@ class Search:
         why: reason for the choice, or for selecting none.
         validation: description of the validation images.
         max_drop: the budget, 0..1.
-        reference_size: pictures on which damage was measured.
+        reference_size: images on which damage was measured.
         model_name: of the model.
         make: makes the edit of any candidate's trial, to use another than the chosen one.
     """
@@ -111,7 +111,7 @@ class Search:
         return text_of(self)
 
     def figure(self) -> "Figure":
-        """Repair on the validation pictures against damage on the reference set, by site."""
+        """Repair on the validation images against damage on the reference set, by site."""
         return figure_of(self)
 
 
@@ -142,9 +142,9 @@ def search(
     Args:
         model: the classifier; it is not changed.
         exemplars: what to learn from.
-        reference: pictures whose treatment should stay: a folder, or pictures in memory. While candidates are compared
+        reference: images whose treatment should stay: a folder, or images in memory. While candidates are compared
             statistics come from one half, and damage is measured on the other; the chosen edit has statistics of both.
-        validation: labelled pictures that the edit should repair, never the tests; or exemplars that are not learnt
+        validation: labelled images that the edit should repair, never the tests; or exemplars that are not learnt
             from; made from the reference set if None.
         sites: where to look; every site with positions in the second half of the network if None.
         max_drop: most accuracy that the edit may lose on the reference set, 0..1 (without labels: flips).
@@ -158,7 +158,7 @@ def search(
     Raises:
         SiteError: a site that the model does not have, or no site with positions.
         SettingError: a budget out of range.
-        FolderError: a folder is missing or empty, or the validation pictures have no labels.
+        FolderError: a folder is missing or empty, or the validation images have no labels.
 
     Examples:
         >>> from rulepatch.models.registry import load_model
@@ -206,7 +206,7 @@ def _made_final(factory: EditFactory, chosen: Candidate, images: ImageSet, max_d
     sample = images.sample(MOST_REFERENCE, seed=run.seed)
     (found,) = outcomes_of(problem.model, [edit], sample, progress="damage" if run.progress else None)
     flips = len(found.flips) / len(found)
-    told = f"{100 * found.drop:+.2f} points lost and {percent(flips)} flips on {plural(len(found), 'picture')}"
+    told = f"{100 * found.drop:+.2f} points lost and {percent(flips)} flips on {plural(len(found), 'image')}"
     if is_within(found.drop, flips, len(found), max_drop) and edit.on_exemplars.verdict != "useless":
         return edit, f"made anew with statistics of the whole reference set: {told}"
     edit = judged(problem.model, factory.finish(trial), problem.exemplars)
@@ -235,7 +235,7 @@ def _build(
 def _validation(
     problem: Problem, given: Any, images: ImageSet
 ) -> tuple[ImageSet | None, NDArray[np.int64] | None, str]:
-    """The pictures on which repair is measured, which of them belong together, and what to say of them."""
+    """The images on which repair is measured, which of them belong together, and what to say of them."""
     if given is None:
         made = make_counterfactuals(problem, images, progress=problem.run.progress)
         if made is None or len(made) < FEWEST_COUNTERFACTUALS:
@@ -248,17 +248,17 @@ def _validation(
     pictures = ImageSet.of(given, problem.model.classes)
     if not pictures.is_labelled:
         raise FolderError(
-            f"expected validation pictures in a folder for each class but {pictures.name} has some without; "
+            f"expected validation images in a folder for each class but {pictures.name} has some without; "
             "name the folders by class"
         )
     check_validation(problem.model, pictures, images, problem.exemplars, progress=problem.run.progress)
-    return pictures, None, f"repair measured on {plural(len(pictures), 'labelled validation picture')}"
+    return pictures, None, f"repair measured on {plural(len(pictures), 'labelled validation image')}"
 
 
 def _told(made: Counterfactuals) -> str:
     place = made.place
     assert place is not None
     return (
-        f"{plural(len(made), 'counterfactual')} of {plural(int(made.groups.max()) + 1, 'picture')}, the concept found "
+        f"{plural(len(made), 'counterfactual')} of {plural(int(made.groups.max()) + 1, 'image')}, the concept found "
         f"at {place.key.site} (agreement with the exemplars' masks {place.agreement:.2f})"
     )

@@ -57,7 +57,7 @@ def choose(
         if chosen is None and len(left) < len(candidates):
             passed = plural(len(candidates) - len(left), "candidate")
             return None, (
-                f"nothing helps: of {passed} within the budget that gain on the validation pictures none does anything "
+                f"nothing helps: of {passed} within the budget that gain on the validation images none does anything "
                 "for the exemplars themselves"
             )
         if chosen is None or not is_useless(chosen):
@@ -70,9 +70,9 @@ def _choose(candidates: Sequence[Candidate], rule: Candidate | None) -> tuple[Ca
     if not helping:
         failing = max((each.failing for each in candidates), default=0)
         what = (
-            f"repairs more of the {plural(failing, 'failing validation picture')} than it breaks"
+            f"repairs more of the {plural(failing, 'failing validation image')} than it breaks"
             if failing
-            else "brings the validation pictures nearer to what they should be"
+            else "brings the validation images nearer to what they should be"
         )
         return None, f"nothing helps: of {plural(len(candidates), 'candidate')} within the budget none {what}"
     best = max(helping, key=lambda each: score_or_zero(each.score))

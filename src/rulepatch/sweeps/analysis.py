@@ -293,7 +293,7 @@ class SweepReport:
         return (
             "# Results of a sweep\n\n"
             "Errors corrected on the tests, with 95 % intervals over cases and the number of cases that count, which "
-            f"have at least {self.least} errors. Settings and site were chosen on validation pictures within the "
+            f"have at least {self.least} errors. Settings and site were chosen on validation images within the "
             "budget.\n\n"
         ) + "\n".join(told)
 

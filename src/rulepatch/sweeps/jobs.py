@@ -54,7 +54,7 @@ class Place:
         sites: all that the plan names for the model.
         cases: folder of the case set.
         exclude: for each concept the classes of which it is no part but the thing itself.
-        reference: folder of pictures whose treatment should stay.
+        reference: folder of images whose treatment should stay.
     """
 
     model: str
@@ -98,7 +98,7 @@ class Job:
 def jobs_of(plan: Plan, *, device: str = "cpu", progress: bool = True) -> list[Job]:
     """All jobs of a plan, ordered so that jobs with shared data are adjacent.
 
-    Every model is loaded once and its reference pictures are read once, as their digests belong to the jobs.
+    Every model is loaded once and its reference images are read once, as their digests belong to the jobs.
 
     Args:
         plan: the plan.
@@ -106,7 +106,7 @@ def jobs_of(plan: Plan, *, device: str = "cpu", progress: bool = True) -> list[J
         progress: whether to show a bar.
 
     Raises:
-        SettingError: no case has enough pictures of a class, or a name in the plan is unknown.
+        SettingError: no case has enough images of a class, or a name in the plan is unknown.
         FolderError: a case set or the reference is missing, damaged or does not fit the model.
     """
     found: list[Job] = []
@@ -145,7 +145,7 @@ def jobs_of(plan: Plan, *, device: str = "cpu", progress: bool = True) -> list[J
             found += [Job({**about, **own, **each}, place) for each in _each(plan, case, groups, place.sites)]
     if not found:
         raise SettingError(
-            f"expected a class with more than {min(plan.exemplars)} pictures in some case of the plan but there is "
+            f"expected a class with more than {min(plan.exemplars)} images in some case of the plan but there is "
             "none; take fewer exemplars, name groups of classes as targets, or make larger case sets"
         )
     return list({job.key: job for job in found}.values())
@@ -173,7 +173,7 @@ def _groups(plan: Plan, cases: CaseSet, model: Classifier) -> Groups:
 
 
 def _targets(plan: Plan, case: CaseSet, groups: Groups, count: int, seed: int) -> list[tuple[str, list[str] | None]]:
-    """The classes, or groups of them, that have enough pictures and come first in the seed's order."""
+    """The classes, or groups of them, that have enough images and come first in the seed's order."""
     pictures: dict[str, set[str]] = {}
     for each in case:
         own = [name for name, labels in groups.items() if each.label in labels]
@@ -234,10 +234,10 @@ def case_digest(case: CaseSet, sources: Mapping[str, str]) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """A folder of reference pictures, each read once for its digest.
+    """A folder of reference images, each read once for its digest.
 
     Attributes:
-        images: the pictures.
+        images: the images.
         digests: of each.
     """
 
@@ -246,7 +246,7 @@ class Reference:
 
     @classmethod
     def read(cls, folder: Path, model: Classifier) -> Self:
-        """Read a folder of pictures in a folder for each class of a model.
+        """Read a folder of images in a folder for each class of a model.
 
         Raises:
             FolderError: there are none, or some without a class.
@@ -254,20 +254,20 @@ class Reference:
         images = ImageSet.of(folder, model.classes)
         if not images.is_labelled:
             raise FolderError(
-                f"expected reference pictures in a folder for each class but {folder} has some without; "
+                f"expected reference images in a folder for each class but {folder} has some without; "
                 "accuracy lost cannot be told without"
             )
         return cls(images, tuple(images.digests()))
 
     def without(self, cases: CaseSet, sources: Mapping[str, str]) -> Snapshot:
-        """The pictures that some cases were not made of.
+        """The images that some cases were not made of.
 
         Args:
             cases: the cases.
-            sources: digest of the file that each of their pictures was made of.
+            sources: digest of the file that each of their images was made of.
 
         Returns:
-            The pictures, with their digest.
+            The images, with their digest.
 
         Raises:
             FolderError: there are fewer than two.
@@ -276,7 +276,7 @@ class Reference:
         kept = [i for i, digest in enumerate(self.digests) if digest not in taken]
         if len(kept) < 2:
             raise FolderError(
-                f"expected reference pictures that the cases were not made of but {self.images.name} has {len(kept)}; "
+                f"expected reference images that the cases were not made of but {self.images.name} has {len(kept)}; "
                 "name a larger folder"
             )
         pictures = tuple(self.images.pictures[i] for i in kept)

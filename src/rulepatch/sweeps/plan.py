@@ -40,7 +40,7 @@ class Plan:
     Attributes:
         models: to be edited.
         cases: folders of case sets.
-        reference: folder of pictures whose treatment should stay, in a folder for each class.
+        reference: folder of images whose treatment should stay, in a folder for each class.
         methods: for each method the settings that are tried.
         concepts: of the case sets; all if empty.
         styles: of the case sets; all if empty.
@@ -48,7 +48,7 @@ class Plan:
         groups: classes that count as one target, by the name of the group; none but these are targets if there are any.
         exclude: for each concept the classes of which it is no part but the thing itself.
         exemplars: numbers of exemplars.
-        validation: share of each case's pictures that settings are chosen on, 0..1.
+        validation: share of each case's images that settings are chosen on, 0..1.
         max_drop: accuracy that an edit may lose on the reference set, 0..1.
         seeds: of splits, targets and methods.
 

@@ -49,14 +49,14 @@ READINGS: Mapping[str, str] = {
         "that their intervals can be seen."
     ),
     "ablations": (
-        "Above, each method and its ablations: -mask learns from the whole picture instead of the marked region, "
+        "Above, each method and its ablations: -mask learns from the whole image instead of the marked region, "
         "-proj leaves out the projection onto the directions of the rule, and +proj adds it to fine-tuning. Below, "
         "the method minus its ablation on the same cases: right of zero the method is better, left of it the "
         "ablation; where the interval holds zero they cannot be told apart."
     ),
     "ablations-by-site": ("The same by site, with ablations dashed."),
     "damage": (
-        "Up and to the left is best: net repair on classes and pictures of the style that no exemplar showed, "
+        "Up and to the left is best: net repair on classes and images of the style that no exemplar showed, "
         "against accuracy lost on the half of the reference set that nothing was chosen on. Large marks are means "
         "with 95 % intervals, faint dots are cases, both of those that count in that cell alone; those at -100 % "
         "may stand for less. The dotted line is the budget, which was enforced on the other half."

@@ -63,7 +63,7 @@ class Study:
         model: its name.
         digest: of the model.
         max_drop: accuracy that an edit may lose on the known half of the reference set, 0..1.
-        validation: share of each case's pictures that settings are chosen on, 0..1.
+        validation: share of each case's images that settings are chosen on, 0..1.
         device: where the jobs ran.
         versions: of the libraries.
     """
@@ -104,10 +104,10 @@ class SelectedResult:
         split: stands for all that other methods' results on the same tests share.
         method: a key of `METHODS`.
         site: where the edit is; None if the method finds its own, or no edit was chosen among several sites.
-        key: of the job; None if no setting repaired validation pictures within the budget.
+        key: of the job; None if no setting repaired validation images within the budget.
         settings: of the edit; None without one.
         strength: of the edit; None without one.
-        validation: counts of the validation pictures; None without an edit.
+        validation: counts of the validation images; None without an edit.
         known: counts of the half of the reference set that settings were chosen on; None without an edit.
         cells: counts by the names in `CELLS`.
         unseen: counts of the other half; None without an edit.
@@ -242,9 +242,9 @@ def study_of(job: Mapping[str, Any], names: Mapping[str, str]) -> Study:
 
 
 def chosen_results(records: Iterable[Record], *, by_site: bool = False) -> list[SelectedResult]:
-    """The results of the settings that gained most on validation pictures, for each split case and method.
+    """The results of the settings that gained most on validation images, for each split case and method.
 
-    Among the settings that kept to the budget the one is chosen that gained most validation pictures, repaired −
+    Among the settings that kept to the budget the one is chosen that gained most validation images, repaired −
     broken; of several the one that flipped least of the known half of the reference set; then the first by key.
 
     Args:

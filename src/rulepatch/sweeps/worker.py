@@ -70,12 +70,12 @@ class _Case:
         images = chosen.images(model.classes, styled=True)
         found = Activations(model, images, sites, most_bytes=KEPT_BYTES)
         if len(found) != len(images):
-            raise FolderError(f"expected readable pictures in {images.name} but some are not; make the case set anew")
+            raise FolderError(f"expected readable images in {images.name} but some are not; make the case set anew")
         return found
 
     @staticmethod
     def _originals(model: Classifier, tests: CaseSet) -> NDArray[np.int64]:
-        """What the model says of the picture that each test was made of; of each picture once."""
+        """What the model says of the image that each test was made of; of each image once."""
         once = {each.picture: each for each in tests}
         images = tests.only(once.values()).images(model.classes, styled=False)
         said = dict(zip(once, predictions_of(model, images).predicted, strict=True))
@@ -107,7 +107,7 @@ class WorkerState:
         self._case: tuple[str, _Case] | None = None
 
     def _cases(self, place: Place) -> tuple[CaseSet, Mapping[str, str]]:
-        """A case set, and digests of what its pictures were made of."""
+        """A case set, and digests of what its images were made of."""
         if place not in self._sets:
             cases = CaseSet.read(place.cases).without(place.exclude)
             self._sets[place] = cases, cases.sources()
@@ -177,7 +177,7 @@ def release() -> None:
 
 @dataclass(frozen=True)
 class _Choice:
-    """An edit at the strength that repairs most of the validation pictures within the budget."""
+    """An edit at the strength that repairs most of the validation images within the budget."""
 
     edit: Edit
     strength: float

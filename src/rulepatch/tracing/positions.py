@@ -101,10 +101,10 @@ class SpatialPositions:
     """Positions of a tensor in the image.
 
     Attributes:
-        grid: (h, w), the cells that the picture is divided into.
+        grid: (h, w), the cells that the image is divided into.
         cells: for each position of one image, in the tensor's order, the number of its cell; -1 for positions without
             one (class and register tokens).
-        windows: how many entries of the tensor's first axis belong to one picture: 1, or its number of windows.
+        windows: how many entries of the tensor's first axis belong to one image: 1, or its number of windows.
         frame: the frame that the grid divides, if the network rotated or cropped the image; None for the image itself.
     """
 

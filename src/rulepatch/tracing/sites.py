@@ -371,8 +371,8 @@ def _unplaced(site: Site) -> str | None:
     if math.prod(site.positions) <= 1:
         return None
     if site.key_places is None or site.output_places is None:
-        return "its positions cannot be laid over the picture"
-    return "it mixes the positions of the picture" if math.prod(site.output_places.grid) == 1 else None
+        return "its positions cannot be laid over the image"
+    return "it mixes the positions of the image" if math.prod(site.output_places.grid) == 1 else None
 
 
 def _site(path: str, layer: Layer, traced: Trace, finder: PlaceFinder) -> Site:

@@ -51,7 +51,7 @@ class _Page:
         self.sessions = sessions
         with gr.Blocks(title="rulepatch", analytics_enabled=False, delete_cache=(600, 3600)) as self.blocks:
             gr.Markdown(
-                "# Rewrite a rule with a brush\nA classifier has learnt a wrong rule? Mark a concept in one picture, "
+                "# Rewrite a rule with a brush\nA classifier has learnt a wrong rule? Mark a concept in one image, "
                 "say what to treat like it, and the rule is rewritten in every class."
             )
             self.notice = gr.Markdown(NO_WEBGL, elem_id="no-webgl")
@@ -76,15 +76,15 @@ class _Page:
             self.about = gr.Markdown()
 
     def _picture(self) -> None:
-        gr.Markdown("## 1. A picture that shows the concept")
+        gr.Markdown("## 1. An image that shows the concept")
         with gr.Row():
-            self.folder = gr.Dropdown(label="Pictures of", min_width=120)
+            self.folder = gr.Dropdown(label="Images of", min_width=120)
             self.label = gr.Dropdown([ALL], value=ALL, label="Class", min_width=120)
         self.choice = gr.Gallery(
-            label="Choose a picture", columns=5, height=230, allow_preview=False, buttons=[], object_fit="contain",
+            label="Choose an image", columns=5, height=230, allow_preview=False, buttons=[], object_fit="contain",
             interactive=False, elem_id="choice",
         )  # fmt: skip
-        self.upload = _upload("Upload a picture", "upload")
+        self.upload = _upload("Upload an image", "upload")
 
     def _mark(self) -> None:
         gr.Markdown("## 2. Mark the concept")
@@ -107,7 +107,7 @@ class _Page:
                 self.likeness = gr.Slider(0.05, 0.95, value=0.2, step=0.05, label="How alike it must be")
                 self.forget = gr.Button("Forget the clicks", size="sm")
             with gr.Tab("Upload a mask"):
-                gr.Markdown("White where the concept is, black elsewhere, of the picture's size.")
+                gr.Markdown("White where the concept is, black elsewhere, of the image's size.")
                 self.mask = _upload("Upload a mask", "mask")
         self.name = gr.Textbox(label="What it is called (for the rule's name)", placeholder="road", elem_id="name")
 

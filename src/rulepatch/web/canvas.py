@@ -1,4 +1,4 @@
-"""Between pictures and the painter: small pictures are shown large, and strokes come back at the picture's own size."""
+"""Between images and the painter: small images are shown large, and strokes come back at the image's own size."""
 
 import uuid
 from collections.abc import Mapping
@@ -36,11 +36,11 @@ def canvas_of(image: Image.Image, mask: NDArray[np.float32] | None) -> dict[str,
     """Value of the painter for an image and a mask.
 
     Args:
-        image: the picture, RGB.
-        mask: (h, w), 0..1, of the picture's size; nothing is marked if None.
+        image: the image, RGB.
+        mask: (h, w), 0..1, of the image's size; nothing is marked if None.
 
     Returns:
-        A value of the painter: the picture below, and the mark as a layer above.
+        A value of the painter: the image below, and the mark as a layer above.
     """
     factor = CANVAS / max(image.size)
     size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
@@ -58,8 +58,8 @@ def mask_of(painted: Mapping[str, Any] | None, size: tuple[int, int]) -> NDArray
     """Mask from the value of the painter.
 
     Args:
-        painted: its value, layers as RGBA pictures.
-        size: (width, height) of the picture itself.
+        painted: its value, layers as RGBA images.
+        size: (width, height) of the image itself.
 
     Returns:
         The mask, (h, w), 0 or 1; None if nothing is painted.

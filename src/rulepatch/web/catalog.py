@@ -1,4 +1,4 @@
-"""What the page offers, settled when the server starts: models, and the folders whose pictures may be read."""
+"""What the page offers, settled when the server starts: models, and the folders whose images may be read."""
 
 import copy
 import tempfile
@@ -26,7 +26,7 @@ from rulepatch.web.workbench import Workbench
 __all__ = ["PLAYGROUND", "Catalog", "Place", "pictures_of"]
 
 PLAYGROUND = "playground"
-"""The model that is always offered, with pictures of its own."""
+"""The model that is always offered, with images of its own."""
 
 
 @dataclass(frozen=True)
@@ -51,10 +51,10 @@ class Catalog:
 
     Args:
         models: names, or files, besides the playground.
-        reference: folder of pictures whose treatment should stay; all models but the playground need it.
-        tests: folder of labelled pictures that edits should repair.
-        clean: folder of labelled pictures on which damage is measured.
-        validation: folder of labelled pictures that a search chooses on.
+        reference: folder of images whose treatment should stay; all models but the playground need it.
+        tests: folder of labelled images that edits should repair.
+        clean: folder of labelled images on which damage is measured.
+        validation: folder of labelled images that a search chooses on.
         segmenter: name of a segmenter, to find concepts by name.
         device: where models run.
 
@@ -79,7 +79,7 @@ class Catalog:
                 raise FolderError(f"expected a folder for --{name} but {folder} is none; check the path")
         if models and reference is None:
             raise FolderError(
-                f"expected pictures whose treatment should stay, to edit {', '.join(models)}, but got none; name their "
+                f"expected images whose treatment should stay, to edit {', '.join(models)}, but got none; name their "
                 "folder by --reference"
             )
         self.models = tuple(dict.fromkeys([PLAYGROUND, *models]))
@@ -145,7 +145,7 @@ def _drawn(ground: str, seed: int) -> Image.Image:
 
 
 def pictures_of(place: Place, folder: str, model: Classifier) -> ImageSet:
-    """The pictures of one of the folders.
+    """The images of one of the folders.
 
     Args:
         place: what the workbench was set up with.

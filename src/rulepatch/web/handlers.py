@@ -38,10 +38,10 @@ MOST_PICTURES = 48
 """Most images that are offered at once."""
 
 LONGEST_SIDE = 1024
-"""Of an uploaded picture; larger ones are made smaller, as networks look at some hundred pixels."""
+"""Of an uploaded image; larger ones are made smaller, as networks look at some hundred pixels."""
 
 
-# The model and its pictures
+# The model and its images
 
 
 def begin(session: Session, model: str) -> Updates:
@@ -50,7 +50,7 @@ def begin(session: Session, model: str) -> Updates:
     vocabulary = [] if place.segmenter is None else list(place.segmenter.vocabulary or ())
     told = "" if place.segmenter else "No segmenter was named: start the app with `--segmenter NAME` to use this."
     return {
-        "about": f"{len(bench.classes)} classes; {len(bench.reference)} reference pictures",
+        "about": f"{len(bench.classes)} classes; {len(bench.reference)} reference images",
         "folder": Part(choices=list(place.folders), value="reference"),
         "concept": Part(choices=vocabulary, value=vocabulary[0] if vocabulary else None),
         "by_name": Part(interactive=place.segmenter is not None),
@@ -68,7 +68,7 @@ def look(session: Session) -> Updates:
 
 
 def list_pictures(session: Session, folder: str, label: str) -> Updates:
-    """Offer the pictures of a folder, of one class or of all."""
+    """Offer the images of a folder, of one class or of all."""
     images = pictures_of(session.place, folder, session.bench.model)
     classes = session.bench.model.classes
     labels = sorted({classes[each.label] for each in images.pictures if each.label is not None})
@@ -88,7 +88,7 @@ def list_pictures(session: Session, folder: str, label: str) -> Updates:
 def choose(session: Session, index: int) -> Updates:
     """Select an offered image."""
     if not 0 <= index < len(session.choice):
-        raise SettingError("expected one of the pictures shown but it is gone; choose again")
+        raise SettingError("expected one of the images shown but it is gone; choose again")
     return _begin_painting(session, session.choice[index])
 
 
@@ -169,7 +169,7 @@ def upload_mask(session: Session, content: bytes, name: str) -> Updates:
     """Upload a mask."""
     painting = _painting(session)
     mask = read_mask(content)
-    if mask.shape[::-1] == session.full_size:  # made smaller with its picture
+    if mask.shape[::-1] == session.full_size:  # made smaller with its image
         reduced = Image.fromarray(mask, mode="F").resize(painting.image.size, Image.Resampling.BOX)
         mask = np.asarray(reduced).clip(0, 1)
     session.painting = painting.marked(mask, name.strip() or painting.concept)
@@ -314,7 +314,7 @@ def bundle(session: Session) -> Updates:
 
 def _painting(session: Session) -> Painting:
     if session.painting is None:
-        raise SettingError("expected a picture but none is chosen yet; choose or upload one")
+        raise SettingError("expected an image but none is chosen yet; choose or upload one")
     return session.painting
 
 

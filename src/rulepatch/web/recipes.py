@@ -82,10 +82,10 @@ class Sources:
 
     Attributes:
         model: name, or file.
-        reference: folder of pictures whose treatment should stay.
-        tests: folder of labelled pictures that edits should repair; none if None.
-        clean: folder of labelled pictures on which damage is measured; the reference set if None.
-        validation: folder of labelled pictures that a search chooses on; none if None.
+        reference: folder of images whose treatment should stay.
+        tests: folder of labelled images that edits should repair; none if None.
+        clean: folder of labelled images on which damage is measured; the reference set if None.
+        validation: folder of labelled images that a search chooses on; none if None.
         first: a command that makes the folders; none if empty.
     """
 

@@ -22,7 +22,7 @@ LOOPBACK = "127.0.0.1"
 LARGEST_UPLOAD = "20mb"
 
 MOST_PIXELS = 40_000_000
-"""Of an uploaded picture; a file of few bytes can hold very many."""
+"""Of an uploaded image; a file of few bytes can hold very many."""
 
 log = logging.getLogger("rulepatch")
 

@@ -21,7 +21,7 @@ from rulepatch.web.workbench import Workbench
 __all__ = ["Thumbnails", "exemplars", "heatmap", "marked", "numbers", "predictions", "ranked", "small", "wall"]
 
 MOST_TILES = 120
-"""Test pictures on the wall."""
+"""Test images on the wall."""
 
 MOST_FIRING = 12
 SIDE = 112
@@ -34,7 +34,7 @@ _ORDER = ("repaired", "broken", "changed", "wrong", "right", "same")
 
 @dataclass(frozen=True)
 class _Tile:
-    """A picture of the wall."""
+    """An image of the wall."""
 
     picture: str
     name: str
@@ -46,7 +46,7 @@ class _Tile:
 
 
 class Thumbnails:
-    """Pictures reduced once and kept as long as these are."""
+    """Images reduced once and kept as long as these are."""
 
     def __init__(self) -> None:
         self._kept: dict[int, tuple[Picture, str]] = {}
@@ -70,7 +70,7 @@ def _read(picture: Picture) -> Image.Image:
 
 
 def small(picture: Picture) -> Image.Image:
-    """A picture as it is offered to be chosen.
+    """An image as it is offered to be chosen.
 
     Returns:
         RGB, small.
@@ -96,12 +96,12 @@ def ranked(found: Outcomes) -> list[Outcome]:
 
 
 def wall(found: Outcomes | None, classes: Classes, thumbnails: Thumbnails) -> str:
-    """Test pictures before and after.
+    """Test images before and after.
 
     Args:
         found: what became of them; None if there are no tests.
         classes: of the model.
-        thumbnails: of the pictures.
+        thumbnails: of the images.
     """
     outcomes = [] if found is None else ranked(found)
     tiles = [
@@ -115,7 +115,7 @@ def wall(found: Outcomes | None, classes: Classes, thumbnails: Thumbnails) -> st
         )
         for each in outcomes[:MOST_TILES]
     ]
-    nothing = "There are no test pictures: start the app with --tests DIR to see what is repaired."
+    nothing = "There are no test images: start the app with --tests DIR to see what is repaired."
     return _piece("wall", tiles=tiles, left_out=len(outcomes) - len(tiles), nothing=nothing)
 
 
@@ -125,7 +125,7 @@ def numbers(bench: Workbench, *, tests: Outcomes | None, clean: Outcomes | None,
     Args:
         bench: whose.
         tests: what became of the tests; None if there are none.
-        clean: what became of the clean pictures; None if that is not known yet.
+        clean: what became of the clean images; None if that is not known yet.
         waiting: whether it will be.
     """
     images, draft = bench.pictures("clean"), bench.state.draft
@@ -135,14 +135,14 @@ def numbers(bench: Workbench, *, tests: Outcomes | None, clean: Outcomes | None,
 
 
 def predictions(bench: Workbench, painting: Painting | None) -> str:
-    """The picture and its edited counterpart, and what the model says of both, before and after.
+    """The image and its edited counterpart, and what the model says of both, before and after.
 
     Args:
         bench: whose model.
         painting: the exemplar in the making.
 
     Returns:
-        HTML; nothing if no picture is chosen.
+        HTML; nothing if no image is chosen.
     """
     if painting is None:
         return ""
@@ -151,7 +151,7 @@ def predictions(bench: Workbench, painting: Painting | None) -> str:
     before = [dict(each) for each in bench.predictions(images, edited=False, most=count)]
     after = [dict(each) for each in bench.predictions(images, most=count)] if edited else before
     pictures = []
-    titles = ["the picture", "with the concept replaced"]
+    titles = ["the image", "with the concept replaced"]
     for image, title, was, now in zip(images, titles, before, after, strict=False):
         likeliest = dict.fromkeys([*list(was)[:2], *list(now)[:2]])
         rows = [(name, was.get(name, 0.0), now[name]) for name in likeliest]
@@ -161,7 +161,7 @@ def predictions(bench: Workbench, painting: Painting | None) -> str:
 
 
 def marked(painting: Painting) -> Image.Image:
-    """The picture with what is marked in it."""
+    """The image with what is marked in it."""
     if painting.mask is None:
         return painting.image
     colour = Image.new("RGB", painting.image.size, BRUSH)
@@ -169,7 +169,7 @@ def marked(painting: Painting) -> Image.Image:
 
 
 def heatmap(bench: Workbench, pictures: Sequence[Picture]) -> str:
-    """Where the rule fires in some pictures.
+    """Where the rule fires in some images.
 
     Args:
         bench: whose rule.

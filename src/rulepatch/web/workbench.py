@@ -38,7 +38,7 @@ from rulepatch.web.recipes import Draft, Rule, State
 __all__ = ["ClassShares", "Heatmaps", "Side", "Workbench"]
 
 MOST_CLEAN = 300
-"""Pictures on which damage is measured after every change, at most."""
+"""Images on which damage is measured after every change, at most."""
 
 KEPT_SITES = 2
 """Size of the LRU cache of sites with cached activations of tests and clean images."""
@@ -56,7 +56,7 @@ class Heatmaps:
     Attributes:
         site: at which it is looked for.
         threshold: score above which it fires.
-        matches: pictures, in the order asked for.
+        matches: images, in the order asked for.
     """
 
     site: str
@@ -72,10 +72,10 @@ class Workbench:
 
     Args:
         model: the classifier.
-        reference: pictures whose treatment should stay: a folder, or pictures in memory.
-        tests: labelled pictures that edits should repair; none if None.
-        clean: labelled pictures on which damage is measured; the reference set if None.
-        validation: labelled pictures that a search chooses on, never the tests; it makes its own if None.
+        reference: images whose treatment should stay: a folder, or images in memory.
+        tests: labelled images that edits should repair; none if None.
+        clean: labelled images on which damage is measured; the reference set if None.
+        validation: labelled images that a search chooses on, never the tests; it makes its own if None.
         cache: where statistics are kept; the user's own cache by default, None for nowhere.
 
     Examples:
@@ -155,7 +155,7 @@ class Workbench:
         return self.model.with_module(self.model.module, self.edit.new_classes).classes
 
     def pictures(self, side: Side) -> ImageSet | None:
-        """The tests, or the pictures on which damage is measured.
+        """The tests, or the images on which damage is measured.
 
         Returns:
             The set; None if there are no tests.
@@ -306,7 +306,7 @@ class Workbench:
             most: classes to name.
 
         Returns:
-            For each picture the likeliest classes.
+            For each image the likeliest classes.
         """
         edit = self.edit if edited else Edit((), self._base)
         with edit.applied(self.model, any_base=True) as model:
@@ -379,7 +379,7 @@ class Workbench:
         """Cached activations at the first site of an edit."""
         site = first_site(self._site_list.trace, edit)
         kept = self._kept.pop((side, site), None) or Activations(
-            self.model, images, [site], progress="tests" if side == "tests" else "clean pictures"
+            self.model, images, [site], progress="tests" if side == "tests" else "clean images"
         )
         self._kept[side, site] = kept  # most recently used last
         own = [key for key in self._kept if key[0] == side]

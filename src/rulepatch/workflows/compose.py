@@ -156,7 +156,7 @@ def compose_files(
         files: at least two.
         out: the file to write.
         model: the classifier that they were computed on.
-        reference: pictures whose treatment should stay.
+        reference: images whose treatment should stay.
         leave_out: classes to leave out of the reference set.
         exemplars: those that the edits were made of.
         progress: whether to show bars.

@@ -163,7 +163,7 @@ def run_edit(
             limits=limits, run=run,
         )  # fmt: skip
     if validation is not None:
-        raise SettingError("expected --site auto with validation pictures, which only a search looks at; leave one out")
+        raise SettingError("expected --site auto with validation images, which only a search looks at; leave one out")
     kept = ImageSet.of(reference, model.classes, leave_out=leave_out)
     if classes:
         given["protect"] = _of_classes(model, ImageSet.of(reference, model.classes), classes)
@@ -190,7 +190,7 @@ def _of_classes(model: Classifier, images: ImageSet, classes: Sequence[int | str
     found = tuple(picture for picture in images.pictures if picture.label in wanted)
     if not found:
         raise SettingError(
-            f"expected pictures of {', '.join(map(str, classes))} in {images.name} to protect but found none; "
+            f"expected images of {', '.join(map(str, classes))} in {images.name} to protect but found none; "
             "give a folder of them"
         )
     return ImageSet(found, f"{images.name}, {', '.join(map(str, classes))}")
@@ -225,7 +225,7 @@ def _make_by_search(
             run=run,
         )
     if found.edit is None:
-        raise found.refusal("give other exemplars, labelled validation pictures, or a larger budget")
+        raise found.refusal("give other exemplars, labelled validation images, or a larger budget")
     found.edit.save(out)
     return EditRun(found.edit, out, seconds, search=found)
 

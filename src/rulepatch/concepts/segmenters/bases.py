@@ -37,7 +37,7 @@ class _Base(ABC, Generic[Query]):
         """Segment concepts in an image.
 
         Args:
-            picture: the picture.
+            picture: the image.
             image: the same, read, RGB.
             concepts: the concepts.
 

@@ -33,7 +33,7 @@ class ContextMatch(ClosedVocabulary):
     Args:
         model: the classifier.
         key: the key, by `key_of_concept` or `key_of_edit`; its name is the concept's.
-        reference: pictures that say what is usual, or statistics of the key's site.
+        reference: images that say what is usual, or statistics of the key's site.
         threshold: quantile of the reference set's positions at or above which the key counts as firing, 0..1.
         cache: where statistics are kept; the user's own cache by default, None for nowhere.
         progress: whether to show bars.

@@ -21,9 +21,9 @@ __all__ = ["MaskFiles", "load"]
 class MaskFiles(ClosedVocabulary):
     """A segmenter that reads masks from files.
 
-    The mask of a picture `val/van/003.jpg` is `CONCEPT/val/van/003.png`, `CONCEPT/van/003.png` or `CONCEPT/003.png` in
-    its folder, the first of them that is there. A picture without a file does not hold the concept. A mask that would
-    be that of two pictures, as `CONCEPT/003.png` of `van/003.jpg` and `bus/003.jpg`, is refused.
+    The mask of an image `val/van/003.jpg` is `CONCEPT/val/van/003.png`, `CONCEPT/van/003.png` or `CONCEPT/003.png` in
+    its folder, the first of them that is there. An image without a file does not hold the concept. A mask that would
+    be that of two images, as `CONCEPT/003.png` of `van/003.jpg` and `bus/003.jpg`, is refused.
 
     Attributes:
         folder: has a folder for each concept.
@@ -51,14 +51,14 @@ class MaskFiles(ClosedVocabulary):
         return {**super().describe(), "masks": masks, "files": len(files)}
 
     def find(self, picture: Picture, image: Image.Image, queries: Entries) -> dict[str, list[Region]]:
-        """The masks of a picture.
+        """The masks of an image.
 
         Raises:
-            ImageError: the picture is no file, or a mask cannot be read, is of another size or another picture's.
+            ImageError: the image is no file, or a mask cannot be read, is of another size or another image's.
         """
         if not isinstance(picture.source, Path):
             raise ImageError(
-                "expected a picture that is a file, whose name its masks have, but got one in memory; write it down"
+                "expected an image that is a file, whose name its masks have, but got one in memory; write it down"
             )
         vocabulary = self.vocabulary
         found: dict[str, list[Region]] = {}
@@ -74,8 +74,8 @@ class MaskFiles(ClosedVocabulary):
         owner = self._owners.setdefault(path, picture)
         if owner.source != picture.source and owner.digest() != picture.digest():
             raise ImageError(
-                f"expected one picture for the mask {path} but got two, {owner.name} and {picture.name}; "
-                "put the masks into folders as the pictures are"
+                f"expected one image for the mask {path} but got two, {owner.name} and {picture.name}; "
+                "put the masks into folders as the images are"
             )
 
     def _path(self, concept: str, source: Path) -> Path | None:

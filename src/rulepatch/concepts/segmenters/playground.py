@@ -1,4 +1,4 @@
-"""The playground's exact masks, from the scenes that its pictures carry."""
+"""The playground's exact masks, from the scenes that its images carry."""
 
 from dataclasses import dataclass
 
@@ -35,7 +35,7 @@ class Playground(ClosedVocabulary):
         """The exact mask of each concept that the scene has.
 
         Raises:
-            ImageError: the picture carries no scene, or was changed since it was rendered.
+            ImageError: the image carries no scene, or was changed since it was rendered.
         """
         scene = scene_of(image, picture.name)
         found = {}

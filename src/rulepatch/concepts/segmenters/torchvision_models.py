@@ -101,7 +101,7 @@ class SemanticSegmenter(_OfTorchvision):
     The threshold is that of the class's probability at a pixel, among all classes and the background.
 
     Attributes:
-        transform: what prepares a picture, from RGB to (3, h, w).
+        transform: what prepares an image, from RGB to (3, h, w).
     """
 
     transform: Callable[[Image.Image], Tensor] = TF.to_tensor

@@ -38,12 +38,12 @@ _LEAST = 9
 
 @dataclass(frozen=True)
 class AdaIN:
-    """Gives VGG's maps of the picture the mean and spread of the style's, and decodes them; the seed does not matter.
+    """Gives VGG's maps of the image the mean and spread of the style's, and decodes them; the seed does not matter.
 
     https://arxiv.org/abs/1703.06868
 
     Attributes:
-        encoder: of pictures, to relu4_1.
+        encoder: of images, to relu4_1.
         decoder: of its maps.
         blend: share of the style in the result, in 0..1.
         device: where it runs.
@@ -65,10 +65,10 @@ class AdaIN:
         return {"name": self.name, "weights": self._digests, "blend": self.blend}
 
     def __call__(self, image: Image.Image, mask: NDArray[float32], style: Style, *, seed: int = 0) -> Image.Image:
-        """Transfer the style of the style's picture.
+        """Transfer the style of the style's image.
 
         Returns:
-            The picture with the region in the style.
+            The image with the region in the style.
         """
         example = picture_of_style(image, mask, style)
         wide_enough(image, _LEAST)

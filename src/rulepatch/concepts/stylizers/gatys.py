@@ -65,11 +65,11 @@ class GatysSettings:
 
 @dataclass(frozen=True)
 class Gatys:
-    r"""Optimises pixels so that Gram matrices of VGG19 are those of the style and maps those of the picture.
+    r"""Optimises pixels so that Gram matrices of VGG19 are those of the style and maps those of the image.
 
     .. math:: L = \sum_l \lambda \lVert G_l(x) - G_l(s) \rVert^2 + \lVert F_c(x) - F_c(p) \rVert^2
 
-    It starts from the picture itself, so that the seed does not matter. https://arxiv.org/abs/1508.06576
+    It starts from the image itself, so that the seed does not matter. https://arxiv.org/abs/1508.06576
 
     Attributes:
         encoder: the network.
@@ -94,10 +94,10 @@ class Gatys:
         return {"name": self.name, "weights": self._digest, "blend": self.blend, **asdict(self.how)}
 
     def __call__(self, image: Image.Image, mask: NDArray[float32], style: Style, *, seed: int = 0) -> Image.Image:
-        """Optimise the picture; a progress bar is shown after two seconds.
+        """Optimise the image; a progress bar is shown after two seconds.
 
         Returns:
-            The picture with the region in the style.
+            The image with the region in the style.
         """
         example = picture_of_style(image, mask, style)
         wide_enough(image, _LEAST)
@@ -111,11 +111,11 @@ class Gatys:
         """The optimisation itself.
 
         Args:
-            content: picture (1, 3, h, w), 0..1.
-            style: picture (1, 3, h, w) of any size, 0..1.
+            content: image (1, 3, h, w), 0..1.
+            style: image (1, 3, h, w) of any size, 0..1.
 
         Returns:
-            The picture found, and the loss at each evaluation.
+            The image found, and the loss at each evaluation.
         """
         with torch.inference_mode(False), torch.enable_grad():
             content = content.clone(memory_format=torch.contiguous_format)

@@ -23,16 +23,16 @@ from rulepatch.errors import WeightsError
 __all__ = ["Ghiasi", "load"]
 
 _LEAST = {"mobilenet": 8, "inception": 75}
-"""Pixels on a side of the style's picture that a predictor leaves some of."""
+"""Pixels on a side of the style's image that a predictor leaves some of."""
 
 
 @dataclass(frozen=True)
 class Ghiasi:
-    """Predicts the norms of a small network from the style's picture; the seed does not matter.
+    """Predicts the norms of a small network from the style's image; the seed does not matter.
 
     Attributes:
         predictor: of the style numbers.
-        transformer: of the picture.
+        transformer: of the image.
         blend: share of the style in the result, in 0..1.
         device: where it runs.
         name: of the stylizer.
@@ -59,10 +59,10 @@ class Ghiasi:
         }
 
     def __call__(self, image: Image.Image, mask: NDArray[float32], style: Style, *, seed: int = 0) -> Image.Image:
-        """Transfer the style of the style's picture.
+        """Transfer the style of the style's image.
 
         Returns:
-            The picture with the region in the style.
+            The image with the region in the style.
         """
         example = picture_of_style(image, mask, style)
         wide_enough(image, 16)

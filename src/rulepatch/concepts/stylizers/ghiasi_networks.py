@@ -1,12 +1,12 @@
 """The networks of Ghiasi et al. (BMVC 2017), as their published TensorFlow.js graphs lay them out.
 
 A *predictor* (Inception-v3 up to Mixed_6e, or the smaller MobileNetV2 that was trained to give the same) turns the
-picture of a style into 100 numbers. The *transformer* turns a picture into a picture: three convolutions with batch
+image of a style into 100 numbers. The *transformer* turns an image into an image: three convolutions with batch
 norm, five residual blocks, two enlargements; the shift and scale of each instance norm are linear in the numbers.
 https://arxiv.org/abs/1705.06830
 
 Names of tensors are those of the manifests. What the graphs say and the papers do not: the ported transformer pads by
-zeros (`Pad`, where the original mirrors, `MirrorPad`), the ported Inception has ReLU6, pictures come in as 0..1 without
+zeros (`Pad`, where the original mirrors, `MirrorPad`), the ported Inception has ReLU6, images come in as 0..1 without
 any further normalisation, and batch norm has no scale but in MobileNetV2.
 """
 
@@ -137,7 +137,7 @@ class _Unit(nn.Module):
 
 
 class Predictor(nn.Module):
-    """Style numbers (1, c, 1, 1) of a style's picture (1, 3, h, w), 0..1.
+    """Style numbers (1, c, 1, 1) of a style's image (1, 3, h, w), 0..1.
 
     Attributes:
         kind: "mobilenet" or "inception", whichever the tensors are of.
@@ -161,7 +161,7 @@ class Predictor(nn.Module):
         source.close()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the style numbers of a picture."""
+        """Return the style numbers of an image."""
         x = self._mobilenet(x) if self.kind == "mobilenet" else self._inception(x)
         return F.conv2d(x.mean((2, 3), keepdim=True), self.weight, self.bias)
 
@@ -235,7 +235,7 @@ def _unit_name(block: str, branch: int, name: str) -> str:
 
 
 class Transformer(nn.Module):
-    """A picture (1, 3, h, w), 0..1, in the style of style numbers (1, c, 1, 1).
+    """An image (1, 3, h, w), 0..1, in the style of style numbers (1, c, 1, 1).
 
     Attributes:
         separable: whether each convolution after the third is one of each channel and one of each position.
@@ -265,7 +265,7 @@ class Transformer(nn.Module):
         source.close()
 
     def forward(self, x: Tensor, numbers: Tensor) -> Tensor:
-        """Return the stylised picture, a few pixels larger where sides are no multiples of 4."""
+        """Return the stylised image, a few pixels larger where sides are no multiples of 4."""
         for unit in self.contract:
             x = unit(x)
         for first, second in zip(_RESIDUAL[::2], _RESIDUAL[1::2], strict=True):

@@ -23,7 +23,7 @@ from rulepatch.errors import MissingExtraError, SettingError, WeightsError, reas
 __all__ = ["Inpainting", "InpaintingSettings", "load"]
 
 _GRAIN = 8
-"""Sides of the pictures that diffusion models draw are multiples of this."""
+"""Sides of the images that diffusion models draw are multiples of this."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class Inpainting:
         """Draw the style's words.
 
         Returns:
-            The picture with the region drawn anew.
+            The image with the region drawn anew.
         """
         check_parts(image, mask)
         if not mask.any():

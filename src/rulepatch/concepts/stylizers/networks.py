@@ -1,4 +1,4 @@
-"""What the stylizers that run networks share: pictures as tensors, plain chains of convolutions, devices."""
+"""What the stylizers that run networks share: images as tensors, plain chains of convolutions, devices."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -149,24 +149,24 @@ def pairs_named(rest: str) -> list[tuple[Path, Path]]:
 
 
 def pixels(image: Image.Image, device: torch.device) -> Tensor:
-    """An RGB picture as a tensor (1, 3, h, w) in 0..1, contiguous."""
+    """An RGB image as a tensor (1, 3, h, w) in 0..1, contiguous."""
     array = np.asarray(image, dtype=np.float32).transpose(2, 0, 1)[None] / np.float32(255)
     return torch.from_numpy(np.ascontiguousarray(array)).to(device)
 
 
 def picture(tensor: Tensor) -> Image.Image:
-    """A tensor (1, 3, h, w) in 0..1 as an RGB picture."""
+    """A tensor (1, 3, h, w) in 0..1 as an RGB image."""
     array = tensor.detach()[0].clamp(0, 1).mul(255).round().to(torch.uint8).permute(1, 2, 0)
     return Image.fromarray(array.contiguous().cpu().numpy())
 
 
 def wide_enough(image: Image.Image, least: int) -> None:
-    """Refuse pictures that a network halves to nothing.
+    """Refuse images that a network halves to nothing.
 
     Raises:
         ImageError: a side of less than that many pixels.
     """
     if min(image.size) < least:
         raise ImageError(
-            f"expected a picture of at least {least} pixels a side but got {image.width}x{image.height}; enlarge it"
+            f"expected an image of at least {least} pixels a side but got {image.width}x{image.height}; enlarge it"
         )

@@ -27,7 +27,7 @@ class PasteSettings:
 
     Attributes:
         illumination: how far the texture takes over the region's light and shade: 0 not at all, 1 fully.
-        feather: width of the edge over which it fades in, as a share of the picture's shorter side; it lies within the
+        feather: width of the edge over which it fades in, as a share of the image's shorter side; it lies within the
             mask, so that nothing outside changes.
 
     Raises:
@@ -64,16 +64,16 @@ class Paste:
         return {"name": self.name, "blend": self.blend, **asdict(self.how)}
 
     def __call__(self, image: Image.Image, mask: NDArray[np.float32], style: Style, *, seed: int = 0) -> Image.Image:
-        """Paste the style's picture; the seed says which part of it.
+        """Paste the style's image; the seed says which part of it.
 
         Returns:
-            The picture with the texture in it.
+            The image with the texture in it.
         """
         texture = picture_of_style(image, mask, style)
         rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
         if not len(rows):
             return image.copy()
-        # Only the part around the region is worked on; it is as if all of the picture were.
+        # Only the part around the region is worked on; it is as if all of the image were.
         box = (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
         inside = mask[box[1] : box[3], box[0] : box[2]]
         under = image.crop(box)
@@ -109,7 +109,7 @@ def laid(texture: Image.Image, size: tuple[int, int], seed: int) -> Image.Image:
         seed: says which part.
 
     Returns:
-        A picture of that size.
+        An image of that size.
 
     Examples:
         >>> laid(Image.new("RGB", (8, 8), "red"), (20, 5), seed=3).size

@@ -49,7 +49,7 @@ def own_styles(concept: str, names: Sequence[str] = (), *, count: int = 1) -> li
 
 @dataclass(frozen=True)
 class Rendering:
-    """Renders the scene that a picture carries again; grounds are textures that no training scene has.
+    """Renders the scene that an image carries again; grounds are textures that no training scene has.
 
     Attributes:
         blend: share of the new rendering in the result, in 0..1.
@@ -67,13 +67,13 @@ class Rendering:
         """Render the scene with the concept that has such a style in it.
 
         Args:
-            image: a picture of the playground.
+            image: an image of the playground.
             mask: array (h, w), 0..1, of the concept.
             style: named as the playground names it.
             seed: which instance of a ground.
 
         Raises:
-            ImageError: the picture carries no scene, or the mask does not fit.
+            ImageError: the image carries no scene, or the mask does not fit.
             SettingError: no style of the playground.
         """
         check_parts(image, mask)
