@@ -115,7 +115,7 @@ def test_of_nothing_a_watcher_hears_that_there_is_nothing():
     assert told == [("letters", 0, 0)]
 
 
-@pytest.mark.parametrize(("progress", "what"), [(None, "pictures"), ("statistics", "statistics")])
+@pytest.mark.parametrize(("progress", "what"), [(None, "images"), ("statistics", "statistics")])
 def test_a_stream_tells_of_every_picture_whether_its_bar_is_shown_or_not(progress, what):
     with watched(told := Told()):
         list(ImageStream(black(5), Preprocess((8, 8)), batch_size=2, progress=progress))
@@ -398,7 +398,7 @@ def same(one: Edit, two: Edit) -> bool:
 
 def test_a_search_tells_of_all_its_rounds_though_no_bar_is_shown(undisturbed):
     _, told = undisturbed
-    assert {"pictures", "screen", "refine", "vary"} <= {what for what, _, _ in told}
+    assert {"images", "screen", "refine", "vary"} <= {what for what, _, _ in told}
     assert all(0 <= done <= total for _, done, total in told)
     assert ("vary", 0, 1) not in told, "it is more than one edit"
 

@@ -124,7 +124,7 @@ def brief(kind: str, *parts: str, most: int = 120) -> str:
         most: characters of the line.
 
     Examples:
-        >>> brief("ImageSet", "3 pictures", "", "labelled")
+        >>> brief("ImageSet", "3 images", "", "labelled")
         'ImageSet(3 images, labelled)'
     """
     inside = ", ".join(part for part in parts if part)
@@ -195,7 +195,7 @@ def plural(count: int, noun: str, several: str = "") -> str:
         several: for several; the noun with an s if empty.
 
     Examples:
-        >>> plural(1, "picture"), plural(3, "picture"), plural(1000, "class", "classes")
+        >>> plural(1, "image"), plural(3, "image"), plural(1000, "class", "classes")
         ('1 image', '3 images', '1,000 classes')
     """
     return f"{count:,} {noun if count == 1 else several or f'{noun}s'}"

@@ -316,7 +316,7 @@ def test_the_text_of_an_evaluation_is_a_table(run, world, net):
     found = run("evaluate", world / "edit.safetensors", "--model", net, "--tests", world / "tests")
     assert (found.code, found.err) == (0, "")
     lines = found.out.splitlines()
-    assert lines[0].split() == ["pictures", "before", "after", "repaired", "broken", "flips"]
+    assert lines[0].split() == ["images", "before", "after", "repaired", "broken", "flips"]
     assert [line.split()[0] for line in lines[1:5]] == ["tests", "red", "green", "blue"]
 
 

@@ -268,7 +268,7 @@ def test_confusions_are_counted(run, net, world, tmp_path):
     counts = [each["n"] for each in told["confusions"]]
     assert counts == sorted(counts, reverse=True)
     text = run("evaluate", "--model", net, "--tests", tests).out.splitlines()
-    assert text[0].split() == ["pictures", "right"] and text[1].split()[0] == "tests"
+    assert text[0].split() == ["images", "right"] and text[1].split()[0] == "tests"
     assert "most often confused in the tests" in text[-1]
 
 

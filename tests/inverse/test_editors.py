@@ -188,5 +188,5 @@ def test_statistics_instead_of_pictures_are_refused_where_pictures_are_needed(fo
     site = find_sites(model.module, model.example()).site("1.conv2")
     known = key_statistics(model, reference, [site], architecture=2, progress=False)
     assert make("inverse_pinv 4", model, exemplars, known, site="1.conv2").changes
-    with pytest.raises(SettingError, match="pictures"):
+    with pytest.raises(SettingError, match="reads the images"):
         make(form, model, exemplars, known, site="1.conv2")

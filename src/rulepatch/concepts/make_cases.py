@@ -339,12 +339,12 @@ def _open(out: Path, manifest: Mapping[str, Any]) -> None:
         out.mkdir(parents=True, exist_ok=True)
         _write_json(out / MANIFEST, manifest)
         return
-    for part in ("settings", "pictures"):
+    for part, what in (("settings", "settings"), ("pictures", "images")):
         if before.get(part) != manifest[part]:
             old, new = before.get(part) or {}, manifest[part]
             key = next(key for key in {**new, **old} if old.get(key) != new.get(key))
             raise SettingError(
-                f"expected the {part} that {out} was begun with but {key} was {old.get(key)} and is {new.get(key)}; "
+                f"expected the {what} that {out} was begun with but {key} was {old.get(key)} and is {new.get(key)}; "
                 "choose another folder, or the same settings"
             )
     for path in out.rglob(".*.*"):  # what a killed run was writing

@@ -123,7 +123,7 @@ def _warn_of_the_end(module: nn.Module, found: Tensor, end: End, classes: Sequen
     elif end == "sigmoid" or several:
         warn(
             f"expected logits of classes of which an image has one but {name} "
-            f"{'ends in a sigmoid' if end == 'sigmoid' else 'was trained for several labels a image'}; "
+            f"{'ends in a sigmoid' if end == 'sigmoid' else 'was trained for several labels an image'}; "
             "the class with the highest is taken as its answer, which is no accuracy if images have several labels"
         )
     elif end == "softmax":
