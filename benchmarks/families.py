@@ -18,7 +18,6 @@ from PIL import Image, ImageDraw
 from benchmarks.measure import DATA, arguments, record
 from rulepatch.core.edit import Edit
 from rulepatch.core.exemplars import Exemplar
-from rulepatch.core.model_sites import sites_of
 from rulepatch.data.folders import ImageSet, Picture
 from rulepatch.editors.edit import rewrite
 from rulepatch.evaluation.evaluate import outcomes_of
@@ -27,6 +26,7 @@ from rulepatch.evaluation.outcomes import Outcomes
 from rulepatch.images import composite, read_image
 from rulepatch.models.classifier import Classifier
 from rulepatch.models.registry import load_model
+from rulepatch.tracing.model_sites import sites_of
 
 SHARES = (0.15, 0.7)
 """A flood fill that reaches less is hardly seen, one that reaches more has run over the object."""

@@ -20,7 +20,6 @@ from tqdm import tqdm
 from benchmarks.measure import DATA, RESULTS, arguments, record
 from rulepatch.core.edit import Edit
 from rulepatch.core.exemplars import Exemplar
-from rulepatch.core.model_sites import sites_of
 from rulepatch.core.moments import KeyStatistics
 from rulepatch.data.exemplar_folders import read_exemplars
 from rulepatch.data.folders import ImageSet
@@ -40,6 +39,7 @@ from rulepatch.methods import InverseFourier
 from rulepatch.models.classifier import Classifier
 from rulepatch.models.registry import load_model
 from rulepatch.playground.pictures import exemplar, image_set, training_images
+from rulepatch.tracing.model_sites import sites_of
 
 SEED, REFERENCE, STEPS, PICTURE_STEPS = 0, 250, 100, 50
 RUN = Run(seed=SEED, progress=False)

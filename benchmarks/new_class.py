@@ -25,7 +25,6 @@ from tqdm import tqdm
 
 from benchmarks.measure import DATA, arguments, record
 from rulepatch.core.exemplars import Exemplar
-from rulepatch.core.model_sites import sites_of
 from rulepatch.data.folders import ImageSet, Picture
 from rulepatch.images import read_image
 from rulepatch.models.classes import Classes
@@ -39,6 +38,7 @@ from rulepatch.new_classes.settings import METHODS
 from rulepatch.playground.pictures import picture_of
 from rulepatch.playground.scenes import CLASSES, SIZE, render, silhouette
 from rulepatch.playground.worlds import SHORTCUTS, sample
+from rulepatch.tracing.model_sites import sites_of
 from tools.train_playground import MEAN, STD, train
 
 MAX_DROP = 0.0025

@@ -13,7 +13,6 @@ import numpy as np
 
 from benchmarks.cases import PlaygroundRule
 from benchmarks.measure import DATA, arguments, record
-from rulepatch.core.model_sites import sites_of
 from rulepatch.data.exemplar_folders import read_exemplars
 from rulepatch.data.folders import ImageSet
 from rulepatch.evaluation.evaluate import outcomes_of
@@ -24,6 +23,7 @@ from rulepatch.playground.pictures import training_images
 from rulepatch.site_search.candidates import Candidate
 from rulepatch.site_search.search import Search, search
 from rulepatch.site_search.selection import choose, score_or_zero
+from rulepatch.tracing.model_sites import sites_of
 
 CASES = 8
 LABELLED = (5, 20)

@@ -9,7 +9,6 @@ from PIL import Image
 from torch import Tensor, nn
 
 from benchmarks.measure import arguments, interleaved, record
-from rulepatch.core.model_sites import sites_of
 from rulepatch.core.moments import KeyStatistics
 from rulepatch.data.folders import ImageSet, Picture
 from rulepatch.data.statistics import key_statistics
@@ -17,6 +16,7 @@ from rulepatch.data.stream import ImageStream
 from rulepatch.models.classifier import Classifier
 from rulepatch.models.preprocess import Preprocess
 from rulepatch.tracing import capture
+from rulepatch.tracing.model_sites import sites_of
 from rulepatch.tracing.sites import Site, find_sites, flatten_positions, key_axis
 
 

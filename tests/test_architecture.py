@@ -38,9 +38,9 @@ LAYERS = [
 LAYER_OF = {package: layer for layer, packages in enumerate(LAYERS) for package in packages}
 # Within `core`, too, there is an up and a down.
 CORE = [
-    "model_sites", "linalg", "moments", "exemplar_predictions", "exemplars",
+    "linalg", "moments", "exemplars",
     "site_activations",
-    "changes", "patched_model", "adapters", "summary", "edit",
+    "changes", "patched_model", "edit",
 ]  # fmt: skip
 
 

@@ -19,7 +19,6 @@ from torch import nn
 import rulepatch
 from rulepatch.core.changes import Dense, Gate, LowRank, NewClass
 from rulepatch.core.edit import Edit
-from rulepatch.core.exemplar_predictions import ExemplarPredictions
 from rulepatch.core.exemplars import Exemplar
 from rulepatch.data.folders import ImageSet, Picture, Snapshot
 from rulepatch.evaluation.outcomes import Outcomes, Predictions
@@ -30,6 +29,7 @@ from rulepatch.models.classes import Classes
 from rulepatch.models.classifier import Classifier
 from rulepatch.models.preprocess import Preprocess
 from rulepatch.notebook import STYLE, details, line, panel, table
+from rulepatch.records.exemplar_predictions import ExemplarPredictions
 from rulepatch.settings import Settings
 from rulepatch.site_search.candidates import Candidate, Trial
 from rulepatch.site_search.search import Search

@@ -34,8 +34,8 @@ __all__ = ["app"]
 @grouped
 def sites(*, model: NamedModelOptions, as_json: Json = False) -> None:
     """Where can a model be edited? Needs no weights."""
-    from rulepatch.core.model_sites import sites_of
     from rulepatch.models.registry import load_model, load_skeleton
+    from rulepatch.tracing.model_sites import sites_of
 
     name, weights = model.name, model.weights
     classifier = load_skeleton(name) if weights is None else load_model(name, weights=weights)

@@ -14,7 +14,6 @@ from rulepatch.core import linalg
 from rulepatch.core.changes import LowRank
 from rulepatch.core.edit import Edit
 from rulepatch.core.exemplars import Exemplar
-from rulepatch.core.model_sites import sites_of
 from rulepatch.core.moments import KeyStatistics
 from rulepatch.core.patched_model import Projection
 from rulepatch.core.site_activations import SiteActivations
@@ -29,6 +28,7 @@ from rulepatch.methods import FLOOR, Rewrite
 from rulepatch.models.classifier import Classifier
 from rulepatch.text import Table, percent
 from rulepatch.tracing import capture
+from rulepatch.tracing.model_sites import sites_of
 from rulepatch.tracing.sites import Layer, flatten_positions, key_axis
 
 __all__ = [

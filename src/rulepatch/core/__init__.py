@@ -1,7 +1,7 @@
 """The method. It knows no data set, no model zoo, no disk cache and no screen.
 
-From the ground up: `linalg` (every equation), `moments` (statistics of keys), `exemplars`, `observations` (what a site
-sees of them), `changes` (what an edit is made of), `installation` (putting changes into a network) and `edit`.
+From the ground up: `linalg` (every equation), `moments` (statistics of keys), `exemplars`, `site_activations` (what
+a site sees of them), `changes` (what an edit is made of), `patched_model` (putting changes into a network) and `edit`.
 """
 
 from typing import TYPE_CHECKING
@@ -10,13 +10,11 @@ from rulepatch.lazy import exports
 
 if TYPE_CHECKING:
     from rulepatch.core.changes import Dense, Gate, LowRank, NewClass
-    from rulepatch.core.exemplar_predictions import ExemplarPredictions
     from rulepatch.core.moments import KeySample, KeyStatistics, SecondMoment
     from rulepatch.core.site_activations import SiteActivations
 
 __all__ = [
     "Dense",
-    "ExemplarPredictions",
     "Gate",
     "KeySample",
     "KeyStatistics",

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Self, get_args
 
+import torch
 from torch import Tensor, nn
 
 from rulepatch.core import linalg
@@ -97,6 +98,23 @@ class LowRank:
             (c_out, c_in, y, x), float64.
         """
         return self.strength * linalg.low_rank(self.coefficients.double(), self.directions.double())
+
+    def lora_factors(self) -> tuple[Tensor, Tensor]:
+        """Factors A and B of a LoRA layer whose product is this change without its gate.
+
+        Where the coefficients differ between kernel taps (architecture 1 at a k × k convolution), each tap takes r of
+        the adapter's ranks: A holds the directions at that tap only.
+
+        Returns:
+            A, (q, c_in, y, x), and B, (c_out, q); y = x = 1 for a linear layer.
+        """
+        directions, coefficients = self.directions.float(), self.strength * self.coefficients.float()
+        if self.architecture == 2:
+            return directions, coefficients
+        c_out, _, y, x = coefficients.shape
+        taps = torch.eye(y * x).reshape(1, y * x, 1, y, x)
+        spread = directions[:, None, :, None, None] * taps  # (r, taps, c_in, y, x)
+        return spread.flatten(0, 1), coefficients.reshape(c_out, -1)
 
     def describe(self) -> dict[str, Any]:
         """Everything but the tensors, as JSON."""

@@ -13,14 +13,14 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from rulepatch.core.adapters import write_adapter
-from rulepatch.core.changes import KINDS, Change, NewClass
+from rulepatch.core.changes import KINDS, Change, LowRank, NewClass
 from rulepatch.core.patched_model import PatchedModel
-from rulepatch.core.summary import COLUMNS, line_of, panel_of, rows_of
 from rulepatch.digests import digest_of_json, digest_of_state, digest_of_tensors
 from rulepatch.errors import BaseMismatchError, EditFileError, ModelError, SettingError, reason_of
 from rulepatch.files import atomic_path
 from rulepatch.methods import Method
+from rulepatch.models.peft_adapter import write_adapter
+from rulepatch.records.edit_summary import COLUMNS, line_of, panel_of, rows_of
 from rulepatch.records.exemplar_outcomes import ExemplarOutcomes
 from rulepatch.records.site_reports import SiteReport
 from rulepatch.text import Table
@@ -249,7 +249,16 @@ class Edit:
         """
         module = _module_of(model)
         self.check(module, any_base=any_base)
-        write_adapter(self.changes, module, Path(folder))
+        factors: dict[str, list[tuple[Tensor, Tensor]]] = {}
+        for change in self.changes:
+            if not isinstance(change, LowRank) or change.gate is not None:
+                kind = "gated" if change.gate else "a new class" if isinstance(change, NewClass) else "dense"
+                raise SettingError(
+                    f"expected low-rank changes of weights but that of {change.parameter} is {kind}, which no adapter "
+                    "can hold; make the edit with gate none, or write the whole network (rulepatch apply)"
+                )
+            factors.setdefault(change.site, []).append(change.lora_factors())
+        write_adapter(factors, module, Path(folder))
 
     def check(self, module: nn.Module, *, any_base: bool = False) -> None:
         """Check that the edit fits a model.

@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from rulepatch.core.exemplar_predictions import ExemplarPredictions, Predictor, panel_of, predict_exemplar
 from rulepatch.digests import digest_of_bytes, digest_of_json
 from rulepatch.errors import ExemplarError, warn
 from rulepatch.images import as_image, composite, has_alpha, in_mode, read_image
 from rulepatch.masks import MaskValue, read_mask
+from rulepatch.records.exemplar_predictions import ExemplarPredictions, Predictor, panel_of, predict_exemplar
 from rulepatch.text import brief, percent, quoted
 
 __all__ = ["Exemplar"]

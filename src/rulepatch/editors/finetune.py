@@ -8,7 +8,6 @@ from torch.nn import functional as F
 
 from rulepatch.core import linalg
 from rulepatch.core.changes import Dense, WeightChange
-from rulepatch.core.model_sites import sites_of
 from rulepatch.core.site_activations import SiteActivations
 from rulepatch.editors.problem import Problem
 from rulepatch.editors.registry import editor
@@ -19,6 +18,7 @@ from rulepatch.forward import gradients
 from rulepatch.methods import FineTuneGlobal, FineTuneLocal
 from rulepatch.models.classifier import Classifier
 from rulepatch.progress import Bar
+from rulepatch.tracing.model_sites import sites_of
 from rulepatch.tracing.sites import SiteList
 from rulepatch.tracing.trace import Trace
 

@@ -9,7 +9,6 @@ from PIL import Image
 from torch import Tensor
 
 from rulepatch.core.exemplars import Exemplar
-from rulepatch.core.model_sites import sites_of
 from rulepatch.core.moments import KeyStatistics
 from rulepatch.core.site_activations import SiteActivations, record_site
 from rulepatch.data.folders import ImageSet
@@ -24,6 +23,7 @@ from rulepatch.models.classifier import Classifier
 from rulepatch.progress import steps
 from rulepatch.timing import section
 from rulepatch.tracing import capture
+from rulepatch.tracing.model_sites import sites_of
 from rulepatch.tracing.sites import Site, SiteList
 
 __all__ = ["Problem", "Reference", "build_problem", "masked_inputs", "record_exemplars"]

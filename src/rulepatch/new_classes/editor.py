@@ -13,7 +13,6 @@ from torch.nn import functional as F
 from rulepatch.core.changes import NewClass
 from rulepatch.core.edit import Edit, base_digest
 from rulepatch.core.exemplars import Exemplar
-from rulepatch.core.model_sites import sites_of
 from rulepatch.core.patched_model import PatchedModel
 from rulepatch.core.site_activations import position_weights
 from rulepatch.data.folders import ImageSet, Picture
@@ -26,6 +25,7 @@ from rulepatch.new_classes import logit
 from rulepatch.new_classes.calibration import LogitSample, calibrated, collect_logits
 from rulepatch.new_classes.settings import NewClassSettings
 from rulepatch.tracing import capture
+from rulepatch.tracing.model_sites import sites_of
 from rulepatch.tracing.sites import Layer, Site, flatten_positions, key_axis, unfold
 
 __all__ = ["new_class"]

@@ -9,7 +9,6 @@ from typing import Any, TypeVar
 import torch
 
 from rulepatch.collectives import rank, size
-from rulepatch.core.model_sites import sites_of
 from rulepatch.core.moments import KeyStatistics
 from rulepatch.data.cache import Cache
 from rulepatch.data.folders import ImageSet
@@ -33,6 +32,7 @@ from rulepatch.parallel.workers import LOCAL, Lost, Workers
 from rulepatch.progress import Bar
 from rulepatch.text import Table, plural
 from rulepatch.timing import collect_timings
+from rulepatch.tracing.model_sites import sites_of
 from rulepatch.tracing.sites import Site
 
 __all__ = ["StatisticsSummary", "gather_statistics", "merge_as_tree"]

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from rulepatch.concepts.counterfactuals import Counterfactuals, counterfactuals_of, make_counterfactuals
 from rulepatch.core.edit import Edit
 from rulepatch.core.exemplars import Exemplar
-from rulepatch.core.model_sites import sites_of
 from rulepatch.data.folders import ImageSet
 from rulepatch.data.run import Run
 from rulepatch.data.statistics import key_statistics
@@ -31,6 +30,7 @@ from rulepatch.site_search.rounds import Rounds, by_rule, by_score
 from rulepatch.site_search.selection import is_within, name_of
 from rulepatch.text import brief, percent, plural, quoted
 from rulepatch.timing import section
+from rulepatch.tracing.model_sites import sites_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

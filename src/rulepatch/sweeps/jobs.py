@@ -10,7 +10,6 @@ from typing import Any, Self
 import numpy as np
 
 from rulepatch.concepts.cases import CaseSet, Exclusions
-from rulepatch.core.model_sites import sites_of
 from rulepatch.data.folders import ImageSet, Snapshot
 from rulepatch.data.statistics import identity_of
 from rulepatch.digests import digest_of_json
@@ -21,6 +20,7 @@ from rulepatch.models.registry import load_model
 from rulepatch.progress import steps
 from rulepatch.sweeps.plan import Plan, PlannedModel
 from rulepatch.sweeps.store import job_key
+from rulepatch.tracing.model_sites import sites_of
 
 __all__ = ["Job", "Place", "Reference", "case_digest", "jobs_of", "model_digest", "split_key"]
 

@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from rulepatch.concepts.cases import CELLS, CaseSet, split
 from rulepatch.core.edit import Edit, base_digest
 from rulepatch.core.exemplars import Exemplar
-from rulepatch.core.model_sites import sites_of
 from rulepatch.data.folders import ImageSet, Snapshot
 from rulepatch.data.run import Run
 from rulepatch.errors import FolderError, RulepatchError
@@ -33,6 +32,7 @@ from rulepatch.models.registry import load_model
 from rulepatch.parallel.devices import own_device
 from rulepatch.sweeps.jobs import Job, Place, Reference, case_digest, model_digest
 from rulepatch.sweeps.store import Record
+from rulepatch.tracing.model_sites import sites_of
 
 __all__ = ["release", "run_job", "run_jobs"]
 

@@ -15,7 +15,6 @@ from PIL import Image
 from rulepatch.concepts.match import Match, Matcher, key_of_edit
 from rulepatch.core.edit import Edit, base_digest
 from rulepatch.core.exemplars import Exemplar
-from rulepatch.core.model_sites import sites_of
 from rulepatch.core.moments import KeyStatistics
 from rulepatch.data.cache import Cache
 from rulepatch.data.folders import ImageSet, Picture
@@ -32,6 +31,7 @@ from rulepatch.methods import Rewrite
 from rulepatch.models.classes import Classes
 from rulepatch.models.classifier import Classifier
 from rulepatch.site_search.search import search
+from rulepatch.tracing.model_sites import sites_of
 from rulepatch.tracing.sites import SiteList
 from rulepatch.web.recipes import Draft, Rule, State
 

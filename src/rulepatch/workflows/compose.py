@@ -12,7 +12,6 @@ from rulepatch.core import linalg
 from rulepatch.core.changes import LowRank
 from rulepatch.core.edit import Edit
 from rulepatch.core.exemplars import Exemplar
-from rulepatch.core.model_sites import sites_of
 from rulepatch.core.moments import KeyStatistics
 from rulepatch.data.folders import ImageSet
 from rulepatch.data.run import Run
@@ -25,6 +24,7 @@ from rulepatch.files import check_writable
 from rulepatch.methods import Rewrite
 from rulepatch.models.classifier import Classifier
 from rulepatch.text import Table
+from rulepatch.tracing.model_sites import sites_of
 
 __all__ = ["Composition", "compose", "compose_files"]
 

@@ -9,12 +9,12 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from rulepatch.core import model_sites
 from rulepatch.core.changes import Dense, Gate, LowRank
 from rulepatch.core.edit import Edit, base_digest
-from rulepatch.core.model_sites import sites_of
 from rulepatch.models.classifier import Classifier
 from rulepatch.models.preprocess import Preprocess
+from rulepatch.tracing import model_sites
+from rulepatch.tracing.model_sites import sites_of
 from rulepatch.tracing.sites import find_sites
 
 

@@ -4,13 +4,27 @@ The provenance comes from a file that may be hand-written: missing or non-numeri
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
-from rulepatch.core.changes import Change, NewClass
 from rulepatch.notebook import Html, panel, remark, table
 from rulepatch.text import brief, percent, plural, quoted
 
 __all__ = ["COLUMNS", "line_of", "panel_of", "rows_of"]
+
+
+class Change(Protocol):
+    """A change of a site."""
+
+    @property
+    def site(self) -> str: ...
+    @property
+    def strength(self) -> float: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def gate(self) -> Any: ...
+    def describe(self) -> dict[str, Any]: ...
+
 
 COLUMNS = ("where", "matched at", "weight", "rank", "strength", "gate")
 
@@ -42,8 +56,9 @@ def line_of(changes: Sequence[Change], base: str, provenance: Mapping[str, Any])
         base: digest of the model that it was computed on.
         provenance: its provenance.
     """
-    weights = [row for row, change in zip(rows_of(changes), changes, strict=True) if not isinstance(change, NewClass)]
-    added = [quoted(change.name) for change in changes if isinstance(change, NewClass)]
+    names = [change.describe().get("name") for change in changes]  # of new classes
+    weights = [row for row, name in zip(rows_of(changes), names, strict=True) if name is None]
+    added = [quoted(name) for name in names if name is not None]
     return brief(
         "Edit",
         f"{_methods(provenance)} at {_few([change.site for change in changes])}" if changes else "no change",

@@ -1,20 +1,28 @@
 """The sites of a classifier, cached for the current state of its network."""
 
-from typing import Any
+from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from rulepatch.models.classifier import Classifier
 from rulepatch.tracing.sites import SiteList, find_sites
 
 __all__ = ["sites_of"]
 
-_KNOWN: WeakKeyDictionary[Classifier, tuple[list[Any], SiteList]] = WeakKeyDictionary()
+
+class Model(Protocol):
+    """A network with an input that it takes."""
+
+    @property
+    def module(self) -> nn.Module: ...
+    def example(self) -> Tensor: ...
 
 
-def sites_of(model: Classifier) -> SiteList:
+_KNOWN: WeakKeyDictionary[Model, tuple[list[Any], SiteList]] = WeakKeyDictionary()
+
+
+def sites_of(model: Model) -> SiteList:
     """Find every site at which a classifier can be edited; cached.
 
     A traced forward pass takes as long as several plain ones, and an edit needs the sites more than once.
