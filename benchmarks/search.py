@@ -14,7 +14,8 @@ from rulepatch.evaluation.evaluate import evaluate
 from rulepatch.methods import Rewrite
 from rulepatch.models.classifier import Classifier
 from rulepatch.models.registry import load_model
-from rulepatch.site_search.search import Search, search
+from rulepatch.site_search.result import Search
+from rulepatch.site_search.search import search
 
 NETWORKS = {"MobileNetV2": "mobilenet_v2.toml", "SqueezeNet 1.0": "squeezenet1_0.toml"}
 

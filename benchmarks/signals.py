@@ -21,7 +21,8 @@ from rulepatch.models.classifier import Classifier
 from rulepatch.models.registry import load_model
 from rulepatch.playground.pictures import training_images
 from rulepatch.site_search.candidates import Candidate
-from rulepatch.site_search.search import Search, search
+from rulepatch.site_search.result import Search
+from rulepatch.site_search.search import search
 from rulepatch.site_search.selection import choose, score_or_zero
 from rulepatch.tracing.model_sites import sites_of
 

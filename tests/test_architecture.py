@@ -73,12 +73,6 @@ def test_packages_import_only_from_layers_below(path):
             assert lower(package, parts[1]), f"{package} imports {name}"
 
 
-KNOWN_CIRCLES = {
-    ("site_search.search", "site_search.report"): "the search is still a record and a program in one",
-}
-"""Imports that close a circle among files and are still to be removed, and why they are there."""
-
-
 def graph_of_files() -> dict[str, set[str]]:
     """The files that each file imports, anywhere in it, by their dotted names within the package."""
     names = {".".join(path.relative_to(SOURCE).with_suffix("").parts): path for path in FILES}
@@ -107,9 +101,6 @@ def circle_in(graph: dict[str, set[str]]) -> list[str]:
 def test_no_files_import_each_other_in_a_circle():
     """Results do not render, renderers import results: not even lazily or for the sake of types the other way round."""
     graph = graph_of_files()
-    for (importer, imported), reason in KNOWN_CIRCLES.items():
-        assert imported in graph[importer] and reason, f"{importer} no longer imports {imported}: take it off the list"
-        graph[importer].remove(imported)
     assert not circle_in(graph), " → ".join(circle_in(graph))
 
 

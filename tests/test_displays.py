@@ -32,7 +32,7 @@ from rulepatch.notebook import STYLE, details, line, panel, table
 from rulepatch.records.exemplar_predictions import ExemplarPredictions
 from rulepatch.settings import Settings
 from rulepatch.site_search.candidates import Candidate, Trial
-from rulepatch.site_search.search import Search
+from rulepatch.site_search.result import Search
 from rulepatch.thumbnails import marked
 from rulepatch.tracing.sites import Site, SiteList, SkippedLayer, find_sites
 

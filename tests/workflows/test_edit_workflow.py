@@ -5,7 +5,7 @@ import pytest
 from rulepatch.errors import DamageError, RulepatchWarning, UselessEditError
 from rulepatch.methods import Rewrite
 from rulepatch.site_search.candidates import Candidate, Trial
-from rulepatch.site_search.search import Search
+from rulepatch.site_search.result import Search
 from rulepatch.workflows.edit_workflow import Limits, run_edit
 from tests.fixtures.solving import QUIET
 

@@ -6,7 +6,7 @@ from rulepatch.lazy import exports
 
 if TYPE_CHECKING:
     from rulepatch.site_search.candidates import Candidate, Trial
-    from rulepatch.site_search.search import Search
+    from rulepatch.site_search.result import Search
 
 __all__ = ["Candidate", "Search", "Trial"]
 

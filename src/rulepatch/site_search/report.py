@@ -1,7 +1,7 @@
 """Reports of a search: its best candidates as text, HTML for notebooks, and a figure."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from rulepatch.evaluation.figures import label_of
 from rulepatch.evaluation.page import svg_of
@@ -15,8 +15,6 @@ from rulepatch.text import Table, percent, plural
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from rulepatch.site_search.search import Search
-
 __all__ = ["figure_of", "panel_of", "text_of"]
 
 COLUMNS = ("site", "rank", "strength", "gate", "validation", "points lost", "flips")
@@ -24,12 +22,32 @@ COLUMNS = ("site", "rank", "strength", "gate", "validation", "points lost", "fli
 MOST_ROWS = 12
 
 
-def text_of(search: "Search") -> str:
+class Search(Protocol):
+    """What is shown of a search."""
+
+    @property
+    def chosen(self) -> Candidate | None: ...
+    @property
+    def candidates(self) -> Sequence[Candidate]: ...
+    @property
+    def why(self) -> str: ...
+    @property
+    def validation(self) -> str: ...
+    @property
+    def max_drop(self) -> float: ...
+    @property
+    def reference_size(self) -> int: ...
+    @property
+    def model_name(self) -> str: ...
+    def is_within(self, candidate: Candidate) -> bool: ...
+
+
+def text_of(search: Search) -> str:
     """The best candidates, and the reason for the choice."""
     return "\n".join([_counted(search), Table(COLUMNS, _rows(_best(search))).to_text(), search.why])
 
 
-def panel_of(search: "Search") -> str:
+def panel_of(search: Search) -> str:
     """HTML for notebooks: the best candidates, with the chosen one marked, and a figure of all."""
     shown = _best(search)
     if search.chosen is not None and search.chosen not in shown:
@@ -41,7 +59,7 @@ def panel_of(search: "Search") -> str:
     return panel(f"Search: {search.model_name}", *parts)
 
 
-def _counted(search: "Search") -> str:
+def _counted(search: Search) -> str:
     within = sum(map(search.is_within, search.candidates))
     return (
         f"{plural(len(search.candidates), 'candidate')}, {within} within the budget of {100 * search.max_drop:.2f} "
@@ -49,7 +67,7 @@ def _counted(search: "Search") -> str:
     )
 
 
-def _best(search: "Search") -> list[Candidate]:
+def _best(search: Search) -> list[Candidate]:
     within = [each for each in search.candidates if search.is_within(each)]
     return sorted(within, key=lambda each: -score_or_zero(each.score))[:MOST_ROWS]
 
@@ -69,7 +87,7 @@ def _rows(candidates: Sequence[Candidate]) -> list[list[object]]:
     ]
 
 
-def figure_of(search: "Search") -> "Figure":
+def figure_of(search: Search) -> "Figure":
     """Repair on the validation images against damage on the reference set, by site."""
     from matplotlib.figure import Figure
 

@@ -3,9 +3,8 @@
 The candidates and the selection among them are in `rounds.py` and `selection.py`.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,100 +18,25 @@ from rulepatch.data.run import Run
 from rulepatch.data.statistics import key_statistics
 from rulepatch.editors.judging import judged, warn_of
 from rulepatch.editors.problem import Problem, build_problem
-from rulepatch.errors import DamageError, FolderError, RulepatchError, SettingError, SiteError, UselessEditError
+from rulepatch.errors import FolderError, SettingError, SiteError
 from rulepatch.evaluation.evaluate import outcomes_of
 from rulepatch.evaluation.set_checks import check_validation, trusted
 from rulepatch.methods import MAX_DROP, Rewrite
 from rulepatch.models.classifier import Classifier
-from rulepatch.site_search.candidates import Candidate, EditFactory, EditScorer, Trial
-from rulepatch.site_search.report import figure_of, panel_of, text_of
+from rulepatch.site_search.candidates import Candidate, EditFactory, EditScorer
+from rulepatch.site_search.result import Search
 from rulepatch.site_search.rounds import Rounds, by_rule, by_score
-from rulepatch.site_search.selection import is_within, name_of
-from rulepatch.text import brief, percent, plural, quoted
+from rulepatch.site_search.selection import is_within
+from rulepatch.text import percent, plural
 from rulepatch.timing import section
 from rulepatch.tracing.model_sites import sites_of
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-__all__ = ["MAX_DROP", "Search", "search"]
+__all__ = ["MAX_DROP", "search"]
 
 MOST_REFERENCE = 1000
 """Most reference images on which damage is measured; statistics come from others."""
 
 FEWEST_COUNTERFACTUALS = 10
-
-
-@dataclass(frozen=True)
-class Search:
-    """Result of a search.
-
-    Attributes:
-        edit: the chosen edit; None if nothing within the budget helps.
-        chosen: the candidate that was selected.
-        candidates: all evaluated candidates, in order.
-        why: reason for the choice, or for selecting none.
-        validation: description of the validation images.
-        max_drop: the budget, 0..1.
-        reference_size: images on which damage was measured.
-        model_name: of the model.
-        make: makes the edit of any candidate's trial, to use another than the chosen one.
-    """
-
-    edit: Edit | None
-    chosen: Candidate | None
-    candidates: tuple[Candidate, ...] = field(repr=False)
-    why: str
-    validation: str
-    max_drop: float
-    reference_size: int
-    model_name: str
-    make: Callable[[Trial], Edit] = field(repr=False)
-
-    def is_within(self, candidate: Candidate) -> bool:
-        """Whether a candidate is within the budget."""
-        return is_within(candidate.drop, candidate.flips, self.reference_size, self.max_drop)
-
-    def refusal(self, advice: str) -> RulepatchError:
-        """The error of a search that found nothing.
-
-        Args:
-            advice: what to do.
-
-        Returns:
-            A `DamageError` if no candidate is within the budget, a `UselessEditError` if none within it helps.
-        """
-        error = UselessEditError if any(map(self.is_within, self.candidates)) else DamageError
-        points = f"{100 * self.max_drop:.2f} points"
-        return error(f"expected an edit that helps and loses at most {points} but {self.why}; {advice}")
-
-    def to_json(self) -> dict[str, Any]:
-        """The search, as JSON."""
-        return {
-            "model": self.model_name,
-            "why": self.why,
-            "validation": self.validation,
-            "max_drop": self.max_drop,
-            "reference": self.reference_size,
-            "chosen": None if self.chosen is None else self.chosen.to_json(),
-            "candidates": [candidate.to_json() for candidate in self.candidates],
-        }
-
-    def __repr__(self) -> str:
-        chosen = "nothing chosen" if self.chosen is None else f"chosen {name_of(self.chosen.trial)}"
-        return brief("Search", chosen, f"{len(self.candidates)} tried", quoted(self.model_name))
-
-    def _repr_html_(self) -> str:
-        """HTML for notebooks: the best candidates, with the chosen one marked, and a figure of all."""
-        return panel_of(self)
-
-    def to_text(self) -> str:
-        """The best candidates, and the reason for the choice."""
-        return text_of(self)
-
-    def figure(self) -> "Figure":
-        """Repair on the validation images against damage on the reference set, by site."""
-        return figure_of(self)
 
 
 def search(

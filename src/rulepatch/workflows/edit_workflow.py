@@ -20,7 +20,8 @@ from rulepatch.evaluation.set_checks import trusted
 from rulepatch.files import check_writable
 from rulepatch.methods import MAX_DROP, Method, Rewrite
 from rulepatch.models.classifier import Classifier
-from rulepatch.site_search.search import Search, search
+from rulepatch.site_search.result import Search
+from rulepatch.site_search.search import search
 from rulepatch.text import Table
 from rulepatch.timing import collect_timings
 
