@@ -73,7 +73,7 @@ class _Program(TyperGroup):
 
 app = typer.Typer(
     cls=_Program,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
     epilog="Exit codes: 0 done, 2 bad input (one sentence says what), 3 an edit that changes nothing, 130 interrupted.",
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
