@@ -38,7 +38,7 @@ class Story:
         folder: where everything was written: `exemplar`, `reference`, `tests`, `clean`, the edit and the report.
         edit_path: where the edit was written.
         report_path: where the report was written.
-        seconds: by stretch.
+        seconds: by section.
     """
 
     evaluation: Evaluation

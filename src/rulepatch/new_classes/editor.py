@@ -236,11 +236,11 @@ def _negatives(posed: _Posed, first: Callable[[], NewClass]) -> Tensor:
     elif posed.negatives == "random":
         images = images.sample(count, seed=posed.run.seed)
     else:
-        heard: LogitSample = collect_logits(
+        sample: LogitSample = collect_logits(
             posed.model, first(), images, progress="mining" if posed.run.progress else None
         )
-        top = heard.responses.topk(min(count, len(heard.pictures))).indices.tolist()
-        images = ImageSet(tuple(heard.pictures[i] for i in top), images.name)
+        top = sample.responses.topk(min(count, len(sample.pictures))).indices.tolist()
+        images = ImageSet(tuple(sample.pictures[i] for i in top), images.name)
     preprocess = posed.model.preprocess
     pixels = [preprocess.pixels(each.read(alpha=preprocess.has_alpha), framed=each.framed) for each in images.pictures]
     return posed.model.inputs(torch.stack(pixels))

@@ -57,7 +57,7 @@ class Session:
     full_size: tuple[int, int] | None = None
     thumbnails: Thumbnails = field(default_factory=Thumbnails)
     folder: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="rulepatch-")))
-    heard: float = field(default_factory=time.monotonic)
+    last_used: float = field(default_factory=time.monotonic)
     _lock: threading.RLock = field(default_factory=threading.RLock)
     _stopped: float = -math.inf
     _closed: bool = False
@@ -84,7 +84,7 @@ class Session:
                 watcher(what, done, total)
 
         with self._lock:
-            self.heard = began = time.monotonic()
+            self.last_used = began = time.monotonic()
             try:
                 with watched(told):
                     yield self.bench
@@ -186,8 +186,8 @@ class Sessions:
     def _make_room(self, who: str) -> None:
         if len(self._open) < MOST_SESSIONS or who in self._open:
             return
-        oldest = min(self._open, key=lambda each: self._open[each].heard)
-        if time.monotonic() - self._open[oldest].heard < IDLE_SECONDS:
+        oldest = min(self._open, key=lambda each: self._open[each].last_used)
+        if time.monotonic() - self._open[oldest].last_used < IDLE_SECONDS:
             raise SettingError(
                 f"expected at most {MOST_SESSIONS} open pages but there are as many already; close one and reload"
             )
