@@ -103,7 +103,7 @@ class Person:
     def ready(self) -> None:
         """Wait until the page shows pictures to choose from, and one that is chosen."""
         self.page.wait_for_selector("#choice .thumbnail-item img")
-        self.page.wait_for_selector("#opinions img")
+        self.page.wait_for_selector("#predictions img")
 
     def click(self, where: str) -> None:
         """Click on a part."""
@@ -129,28 +129,28 @@ class Person:
 
     def picture(self, number: int) -> None:
         """Choose one of the pictures offered."""
-        before = self.page.locator("#opinions img").first.get_attribute("src")
+        before = self.page.locator("#predictions img").first.get_attribute("src")
         self.click(f"#choice .thumbnail-item >> nth={number}")
-        self.changed("#opinions img", "src", before)
+        self.changed("#predictions img", "src", before)
 
     def texture(self, number: int) -> None:
         """Choose one of the textures."""
         self.click(f"#textures .thumbnail-item >> nth={number}")
-        self.page.wait_for_selector("#opinions figure:nth-child(2)")
+        self.page.wait_for_selector("#predictions figure:nth-child(2)")
 
     def mark(self, concept: str) -> None:
         """Have a concept marked by its name."""
         self.tab("By name")
-        before = self.page.locator("#opinions img").first.get_attribute("src")
+        before = self.page.locator("#predictions img").first.get_attribute("src")
         named = self.page.get_by_label("Concept", exact=True)
         named.fill(concept)
         named.press("Enter")
         self.click("#by-name")
-        self.changed("#opinions img", "src", before)
+        self.changed("#predictions img", "src", before)
 
     def paint(self, stroke: Sequence[tuple[float, float]]) -> None:
         """Paint a stroke, through points given as shares of the canvas."""
-        before = self.page.locator("#opinions img").first.get_attribute("src")
+        before = self.page.locator("#predictions img").first.get_attribute("src")
         canvas = self.page.locator("#painter canvas").first
         canvas.scroll_into_view_if_needed()
         box = canvas.bounding_box()
@@ -161,7 +161,7 @@ class Person:
             self.page.mouse.move(*point, steps=8)
         self.page.mouse.up()
         self.clicks += 1
-        self.changed("#opinions img", "src", before)
+        self.changed("#predictions img", "src", before)
 
     def point(self, x: float, y: float) -> None:
         """Click on the picture, at shares of its width and height."""
