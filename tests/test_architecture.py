@@ -1,6 +1,7 @@
 """The package is as docs/architecture.md says: who may import whom, what is loaded when, where hooks are made."""
 
 import ast
+import functools
 import importlib
 import json
 import re
@@ -44,6 +45,11 @@ CORE = [
 ]  # fmt: skip
 
 
+@functools.cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
 def package_of(path: Path) -> str:
     return path.relative_to(SOURCE).parts[0].removesuffix(".py")
 
@@ -51,7 +57,7 @@ def package_of(path: Path) -> str:
 def imports_of(path: Path) -> set[str]:
     """Modules of rulepatch that a file imports, anywhere in it."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("rulepatch"):
             found |= {f"{node.module}.{alias.name}" for alias in node.names}
         elif isinstance(node, ast.Import):
@@ -172,14 +178,14 @@ def test_what_is_public_is_what_the_reference_describes():
 
 def test_every_public_function_says_what_it_does():
     for path in FILES:
-        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        for node in tree_of(path).body:
             if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
                 assert ast.get_docstring(node), f"{path.name}: {node.name}"
 
 
 def test_no_file_or_function_is_too_long():
     for path in FILES:
-        tree = ast.parse(path.read_text(encoding="utf-8"))
+        tree = tree_of(path)
         assert len(path.read_text(encoding="utf-8").splitlines()) <= 450, path.name
         for node in ast.walk(tree):
             if isinstance(node, ast.FunctionDef):
@@ -189,7 +195,7 @@ def test_no_file_or_function_is_too_long():
 
 def functions() -> Iterator[tuple[Path, ast.FunctionDef | ast.AsyncFunctionDef]]:
     for path in FILES:
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(tree_of(path)):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 yield path, node
 
@@ -230,7 +236,7 @@ def values_by_name(node: ast.AST) -> Iterator[tuple[str, ast.expr]]:
 def test_a_default_of_many_is_written_once():
     found = []
     for path in FILES:
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(tree_of(path)):
             for name, value in values_by_name(node):
                 said = {each.value for each in ast.walk(value) if isinstance(each, ast.Constant)}
                 if DEFAULTS.get(name.lower(), set()) & said:

@@ -60,6 +60,7 @@ ready.wait()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="sets the C library of Linux")
 def test_threads_share_what_they_freed_and_it_can_be_given_back():
     held = {}

@@ -29,6 +29,7 @@ def making(pictures):
     return command
 
 
+@pytest.mark.slow
 def test_cases_are_made_without_a_model_and_rules_discovered_with_one(run, making, pictures, tmp_path):
     made = run(*making(tmp_path / "cases"), "--json").json()
     assert made["by_case"] == [{"concept": "road", "style": "snow", "counterfactuals": 48}] and made["pictures"] == 24
@@ -45,6 +46,7 @@ def test_cases_are_made_without_a_model_and_rules_discovered_with_one(run, makin
     assert program == "rulepatch" and run(*words, "--json").json()["edit"] == words[words.index("--out") + 1]
 
 
+@pytest.mark.slow
 def test_both_tell_people_what_they_made(run, making, tmp_path):
     assert "48 counterfactuals of 24 images" in run(*making(tmp_path / "cases")).out
     models = ("--model", "playground", "--model", "playground")

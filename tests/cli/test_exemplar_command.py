@@ -101,6 +101,7 @@ def test_the_model_is_asked_about_both_pictures(run, tmp_path):
     assert "check the label" in run(*command, "--edited", tmp_path / "snow.png", "--label", "sleigh").out
 
 
+@pytest.mark.slow
 def test_every_command_takes_what_was_made_and_the_same_three_files(run, world, net, parts, tmp_path):
     """The same arguments for edit, evaluate, match and compare: a folder, or image, mask and texture."""
     folder = tmp_path / "made"

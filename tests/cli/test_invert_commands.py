@@ -75,6 +75,7 @@ def test_bad_input_is_one_sentence(run, command, tmp_path, options, message):
     assert not (tmp_path / "found").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["inverse-transpose", "inverse-pinv", "inverse-fourier"])
 def test_the_methods_are_known_to_the_command_line(run, folder, tmp_path, method):
     common = ("--model", "playground", "--exemplar", folder / "exemplar", "--reference", folder / "reference")

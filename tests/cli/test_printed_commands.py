@@ -117,6 +117,7 @@ def test_the_sites_that_edit_proposes_can_be_pasted(run, editing, tmp_path):
     assert run(*words[:at], *words[at + 2 :], *proposed, "--allow-useless").code == 0
 
 
+@pytest.mark.slow
 def test_what_apply_and_show_say_of_files_is_what_apply_takes(run, world, tmp_path):
     refused = run("apply", world / "gated.safetensors", "-m", f"{world}/net.py:build", "-o", tmp_path / "x.pt").err
     named = re.search(r"write (\S+\.pt2)", refused)[1]

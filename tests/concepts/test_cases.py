@@ -97,6 +97,7 @@ def test_large_pictures_are_reduced_and_masks_with_them(world):
         make(world, size=50, largest=1.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [0, 1, 2, 7, 20, 41, 60])
 def test_interrupted_anywhere_it_ends_with_the_same_bytes(world, monkeypatch, after):
     whole = tree(make(world, "whole").root)

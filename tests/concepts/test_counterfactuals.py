@@ -43,6 +43,7 @@ def test_roads_are_found_where_they_are(problem):
     assert place.agreement > 0.6 and 0 < place.usual < 0.5
 
 
+@pytest.mark.slow
 def test_counterfactuals_are_failures_that_nobody_labelled(model, problem):
     images = training_images(150, seed=4)
     made = make_counterfactuals(problem, images, count=40, progress=False)

@@ -41,6 +41,8 @@ from rulepatch.models.registry import load_model, save_weights
 from rulepatch.playground.pictures import exemplar, image_set, picture_of, training_images
 from rulepatch.playground.scenes import CONCEPTS, default_style, render
 
+pytestmark = pytest.mark.slow
+
 every_segmenter = pytest.mark.parametrize("kind", segmenters())
 FAINT = 1e-6
 """A threshold that networks with random weights reach."""

@@ -21,6 +21,8 @@ from rulepatch.playground.pictures import picture_of
 from rulepatch.playground.scenes import render
 from tools import textures
 
+pytestmark = pytest.mark.slow
+
 WIDTH, HEIGHT = 83, 61
 WEIGHTED = sorted(set(stylizers()) - {"paste", "playground"})
 DRAWING = {"paste", "inpainting", "playground"}

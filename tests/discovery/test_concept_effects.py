@@ -115,6 +115,7 @@ def test_models_that_differ_are_told_apart_where_they_do():
     assert not [each for each in differences(first, first) if each.q <= 0.05]
 
 
+@pytest.mark.slow
 def test_the_interval_of_a_mean_covers_it():
     rng = np.random.default_rng(0)
     covered = 0

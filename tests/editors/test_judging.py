@@ -102,6 +102,7 @@ USELESS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", USELESS)
 def test_what_does_nothing_for_its_exemplars_is_said_to(world, name):
     settings, words = USELESS[name]

@@ -53,6 +53,7 @@ def test_one_rule_is_what_rewrite_makes(model, snow, reference, gate):
     assert torch.equal(alone.changes[0].delta(), together.changes[0].delta())
 
 
+@pytest.mark.slow
 def test_two_rules_together_fit_both_better_than_two_put_beside_each_other(model, snow, grass, reference):
     given = {"reference": reference, "site": SITE, "cache": None, "progress": False}
     apart = [rewrite(model, each, rank=2, gate=None, **given) for each in (snow, grass)]

@@ -45,6 +45,7 @@ def on_snow(count, *labels):
 # gates
 
 
+@pytest.mark.slow
 def test_a_gate_of_its_own_lets_most_of_the_concept_through(model, snow, reference):
     edit = rewrite(model, snow, reference=reference, site=SITE, gate="auto", cache=None, progress=False)
     gate = edit.changes[0].gate
@@ -158,6 +159,7 @@ def test_a_certificate_says_where_nothing_moves(model, snow, reference, gate):
     assert found["gate_closed_share"] == pytest.approx(gate or 0, abs=0.01)
 
 
+@pytest.mark.slow
 def test_a_soft_gate_and_patches_have_certificates(model, snow, reference):
     soft = rewrite(model, snow, reference=reference, site=SITE, gate=0.95, gate_kind="soft", cache=None, progress=False)
     assert soft.provenance["sites"][0]["certificate"]["gate_closed_share"] == pytest.approx(0.95, abs=0.01)
@@ -165,6 +167,7 @@ def test_a_soft_gate_and_patches_have_certificates(model, snow, reference):
     assert wide.provenance["sites"][0]["certificate"]["gate_closed_share"] == pytest.approx(0.9, abs=0.01)
 
 
+@pytest.mark.slow
 def test_statistics_of_protected_pictures_can_be_given(model, snow, reference):
     problem = problem_at(model, snow, reference, SITE)
     found = key_statistics(model, on_snow(30, "sleigh"), [problem.observations[0].site], progress=False)

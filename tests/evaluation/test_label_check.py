@@ -51,6 +51,7 @@ def test_every_other_reading_is_told(count, accuracy):
             assert doubt_of(wrong, said, classes, failures=True) is not None, words
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", SIZES)
 @pytest.mark.parametrize("failures", [True, False])
 def test_labels_of_the_model_are_believed_however_badly_it_does(count, failures):

@@ -25,6 +25,7 @@ def comparison(trained, world):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_every_method_has_a_row_and_doing_nothing_changes_nothing(comparison):
     assert [result.method for result in comparison.results] == FEW
     nothing = comparison.results[0]

@@ -34,6 +34,7 @@ def make(form, model, exemplars, reference, **settings):
     return editor(model, exemplars, reference=reference, **QUIET, **own, **settings)
 
 
+@pytest.mark.slow
 @every_form
 @pytest.mark.parametrize("site", SAME)
 def test_the_promises_hold_at_every_site(form, site, model, exemplars, reference, untouched, tmp_path):

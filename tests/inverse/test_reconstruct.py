@@ -14,6 +14,8 @@ from rulepatch.inverse.reconstruct import invert, reconstruct, total_variation
 from rulepatch.inverse.report import draw_curves, draw_similarity, write_inversion
 from tests.fixtures import colours
 
+pytestmark = pytest.mark.slow
+
 inverse_pinv = front("inverse-pinv")
 
 SITE = "3"

@@ -51,6 +51,7 @@ def weights(name, tmp_path):
     return tmp_path / "weights.safetensors"
 
 
+@pytest.mark.slow
 def test_a_model_comes_ready_to_use(name, weights):
     model = load_model(name, weights=weights)
     assert not any(module.training for module in model.module.modules())
@@ -59,6 +60,7 @@ def test_a_model_comes_ready_to_use(name, weights):
     assert model.name and model.preprocess.mean and model.device.type == "cpu"
 
 
+@pytest.mark.slow
 def test_local_weights_are_the_ones_that_count(name, weights, tmp_path):
     first, second = load_model(name, weights=weights), load_model(name, weights=weights)
     assert base_digest(first.module) == base_digest(second.module)
@@ -69,6 +71,7 @@ def test_local_weights_are_the_ones_that_count(name, weights, tmp_path):
     assert base_digest(other.module) == base_digest(first.module) != base_digest(second.module)
 
 
+@pytest.mark.slow
 def test_the_skeleton_has_the_models_sites(name, weights):
     model, skeleton = load_model(name, weights=weights), load_skeleton(name)
     found, expected = (find_sites(each.module, each.example()).to_json() for each in (skeleton, model))

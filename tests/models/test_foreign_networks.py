@@ -429,6 +429,7 @@ def plain():
     return Outcome(KINDS["plain"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", KINDS)
 def test_every_public_call_works_or_ends_in_a_sentence(name):
     kind = KINDS[name]

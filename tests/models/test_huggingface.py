@@ -16,6 +16,8 @@ from rulepatch.models.registry import build, load_model, load_skeleton, save_wei
 from rulepatch.models.timm_models import imagenet_classes
 from rulepatch.tracing.sites import find_sites
 
+pytestmark = pytest.mark.slow
+
 transformers = pytest.importorskip("transformers")
 
 NAMES = ("red", "green", "blue")

@@ -341,6 +341,7 @@ def test_a_list_of_sites_tells_of_a_contradiction_once(write):
     assert len(found) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.real
 def test_no_file_of_the_real_networks_contradicts_anything(data):
     for path in sorted((data / "models").glob("*.toml")):

@@ -16,6 +16,8 @@ from rulepatch.models.preprocess import Preprocess
 from rulepatch.models.registry import build, load_model, load_skeleton, save_weights
 from rulepatch.tracing.sites import find_sites
 
+pytestmark = pytest.mark.slow
+
 open_clip = pytest.importorskip("open_clip")
 
 NAMES = ("red panda, Ailurus fulgens", "green", "a very deep and dark blue of the sea at night")

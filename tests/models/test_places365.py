@@ -15,6 +15,8 @@ from rulepatch.errors import ModelError, WeightsError
 from rulepatch.models.preprocess import Preprocess
 from rulepatch.models.registry import build, load_model, load_skeleton
 
+pytestmark = pytest.mark.slow
+
 ARCHITECTURES = ["alexnet", "densenet161", "resnet18", "resnet50", "vgg16"]
 
 

@@ -77,6 +77,7 @@ def test_the_playground_has_no_other_names():
         load_skeleton("playground/large")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "size", "classes", "site"),
     [

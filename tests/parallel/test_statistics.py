@@ -130,6 +130,7 @@ def test_the_result_is_the_same_bits_whichever_worker_is_first(crew, cache, refe
     assert found[0] == found[1] == found[2]
 
 
+@pytest.mark.slow
 def test_what_is_in_the_cache_is_not_computed_again(crew, cache, reference):
     first = run_with(crew, reference, 3)
     assert first.found.computed == tuple(SITES)

@@ -40,6 +40,7 @@ def test_every_class_on_every_ground(label):
         assert not scene.masks["ground"][:16].any(), "the sky is no ground"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("label", CLASSES)
 @pytest.mark.parametrize("concept", CONCEPTS)
 def test_another_style_changes_nothing_outside_the_mask(concept, label):

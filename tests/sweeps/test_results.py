@@ -169,6 +169,7 @@ def cases_of(values):
     return {Case("set", "road", f"{i:03}"): float(value) for i, value in enumerate(values)}
 
 
+@pytest.mark.slow
 def test_intervals_cover_the_mean_as_often_as_they_say():
     rng = np.random.default_rng(0)
     held = 0

@@ -91,6 +91,7 @@ def test_a_job_says_what_its_naive_twin_says(swept_world):
     assert len({*(p.source for p in known.pictures), *(p.source for p in unseen.pictures)}) == 80
 
 
+@pytest.mark.slow
 def test_no_edit_repairs_nothing_and_costs_nothing(swept_world):
     """The negative control: a style that is the concept's own, or a method that changes nothing."""
     (job,) = jobs_of(plan_of(swept_world, methods={"nothing": [{}]}), progress=False)
@@ -100,6 +101,7 @@ def test_no_edit_repairs_nothing_and_costs_nothing(swept_world):
     assert sum(cell["errors"] for cell in found["cells"].values()) > 10
 
 
+@pytest.mark.slow
 def test_the_tests_choose_nothing(swept_world, monkeypatch):
     """Whatever becomes of the tests and the unseen half, the same strength is chosen."""
     (job,) = jobs_of(plan_of(swept_world), progress=False)
@@ -183,6 +185,7 @@ def test_what_else_a_plan_holds_changes_no_result(swept_world):
     assert told[0] == told[1] and len(told[0]) == 3
 
 
+@pytest.mark.slow
 def test_keys_hold_what_determines_results_and_nothing_else(swept_world, tmp_path):
     (job,) = jobs_of(plan_of(swept_world), progress=False)
     pathlib.Path(tmp_path / "elsewhere").symlink_to(swept_world)
@@ -207,6 +210,7 @@ def test_what_changed_since_the_jobs_were_made_is_refused(swept_world):
     assert record.status == "failed" and "it changed" in record.error and record.attempts == 1
 
 
+@pytest.mark.slow
 def test_what_fails_by_no_fault_of_its_own_is_tried_again(swept_world, monkeypatch):
     (job,) = jobs_of(plan_of(swept_world), progress=False)
     calls = []
@@ -254,6 +258,7 @@ def test_sites_are_spread_over_the_depth_or_named(swept_world):
         jobs_of(plan_of(swept_world, sites=["blocks.5.con"]), progress=False)
 
 
+@pytest.mark.slow
 def test_targets_are_drawn_named_or_groups(swept_world):
     def targets(**changes):
         found = jobs_of(plan_of(swept_world, **changes), progress=False)

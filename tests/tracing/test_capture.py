@@ -212,6 +212,7 @@ MODELS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_tails_of_real_architectures(name):
     model = MODELS[name]().eval()

@@ -396,6 +396,7 @@ def test_the_exemplars_of_a_bundle_are_read_back_as_they_were_and_in_their_order
     assert len({each.digest() for each in found}) == 13
 
 
+@pytest.mark.slow
 def test_a_bundle_of_a_new_class_can_be_used_elsewhere(bench, model, sources, tmp_path, run, monkeypatch):
     given = {"reference": Path(sources.reference), "method": "imprinted", "progress": False}
     new_class(model, [painted(1, "snow")], "lorry", **given).save(tmp_path / "lorry.safetensors")

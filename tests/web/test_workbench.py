@@ -127,6 +127,7 @@ def check_outcomes(bench, edit):
 # Drafts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [
@@ -216,6 +217,7 @@ def test_statistics_are_computed_once(bench, monkeypatch):
         bench.statistics(["blocks.9.conv"])
 
 
+@pytest.mark.slow
 def test_a_rewrite_does_not_depend_on_what_was_rewritten_before(bench, model, reference, snow, monkeypatch):
     """Of several large layers at once a smaller sample of keys is kept, and gates are read off the sample."""
     monkeypatch.setattr(statistics, "MOST_BYTES", 4 * 64 * 600)
@@ -644,6 +646,7 @@ LONG = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", [0, 1, 10])
 @pytest.mark.parametrize("what", LONG)
 def test_a_step_that_is_stopped_changes_nothing_and_can_be_taken_again(

@@ -97,6 +97,7 @@ def test_edits_at_different_sites_make_a_bundle(model, exemplars, edits, referen
     assert all(row[i] > 0.1 for i, row in enumerate(found.alone))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings", [{"style": Image.new("RGB", (64, 64), "white")}, {"architecture": 2}, {"ridge": 0.1}]
 )
