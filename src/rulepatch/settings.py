@@ -117,8 +117,8 @@ class Settings(BaseModel):
         return cls(**{str(name).replace("-", "_"): value for name, value in values.items()})
 
     def but(self, **changes: Any) -> Self:
-        """The same settings with some changed, checked as at construction."""
-        return type(self)(**{**{name: getattr(self, name) for name in type(self).model_fields}, **changes})
+        """The same settings with some changed, checked as at construction; `model_fields_set` grows by these alone."""
+        return type(self)(**{**{name: getattr(self, name) for name in self.model_fields_set}, **changes})
 
     def given(self) -> dict[str, Any]:
         """What differs from the defaults, by name: for recipes, titles and tables."""

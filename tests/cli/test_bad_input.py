@@ -386,7 +386,7 @@ OTHERS = {
         "--model",
     ),
     "compose: no edit": (["compose", "{world}/edit.safetensors", "{world}/sand.png", "--out", "{out}/both"], "sand"),
-    "edit: auto and a setting": (
+    "edit: auto and another method": (
         [
             "edit",
             *MODEL,
@@ -396,12 +396,12 @@ OTHERS = {
             "{world}/reference",
             "--site",
             "auto",
-            "--rank",
-            "2",
+            "--method",
+            "dense",
             "--out",
             "{out}/edit",
         ],
-        "rank",
+        "dense",
     ),
     "edit: validation without auto": (
         [

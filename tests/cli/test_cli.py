@@ -392,6 +392,13 @@ def test_site_auto_chooses_and_tells_what_it_tried(run, editing, world, tmp_path
     assert rp.Edit.load(out).sites == tuple(told["site"].split("+"))
 
 
+def test_what_is_set_beside_auto_stays(run, editing, world, tmp_path):
+    words = [*choosing(editing, tmp_path / "edit.safetensors"), "--site", "3", "--gate", "none", "--rank", "1"]
+    told = run(*words, "--max-drop", "100%", "--validation", world / "failures", "--json").json()
+    assert {(*each["site"], each["gate"], each["rank"]) for each in told["candidates"]} == {("3", None, 1)}
+    assert (told["site"], told["gate"], told["rank"]) == ("3", None, 1) and len(told["candidates"]) > 3
+
+
 @pytest.mark.parametrize("options", [[], ["--allow-useless"]])
 @pytest.mark.parametrize("validation", ["right already", "never right"])
 def test_site_auto_never_chooses_a_gain_of_nothing(run, editing, world, tmp_path, options, validation):

@@ -12,11 +12,12 @@ from rulepatch.data.cache import Cache
 from rulepatch.errors import DamageError, FolderError, SettingError, SiteError, UselessEditError
 from rulepatch.evaluation.evaluate import evaluate
 from rulepatch.experiments.demo import road_vehicles
+from rulepatch.methods import Rewrite
 from rulepatch.models.registry import load_model
 from rulepatch.playground.pictures import exemplar, image_set, training_images
 from rulepatch.playground.scenes import render
 from rulepatch.site_search import candidates
-from rulepatch.site_search.candidates import Candidate, Trial
+from rulepatch.site_search.candidates import Candidate, EditFactory, Trial
 from rulepatch.site_search.search import search
 from rulepatch.site_search.selection import choose, is_within
 
@@ -92,6 +93,59 @@ def test_table_and_figure(found, tmp_path):
     assert len(told["candidates"]) == len(found.candidates) and told["chosen"]["site"] == list(found.edit.sites)
     assert found.why in found.to_text()
     found.figure().savefig(tmp_path / "search.png")
+
+
+@pytest.fixture(scope="module")
+def factory(model, exemplars, reference):
+    from rulepatch.data.run import Run
+    from rulepatch.editors.problem import build_problem
+
+    run = Run(cache=None, progress=False)
+    return EditFactory(build_problem(model, exemplars, SITES, Rewrite(), reference=reference, run=run), reference)
+
+
+@pytest.mark.parametrize("how", [Rewrite(rank=2, strength=2.0), Rewrite(gate=None, ridge=0.01)], ids=str)
+@pytest.mark.parametrize("path", SITES)
+def test_candidates_are_measured_as_their_finished_edits_are(factory, path, how):
+    trial = Trial((path,), how)
+    (report,) = factory.finish(trial.but(strength=1.0)).reports
+    assert factory.predicted_damage(trial) == pytest.approx(how.strength**2 * report.predicted_damage, rel=1e-9)
+    assert factory.loss_ratio(trial) == pytest.approx(report.loss_after / report.loss_before, rel=1e-4)
+    finished = factory.finish(trial)
+    assert [each.describe() for each in factory.make(trial).changes] == [each.describe() for each in finished.changes]
+    assert factory.make(trial).base == finished.base
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("validated", [True, False])
+@pytest.mark.parametrize(
+    "how",
+    [
+        Rewrite(gate=None),
+        Rewrite(rank=1),
+        Rewrite(strength=1.5, rank=2, gate=0.99),
+        Rewrite(gate="auto", error="absolute", steps=9),
+        Rewrite(architecture=2),
+    ],
+    ids=str,
+)
+def test_what_is_given_stays_as_it_is(model, exemplars, reference, monkeypatch, how, validated):
+    if not validated:
+        monkeypatch.setattr("rulepatch.site_search.search.make_counterfactuals", lambda *_, **__: None)
+    found = search(
+        model, exemplars, reference=reference, sites=SITES[-1:], how=how, max_drop=0.05, cache=None, progress=False
+    )
+    fixed = {name: getattr(how, name) for name in how.model_fields_set if getattr(how, name) != "auto"}
+    assert found.candidates and found.edit is not None
+    for each in [*(each.trial.how for each in found.candidates), found.edit.how]:
+        assert {name: getattr(each, name) for name in fixed} == fixed
+    trials = [each.trial for each in found.candidates]
+    assert len(set(trials)) == len(trials)
+
+
+def test_a_rank_that_no_site_has_is_refused(model, exemplars, reference):
+    with pytest.raises(SettingError, match="at the sites to search but got 600"):
+        search(model, exemplars, reference=reference, sites=SITES[-1:], rank=600, cache=None, progress=False)
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
 from rulepatch.errors import SiteError
+from rulepatch.models.registry import load_skeleton
 from rulepatch.tracing.sites import clone_with_weight, find_sites, flatten_positions, unfold
 
 
@@ -60,6 +61,26 @@ def test_value_points_of_other_families():
     assert convnext.site("stages.3.blocks.0.mlp.fc2").value_point == "stages.3.blocks.0"
     densenet = value_points(torchvision.models.DenseNet(8, (2, 2), 16))
     assert densenet["features.denseblock1.denselayer1.conv2"] == "features.denseblock1.denselayer1.conv2"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "shortcuts"),
+    [
+        ("torchvision/resnet18", [f"layer{i}.0.downsample.0" for i in (2, 3, 4)]),
+        ("torchvision/resnet50", [f"layer{i}.0.downsample.0" for i in (1, 2, 3, 4)]),
+        ("timm/resnetv2_50", [f"stages.{i}.blocks.0.downsample.conv" for i in range(4)]),
+        ("torchvision/regnet_y_400mf", [f"trunk_output.block{i}.block{i}-0.proj.0" for i in (1, 2, 3, 4)]),
+        ("timm/res2net50_26w_4s", [f"layer{i}.0.downsample.0" for i in (1, 2, 3, 4)]),
+        ("torchvision/squeezenet1_0", []), ("torchvision/inception_v3", []), ("torchvision/googlenet", []),
+        ("timm/mobilenetv2_100", []), ("torchvision/densenet121", []), ("torchvision/shufflenet_v2_x1_0", []),
+        ("torchvision/vit_b_16", []), ("timm/vgg11", []),
+    ],
+)  # fmt: skip
+def test_shortcuts_are_known_by_what_they_read_and_where_they_end(name, shortcuts):
+    skeleton = load_skeleton(name)
+    site_list = find_sites(skeleton.module, skeleton.example())
+    assert [site.path for site in site_list.sites if site_list.is_shortcut(site)] == shortcuts
 
 
 def test_sites_are_found_without_weights():

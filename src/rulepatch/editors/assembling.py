@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from rulepatch.core import linalg
 from rulepatch.core.changes import Change, LowRank, WeightChange
 from rulepatch.core.edit import Edit, base_digest
+from rulepatch.core.moments import KeyStatistics
 from rulepatch.core.patched_model import PatchedModel, with_delta
 from rulepatch.core.site_activations import SiteActivations
 from rulepatch.digests import digest_of_bytes
@@ -20,7 +21,7 @@ from rulepatch.methods import Method
 from rulepatch.records.site_reports import SiteReport
 from rulepatch.tracing import capture
 
-__all__ = ["assembled", "libraries", "masked_errors"]
+__all__ = ["assembled", "damage_of", "libraries", "masked_errors"]
 
 
 def assembled(problem: Problem, how: Method, found: Sequence[WeightChange] | Solution) -> Edit:
@@ -65,6 +66,18 @@ def assembled(problem: Problem, how: Method, found: Sequence[WeightChange] | Sol
         **notes,
     }
     return Edit(tuple(changes), base_digest(problem.model.module), provenance)
+
+
+def damage_of(seen: SiteActivations, changes: Sequence[WeightChange], statistics: KeyStatistics) -> float:
+    """The damage that is predicted of a site's changes, a share ≥ 0; see `linalg.damage`.
+
+    Args:
+        seen: what the site sees.
+        changes: of an edit; those of other sites are passed over.
+        statistics: of the site's keys on the reference set.
+    """
+    weight = seen.layer.weight.detach().reshape(seen.site.shape).cpu()
+    return linalg.damage(_delta(seen, changes), weight, statistics.moment.mean().cpu())
 
 
 def libraries() -> dict[str, str]:

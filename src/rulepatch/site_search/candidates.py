@@ -8,19 +8,22 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rulepatch.core.edit import Edit
+from rulepatch.core.changes import LowRank
+from rulepatch.core.edit import Edit, base_digest
 from rulepatch.core.moments import KeyStatistics
 from rulepatch.core.site_activations import SiteActivations
 from rulepatch.data.folders import ImageSet
 from rulepatch.data.statistics import identity_of, key_statistics
 from rulepatch.digests import digest_of_json, digest_of_tensors
+from rulepatch.editors.assembling import damage_of, masked_errors
 from rulepatch.editors.edit import solve
 from rulepatch.editors.problem import Problem
+from rulepatch.editors.rewrite import rewrite
 from rulepatch.evaluation.activations import Activations
 from rulepatch.methods import Rewrite
 from rulepatch.tracing.sites import Site
 
-__all__ = ["Candidate", "EditFactory", "EditScorer", "Trial", "predicted_damage"]
+__all__ = ["Candidate", "EditFactory", "EditScorer", "Trial"]
 
 
 @dataclass(frozen=True)
@@ -44,19 +47,6 @@ class Trial:
         return {"site": list(self.sites), **self.how.describe()}
 
 
-def predicted_damage(trial: Trial, edit: Edit) -> float:
-    """Damage predicted from the second moment alone, at the trial's strength, the largest of the sites.
-
-    Args:
-        trial: what the edit was made of.
-        edit: as `EditFactory.make` makes it, measured at strength 1.
-
-    Returns:
-        A share ≥ 0.
-    """
-    return trial.how.strength**2 * max(report.predicted_damage for report in edit.reports)
-
-
 class EditFactory:
     """Makes edits of trials from a problem that was built once at all sites.
 
@@ -68,7 +58,10 @@ class EditFactory:
     def __init__(self, problem: Problem, images: ImageSet) -> None:
         self.problem = problem
         self._images = images
-        self._made: dict[Trial, Edit] = {}
+        self._base = base_digest(problem.model.module)
+        self._changes: dict[Trial, list[LowRank]] = {}
+        self._damage: dict[Trial, float] = {}
+        self._loss_before: dict[str, float] = {}
         self._patches: dict[str, KeyStatistics] = {}
 
     @property
@@ -82,11 +75,37 @@ class EditFactory:
         return min(seen.concept_keys(1)[0].shape)
 
     def make(self, trial: Trial) -> Edit:
-        """The edit of a trial; those that differ in strength alone are solved once."""
+        """The edit of a trial, not measured; those that differ in strength alone are solved once."""
+        return Edit(tuple(self._solved(trial.but(strength=1.0))), self._base).with_strength(trial.how.strength)
+
+    def _solved(self, trial: Trial) -> list[LowRank]:
+        if trial not in self._changes:
+            self._changes[trial] = rewrite(self._problem_of(trial), trial.how)
+        return self._changes[trial]
+
+    def predicted_damage(self, trial: Trial) -> float:
+        """Damage predicted from the second moment alone, a share ≥ 0, the largest of the sites."""
         unscaled = trial.but(strength=1.0)
-        if unscaled not in self._made:
-            self._made[unscaled] = self.finish(unscaled)
-        return self._made[unscaled].with_strength(trial.how.strength)
+        if unscaled not in self._damage:
+            problem = self._problem_of(unscaled)
+            self._damage[unscaled] = max(
+                damage_of(seen, self._solved(unscaled), problem.statistics[seen.site.path])
+                for seen in problem.observations
+            )
+        return trial.how.strength**2 * self._damage[unscaled]
+
+    def loss_ratio(self, trial: Trial) -> float:
+        """Masked error at strength 1 as a share of that before, each site by itself, the mean of the sites."""
+        seen, changes = self._observations_of(trial), self._solved(trial.but(strength=1.0))
+        for each in seen:
+            if each.site.path not in self._loss_before:
+                self._loss_before[each.site.path] = float(each.error().mean())
+        after = masked_errors(self.problem.model.module, None, seen, changes)
+        return float(
+            np.mean(
+                [then / max(self._loss_before[each.site.path], 1e-12) for each, then in zip(seen, after, strict=True)]
+            )
+        )
 
     def finish(self, trial: Trial, statistics: Mapping[str, KeyStatistics] | None = None) -> Edit:
         """The edit of a trial, with losses measured at its own strength.
@@ -95,13 +114,22 @@ class EditFactory:
             trial: what to make.
             statistics: of its sites; those of the problem if None.
         """
-        seen = [each for each in self.problem.observations if each.site.path in trial.sites]
+        return solve(self._problem_of(trial, statistics), trial.how)
+
+    def _observations_of(self, trial: Trial) -> list[SiteActivations]:
+        return [each for each in self.problem.observations if each.site.path in trial.sites]
+
+    def _problem_of(self, trial: Trial, statistics: Mapping[str, KeyStatistics] | None = None) -> Problem:
+        """The problem at a trial's sites."""
+        seen = self._observations_of(trial)
         known = statistics or (self._unfolded(seen) if trial.how.unfolded else self.problem.statistics)
-        return solve(replace(self.problem, observations=seen, statistics=known), trial.how)
+        return replace(self.problem, observations=seen, statistics=known)
 
     def _unfolded(self, observations: Sequence[SiteActivations]) -> dict[str, KeyStatistics]:
         """Statistics of unfolded patches, each computed once."""
         missing = [each.site for each in observations if each.site.path not in self._patches]
+        if not missing:
+            return self._patches
         run = self.problem.run
         self._patches |= key_statistics(
             self.problem.model, self._images, missing, architecture=2, products=torch.float32, seed=run.seed,
@@ -118,7 +146,7 @@ class Candidate:
         trial: what was tried.
         round: which round of the search tried it.
         predicted_damage: from the second moment alone, the largest of the sites.
-        loss: masked error at the sites after the edit, as a share of that before, the mean of the sites.
+        loss: masked error at strength 1 as a share of that before, each site by itself, the mean of the sites.
         log_prob_gain: what each validation image gained in log-probability of its label, the mean of those made of
             the same image, (n,); None without validation.
         repaired: validation images that were wrong and are right.
@@ -200,14 +228,15 @@ class EditScorer:
         for kept in self._kept.values():
             kept.__exit__(*exception)
 
-    def score(self, trial: Trial, edit: Edit, turn: Literal["screen", "refine", "vary"]) -> Candidate:
-        """Measure an edit.
+    def score(self, factory: EditFactory, trial: Trial, turn: Literal["screen", "refine", "vary"]) -> Candidate:
+        """Measure the edit of a trial.
 
         Args:
-            trial: what it was made of.
-            edit: the edit.
+            factory: makes it.
+            trial: what is tried.
             turn: the round of the search.
         """
+        edit = factory.make(trial)
         key = {
             **self._identity,
             "changes": [[each.describe(), digest_of_tensors(each.tensors())] for each in edit.changes],
@@ -217,13 +246,12 @@ class EditScorer:
             found = self._measure(edit)
             if self._cache is not None:
                 self._cache.put(key, found)
-        ratios = [report.loss_after / max(report.loss_before, 1e-12) for report in edit.reports]
         gains = found["gains"].numpy()
         return Candidate(
             trial,
             turn,
-            predicted_damage=predicted_damage(trial, edit),
-            loss=float(np.mean(ratios)),
+            predicted_damage=factory.predicted_damage(trial),
+            loss=factory.loss_ratio(trial),
             log_prob_gain=gains if len(gains) else None,
             repaired=int(found["counts"][0]),
             broken=int(found["counts"][1]),

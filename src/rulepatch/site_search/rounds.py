@@ -5,17 +5,18 @@
 (damage); one that is useless on its own exemplars is never selected.
 """
 
-from collections.abc import Iterator, Sequence
-from typing import Literal
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 
 from rulepatch.editors.judging import Judge
-from rulepatch.errors import UselessEditError
+from rulepatch.errors import SettingError, UselessEditError
 from rulepatch.methods import Rewrite
 from rulepatch.progress import Bar
-from rulepatch.site_search.candidates import Candidate, EditFactory, EditScorer, Trial, predicted_damage
-from rulepatch.site_search.selection import FLIPS, choose, is_within, name_of, score_or_zero
+from rulepatch.site_search.candidates import Candidate, EditFactory, EditScorer, Trial
+from rulepatch.site_search.selection import FLIPS, choose, given_of, is_within, name_of, score_or_zero
+from rulepatch.tracing.model_sites import sites_of
 
 __all__ = ["Rounds", "by_rule", "by_score"]
 
@@ -35,6 +36,7 @@ class Rounds:
     """Evaluates trials, with caching and a progress bar.
 
     Args:
+        fixed: settings that were given, which are not searched; see `model_fields_set`.
         factory: makes their edits.
         scorer: measures them.
         pictures: how many the damage is measured on.
@@ -43,8 +45,9 @@ class Rounds:
     """
 
     def __init__(
-        self, factory: EditFactory, scorer: EditScorer, pictures: int, max_drop: float, progress: bool
+        self, fixed: Rewrite, factory: EditFactory, scorer: EditScorer, pictures: int, max_drop: float, progress: bool
     ) -> None:
+        self.fixed = fixed
         self.factory = factory
         self.max_drop = max_drop
         self.pictures = pictures
@@ -57,6 +60,33 @@ class Rounds:
     def within(self) -> list[Candidate]:
         """Candidates within the budget."""
         return [each for each in self.found if is_within(each.drop, each.flips, self.pictures, self.max_drop)]
+
+    @property
+    def paths(self) -> list[str]:
+        """The sites that can be tried, in the order of the forward pass."""
+        least = self.fixed.rank if "rank" in self.fixed.model_fields_set else 1
+        found = [path for path in self.factory.sites if self.factory.most_rank(path) >= least]
+        if not found:
+            most = max(map(self.factory.most_rank, self.factory.sites))
+            raise SettingError(f"expected rank from 1 to {most} at the sites to search but got {least}; take less")
+        return found
+
+    @property
+    def last(self) -> str:
+        """The last site that is no shortcut of a residual block."""
+        site_list = sites_of(self.factory.problem.model)
+        main = [path for path in self.paths if not site_list.is_shortcut(self.factory.sites[path])]
+        return (main or self.paths)[-1]
+
+    def trial(self, sites: Sequence[str], **wanted: Any) -> Trial:
+        """A trial with some settings, but for those that were given."""
+        free = {name: value for name, value in wanted.items() if name not in self.fixed.model_fields_set}
+        return Trial(tuple(sites), self.fixed.but(**self.clipped(sites, free)))
+
+    def clipped(self, sites: Sequence[str], settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Settings with a rank that the sites allow."""
+        most = min(self.factory.most_rank(path) for path in sites)
+        return {name: min(value, most) if name == "rank" else value for name, value in settings.items()}
 
     def try_all(self, turn: Turn, ladders: Sequence[Sequence[Trial]]) -> None:
         """Evaluate ladders of trials of rising strength, each until its damage is far beyond the budget."""
@@ -73,10 +103,9 @@ class Rounds:
         for known in self.found:
             if known.trial == trial:
                 return known
-        edit = self.factory.make(trial)
-        if trial.how.gate is None and predicted_damage(trial, edit) > MOST_DAMAGE:
+        if trial.how.gate is None and self.factory.predicted_damage(trial) > MOST_DAMAGE:
             return None
-        self.found.append(self._scorer.score(trial, edit, turn))
+        self.found.append(self._scorer.score(self.factory, trial, turn))
         return self.found[-1]
 
     def is_useless(self, candidate: Candidate) -> bool:
@@ -86,10 +115,6 @@ class Rounds:
         except UselessEditError:
             return True
 
-    def rank_of(self, sites: Sequence[str], rank: int) -> int:
-        """A rank, clipped to what the sites allow."""
-        return min(rank, *(self.factory.most_rank(path) for path in sites))
-
 
 def by_score(rounds: Rounds) -> tuple[Candidate | None, str]:
     """Run all rounds and select by repair of the validation images.
@@ -97,7 +122,7 @@ def by_score(rounds: Rounds) -> tuple[Candidate | None, str]:
     Returns:
         The choice, and why; None if nothing helps.
     """
-    paths = list(rounds.factory.sites)
+    paths = rounds.paths
     rule = _rule(rounds)
     rounds.try_all("screen", [ladder for path in paths for ladder in _screen(rounds, path)])
     best_of = {
@@ -105,21 +130,19 @@ def by_score(rounds: Rounds) -> tuple[Candidate | None, str]:
         for path in paths
     }
     ranked = sorted(paths, key=lambda path: -best_of[path])
-    rounds.try_all("refine", [ladder for sites in _sets(ranked, paths) for ladder in _refine(rounds, sites)])
+    rounds.try_all(
+        "refine", [ladder for sites in _sets(ranked, paths, rounds.last) for ladder in _refine(rounds, sites)]
+    )
     best = max(rounds.within, key=lambda each: score_or_zero(each.score), default=None)
     if best is not None:
-        rounds.try_all("vary", [[trial] for trial in _vary(rounds, best.trial)])
+        rounds.try_all("vary", [[trial] for trial in dict.fromkeys(_vary(rounds, best.trial))])
     return choose(rounds.within, rule, rounds.is_useless)
 
 
 def _rule(rounds: Rounds) -> Candidate | None:
     """The default edit: the last site, rank 3, gated, at the largest strength within the budget that is not useless."""
-    last = tuple(rounds.factory.sites)[-1:]
     for rank, gate in ((3, GATE), (1, GATE), (3, HIGHER_GATE), (1, HIGHER_GATE)):
-        ladder = [
-            Trial(last, Rewrite(rank=rounds.rank_of(last, rank), strength=strength, gate=gate))
-            for strength in STRENGTHS[:3]
-        ]
+        ladder = _ladder(rounds, [rounds.last], STRENGTHS[:3], rank=rank, gate=gate)
         rounds.try_all("screen", [ladder])
         able = [each for each in rounds.within if each.trial in ladder and not rounds.is_useless(each)]
         if able:
@@ -139,20 +162,25 @@ def by_rule(rounds: Rounds) -> tuple[Candidate | None, str]:
         return None, f"nothing helps: at the last site no rank, strength and gate {found}"
     return chosen, (
         f"chosen: {name_of(chosen.trial)} by rule (the last site, rank 3, gated, as strong as the budget "
-        "allows), as there is nothing to measure repair on; give labelled validation images if you can"
+        f"allows{given_of(rounds.fixed)}), as there is nothing to measure repair on; give labelled validation images "
+        "if you can"
     )
 
 
+def _ladder(rounds: Rounds, sites: Sequence[str], strengths: Sequence[float], **settings: Any) -> list[Trial]:
+    """Trials of rising strength, each once."""
+    return list(dict.fromkeys(rounds.trial(sites, strength=strength, **settings) for strength in strengths))
+
+
 def _screen(rounds: Rounds, path: str) -> Iterator[list[Trial]]:
-    rank = rounds.rank_of([path], 3)
-    yield [Trial((path,), Rewrite(rank=rank, strength=2.0, gate=GATE))]
-    yield [Trial((path,), Rewrite(rank=rank, gate=None))]
+    yield [rounds.trial([path], rank=3, strength=2.0, gate=GATE)]
+    yield [rounds.trial([path], rank=3, strength=1.0, gate=None)]
 
 
-def _sets(ranked: Sequence[str], paths: Sequence[str]) -> list[tuple[str, ...]]:
+def _sets(ranked: Sequence[str], paths: Sequence[str], last: str) -> list[tuple[str, ...]]:
     """The best sites alone, pairs and a triple of them, and the last two and three; in the order of the network."""
     first, second, third = [*ranked, *[ranked[0]] * 2][:3]
-    wanted = [{path} for path in (*ranked[:REFINED], paths[-1])]
+    wanted = [{path} for path in (*ranked[:REFINED], last)]
     wanted += [{first, second}, {first, third}, {second, third}, {first, second, third}]
     wanted += [set(paths[-2:]), set(paths[-3:])]
     return list(dict.fromkeys(tuple(path for path in paths if path in each) for each in wanted))
@@ -160,20 +188,22 @@ def _sets(ranked: Sequence[str], paths: Sequence[str]) -> list[tuple[str, ...]]:
 
 def _refine(rounds: Rounds, sites: tuple[str, ...]) -> Iterator[list[Trial]]:
     strengths = STRENGTHS if len(sites) == 1 else STRENGTHS[:3]
-    for rank in sorted({rounds.rank_of(sites, rank) for rank in RANKS}):
+    for rank in RANKS:
         for gate in (GATE, None):
-            yield [Trial(sites, Rewrite(rank=rank, strength=strength, gate=gate)) for strength in strengths]
+            yield _ladder(rounds, sites, strengths, rank=rank, gate=gate)
 
 
 def _vary(rounds: Rounds, best: Trial) -> Iterator[Trial]:
-    """Neighbours of the best edit, one setting changed at a time."""
-    yield from (best.but(rank=rounds.rank_of(best.sites, rank)) for rank in (2, 5))
-    yield from (best.but(strength=best.how.strength + step) for step in (-0.5, 0.5))
-    yield from (best.but(ridge=ridge) for ridge in (1e-4, 1e-2))
+    """Neighbours of the best edit, one setting changed at a time, but for those that were given."""
+    steps: list[dict[str, Any]] = [{"rank": 2}, {"rank": 5}]
+    steps += [{"strength": max(0.0, best.how.strength + step)} for step in (-0.5, 0.5)]
+    steps += [{"ridge": 1e-4}, {"ridge": 1e-2}]
     if best.how.gate is not None:
-        yield from (best.but(gate=gate) for gate in (0.95, 0.99))
-        yield best.but(gate_kind="soft")
+        steps += [{"gate": 0.95}, {"gate": 0.99}, {"gate_kind": "soft"}]
     if len(best.sites) > 1:
-        yield best.but(coupling="sequence")
+        steps += [{"coupling": "sequence"}]
     if any(max(rounds.factory.sites[path].shape[2:]) > 1 for path in best.sites):
-        yield best.but(architecture=2)
+        steps += [{"architecture": 2}]
+    for step in steps:
+        if not step.keys() & rounds.fixed.model_fields_set:
+            yield best.but(**rounds.clipped(best.sites, step))

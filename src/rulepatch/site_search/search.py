@@ -14,7 +14,7 @@ from rulepatch.concepts.counterfactuals import Counterfactuals, counterfactuals_
 from rulepatch.core.edit import Edit
 from rulepatch.core.exemplars import Exemplar
 from rulepatch.data.folders import ImageSet
-from rulepatch.data.run import Run
+from rulepatch.data.run import Run, with_settings
 from rulepatch.data.statistics import key_statistics
 from rulepatch.editors.judging import judged, warn_of
 from rulepatch.editors.problem import Problem, build_problem
@@ -46,6 +46,7 @@ def search(
     reference: Any,
     validation: Any = None,
     sites: Sequence[str] | None = None,
+    how: Rewrite | type[Rewrite] = Rewrite,
     max_drop: float = MAX_DROP,
     leave_out: Sequence[int | str] = (),
     run: Run = Run(),  # noqa: B008 - it is frozen
@@ -71,10 +72,12 @@ def search(
         validation: labelled images that the edit should repair, never the tests; or exemplars that are not learnt
             from; made from the reference set if None.
         sites: where to look; every site with positions in the second half of the network if None.
+        how: settings that stay as they are given, such as `Rewrite(gate=None)` for a plain change of weights; the
+            search chooses rank, strength, gate and others among those that are not given.
         max_drop: most accuracy that the edit may lose on the reference set, 0..1 (without labels: flips).
         leave_out: classes to leave out of the reference set, such as those of the exemplars.
         run: seed of the statistics and of the sample on which damage is measured, cache and progress.
-        settings: single settings of `run` by name, in place of its own.
+        settings: single settings of `how` and of `run` by name, in place of theirs.
 
     Returns:
         The search; its edit is None if nothing within the budget helps.
@@ -94,17 +97,20 @@ def search(
     """
     if not 0 <= max_drop <= 1:
         raise SettingError(f"expected a budget in 0..1 but got {max_drop}; {MAX_DROP} is usual")
-    run = run.but(**settings) if settings else run
+    how, run = with_settings(how, run, settings)
+    fixed = how() if isinstance(how, type) else how
+    if fixed.gate == "auto":
+        fixed = Rewrite(**{name: getattr(fixed, name) for name in fixed.model_fields_set - {"gate"}})
     images = ImageSet.of(reference, model.classes, leave_out=leave_out)
     with section("search"):
         images = trusted(model, images, seed=run.seed, progress=run.progress)
         known, unseen = images.split(0.5, seed=run.seed)  # damage is lower on the images of the statistics
-        problem = _build(model, exemplars, sites, known, run)
+        problem = _build(model, exemplars, sites, fixed, known, run)
         pictures, groups, told = _validation(problem, validation, images)
         sample = unseen.sample(MOST_REFERENCE, seed=run.seed)
         factory = EditFactory(problem, known)
         with EditScorer(problem, list(factory.sites), sample, pictures, groups=groups) as scorer:
-            rounds = Rounds(factory, scorer, len(sample), max_drop, run.progress)
+            rounds = Rounds(fixed, factory, scorer, len(sample), max_drop, run.progress)
             chosen, why = by_rule(rounds) if pictures is None else by_score(rounds)
         edit = None
         if chosen is not None:
@@ -138,7 +144,12 @@ def _made_final(factory: EditFactory, chosen: Candidate, images: ImageSet, max_d
 
 
 def _build(
-    model: Classifier, exemplars: Sequence[Exemplar], sites: Sequence[str] | None, images: ImageSet, run: Run
+    model: Classifier,
+    exemplars: Sequence[Exemplar],
+    sites: Sequence[str] | None,
+    how: Rewrite,
+    images: ImageSet,
+    run: Run,
 ) -> Problem:
     """The problem at all candidate sites, with statistics from one pass."""
     site_list = sites_of(model)
@@ -153,7 +164,8 @@ def _build(
         statistics = key_statistics(
             model, images, wanted, products=torch.float32, seed=run.seed, cache=run.store, progress=run.progress
         )
-    return build_problem(model, exemplars, [site.path for site in wanted], Rewrite(), reference=statistics, run=run)
+    seen_as = Rewrite(whole_image=how.whole_image, value_point=how.value_point)  # what else is given comes later
+    return build_problem(model, exemplars, [site.path for site in wanted], seen_as, reference=statistics, run=run)
 
 
 def _validation(

@@ -4,11 +4,12 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from rulepatch.methods import Rewrite
 from rulepatch.settings import written
 from rulepatch.site_search.candidates import Candidate, Trial
 from rulepatch.text import percent, plural
 
-__all__ = ["FLIPS", "choose", "is_within", "name_of", "score_or_zero"]
+__all__ = ["FLIPS", "choose", "given_of", "is_within", "name_of", "score_or_zero"]
 
 FLIPS = 4
 """Flips allowed for each image that may be lost. On a few hundred images the net loss is mostly noise and does not
@@ -112,6 +113,12 @@ def _told_of(candidate: Candidate) -> str:
 def score_or_zero(score: float | None) -> float:
     """A score, 0 where nothing was measured."""
     return 0.0 if score is None else score
+
+
+def given_of(fixed: Rewrite) -> str:
+    """Settings that were given to a search, for the end of a remark; empty if there are none."""
+    given = [f"{name} {written(getattr(fixed, name))}" for name in sorted(fixed.model_fields_set)]
+    return f"; as given: {', '.join(given)}" if given else ""
 
 
 def name_of(trial: Trial) -> str:

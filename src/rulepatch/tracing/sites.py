@@ -156,6 +156,19 @@ class SiteList:
             for site in self.sites
         ]
 
+    def is_shortcut(self, site: Site) -> bool:
+        """Whether a site is the shortcut of a residual block, beside which the block's other layers compute.
+
+        It reads what the block's first layer reads, and the block's last layer has the same value point. A shortcut
+        with layers of its own (an average pool before the convolution, say) is not recognised.
+
+        Args:
+            site: one of these.
+        """
+        firsts = [other for other in self.sites if other.reads == site.reads and other.value_point != site.value_point]
+        lasts = [other for other in self.sites if other.value_point == site.value_point and other.reads != site.reads]
+        return any(not f"{last.path}.".startswith(f"{first.value_point}.") for first in firsts for last in lasts)
+
     def to_json(self) -> dict[str, Any]:
         """The sites, as JSON.
 

@@ -136,7 +136,8 @@ def run_edit(
         exemplars: what to learn from.
         out: the file to write.
         reference: images whose treatment should stay.
-        site: dotted paths of sites; "auto" alone, to search for them and for all settings.
+        site: dotted paths of sites; with "auto", to search among the others, or among all if there are none, and for
+            the settings that are not given.
         how: the method and its settings.
         leave_out: classes to leave out of the reference set, such as those of the exemplars.
         images: `protect` and `style` of `edit`; `protect_classes`, classes of the reference set whose images must not
@@ -157,10 +158,10 @@ def run_edit(
     check_writable(out)
     given = {name: value for name, value in (images or {}).items() if value}
     validation, classes = given.pop("validation", None), given.pop("protect_classes", ())
-    if list(site) == ["auto"]:
-        others = [*given, *(["protect_classes"] if classes else []), *how.given()]
+    if "auto" in site:
         return _make_by_search(
-            model, exemplars, how, others, out=out, reference=reference, leave_out=leave_out, validation=validation,
+            model, exemplars, how, [*given, *(["protect_classes"] if classes else [])], out=out, reference=reference,
+            sites=[path for path in site if path != "auto"] or None, leave_out=leave_out, validation=validation,
             limits=limits, run=run,
         )  # fmt: skip
     if validation is not None:
@@ -205,6 +206,7 @@ def _make_by_search(
     *,
     out: Path,
     reference: Any,
+    sites: Sequence[str] | None,
     leave_out: Sequence[int | str],
     validation: Any,
     limits: Limits,
@@ -212,8 +214,8 @@ def _make_by_search(
 ) -> EditRun:
     if not isinstance(how, Rewrite) or others:
         raise SettingError(
-            f"expected --site auto to choose everything by itself but got {', '.join([how.name, *others])}; "
-            "name a site to set them"
+            f"expected a rewrite of exemplars with --site auto but got {', '.join([how.name, *others])}; "
+            "name a site to make such an edit"
         )
     with collect_timings() as seconds:
         found = search(
@@ -221,6 +223,8 @@ def _make_by_search(
             exemplars,
             reference=reference,
             validation=validation,
+            sites=sites,
+            how=how,
             max_drop=MAX_DROP if limits.max_drop is None else limits.max_drop,
             leave_out=leave_out,
             run=run,
