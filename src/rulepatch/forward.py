@@ -37,14 +37,16 @@ def inference(model: nn.Module, *, gradients: bool = False) -> Iterator[None]:
     """
     # frozen scripts have no such flag
     flags = [(module, module.training) for module in model.modules() if hasattr(module, "training")]
-    with suppress(NotImplementedError):  # of programs of torch.export, which stay as they were exported
-        model.eval()
+    if any(training for _, training in flags):  # setting an attribute of hundreds of modules takes long
+        with suppress(NotImplementedError):  # of programs of torch.export, which stay as they were exported
+            model.eval()
     try:
         with torch.set_grad_enabled(gradients), _eager():
             yield
     finally:
         for module, training in flags:
-            module.training = training
+            if module.training != training:
+                module.training = training
 
 
 def _eager() -> AbstractContextManager[Any]:

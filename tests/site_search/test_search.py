@@ -131,7 +131,7 @@ def test_candidates_are_measured_as_their_finished_edits_are(factory, path, how)
 )
 def test_what_is_given_stays_as_it_is(model, exemplars, reference, monkeypatch, how, validated):
     if not validated:
-        monkeypatch.setattr("rulepatch.site_search.search.make_counterfactuals", lambda *_, **__: None)
+        monkeypatch.setattr("rulepatch.site_search.evidence.make_counterfactuals", lambda *_, **__: None)
     found = search(
         model, exemplars, reference=reference, sites=SITES[-1:], how=how, max_drop=0.05, cache=None, progress=False
     )
@@ -205,7 +205,7 @@ def test_another_reference_is_measured_anew(model, exemplars, reference, tmp_pat
 
 @pytest.mark.slow
 def test_without_anything_to_measure_repair_on_a_rule_stands_in(model, exemplars, monkeypatch):
-    monkeypatch.setattr("rulepatch.site_search.search.make_counterfactuals", lambda *_, **__: None)
+    monkeypatch.setattr("rulepatch.site_search.evidence.make_counterfactuals", lambda *_, **__: None)
     found = search(model, exemplars, reference=training_images(120, seed=3), sites=SITES, cache=None, progress=False)
     assert "by rule" in found.why and "not measured" in found.validation and found.edit.sites == (SITES[-1],)
     assert all(each.score is None for each in found.candidates) and "n/a" in found.to_text()
@@ -253,7 +253,7 @@ def test_a_search_takes_nothing_that_is_useless(model, exemplars, reference, mon
     """The exemplars' label is none that treating snow as road can bring: repairs elsewhere do not make up for it."""
     other = [dataclasses.replace(each, label="mower") for each in exemplars]
     if not validated:
-        monkeypatch.setattr("rulepatch.site_search.search.make_counterfactuals", lambda *_, **__: None)
+        monkeypatch.setattr("rulepatch.site_search.evidence.make_counterfactuals", lambda *_, **__: None)
     given = {"reference": reference, "sites": SITES[-1:], "cache": None, "progress": False}
     validation = scenes(8, 900) if validated else None
     found = search(model, other, validation=validation, **given)

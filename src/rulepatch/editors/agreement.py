@@ -35,6 +35,9 @@ TINY = 0.1
 OVERLAP = 0.3
 """Overlap above which a rotated or inverted mask is suggested."""
 
+TOUCHED = 0.02
+"""Share of a cell under the mask above which the cell may change."""
+
 MOST = 0.6
 """Share of a mask of the whole image that must have changed."""
 
@@ -96,7 +99,7 @@ def agreement(change: Map, mask: Map) -> Agreement:
         False
     """
     widened = Image.fromarray(np.ascontiguousarray(mask * 255, np.uint8)).filter(ImageFilter.MaxFilter(3))
-    edged = np.asarray(widened, np.float64) / 255
+    edged = np.asarray(widened, np.float64) / 255 > TOUCHED  # strokes may be thinner than a cell
     changed = change > _mean(change, mask) / 4
     return Agreement(_mean(edged, change * changed), _mean(changed, 1 - edged), _mean(changed, mask))
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any, overload
 
@@ -118,7 +119,7 @@ class Classifier:
     @property
     def device(self) -> torch.device:
         """Where the network's weights are."""
-        for tensor in (*self.module.parameters(), *self.module.buffers()):
+        for tensor in chain(self.module.parameters(), self.module.buffers()):
             return tensor.device
         return torch.device("cpu")
 

@@ -6,6 +6,7 @@
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -20,11 +21,42 @@ from rulepatch.tracing.model_sites import sites_of
 
 __all__ = ["Rounds", "by_rule", "by_score"]
 
-RANKS = (1, 3)
-STRENGTHS = (1.0, 2.0, 3.0, 4.0)
 GATE, HIGHER_GATE = 0.98, 0.99
-REFINED = 4
-"""Number of screened sites that are refined, in addition to the last one."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What the rounds try.
+
+    Attributes:
+        screen: settings tried at each site by itself.
+        ranks: of the sites that are refined.
+        gates: the same.
+        strengths: the same; the first three for several sites.
+        refined: number of screened sites that are refined, in addition to the last one.
+        has_rule: whether the default edit stays unless another is beyond doubt better.
+    """
+
+    screen: tuple[Mapping[str, Any], ...]
+    ranks: tuple[int, ...]
+    gates: tuple[float | None, ...]
+    strengths: tuple[float, ...]
+    refined: int
+    has_rule: bool
+
+
+REPLACED = Grid(
+    ({"rank": 3, "strength": 2.0, "gate": GATE}, {"rank": 3, "strength": 1.0, "gate": None}),
+    ranks=(1, 3), gates=(GATE, None), strengths=(1.0, 2.0, 3.0, 4.0), refined=4, has_rule=True,
+)  # fmt: skip
+"""For a concept that is replaced by another."""
+
+OVERLAID = Grid(
+    ({"rank": 8, "strength": 1.0, "gate": GATE},),
+    ranks=(3, 8, 16), gates=(GATE,), strengths=(1.0,), refined=3, has_rule=False,
+)  # fmt: skip
+"""For an overlay, learnt from many transplants: without a gate or beyond strength 1 such edits cost more than they win
+back, and the best sites lie anywhere."""
 
 MOST_DAMAGE = 0.3
 """Predicted damage above which an ungated edit is not measured: at 0.16 one prediction in five flipped."""
@@ -37,24 +69,25 @@ class Rounds:
 
     Args:
         fixed: settings that were given, which are not searched; see `model_fields_set`.
+        grid: what is tried.
         factory: makes their edits.
         scorer: measures them.
         pictures: how many the damage is measured on.
         max_drop: the budget, 0..1.
-        progress: whether to show bars.
     """
 
     def __init__(
-        self, fixed: Rewrite, factory: EditFactory, scorer: EditScorer, pictures: int, max_drop: float, progress: bool
+        self, fixed: Rewrite, grid: Grid, factory: EditFactory, scorer: EditScorer, pictures: int, max_drop: float
     ) -> None:
         self.fixed = fixed
+        self.grid = grid
         self.factory = factory
         self.max_drop = max_drop
         self.pictures = pictures
         self.found: list[Candidate] = []
         self._scorer = scorer
         self._judge = Judge.of(factory.problem.model, factory.problem.exemplars)
-        self._progress = progress
+        self._progress = factory.problem.run.progress
 
     @property
     def within(self) -> list[Candidate]:
@@ -123,16 +156,14 @@ def by_score(rounds: Rounds) -> tuple[Candidate | None, str]:
         The choice, and why; None if nothing helps.
     """
     paths = rounds.paths
-    rule = _rule(rounds)
+    rule = _rule(rounds) if rounds.grid.has_rule else None
     rounds.try_all("screen", [ladder for path in paths for ladder in _screen(rounds, path)])
     best_of = {
         path: max((score_or_zero(c.score) for c in rounds.within if c.trial.sites == (path,)), default=-np.inf)
         for path in paths
     }
     ranked = sorted(paths, key=lambda path: -best_of[path])
-    rounds.try_all(
-        "refine", [ladder for sites in _sets(ranked, paths, rounds.last) for ladder in _refine(rounds, sites)]
-    )
+    rounds.try_all("refine", [ladder for sites in _sets(rounds, ranked) for ladder in _refine(rounds, sites)])
     best = max(rounds.within, key=lambda each: score_or_zero(each.score), default=None)
     if best is not None:
         rounds.try_all("vary", [[trial] for trial in dict.fromkeys(_vary(rounds, best.trial))])
@@ -142,7 +173,7 @@ def by_score(rounds: Rounds) -> tuple[Candidate | None, str]:
 def _rule(rounds: Rounds) -> Candidate | None:
     """The default edit: the last site, rank 3, gated, at the largest strength within the budget that is not useless."""
     for rank, gate in ((3, GATE), (1, GATE), (3, HIGHER_GATE), (1, HIGHER_GATE)):
-        ladder = _ladder(rounds, [rounds.last], STRENGTHS[:3], rank=rank, gate=gate)
+        ladder = _ladder(rounds, [rounds.last], rounds.grid.strengths[:3], rank=rank, gate=gate)
         rounds.try_all("screen", [ladder])
         able = [each for each in rounds.within if each.trial in ladder and not rounds.is_useless(each)]
         if able:
@@ -173,23 +204,23 @@ def _ladder(rounds: Rounds, sites: Sequence[str], strengths: Sequence[float], **
 
 
 def _screen(rounds: Rounds, path: str) -> Iterator[list[Trial]]:
-    yield [rounds.trial([path], rank=3, strength=2.0, gate=GATE)]
-    yield [rounds.trial([path], rank=3, strength=1.0, gate=None)]
+    yield from ([rounds.trial([path], **settings)] for settings in rounds.grid.screen)
 
 
-def _sets(ranked: Sequence[str], paths: Sequence[str], last: str) -> list[tuple[str, ...]]:
+def _sets(rounds: Rounds, ranked: Sequence[str]) -> list[tuple[str, ...]]:
     """The best sites alone, pairs and a triple of them, and the last two and three; in the order of the network."""
+    paths = rounds.paths
     first, second, third = [*ranked, *[ranked[0]] * 2][:3]
-    wanted = [{path} for path in (*ranked[:REFINED], last)]
+    wanted = [{path} for path in (*ranked[: rounds.grid.refined], rounds.last)]
     wanted += [{first, second}, {first, third}, {second, third}, {first, second, third}]
     wanted += [set(paths[-2:]), set(paths[-3:])]
     return list(dict.fromkeys(tuple(path for path in paths if path in each) for each in wanted))
 
 
 def _refine(rounds: Rounds, sites: tuple[str, ...]) -> Iterator[list[Trial]]:
-    strengths = STRENGTHS if len(sites) == 1 else STRENGTHS[:3]
-    for rank in RANKS:
-        for gate in (GATE, None):
+    strengths = rounds.grid.strengths if len(sites) == 1 else rounds.grid.strengths[:3]
+    for rank in rounds.grid.ranks:
+        for gate in rounds.grid.gates:
             yield _ladder(rounds, sites, strengths, rank=rank, gate=gate)
 
 

@@ -6,11 +6,9 @@ The candidates and the selection among them are in `rounds.py` and `selection.py
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from rulepatch.concepts.counterfactuals import Counterfactuals, counterfactuals_of, make_counterfactuals
+from rulepatch.concepts.overlays import find_overlay, transplants
 from rulepatch.core.edit import Edit
 from rulepatch.core.exemplars import Exemplar
 from rulepatch.data.folders import ImageSet
@@ -18,14 +16,15 @@ from rulepatch.data.run import Run, with_settings
 from rulepatch.data.statistics import key_statistics
 from rulepatch.editors.judging import judged, warn_of
 from rulepatch.editors.problem import Problem, build_problem
-from rulepatch.errors import FolderError, SettingError, SiteError
+from rulepatch.errors import SettingError, SiteError
 from rulepatch.evaluation.evaluate import outcomes_of
-from rulepatch.evaluation.set_checks import check_validation, trusted
+from rulepatch.evaluation.set_checks import trusted
 from rulepatch.methods import MAX_DROP, Rewrite
 from rulepatch.models.classifier import Classifier
 from rulepatch.site_search.candidates import Candidate, EditFactory, EditScorer
+from rulepatch.site_search.evidence import gather_evidence, report_held_out
 from rulepatch.site_search.result import Search
-from rulepatch.site_search.rounds import Rounds, by_rule, by_score
+from rulepatch.site_search.rounds import OVERLAID, REPLACED, Rounds, by_rule, by_score
 from rulepatch.site_search.selection import is_within
 from rulepatch.text import percent, plural
 from rulepatch.timing import section
@@ -36,7 +35,11 @@ __all__ = ["MAX_DROP", "search"]
 MOST_REFERENCE = 1000
 """Most reference images on which damage is measured; statistics come from others."""
 
-FEWEST_COUNTERFACTUALS = 10
+HELD_OUT = 0.2
+"""Share of the reference set that chooses nothing where the exemplars' overlay can be laid over it."""
+
+TRANSPLANTS = 16
+"""Reference images with the exemplars' overlay that are learnt from beside the exemplars."""
 
 
 def search(
@@ -58,7 +61,9 @@ def search(
     context matching and replaced as in the exemplars, and the target is the model's prediction for the original. The
     score is the mean gain in log-probability. The default edit (the last site, rank 3, gated, as strong as the budget
     allows) is preferred unless another is better by two standard errors; then the candidate with the fewest flips
-    within one standard error of the best is selected. Without counterfactuals the default edit is used. An edit is
+    within one standard error of the best is selected. Without counterfactuals the default edit is used. If the
+    exemplars' change lies over the image (`find_overlay`), it is laid over reference images instead: some are learnt
+    from, some choose among all sites of the network, and a fifth of the reference set only reports. An edit is
     never selected if it repairs no more than it breaks although validation images fail, or if it is useless on its own
     exemplars.
 
@@ -104,20 +109,31 @@ def search(
     images = ImageSet.of(reference, model.classes, leave_out=leave_out)
     with section("search"):
         images = trusted(model, images, seed=run.seed, progress=run.progress)
+        overlay = None if fixed.whole_image else find_overlay(exemplars, model.preprocess)
+        held = ImageSet((), "held out")
+        if overlay is not None:
+            images, held = images.split(1 - HELD_OUT, seed=run.seed)
         known, unseen = images.split(0.5, seed=run.seed)  # damage is lower on the images of the statistics
-        problem = _build(model, exemplars, sites, fixed, known, run)
-        pictures, groups, told = _validation(problem, validation, images)
+        learnt = list(exemplars)
+        if overlay is not None:
+            learnt += transplants(overlay, model, known, TRANSPLANTS, seed=run.seed, progress=run.progress)
+        problem = _build(model, learnt, sites, fixed, known, run, whole_network=overlay is not None)
+        evidence = gather_evidence(problem, validation, images, overlay, unseen)
         sample = unseen.sample(MOST_REFERENCE, seed=run.seed)
         factory = EditFactory(problem, known)
-        with EditScorer(problem, list(factory.sites), sample, pictures, groups=groups) as scorer:
-            rounds = Rounds(fixed, factory, scorer, len(sample), max_drop, run.progress)
-            chosen, why = by_rule(rounds) if pictures is None else by_score(rounds)
+        with EditScorer(problem, list(factory.sites), sample, evidence.images, groups=evidence.groups) as scorer:
+            rounds = Rounds(fixed, REPLACED if overlay is None else OVERLAID, factory, scorer, len(sample), max_drop)
+            chosen, why = by_rule(rounds) if evidence.images is None else by_score(rounds)
         edit = None
         if chosen is not None:
             edit, told_of_edit = _made_final(factory, chosen, images, max_drop)
             why = f"{why}; {told_of_edit}; {edit.on_exemplars.why}"
+            if overlay is not None and held:
+                why = f"{why}; {report_held_out(model, edit, overlay, held, run)}"
             warn_of(edit)
-    return Search(edit, chosen, tuple(rounds.found), why, told, max_drop, len(sample), model.name, factory.make)
+    return Search(
+        edit, chosen, tuple(rounds.found), why, evidence.told, max_drop, len(sample), model.name, factory.make
+    )
 
 
 def _made_final(factory: EditFactory, chosen: Candidate, images: ImageSet, max_drop: float) -> tuple[Edit, str]:
@@ -150,12 +166,14 @@ def _build(
     how: Rewrite,
     images: ImageSet,
     run: Run,
+    *,
+    whole_network: bool,
 ) -> Problem:
     """The problem at all candidate sites, with statistics from one pass."""
     site_list = sites_of(model)
     if sites is None:
         grids = [site for site in site_list.sites if site.is_spatial]
-        wanted = grids[len(grids) // 2 :]
+        wanted = grids if whole_network else grids[len(grids) // 2 :]
         if not wanted:
             raise SiteError(f"expected a site with positions in {model.name} but it has none; name sites of your own")
     else:
@@ -166,35 +184,3 @@ def _build(
         )
     seen_as = Rewrite(whole_image=how.whole_image, value_point=how.value_point)  # what else is given comes later
     return build_problem(model, exemplars, [site.path for site in wanted], seen_as, reference=statistics, run=run)
-
-
-def _validation(
-    problem: Problem, given: Any, images: ImageSet
-) -> tuple[ImageSet | None, NDArray[np.int64] | None, str]:
-    """The images on which repair is measured, which of them belong together, and what to say of them."""
-    if given is None:
-        made = make_counterfactuals(problem, images, progress=problem.run.progress)
-        if made is None or len(made) < FEWEST_COUNTERFACTUALS:
-            count = plural(0 if made is None else len(made), "counterfactual")
-            return None, None, f"repair not measured: only {count} could be made"
-        return made.replaced, made.groups, f"repair measured on {_told(made)}"
-    if isinstance(given, Sequence) and given and isinstance(given[0], Exemplar):
-        shown = counterfactuals_of(problem.model, given)
-        return shown.replaced, None, f"repair measured on {plural(len(shown), 'exemplar')} of validation"
-    pictures = ImageSet.of(given, problem.model.classes)
-    if not pictures.is_labelled:
-        raise FolderError(
-            f"expected validation images in a folder for each class but {pictures.name} has some without; "
-            "name the folders by class"
-        )
-    check_validation(problem.model, pictures, images, problem.exemplars, progress=problem.run.progress)
-    return pictures, None, f"repair measured on {plural(len(pictures), 'labelled validation image')}"
-
-
-def _told(made: Counterfactuals) -> str:
-    place = made.place
-    assert place is not None
-    return (
-        f"{plural(len(made), 'counterfactual')} of {plural(int(made.groups.max()) + 1, 'image')}, the concept found "
-        f"at {place.key.site} (agreement with the exemplars' masks {place.agreement:.2f})"
-    )
