@@ -135,7 +135,8 @@ def find_overlay(
 
     Args:
         exemplars: at least one; an overlay lies at the same place in all of them.
-        preprocess: of the network whose crop of the exemplars is looked at; they must have one size without it.
+        preprocess: of the network whose crop of the exemplars is looked at. Without it they must have one size, of a
+            few hundred pixels a side: between neighbours in larger pictures there is little contrast but noise.
         opaque: the caller knows that the change of a single exemplar is an opaque overlay, such as a sticker. It cannot
             be told from a replacement, and is taken for one otherwise.
 
@@ -223,6 +224,7 @@ def transplants(
 
     Raises:
         ExemplarError: the overlay has another size than the network's input.
+        ImageError: a picture cannot be read.
         SettingError: a share out of range.
 
     Examples:
