@@ -23,7 +23,7 @@ from rulepatch.models.classifier import Classifier
 from rulepatch.models.preprocess import Preprocess
 from rulepatch.progress import steps
 
-__all__ = ["Overlay", "find_overlay", "transplants"]
+__all__ = ["Overlay", "contrast_shown", "find_overlay", "transplants"]
 
 Floats = NDArray[np.float64]
 
@@ -127,9 +127,16 @@ def find_overlay(
     gone: the slope of log |edited - c| on log |image - c|, both less their mean over a neighbourhood, is 1 or 0,
     whatever c is. It must lie within `SHOWN` for neighbourhoods of all `RADII`.
 
+    How far that can be trusted, with marks of one colour and 120 photographs each, and six masks for replacements: of
+    marks of alpha up to 0.5, 94 to 100 % were found, 86 to 100 % after JPEG of quality 90; of alpha 0.9, 65 % and 23 %.
+    Of 846 replacements by textures, photographs or flat colours none was taken for an overlay. Six were of 360 in the
+    playground, whose grain and shadows are the same before and after. Two to three exemplars found alpha 0.9 and logos
+    of several colours as well, even in JPEG if they are three.
+
     Args:
         exemplars: at least one; an overlay lies at the same place in all of them.
-        preprocess: of the network whose crop of the exemplars is looked at; they must have one size without it.
+        preprocess: of the network whose crop of the exemplars is looked at. Without it they must have one size, of a
+            few hundred pixels a side: between neighbours in larger pictures there is little contrast but noise.
         opaque: the caller knows that the change of a single exemplar is an opaque overlay, such as a sticker. It cannot
             be told from a replacement, and is taken for one otherwise.
 
@@ -148,8 +155,10 @@ def find_overlay(
     total = float(((after - before) ** 2).sum())
     if total == 0:
         return None
-    found = [_cast(before, after, mask)] if mask.mean() >= WHOLE else []
-    if len(exemplars) > 1:
+    if mask.mean() >= WHOLE and (cast := _cast(before, after, mask)).explained >= EXPLAINED:
+        return cast  # before the others: an alpha for each pixel follows any curve of tones
+    found = []
+    if len(before) > 1:
         found += [_held_out(fit, before, after, mask) for fit in (_one_colour, _opaque)]
     elif opaque:
         found.append(_pasted(before[0], after[0], mask))
@@ -215,6 +224,7 @@ def transplants(
 
     Raises:
         ExemplarError: the overlay has another size than the network's input.
+        ImageError: a picture cannot be read.
         SettingError: a share out of range.
 
     Examples:
@@ -274,7 +284,13 @@ def _laid(image: Floats, alpha: NDArray[Any], colour: NDArray[Any], gain: NDArra
 
 
 def _stacked(exemplars: Sequence[Exemplar], preprocess: Preprocess | None) -> tuple[Floats, Floats, Floats]:
-    """Originals and edited pictures (n, h, w, 3), equal outside the mask (h, w) in which all masks are united."""
+    """Originals and edited pictures (n, h, w, 3), equal outside the mask (h, w) in which all masks are united.
+
+    Of those with the same below the mask, as before a fixed camera, one is kept: they agree whatever is put there.
+
+    Raises:
+        ExemplarError: no exemplars, or of several sizes.
+    """
     framed = preprocess.frame if preprocess else lambda image: image
     masks = [preprocess.mask(each.mask).numpy() if preprocess else each.mask for each in exemplars]
     sizes = {mask.shape for mask in masks}
@@ -288,7 +304,11 @@ def _stacked(exemplars: Sequence[Exemplar], preprocess: Preprocess | None) -> tu
         np.stack([np.asarray(framed(in_mode(image, "RGB")), dtype=np.float64) / 255 for image in images])
         for images in ([each.image for each in exemplars], [each.edited for each in exemplars])
     )
-    return before, np.where(mask[..., None] > 0, after, before), mask
+    kept: list[int] = []
+    for i, picture in enumerate(before):
+        if all(np.abs(picture - before[other])[mask > 0].mean() > CHANGED for other in kept):
+            kept.append(i)
+    return before[kept], np.where(mask[..., None] > 0, after, before)[kept], mask
 
 
 def _fitted(
@@ -327,7 +347,8 @@ def _cast(before: Floats, after: Floats, mask: Floats) -> Overlay:
     weights = np.linalg.lstsq(x, y, rcond=None)[0]
     found = _fitted("cast", (before, after, mask), mask, weights[3], weights[:3].T)
     # A dark picture replaced by a bright one is mostly a change of the mean: the picture must be explained, too.
-    left = ((x @ weights - y) ** 2).sum() / max(((y - y.mean(0)) ** 2).sum(), 1e-9)
+    noise = y.size / 255**2  # nothing shows through a picture painted in one colour
+    left = (((x @ weights - y) ** 2).sum() + noise) / (((y - y.mean(0)) ** 2).sum() + noise)
     return replace(found, explained=min(found.explained, max(0.0, 1 - float(left))))
 
 
