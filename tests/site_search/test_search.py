@@ -3,12 +3,16 @@
 import dataclasses
 import itertools
 import json
+import re
 
 import numpy as np
 import pytest
 
 import rulepatch
+from rulepatch.concepts.overlays import Overlay
+from rulepatch.core.exemplars import Exemplar
 from rulepatch.data.cache import Cache
+from rulepatch.data.folders import ImageSet, Picture
 from rulepatch.errors import DamageError, FolderError, SettingError, SiteError, UselessEditError
 from rulepatch.evaluation.evaluate import evaluate
 from rulepatch.experiments.demo import road_vehicles
@@ -209,6 +213,57 @@ def test_without_anything_to_measure_repair_on_a_rule_stands_in(model, exemplars
     found = search(model, exemplars, reference=training_images(120, seed=3), sites=SITES, cache=None, progress=False)
     assert "by rule" in found.why and "not measured" in found.validation and found.edit.sites == (SITES[-1],)
     assert all(each.score is None for each in found.candidates) and "n/a" in found.to_text()
+
+
+@pytest.fixture(scope="module")
+def veil():
+    """A half-transparent white grid."""
+    mask = np.zeros((64, 64), np.float32)
+    mask[::8] = mask[:, ::8] = 1
+    return Overlay(0.4 * mask, np.ones(3, np.float32), 1.0, "one colour", mask)
+
+
+@pytest.fixture(scope="module")
+def veiled(model, veil):
+    """An exemplar with the veil, and a search that starts from it alone."""
+    first, *rest = training_images(300, seed=11).pictures
+    image = first.read()
+    one = Exemplar(image, veil.onto(image)[0], veil.mask, label=first.label)
+    return one, search(model, [one], reference=ImageSet(tuple(rest), "rest"), cache=None, progress=False)
+
+
+@pytest.mark.slow
+def test_what_lies_over_one_image_is_repaired_on_others(model, veil, veiled):
+    _, found = veiled
+    clean = training_images(300, seed=99)
+    marked = tuple(Picture(veil.onto(each.read())[0], each.label) for each in clean.pictures)
+    seen = evaluate(model, found.edit, tests=ImageSet(marked, "marked"), reference=clean, progress=False)
+    assert seen.tests.before < 0.6 and seen.tests.after > 0.9
+    assert seen.reference.drop <= 0.01 and len(seen.reference.flips) <= 6
+
+
+@pytest.mark.slow
+def test_it_is_learnt_from_chosen_by_and_reported_on_different_images(veiled):
+    one, found = veiled
+    assert "100 transplants of the exemplars' overlay (one colour)" in found.validation
+    made_of = [each["name"] for each in found.edit.provenance["exemplars"]]
+    assert len(made_of) == 17 and made_of[0] == one.name
+    assert re.search(r"on 60 images that chose nothing: \d+ of \d+ failing transplants repaired, \d+ broken", found.why)
+    tried = {path for each in found.candidates for path in each.trial.sites}
+    assert "blocks.1.conv" in tried and all(each.trial.how.gate is not None for each in found.candidates)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:the exemplars show no failure")
+def test_without_transplants_less_is_won_back(model, veil, veiled, monkeypatch):
+    one, with_them = veiled
+    monkeypatch.setattr("rulepatch.site_search.search.find_overlay", lambda *_: None)
+    rest = ImageSet(training_images(300, seed=11).pictures[1:], "rest")
+    without = search(model, [one], reference=rest, cache=None, progress=False)
+    shown = tuple(Picture(veil.onto(each.read())[0], each.label) for each in training_images(200, seed=98).pictures)
+    tests = ImageSet(shown, "marked")
+    after = [evaluate(model, found.edit, tests=tests, progress=False).tests.after for found in (with_them, without)]
+    assert after[0] > after[1] + 0.1
 
 
 def candidate(sites, gains, *, drop=0.0, flips=0.0, turn="refine", repaired=0, broken=0, failing=0):

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from rulepatch.concepts.counterfactuals import make_counterfactuals
     from rulepatch.concepts.make_cases import styles_for
     from rulepatch.concepts.match import Key, Matches, key_of_concept, key_of_edit
+    from rulepatch.concepts.overlays import Overlay, find_overlay, transplants
     from rulepatch.concepts.painting import Painting
     from rulepatch.concepts.segment import (
         Region,
@@ -46,6 +47,7 @@ __all__ = [
     "Matches",
     "Note",
     "OpenVocabulary",
+    "Overlay",
     "Painting",
     "Region",
     "Request",
@@ -56,6 +58,7 @@ __all__ = [
     "TestSet",
     "check_parts",
     "concept_mask",
+    "find_overlay",
     "finished",
     "key_of_concept",
     "key_of_edit",
@@ -71,6 +74,7 @@ __all__ = [
     "styles",
     "styles_for",
     "stylizer",
+    "transplants",
 ]
 
 __getattr__, __dir__ = exports(__name__)

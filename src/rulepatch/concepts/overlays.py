@@ -30,7 +30,7 @@ Floats = NDArray[np.float64]
 EXPLAINED = 0.9
 """Least share of the change's squared pixels that an overlay explains; JPEG of quality 90 alone takes up to 0.08."""
 
-SHOWN = (2 / 3, 4 / 3)
+SHOWN = (2 / 3, 3 / 2)
 """Range of the contrast that shows through one exemplar's overlay: 1 for an overlay, 0 for a replacement."""
 
 RADII = (1, 3, 8, 24)
