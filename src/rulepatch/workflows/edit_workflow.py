@@ -159,10 +159,15 @@ def run_edit(
     given = {name: value for name, value in (images or {}).items() if value}
     validation, classes = given.pop("validation", None), given.pop("protect_classes", ())
     if "auto" in site:
+        others = [*given, *(["protect_classes"] if classes else [])]
+        if not isinstance(how, Rewrite) or others:
+            raise SettingError(
+                f"expected a rewrite of exemplars with --site auto but got {', '.join([how.name, *others])}; "
+                "name a site to make such an edit"
+            )
         return _make_by_search(
-            model, exemplars, how, [*given, *(["protect_classes"] if classes else [])], out=out, reference=reference,
-            sites=[path for path in site if path != "auto"] or None, leave_out=leave_out, validation=validation,
-            limits=limits, run=run,
+            model, exemplars, how, out=out, reference=reference, sites=[path for path in site if path != "auto"] or None,
+            leave_out=leave_out, validation=validation, limits=limits, run=run,
         )  # fmt: skip
     if validation is not None:
         raise SettingError("expected --site auto with validation images, which only a search looks at; leave one out")
@@ -201,8 +206,7 @@ def _of_classes(model: Classifier, images: ImageSet, classes: Sequence[int | str
 def _make_by_search(
     model: Classifier,
     exemplars: Sequence[Exemplar],
-    how: Method,
-    others: Sequence[str],
+    how: Rewrite,
     *,
     out: Path,
     reference: Any,
@@ -212,11 +216,6 @@ def _make_by_search(
     limits: Limits,
     run: Run,
 ) -> EditRun:
-    if not isinstance(how, Rewrite) or others:
-        raise SettingError(
-            f"expected a rewrite of exemplars with --site auto but got {', '.join([how.name, *others])}; "
-            "name a site to make such an edit"
-        )
     with collect_timings() as seconds:
         found = search(
             model,
