@@ -165,9 +165,10 @@ def run_edit(
                 f"expected a rewrite of exemplars with --site auto but got {', '.join([how.name, *others])}; "
                 "name a site to make such an edit"
             )
+        among = [path for path in site if path != "auto"] or None
         return _make_by_search(
-            model, exemplars, how, out=out, reference=reference, sites=[path for path in site if path != "auto"] or None,
-            leave_out=leave_out, validation=validation, limits=limits, run=run,
+            model, exemplars, how, out=out, reference=reference, sites=among, leave_out=leave_out,
+            validation=validation, limits=limits, run=run,
         )  # fmt: skip
     if validation is not None:
         raise SettingError("expected --site auto with validation images, which only a search looks at; leave one out")
