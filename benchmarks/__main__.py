@@ -3,9 +3,9 @@
 import runpy
 
 NAMES = (
-    "statistics", "solve", "repair", "scoring", "methods", "cells", "wheels", "signals", "search", "gates", "rules",
-    "signs", "families", "shortcuts", "photographs", "casework", "many_machines", "sweep_engine", "inverse",
-    "new_class", "web",
+    "statistics", "solve", "repair", "scoring", "methods", "cells", "wheels", "signals", "search", "watermark",
+    "gates", "rules", "signs", "families", "shortcuts", "photographs", "casework", "many_machines", "sweep_engine",
+    "inverse", "new_class", "web",
 )  # fmt: skip
 
 for name in NAMES:

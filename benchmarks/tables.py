@@ -153,6 +153,22 @@ SEARCH: Mapping[str, Callable[[Row], str]] = {
     "time": seconds,
 }
 
+WATERMARK: Mapping[str, Callable[[Row], str]] = {
+    "network": text("network"),
+    "chosen": text("edit"),
+    "depth": lambda row: ", ".join(f"{each:.2f}" for each in row.get("depth", [])),
+    "with the mark": lambda row: (
+        "" if row.get("after, %") is None else f"{row['before, %']:.1f} → {row['after, %']:.1f} %"
+    ),
+    "of clean": lambda row: "" if row.get("clean, %") is None else f"{row['clean, %']:.1f} %",
+    "won back": lambda row: "" if row.get("won back, %") is None else f"{row['won back, %']:.0f} %",
+    "repaired, broken": lambda row: "" if row.get("repaired") is None else f"{row['repaired']}, {row['broken']}",
+    "points lost": number("points lost", 1),
+    "flips": lambda row: "" if row.get("flips, %") is None else f"{row['flips, %']:.1f} %",
+    "candidates": text("candidates"),
+    "time": seconds,
+}
+
 GATES: Mapping[str, Callable[[Row], str]] = {
     "edit": text("edit"),
     "strength": number("strength", 0),
@@ -528,6 +544,7 @@ VIEWS: Mapping[str, Callable[[], str]] = {
     "signals": View("signals-cpu", SIGNALS),
     "signals-mobilenet": View("signals-mobilenet-cpu", SIGNALS),
     "search": View("search-cpu", SEARCH),
+    "watermark": View("watermark-cpu", WATERMARK),
     "gates": View("gates-cpu", GATES),
     "gates-mobilenet": View("gates-mobilenet-cpu", GATES),
     "rules": View("rules-cpu", RULES),

@@ -33,6 +33,11 @@ EXPLAINED = 0.9
 SHOWN = (2 / 3, 3 / 2)
 """Range of the contrast that shows through one exemplar's overlay: 1 for an overlay, 0 for a replacement."""
 
+LARGE, ROUGH = 0.12, 0.008
+"""Mean alpha of the picture above which one exemplar's overlay must be smooth, and the most that alpha may differ from
+its neighbours. Where a ground is replaced by another that shares its grain and shadows, alpha takes up the rest: 0.012
+to 0.08 in the playground; it is 0.001 under veils of even or gradual alpha, 0.007 to 0.017 in JPEG of quality 90."""
+
 RADII = (1, 3, 8, 24)
 """Radii of the neighbourhoods, in pixels, within which contrast is measured; shared grain or shadow has one scale."""
 
@@ -129,9 +134,9 @@ def find_overlay(
 
     How far that can be trusted, with marks of one colour and 120 photographs each, and six masks for replacements: of
     marks of alpha up to 0.5, 94 to 100 % were found, 86 to 100 % after JPEG of quality 90; of alpha 0.9, 65 % and 23 %.
-    Of 846 replacements by textures, photographs or flat colours none was taken for an overlay. Six were of 360 in the
-    playground, whose grain and shadows are the same before and after. Two to three exemplars found alpha 0.9 and logos
-    of several colours as well, even in JPEG if they are three.
+    Of 846 replacements by textures, photographs or flat colours none was taken for an overlay. One was of
+    192 grounds of the playground, whose grain and shadows are the same before and after. Two to three exemplars found
+    alpha 0.9 and logos of several colours as well, even in JPEG if they are three.
 
     Args:
         exemplars: at least one; an overlay lies at the same place in all of them.
@@ -164,7 +169,10 @@ def find_overlay(
         found.append(_pasted(before[0], after[0], mask))
     else:
         single = _one_colour(before, after, mask)
-        if all(SHOWN[0] < shown < SHOWN[1] for shown in contrast_shown(before[0], after[0], single)):
+        is_large = single.alpha.mean() > LARGE
+        if all(SHOWN[0] < shown < SHOWN[1] for shown in contrast_shown(before[0], after[0], single)) and not (
+            is_large and _roughness(single) > ROUGH
+        ):
             found.append(single)
     enough = [each for each in found if each.explained >= EXPLAINED]
     return max(enough, key=lambda each: round(each.explained, 2), default=None)
@@ -422,6 +430,13 @@ def _pasted(before: Floats, after: Floats, mask: Floats) -> Overlay:
     alpha = np.where(_box(changed.astype(np.float64), 2) > 0.5, mask, 0)
     colour = before + (after - before) / np.maximum(alpha, 0.02)[..., None]
     return _fitted("opaque", (before[None], after[None], mask), alpha, colour.clip(0, 1))
+
+
+def _roughness(overlay: Overlay) -> float:
+    """The median difference of alpha from the mean of its neighbours in the mask."""
+    inside, alpha = overlay.mask > 0.5, overlay.alpha.astype(np.float64)
+    size = np.maximum(_box(inside.astype(np.float64), 1), 1e-9)
+    return float(np.median(np.abs(alpha - _box(np.where(inside, alpha, 0), 1) / size)[inside]))
 
 
 def _box(values: Floats, radius: int) -> Floats:
