@@ -63,7 +63,7 @@ class Workers:
         with ExitStack() as begun:
             if dask is not None:
                 self._client = _connect(begun, count, dask)
-                self._executor = self._client.get_executor()
+                self._executor = self._client.get_executor(pure=False)  # a failure is not the answer to the next try
             self._stack = begun.pop_all()
 
     @property
