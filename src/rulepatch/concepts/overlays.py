@@ -169,10 +169,9 @@ def find_overlay(
         found.append(_pasted(before[0], after[0], mask))
     else:
         single = _one_colour(before, after, mask)
-        is_large = single.alpha.mean() > LARGE
-        if all(SHOWN[0] < shown < SHOWN[1] for shown in contrast_shown(before[0], after[0], single)) and not (
-            is_large and _roughness(single) > ROUGH
-        ):
+        shows_through = all(SHOWN[0] < shown < SHOWN[1] for shown in contrast_shown(before[0], after[0], single))
+        is_smooth = single.alpha.mean() <= LARGE or _roughness(single) <= ROUGH
+        if shows_through and is_smooth:
             found.append(single)
     enough = [each for each in found if each.explained >= EXPLAINED]
     return max(enough, key=lambda each: round(each.explained, 2), default=None)

@@ -61,7 +61,8 @@ class EditFactory:
         self._base = base_digest(problem.model.module)
         self._changes: dict[Trial, list[LowRank]] = {}
         self._damage: dict[Trial, float] = {}
-        self._loss_before: dict[str, float] = {}
+        self._loss: dict[Trial, float] = {}
+        self._most_rank: dict[str, int] = {}
         self._patches: dict[str, KeyStatistics] = {}
 
     @property
@@ -71,8 +72,10 @@ class EditFactory:
 
     def most_rank(self, path: str) -> int:
         """The highest rank that a site's keys under the masks allow."""
-        (seen,) = (seen for seen in self.problem.observations if seen.site.path == path)
-        return min(seen.concept_keys(1)[0].shape)
+        if path not in self._most_rank:
+            (seen,) = (seen for seen in self.problem.observations if seen.site.path == path)
+            self._most_rank[path] = min(seen.concept_keys(1)[0].shape)
+        return self._most_rank[path]
 
     def make(self, trial: Trial) -> Edit:
         """The edit of a trial, not measured; those that differ in strength alone are solved once."""
@@ -96,16 +99,14 @@ class EditFactory:
 
     def loss_ratio(self, trial: Trial) -> float:
         """Masked error at strength 1 as a share of that before, each site by itself, the mean of the sites."""
-        seen, changes = self._observations_of(trial), self._solved(trial.but(strength=1.0))
-        for each in seen:
-            if each.site.path not in self._loss_before:
-                self._loss_before[each.site.path] = float(each.error().mean())
-        after = masked_errors(self.problem.model.module, None, seen, changes)
-        return float(
-            np.mean(
-                [then / max(self._loss_before[each.site.path], 1e-12) for each, then in zip(seen, after, strict=True)]
-            )
-        )
+        unscaled = trial.but(strength=1.0)
+        if unscaled not in self._loss:
+            seen = self._observations_of(unscaled)
+            after = masked_errors(self.problem.model.module, None, seen, self._solved(unscaled))
+            before = [float(each.error().mean()) for each in seen]
+            ratios = [then / max(first, 1e-12) for first, then in zip(before, after, strict=True)]
+            self._loss[unscaled] = float(np.mean(ratios))
+        return self._loss[unscaled]
 
     def finish(self, trial: Trial, statistics: Mapping[str, KeyStatistics] | None = None) -> Edit:
         """The edit of a trial, with losses measured at its own strength.

@@ -18,7 +18,8 @@ from rulepatch.errors import FolderError
 from rulepatch.evaluation.evaluate import outcomes_of
 from rulepatch.evaluation.set_checks import check_validation
 from rulepatch.models.classifier import Classifier
-from rulepatch.text import percent, plural
+from rulepatch.site_search.selection import told_damage
+from rulepatch.text import plural
 
 __all__ = ["Evidence", "gather_evidence", "report_held_out", "transplants_of"]
 
@@ -109,8 +110,8 @@ def report_held_out(model: Classifier, edit: Edit, overlay: Overlay, held: Image
     failing = int((~repair.right_before).sum())
     return (
         f"on {plural(len(held), 'image')} that chose nothing: {len(repair.repaired)} of "
-        f"{plural(failing, 'failing transplant')} repaired, {len(repair.broken)} broken; {100 * damage.drop:+.2f} "
-        f"points lost and {percent(len(damage.flips) / len(damage))} flips without the overlay"
+        f"{plural(failing, 'failing transplant')} repaired, {len(repair.broken)} broken; {told_damage(damage)} "
+        "without the overlay"
     )
 
 

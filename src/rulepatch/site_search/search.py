@@ -25,8 +25,8 @@ from rulepatch.site_search.candidates import Candidate, EditFactory, EditScorer
 from rulepatch.site_search.evidence import gather_evidence, report_held_out
 from rulepatch.site_search.result import Search
 from rulepatch.site_search.rounds import OVERLAID, REPLACED, Rounds, by_rule, by_score
-from rulepatch.site_search.selection import is_within
-from rulepatch.text import percent, plural
+from rulepatch.site_search.selection import is_within, told_damage
+from rulepatch.text import plural
 from rulepatch.timing import section
 from rulepatch.tracing.model_sites import sites_of
 
@@ -152,7 +152,7 @@ def _made_final(factory: EditFactory, chosen: Candidate, images: ImageSet, max_d
     sample = images.sample(MOST_REFERENCE, seed=run.seed)
     (found,) = outcomes_of(problem.model, [edit], sample, progress="damage" if run.progress else None)
     flips = len(found.flips) / len(found)
-    told = f"{100 * found.drop:+.2f} points lost and {percent(flips)} flips on {plural(len(found), 'image')}"
+    told = f"{told_damage(found)} on {plural(len(found), 'image')}"
     if is_within(found.drop, flips, len(found), max_drop) and edit.on_exemplars.verdict != "useless":
         return edit, f"made anew with statistics of the whole reference set: {told}"
     edit = judged(problem.model, factory.finish(trial), problem.exemplars)

@@ -4,12 +4,13 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from rulepatch.evaluation.outcomes import Outcomes
 from rulepatch.methods import Rewrite
 from rulepatch.settings import written
 from rulepatch.site_search.candidates import Candidate, Trial
 from rulepatch.text import percent, plural
 
-__all__ = ["FLIPS", "choose", "given_of", "is_within", "name_of", "score_or_zero"]
+__all__ = ["FLIPS", "choose", "given_of", "is_within", "name_of", "score_or_zero", "told_damage"]
 
 FLIPS = 4
 """Flips allowed for each image that may be lost. On a few hundred images the net loss is mostly noise and does not
@@ -113,6 +114,12 @@ def _told_of(candidate: Candidate) -> str:
 def score_or_zero(score: float | None) -> float:
     """A score, 0 where nothing was measured."""
     return 0.0 if score is None else score
+
+
+def told_damage(outcomes: Outcomes) -> str:
+    """What an edit costs on some images, in words."""
+    flips = percent(len(outcomes.flips) / len(outcomes))
+    return f"{100 * outcomes.drop:+.2f} points lost and {flips} flips"
 
 
 def given_of(fixed: Rewrite) -> str:
