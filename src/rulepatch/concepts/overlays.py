@@ -1,7 +1,7 @@
-"""Overlays (a watermark, logo, frame, colour cast): found in exemplars, and carried to other pictures.
+"""Overlays (a watermark, logo, frame, colour cast): found in exemplars, and carried to other images.
 
 An exemplar shows the same pixels before and after. If the change does not depend on what lies below, it can be laid
-over any other picture. The model, with alpha a (0..1), colour c and, for a colour cast, gain G:
+over any other image. The model, with alpha a (0..1), colour c and, for a colour cast, gain G:
 
     edited = (1 - a) image + a (G image + c)
 """
@@ -34,7 +34,7 @@ SHOWN = (2 / 3, 3 / 2)
 """Range of the contrast that shows through one exemplar's overlay: 1 for an overlay, 0 for a replacement."""
 
 LARGE, ROUGH = 0.12, 0.008
-"""Mean alpha of the picture above which one exemplar's overlay must be smooth, and the most that alpha may differ from
+"""Mean alpha of the image above which one exemplar's overlay must be smooth, and the most that alpha may differ from
 its neighbours. Where a ground is replaced by another that shares its grain and shadows, alpha takes up the rest: 0.012
 to 0.08 in the playground; it is 0.001 under veils of even or gradual alpha, 0.007 to 0.017 in JPEG of quality 90."""
 
@@ -45,13 +45,13 @@ FEWEST = 64
 """Changed pixels below which the contrast of a single exemplar says nothing."""
 
 WHOLE = 0.98
-"""Share of the picture above which a mask covers everything, so that the change may be a colour cast."""
+"""Share of the image above which a mask covers everything, so that the change may be a colour cast."""
 
 CHANGED = 8 / 255
 """Difference of a pixel above which it counts as changed by an opaque overlay; below it may be JPEG."""
 
 SPREAD = 0.1
-"""Standard deviation of alpha among neighbours, as assumed where the picture has the overlay's own colour."""
+"""Standard deviation of alpha among neighbours, as assumed where the image has the overlay's own colour."""
 
 MOST_PIXELS = 20_000
 """Pixels from which the colour is fitted; more do not change it."""
@@ -65,7 +65,7 @@ STEPS = 30
 
 @dataclass(frozen=True, eq=False)
 class Overlay:
-    """Something that lies over a picture and can be laid over others.
+    """Something that lies over an image and can be laid over others.
 
     Attributes:
         alpha: how much it covers of each pixel, (h, w), float32, 0..1.
@@ -93,21 +93,21 @@ class Overlay:
     gain: NDArray[np.float32] | None = field(default=None, repr=False)
 
     def onto(self, image: Image.Image, shift: tuple[int, int] = (0, 0)) -> tuple[Image.Image, NDArray[np.float32]]:
-        """Lay it over a picture, rounded as by Pillow's `paste`.
+        """Lay it over an image, rounded as by Pillow's `paste`.
 
         Args:
             image: RGB or RGBA, of the overlay's size; transparency stays as it is.
-            shift: pixels (down, right) by which it is moved; what leaves the picture is cut off.
+            shift: pixels (down, right) by which it is moved; what leaves the image is cut off.
 
         Returns:
-            The picture with the overlay, and the mask, (h, w), float32; they are equal where the mask is 0.
+            The image with the overlay, and the mask, (h, w), float32; they are equal where the mask is 0.
 
         Raises:
-            ExemplarError: the picture has another size.
+            ExemplarError: the image has another size.
         """
         if image.size != self.mask.shape[::-1]:
             raise ExemplarError(
-                f"expected a picture of the overlay's size {self.mask.shape[::-1]} but got {image.size}; frame both "
+                f"expected an image of the overlay's size {self.mask.shape[::-1]} but got {image.size}; frame both "
                 "for the same network"
             )
         image = in_mode(image, "RGBA" if has_alpha(image) else "RGB")
@@ -128,7 +128,7 @@ def find_overlay(
 
     Several exemplars are a test by themselves: an overlay found in all but one must explain the change of that one.
     A single exemplar is not, since an alpha for each pixel explains any change of grey pixels. Under an overlay,
-    though, the local contrast of the picture shows through, as strong as alpha says, and under a replacement it is
+    though, the local contrast of the image shows through, as strong as alpha says, and under a replacement it is
     gone: the slope of log |edited - c| on log |image - c|, both less their mean over a neighbourhood, is 1 or 0,
     whatever c is. It must lie within `SHOWN` for neighbourhoods of all `RADII`.
 
@@ -141,7 +141,7 @@ def find_overlay(
     Args:
         exemplars: at least one; an overlay lies at the same place in all of them.
         preprocess: of the network whose crop of the exemplars is looked at. Without it they must have one size, of a
-            few hundred pixels a side: between neighbours in larger pictures there is little contrast but noise.
+            few hundred pixels a side: between neighbours in larger images there is little contrast but noise.
         opaque: the caller knows that the change of a single exemplar is an opaque overlay, such as a sticker. It cannot
             be told from a replacement, and is taken for one otherwise.
 
@@ -178,11 +178,11 @@ def find_overlay(
 
 
 def contrast_shown(before: Floats, after: Floats, overlay: Overlay) -> list[float]:
-    """How much of a picture's local contrast shows through an overlay of one colour, relative to its alpha.
+    """How much of an image's local contrast shows through an overlay of one colour, relative to its alpha.
 
     Args:
         before: the original, (h, w, 3), 0..1.
-        after: the edited picture, (h, w, 3), 0..1.
+        after: the edited image, (h, w, 3), 0..1.
         overlay: fitted to them.
 
     Returns:
@@ -215,23 +215,23 @@ def transplants(
     shifted: float = 0.0,
     progress: bool = True,
 ) -> list[Exemplar]:
-    """Lay an overlay over pictures of a reference set, as the network sees them.
+    """Lay an overlay over images of a reference set, as the network sees them.
 
     Args:
         overlay: of the network's input size.
         model: the classifier.
-        images: the pictures; labels are ignored.
+        images: the images; labels are ignored.
         count: how many; all of them at most.
         seed: of which they are, and of the places.
         shifted: share of them with the overlay at a random other place, 0..1, as far as its mask stays inside.
         progress: whether to show a bar.
 
     Returns:
-        Exemplars without labels, named after the pictures.
+        Exemplars without labels, named after the images.
 
     Raises:
         ExemplarError: the overlay has another size than the network's input.
-        ImageError: a picture cannot be read.
+        ImageError: an image cannot be read.
         SettingError: a share out of range.
 
     Examples:
@@ -245,7 +245,7 @@ def transplants(
         [(64, 64), (64, 64)]
     """
     if not 0 <= shifted <= 1:
-        raise SettingError(f"expected a share of shifted pictures in 0..1 but got {shifted}; 0.5 moves every other one")
+        raise SettingError(f"expected a share of shifted images in 0..1 but got {shifted}; 0.5 moves every other one")
     if overlay.mask.shape != model.preprocess.input_size:
         raise ExemplarError(
             f"expected an overlay of the network's input size {model.preprocess.input_size} but got "
@@ -291,7 +291,7 @@ def _laid(image: Floats, alpha: NDArray[Any], colour: NDArray[Any], gain: NDArra
 
 
 def _stacked(exemplars: Sequence[Exemplar], preprocess: Preprocess | None) -> tuple[Floats, Floats, Floats]:
-    """Originals and edited pictures (n, h, w, 3), equal outside the mask (h, w) in which all masks are united.
+    """Originals and edited images (n, h, w, 3), equal outside the mask (h, w) in which all masks are united.
 
     Of those with the same below the mask, as before a fixed camera, one is kept: they agree whatever is put there.
 
@@ -325,7 +325,7 @@ def _fitted(
     colour: NDArray[Any],
     gain: NDArray[Any] | None = None,
 ) -> Overlay:
-    """An overlay, and what it explains of the pictures (before, after, mask) that it was fitted to."""
+    """An overlay, and what it explains of the images (before, after, mask) that it was fitted to."""
     before, after, mask = seen
     left = ((_laid(before, alpha, colour, gain) - after) ** 2).sum()
     explained = 1 - left / max(((after - before) ** 2).sum(), 1e-9)
@@ -353,8 +353,8 @@ def _cast(before: Floats, after: Floats, mask: Floats) -> Overlay:
     x = np.hstack([x, np.ones((len(x), 1))])
     weights = np.linalg.lstsq(x, y, rcond=None)[0]
     found = _fitted("cast", (before, after, mask), mask, weights[3], weights[:3].T)
-    # A dark picture replaced by a bright one is mostly a change of the mean: the picture must be explained, too.
-    noise = y.size / 255**2  # nothing shows through a picture painted in one colour
+    # A dark image replaced by a bright one is mostly a change of the mean: the image must be explained, too.
+    noise = y.size / 255**2  # nothing shows through an image painted in one colour
     left = (((x @ weights - y) ** 2).sum() + noise) / (((y - y.mean(0)) ** 2).sum() + noise)
     return replace(found, explained=min(found.explained, max(0.0, 1 - float(left))))
 
@@ -362,7 +362,7 @@ def _cast(before: Floats, after: Floats, mask: Floats) -> Overlay:
 def _one_colour(before: Floats, after: Floats, mask: Floats) -> Overlay:
     """One colour and an alpha for each pixel, by least squares.
 
-    Where the picture has the overlay's own colour, alpha cannot be seen, and is taken from the neighbours as far as
+    Where the image has the overlay's own colour, alpha cannot be seen, and is taken from the neighbours as far as
     noise hides it.
     """
     inside = mask > 0
@@ -388,10 +388,10 @@ def _colour_from(colour: Floats, x: Floats, y: Floats) -> tuple[float, Floats]:
     Args:
         colour: the start, (3,).
         x: pixels of the originals, (n, pixels, 3).
-        y: pixels of the edited pictures, (n, pixels, 3).
+        y: pixels of the edited images, (n, pixels, 3).
 
     Returns:
-        The mean squared error of a pixel, summed over pictures and channels, and the colour, (3,), 0..1.
+        The mean squared error of a pixel, summed over images and channels, and the colour, (3,), 0..1.
     """
     error, kept = np.inf, colour
     for _ in range(STEPS):
@@ -413,7 +413,7 @@ def _colour_from(colour: Floats, x: Floats, y: Floats) -> tuple[float, Floats]:
 
 
 def _opaque(before: Floats, after: Floats, mask: Floats) -> Overlay:
-    """A colour and an alpha for each pixel, 1 unless the pictures show through; 0 where no picture is changed."""
+    """A colour and an alpha for each pixel, 1 unless the images show through; 0 where no image is changed."""
     mean_before, mean_after = before.mean(0), after.mean(0)
     along = ((before - mean_before) * (after - mean_after)).sum((0, -1))
     spread = ((before - mean_before) ** 2).sum((0, -1))
@@ -424,7 +424,7 @@ def _opaque(before: Floats, after: Floats, mask: Floats) -> Overlay:
 
 
 def _pasted(before: Floats, after: Floats, mask: Floats) -> Overlay:
-    """The pixels of one edited picture, as opaque as the mask is white, where anything near them is changed."""
+    """The pixels of one edited image, as opaque as the mask is white, where anything near them is changed."""
     changed = np.abs(after - before).max(-1) > CHANGED
     alpha = np.where(_box(changed.astype(np.float64), 2) > 0.5, mask, 0)
     colour = before + (after - before) / np.maximum(alpha, 0.02)[..., None]
