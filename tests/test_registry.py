@@ -326,7 +326,7 @@ import numpy as np
 from PIL import Image
 import rulepatch as rp
 from rulepatch.concepts.segment import load_segmenter, segmenters
-from rulepatch.data.folders import Image
+from rulepatch.data.folders import Picture
 from rulepatch.models.registry import sources
 
 assert "brightness" in segmenters() and "day-night" in sources()
