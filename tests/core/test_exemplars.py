@@ -7,7 +7,7 @@ from PIL import Image
 from torch import nn
 
 from rulepatch.core.exemplars import Exemplar
-from rulepatch.core.site_activations import position_weights, record_site
+from rulepatch.core.site_activations import position_weights, record_sites
 from rulepatch.errors import ExemplarError, SiteError
 from rulepatch.tracing.positions import SpatialPositions
 from rulepatch.tracing.sites import find_sites, flatten_positions
@@ -28,7 +28,7 @@ def observation_at(net, inputs):
 
     def observation(path, *, everywhere=False, **settings):
         masks = torch.ones_like(masks_for(inputs)) if everywhere else masks_for(inputs)
-        return record_site(net, site_list.site(path, **settings), inputs, edited, masks)
+        return record_sites(net, [site_list.site(path, **settings)], inputs, edited, masks)[0]
 
     return observation
 
@@ -61,7 +61,7 @@ def test_residuals_follow_a_change_of_layout():
     images = torch.randn(2, 4, 6, 6)
     site = find_sites(model, images[:1]).site("0.mix")
     assert (site.value_point, site.channel_axis, site.exact) == ("0", 1, True)
-    observation = record_site(model, site, images, torch.randn_like(images), torch.ones(2, 6, 6))
+    (observation,) = record_sites(model, [site], images, torch.randn_like(images), torch.ones(2, 6, 6))
     added = observation.residuals.reshape(2, 6, 6, 4).float()
     values = observation.edited.route(observation.edited.output + added)
     assert torch.allclose(values, observation.original.values, atol=1e-4)
@@ -70,7 +70,7 @@ def test_residuals_follow_a_change_of_layout():
 def test_dead_channels_lack_nothing(net, inputs):
     net[1].bn2.weight.data[3] = 0
     site = find_sites(net, inputs[:1]).site("1.conv2")
-    observation = record_site(net, site, inputs, torch.randn_like(inputs), masks_for(inputs))
+    (observation,) = record_sites(net, [site], inputs, torch.randn_like(inputs), masks_for(inputs))
     assert torch.equal(observation.residuals[..., 3], torch.zeros_like(observation.residuals[..., 3]))
     assert observation.residuals.isfinite().all()
 
@@ -140,7 +140,7 @@ def test_a_layer_that_is_not_linear_in_its_weight_is_refused(inputs):
     model = nn.Sequential(Squared(3, 4, 3), nn.ReLU())
     site = find_sites(model, inputs[:1]).site("0")
     with pytest.raises(SiteError, match="linear in its weight"):
-        record_site(model, site, inputs, inputs, masks_for(inputs))
+        record_sites(model, [site], inputs, inputs, masks_for(inputs))
 
 
 def picture(size=(6, 4), colour="grey"):

@@ -67,7 +67,8 @@ def test_the_loss_that_is_reported_is_the_networks_own(model, exemplars, referen
     problem, _ = posed_at(model, exemplars, reference, site)
     observation = problem.observations[0]
     pixels = torch.stack([model.preprocess.pixels(exemplar.edited) for exemplar in exemplars])
-    edited = capture.record(edit.apply(model).module, model.inputs(pixels), site, observation.site.value_point)
+    points = {site: observation.site.value_point}
+    edited = capture.record(edit.apply(model).module, model.inputs(pixels), points)[site]
     weights = observation.value_weights.float().flatten()
     axis = observation.site.channel_axis
     values, targets = (

@@ -58,7 +58,7 @@ def test_nothing_stays_behind_after_an_exception(net, inputs, untouched, failing
         if failing == "reader":
             capture.stream_inputs(net, inputs, {"2.0": reader})
         else:
-            capture.record(net, inputs[:, :2], "1.conv1", "1.relu")
+            capture.record(net, inputs[:, :2], {"1.conv1": "1.relu"})
 
 
 def test_a_stop_is_no_exception_that_models_swallow():
@@ -92,12 +92,25 @@ def test_a_stop_is_no_exception_that_models_swallow():
 )
 def test_recorded_routes_repeat_the_network(net, inputs, untouched, site, value_point):
     untouched(net)
-    recording = capture.record(net, inputs, site, value_point)
+    recording = capture.record(net, inputs, {site: value_point})[site]
     assert torch.equal(recording.route(recording.output), recording.values)
     other = torch.randn_like(recording.output)
     kept = other.clone()
     assert torch.equal(recording.route(other), network_with_output(net, inputs, site, other, value_point))
     assert torch.equal(other, kept)  # in-place operations do not reach what was given
+
+
+def test_sites_recorded_in_one_pass_are_as_recorded_one_by_one(net, inputs, untouched):
+    untouched(net)
+    points = {"0.0": "0", "1.conv1": "1", "1.conv2": "1", "2.0": "2.2", "6": "6"}
+    together = capture.record(net, inputs, points)
+    assert list(together) == list(points)
+    for site, value_point in points.items():
+        alone = capture.record(net, inputs, {site: value_point})[site]
+        for name in ("keys", "output", "values"):
+            assert torch.equal(getattr(together[site], name), getattr(alone, name))
+        other = torch.randn_like(alone.output)
+        assert torch.equal(together[site].route(other), alone.route(other))
 
 
 def network_with_output(net, inputs, site, output, value_point):
@@ -116,7 +129,7 @@ def network_with_output(net, inputs, site, output, value_point):
 
 
 def test_routes_can_be_differentiated_and_run_in_double(net, inputs):
-    recording = capture.record(net, inputs, "1.conv2", "1")
+    recording = capture.record(net, inputs, {"1.conv2": "1"})["1.conv2"]
     route = recording.route.to(dtype=torch.float64)
     output = recording.output.double().requires_grad_()
     (gradient,) = torch.autograd.grad(route(output).sum(), output)
@@ -125,7 +138,7 @@ def test_routes_can_be_differentiated_and_run_in_double(net, inputs):
 
 
 def test_routes_split_at_the_pre_activation(net, inputs):
-    recording = capture.record(net, inputs, "1.conv2", "1")
+    recording = capture.record(net, inputs, {"1.conv2": "1"})["1.conv2"]
     head, rest = recording.route.split()
     pre_activation = head(recording.output)
     expected = net[1].bn2(recording.output) + net[0](inputs)
@@ -137,7 +150,7 @@ def test_routes_split_at_the_pre_activation(net, inputs):
 def test_value_points_before_the_site_are_refused(net, inputs, untouched, site, value_point):
     untouched(net)
     with pytest.raises(SiteError, match="after"):
-        capture.record(net, inputs, site, value_point)
+        capture.record(net, inputs, {site: value_point})
 
 
 @pytest.mark.parametrize("site", SITES)

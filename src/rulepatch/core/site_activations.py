@@ -1,6 +1,7 @@
 """Activations of a site on exemplars: keys, values and the weights of positions."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -14,7 +15,7 @@ from rulepatch.tracing.positions import SpatialPositions
 from rulepatch.tracing.sites import Layer, Site, clone_with_weight, flatten_positions, key_axis, unfold
 from rulepatch.tracing.trace import Route, kind_of
 
-__all__ = ["SiteActivations", "position_weights", "record_site"]
+__all__ = ["SiteActivations", "position_weights", "record_sites"]
 
 SMALLEST_SHARE = 0.2
 """Positions of which the mask covers less than this share of what it covers of the best one are left out."""
@@ -174,7 +175,8 @@ class SiteActivations:
             model: the model, with edits of sites before this one in place.
             edited: model inputs of the edited images, (n, channels, height, width).
         """
-        counterpart = capture.record(model, edited, self.site.path, self.site.value_point)
+        path = self.site.path
+        counterpart = capture.record(model, edited, {path: self.site.value_point})[path]
         return SiteActivations(self.site, self.layer, self.original, counterpart, self.masks)
 
     def error(self, added: Tensor | None = None, *, error: linalg.Error = "absolute") -> Tensor:
@@ -215,32 +217,37 @@ class SiteActivations:
         return found, self.targets().flatten(0, 1), self.value_weights.to(found).flatten()
 
 
-def record_site(model: nn.Module, site: Site, originals: Tensor, edited: Tensor, masks: Tensor) -> SiteActivations:
-    """Record a site's activations on the exemplars.
+def record_sites(
+    model: nn.Module, sites: Sequence[Site], originals: Tensor, edited: Tensor, masks: Tensor
+) -> list[SiteActivations]:
+    """Record the activations of some sites on the exemplars.
 
     Args:
         model: the model.
-        site: the site.
+        sites: the sites.
         originals: model inputs of the original images, (n, channels, height, width).
         edited: model inputs of the edited images, (n, channels, height, width).
         masks: (n, height, width), 0..1.
 
     Returns:
-        The activations; the model is run twice, up to the value point.
+        The activations; the model is run twice, up to the last value point.
 
     Raises:
-        SiteError: the layer's output is not linear in its weight.
+        SiteError: a layer's output is not linear in its weight.
     """
-    layer = model.get_submodule(site.path)
-    assert isinstance(layer, nn.Conv2d | nn.Linear)
-    original = capture.record(model, originals, site.path, site.value_point)
-    counterpart = capture.record(model, edited, site.path, site.value_point)
-    if not _is_linear(layer, counterpart.keys):
-        raise SiteError(
-            f"expected the output of {site.path} to be linear in its weight but it is not "
-            f"({type(layer).__name__} may standardise it); choose another site"
-        )
-    return SiteActivations(site, layer, original, counterpart, masks)
+    points = {site.path: site.value_point for site in sites}
+    before, after = (capture.record(model, inputs, points) for inputs in (originals, edited))
+    found = []
+    for site in sites:
+        layer = model.get_submodule(site.path)
+        assert isinstance(layer, nn.Conv2d | nn.Linear)
+        if not _is_linear(layer, after[site.path].keys):
+            raise SiteError(
+                f"expected the output of {site.path} to be linear in its weight but it is not "
+                f"({type(layer).__name__} may standardise it); choose another site"
+            )
+        found.append(SiteActivations(site, layer, before[site.path], after[site.path], masks))
+    return found
 
 
 def position_weights(

@@ -104,7 +104,7 @@ def values_with(
         return [
             seen.edited.route(module.get_submodule(seen.site.path)(seen.keys))
             if edited is None
-            else capture.record(module, edited, seen.site.path, seen.site.value_point).values
+            else capture.record(module, edited, {seen.site.path: seen.site.value_point})[seen.site.path].values
             for seen in observations
         ]
 

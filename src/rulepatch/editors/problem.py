@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rulepatch.core.exemplars import Exemplar
 from rulepatch.core.moments import KeyStatistics
-from rulepatch.core.site_activations import SiteActivations, record_site
+from rulepatch.core.site_activations import SiteActivations, record_sites
 from rulepatch.data.folders import ImageSet
 from rulepatch.data.run import Run
 from rulepatch.data.statistics import find_statistics
@@ -27,6 +27,9 @@ from rulepatch.tracing.model_sites import sites_of
 from rulepatch.tracing.sites import Site, SiteList
 
 __all__ = ["Problem", "Reference", "build_problem", "masked_inputs", "record_exemplars"]
+
+SITES_TOGETHER = 8
+"""Sites that are recorded in one pass, which holds all activations between the first and the last."""
 
 Reference = Any
 """Images whose treatment should stay: a folder, an `ImageSet`, images in memory; or statistics of every site."""
@@ -186,12 +189,13 @@ def record_exemplars(
         masks = torch.ones_like(masks)
     else:
         _follow_the_picture(model, site_list, sites, exemplars, masks)
-    through = steps(sites, "exemplars", unit="site", shown=progress)
-    return (
-        originals,
-        counterparts,
-        [record_site(model.module, site, originals, counterparts, masks) for site in through],
-    )
+    together = [sites[start : start + SITES_TOGETHER] for start in range(0, len(sites), SITES_TOGETHER)]
+    observations = [
+        seen
+        for some in steps(together, "exemplars", unit="pass", shown=progress)
+        for seen in record_sites(model.module, some, originals, counterparts, masks)
+    ]
+    return originals, counterparts, observations
 
 
 def _check_paths(site_list: SiteList, paths: Sequence[str], value_point: str | None) -> None:

@@ -288,7 +288,7 @@ def _under(posed: _Posed, inputs: Tensor, masks: Tensor) -> Tensor:
         values, axis, places = capture.input_of(module, inputs, head.path), key_axis(head.kind), head.key_places
     else:
         site = [each for each in sites_of(posed.model).sites if each.is_spatial][-1]
-        values = capture.record(module, inputs, site.path, site.value_point).values
+        values = capture.record(module, inputs, {site.path: site.value_point})[site.path].values
         axis, places = site.channel_axis, site.value_places
     values, masks = values.cpu(), masks.cpu()
     found = flatten_positions(values, axis).double()

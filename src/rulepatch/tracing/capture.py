@@ -5,8 +5,9 @@ Everything here restores the model: no hook, stub, training flag or gradient is 
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -188,57 +189,74 @@ class Recording:
     route: Route
 
 
-def record(model: nn.Module, inputs: Tensor, site: str, value_point: str) -> Recording:
-    """Run the model up to a value point and record the operations between the site and it.
+def record(model: nn.Module, inputs: Tensor, points: Mapping[str, str]) -> dict[str, Recording]:
+    """Run the model up to some value points and record the operations between each site and its own.
 
     Args:
         model: any module.
         inputs: the model's input, (n, …).
-        site: dotted path of the module whose weight is to be edited.
-        value_point: dotted path of the module whose first output after the site is the value.
+        points: for the dotted path of each site, a module whose weight is to be edited, that of its value point, the
+            module whose first output after the site is the value.
 
     Returns:
-        The recording; its route replays the network's operations and is differentiable.
+        A recording for each site; its route replays the network's operations and is differentiable. The activations of
+        everything from the first site on are held in memory at once.
 
     Raises:
-        SiteError: the value point is not called after the site, or does not depend on it, or the operations between
+        SiteError: a value point is not called after its site, or does not depend on it, or the operations between
             cannot be replayed.
     """
-    recorder, seen = Recorder(active=False), dict[str, Any]()
+    recorder = Recorder(active=False)
+    seen: dict[str, dict[str, Any]] = {site: {} for site in points}
+    waiting = set(points)
 
-    def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        seen["keys"] = _keys(module, args, kwargs, site).clone()
+    def enter(site: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if site in waiting:
+            with recorder.paused():
+                seen[site]["keys"] = _keys(module, args, kwargs, site).clone()
 
-    def leave(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-        seen["output"] = output.clone()
-        recorder.active = True
-        seen["source"] = recorder.number_of(output)
+    def leave(site: str, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        if site in waiting:
+            with recorder.paused():
+                seen[site]["output"] = output.clone()
+            recorder.active = True
+            seen[site]["source"] = recorder.number_of(output)
 
-    def arrive(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        if "source" in seen:
-            seen["values"] = _first_tensor([output], {}, value_point).clone()
-            seen["target"] = recorder.number_of(_first_tensor([output], {}, value_point))
-            raise _Stop
+    def arrive(site: str, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        if site in waiting and "source" in seen[site]:
+            value = _first_tensor([output], {}, points[site])
+            with recorder.paused():
+                seen[site]["values"] = value.clone()
+            seen[site]["target"] = recorder.number_of(value)
+            waiting.remove(site)
+            if not waiting:
+                raise _Stop
 
     def handles() -> Iterator[RemovableHandle]:
-        yield model.get_submodule(site).register_forward_pre_hook(enter, with_kwargs=True)
-        yield model.get_submodule(site).register_forward_hook(leave)
-        yield model.get_submodule(value_point).register_forward_hook(arrive)
+        for site in points:
+            yield model.get_submodule(site).register_forward_pre_hook(partial(enter, site), with_kwargs=True)
+            yield model.get_submodule(site).register_forward_hook(partial(leave, site))
+        for site, value_point in points.items():
+            yield model.get_submodule(value_point).register_forward_hook(partial(arrive, site))
 
-    with inference(model), _hooked(handles), recorder:
-        try:
-            run(model, inputs)
-        except _Stop:
-            route = recorder.route(seen["source"], seen["target"])
-            if route is None or not torch.allclose(route(seen["output"]), seen["values"], equal_nan=True):
-                raise SiteError(
-                    f"expected what follows {site} to lead to {value_point} but it cannot be followed there; "
-                    "choose another value point"
-                ) from None
-            return Recording(seen["keys"], seen["output"], seen["values"], route)
-    raise SiteError(
-        f"expected the model to call {value_point} after {site} but it never did; choose another value point"
-    )
+    with inference(model), _hooked(handles), recorder, suppress(_Stop):
+        run(model, inputs)
+    with inference(model):
+        return {site: _recording(recorder, site, points[site], found) for site, found in seen.items()}
+
+
+def _recording(recorder: Recorder, site: str, value_point: str, seen: Mapping[str, Any]) -> Recording:
+    if "values" not in seen:
+        raise SiteError(
+            f"expected the model to call {value_point} after {site} but it never did; choose another value point"
+        )
+    route = recorder.route(seen["source"], seen["target"])
+    if route is None or not torch.allclose(route(seen["output"]), seen["values"], equal_nan=True):
+        raise SiteError(
+            f"expected what follows {site} to lead to {value_point} but it cannot be followed there; "
+            "choose another value point"
+        )
+    return Recording(seen["keys"], seen["output"], seen["values"], route)
 
 
 def outputs_of(

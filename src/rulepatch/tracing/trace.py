@@ -5,7 +5,8 @@ for any Python code, on any device, including the meta device.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -269,6 +270,15 @@ class Recorder(TorchDispatchMode):
         self._numbers: dict[int, int] = {}
         self._seen: list[Tensor] = []  # by number; references keep every id() unique
         self._contents: dict[int, Tensor] = {}  # values of tensors before in-place operations
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Context manager within which nothing is recorded."""
+        active, self.active = self.active, False
+        try:
+            yield
+        finally:
+            self.active = active
 
     def number_of(self, tensor: Tensor) -> int:
         """The number of a tensor in its current state.
