@@ -14,14 +14,15 @@ from rulepatch.core.exemplars import Exemplar
 from rulepatch.data.cache import Cache
 from rulepatch.data.folders import ImageSet, Picture
 from rulepatch.errors import DamageError, FolderError, SettingError, SiteError, UselessEditError
+from rulepatch.evaluation.activations import Activations
 from rulepatch.evaluation.evaluate import evaluate
 from rulepatch.experiments.demo import road_vehicles
 from rulepatch.methods import Rewrite
 from rulepatch.models.registry import load_model
 from rulepatch.playground.pictures import exemplar, image_set, training_images
 from rulepatch.playground.scenes import render
-from rulepatch.site_search import candidates
 from rulepatch.site_search.candidates import Candidate, EditFactory, Trial
+from rulepatch.site_search.evidence import _of_exemplars
 from rulepatch.site_search.search import search
 from rulepatch.site_search.selection import choose, is_within
 
@@ -170,28 +171,58 @@ def test_exemplars_can_be_validation(model, exemplars, reference):
     assert "4 exemplars" in found.validation
 
 
+class CutError(Exception):
+    """Something that ends a search from outside."""
+
+
 @pytest.mark.slow
-def test_an_interrupted_search_goes_on_where_it_was(model, exemplars, reference, tmp_path, monkeypatch):
-    cache, measure, measured = Cache(tmp_path), candidates.EditScorer._measure, []
+def test_a_search_that_was_cut_off_goes_on_where_it_was(model, exemplars, reference, tmp_path, monkeypatch):
+    cache, outcomes, measured = Cache(tmp_path), Activations.outcomes, []
 
     def counting(self, edit):
         if len(measured) == 5:
-            raise KeyboardInterrupt
+            raise CutError
         measured.append(edit)
-        return measure(self, edit)
+        return outcomes(self, edit)
 
     given = {"reference": reference, "sites": SITES[-1:], "cache": cache, "progress": False}
-    monkeypatch.setattr(candidates.EditScorer, "_measure", counting)
+    monkeypatch.setattr(Activations, "outcomes", counting)
+    with pytest.raises(CutError):
+        search(model, exemplars, **given)
+    monkeypatch.setattr(Activations, "outcomes", lambda self, edit: measured.append(edit) or outcomes(self, edit))
+    measured.clear()
+    went_on = search(model, exemplars, **given)
+    left = len(measured)
+    measured.clear()
+    at_once = search(model, exemplars, **given | {"cache": None})
+    assert left == len(measured) - 5
+    assert went_on.to_json() == at_once.to_json()
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_with_the_best_so_far(model, exemplars, reference, monkeypatch):
+    given = {"reference": reference, "sites": SITES, "cache": None, "progress": False}
+    outcomes, left = Activations.outcomes, []
+
+    def stopping(self, edit):
+        if not left:
+            raise KeyboardInterrupt
+        left.pop()
+        return outcomes(self, edit)
+
+    monkeypatch.setattr(Activations, "outcomes", stopping)
     with pytest.raises(KeyboardInterrupt):
         search(model, exemplars, **given)
-    measured.clear()
-    monkeypatch.setattr(
-        candidates.EditScorer, "_measure", lambda self, edit: measured.append(edit) or measure(self, edit)
-    )
-    went_on = search(model, exemplars, **given)
-    at_once = search(model, exemplars, **given | {"cache": None})
-    assert len(measured) == len(went_on.candidates) - 5 + len(at_once.candidates)
-    assert went_on.to_json() == at_once.to_json()
+    left += [None] * 30
+    found = search(model, exemplars, **given)
+    assert found.why.startswith(f"stopped after {len(found.candidates)} edits") and len(found.candidates) > 3
+    assert found.edit is not None and found.chosen in found.candidates
+
+
+@pytest.mark.slow
+def test_a_quick_search_tries_less(model, exemplars, reference, found):
+    quick = search(model, exemplars, reference=reference, sites=SITES, quick=True, cache=None, progress=False)
+    assert quick.edit is not None and len(quick.candidates) < len(found.candidates) / 3
 
 
 @pytest.mark.slow
@@ -208,11 +239,26 @@ def test_another_reference_is_measured_anew(model, exemplars, reference, tmp_pat
 
 
 @pytest.mark.slow
-def test_without_anything_to_measure_repair_on_a_rule_stands_in(model, exemplars, monkeypatch):
+def test_without_counterfactuals_exemplars_judge_edits_that_learnt_from_the_others(model, exemplars, monkeypatch):
     monkeypatch.setattr("rulepatch.site_search.evidence.make_counterfactuals", lambda *_, **__: None)
-    found = search(model, exemplars, reference=training_images(120, seed=3), sites=SITES, cache=None, progress=False)
-    assert "by rule" in found.why and "not measured" in found.validation and found.edit.sites == (SITES[-1],)
-    assert all(each.score is None for each in found.candidates) and "n/a" in found.to_text()
+    given = {"reference": training_images(120, seed=3), "sites": SITES, "cache": None, "progress": False}
+    found = search(model, exemplars, **given)
+    assert "38 variants of the 2 exemplars, by edits that learnt from the others" in found.validation
+    assert len(found.chosen.log_prob_gain) == len(exemplars)
+    alone = search(model, exemplars[:1], **given)
+    assert "37 variants of the one exemplar that is learnt from: flattered" in alone.validation
+    seen = [evaluate(model, each.edit, tests=scenes(60, 500), progress=False).tests for each in (found, alone)]
+    assert all(each.before < 0.5 and each.after > 0.65 for each in seen)
+
+
+def test_edits_that_are_judged_by_an_exemplar_did_not_learn_from_it(factory, exemplars):
+    evidence = _of_exemplars(factory)
+    assert len(evidence.folds) == len(exemplars)
+    for fold, judge in zip(evidence.folds, exemplars, strict=True):
+        assert list(fold.factory.problem.exemplars) == [each for each in exemplars if each is not judge]
+        (seen,) = (each for each in fold.factory.problem.observations if each.site.path == SITES[0])
+        assert len(seen.masks) == 1
+        assert fold.factory.problem.statistics is factory.problem.statistics
 
 
 @pytest.fixture(scope="module")
@@ -245,10 +291,11 @@ def test_what_lies_over_one_image_is_repaired_on_others(model, veil, veiled):
 @pytest.mark.slow
 def test_it_is_learnt_from_chosen_by_and_reported_on_different_images(veiled):
     one, found = veiled
-    assert "100 transplants of the exemplars' overlay (one colour)" in found.validation
+    assert "119 transplants of the exemplars' overlay (one colour)" in found.validation
     made_of = [each["name"] for each in found.edit.provenance["exemplars"]]
     assert len(made_of) == 17 and made_of[0] == one.name
-    assert re.search(r"on 60 images that chose nothing: \d+ of \d+ failing transplants repaired, \d+ broken", found.why)
+    assert re.search(r"on 60 reference images that chose nothing: \S+ points lost \(95 % interval", found.why)
+    assert re.search(r"of 60 transplants that chose nothing \d+ fail: \d+ repaired, \d+ broken", found.why)
     tried = {path for each in found.candidates for path in each.trial.sites}
     assert "blocks.1.conv" in tried and all(each.trial.how.gate is not None for each in found.candidates)
 
@@ -312,7 +359,7 @@ def test_a_search_takes_nothing_that_is_useless(model, exemplars, reference, mon
     given = {"reference": reference, "sites": SITES[-1:], "cache": None, "progress": False}
     validation = scenes(8, 900) if validated else None
     found = search(model, other, validation=validation, **given)
-    assert found.edit is found.chosen is None and "exemplars themselves" in found.why
+    assert found.edit is found.chosen is None and "nothing helps" in found.why
     assert isinstance(found.refusal("try"), UselessEditError)
     assert search(model, exemplars, validation=validation, **given).edit.on_exemplars.verdict == "repairs"
 

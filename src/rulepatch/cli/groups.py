@@ -166,13 +166,14 @@ class LimitOptions:
         bool,
         typer.Option("--allow-useless", help="Write it even if useless for its exemplars."),
     ] = False
+    quick: Annotated[bool, typer.Option("--quick", help="With --site auto: try fewer edits.")] = False
 
     def limits(self) -> "Limits":
         """What is allowed of an edit."""
         from rulepatch.workflows.edit_workflow import Limits
 
         max_drop = None if self.max_drop is None else read_share(self.max_drop)
-        return Limits(max_drop, self.allow_damage, self.allow_useless)
+        return Limits(max_drop, self.allow_damage, self.allow_useless, self.quick)
 
 
 class GroupedCommand(TyperCommand):

@@ -10,20 +10,21 @@ from numpy.typing import NDArray
 
 from rulepatch.core.changes import LowRank
 from rulepatch.core.edit import Edit, base_digest
+from rulepatch.core.exemplars import Exemplar
 from rulepatch.core.moments import KeyStatistics
 from rulepatch.core.site_activations import SiteActivations
 from rulepatch.data.folders import ImageSet
-from rulepatch.data.statistics import identity_of, key_statistics
-from rulepatch.digests import digest_of_json, digest_of_tensors
+from rulepatch.data.statistics import key_statistics
 from rulepatch.editors.assembling import damage_of, masked_errors
 from rulepatch.editors.edit import solve
-from rulepatch.editors.problem import Problem
+from rulepatch.editors.problem import Problem, record_exemplars
 from rulepatch.editors.rewrite import rewrite
-from rulepatch.evaluation.activations import Activations
 from rulepatch.methods import Rewrite
 from rulepatch.tracing.sites import Site
 
-__all__ = ["Candidate", "EditFactory", "EditScorer", "Trial"]
+__all__ = ["Candidate", "EditFactory", "Trial", "Turn"]
+
+Turn = Literal["screen", "refine", "vary"]
 
 
 @dataclass(frozen=True)
@@ -53,11 +54,13 @@ class EditFactory:
     Args:
         problem: built at every site that a trial may name.
         images: the reference set, for statistics of unfolded patches.
+        seen_as: settings by which exemplars are looked at, such as the value point.
     """
 
-    def __init__(self, problem: Problem, images: ImageSet) -> None:
+    def __init__(self, problem: Problem, images: ImageSet, seen_as: Rewrite = Rewrite()) -> None:  # noqa: B008 - frozen
         self.problem = problem
         self._images = images
+        self._seen_as = seen_as
         self._base = base_digest(problem.model.module)
         self._changes: dict[Trial, list[LowRank]] = {}
         self._damage: dict[Trial, float] = {}
@@ -76,6 +79,27 @@ class EditFactory:
             (seen,) = (seen for seen in self.problem.observations if seen.site.path == path)
             self._most_rank[path] = min(seen.concept_keys(1)[0].shape)
         return self._most_rank[path]
+
+    def clipped(self, trial: Trial) -> Trial:
+        """A trial with the highest rank that its sites allow, if it asks for more."""
+        most = min(map(self.most_rank, trial.sites))
+        return trial if trial.how.rank <= most else trial.but(rank=most)
+
+    def learning_from(self, exemplars: Sequence[Exemplar]) -> "EditFactory":
+        """A factory of edits of the same sites, with the same statistics, from other exemplars."""
+        originals, edited, observations = record_exemplars(
+            self.problem.model,
+            exemplars,
+            self.problem.paths,
+            value_point=self._seen_as.value_point,
+            whole_image=self._seen_as.whole_image,
+        )
+        problem = replace(
+            self.problem, exemplars=exemplars, originals=originals, edited=edited, observations=observations
+        )
+        other = EditFactory(problem, self._images, self._seen_as)
+        other._patches = self._patches
+        return other
 
     def make(self, trial: Trial) -> Edit:
         """The edit of a trial, not measured; those that differ in strength alone are solved once."""
@@ -155,10 +179,11 @@ class Candidate:
         drop: accuracy lost on the reference set, −1..1; without labels the share of predictions that changed.
         flips: share of the reference set's predictions that changed, 0..1.
         failing: validation images of which the untouched model is wrong.
+        measured: reference images on which damage was measured; None for all of them.
     """
 
     trial: Trial
-    round: Literal["screen", "refine", "vary"]
+    round: Turn
     predicted_damage: float
     loss: float
     log_prob_gain: NDArray[np.float64] | None = field(repr=False)
@@ -167,6 +192,7 @@ class Candidate:
     drop: float
     flips: float
     failing: int = 0
+    measured: int | None = None
 
     @property
     def score(self) -> float | None:
@@ -184,97 +210,7 @@ class Candidate:
             "failing": self.failing,
             "drop": self.drop,
             "flips": self.flips,
+            "measured": self.measured,
             "predicted_damage": self.predicted_damage,
             "loss": self.loss,
         }
-
-
-class EditScorer:
-    """Measures edits on validation images and on a reference set; what was measured before is read from the cache.
-
-    Use it in a `with` block: its end removes activations from the disk.
-
-    Args:
-        problem: its model is measured; its cache keeps what was.
-        sites: every site that edits may start at.
-        reference: images whose treatment should stay.
-        validation: labelled images; None if there are none.
-        groups: of the validation images, those made of the same image, (n,); each is its own if None.
-    """
-
-    def __init__(
-        self,
-        problem: Problem,
-        sites: Sequence[str],
-        reference: ImageSet,
-        validation: ImageSet | None,
-        *,
-        groups: NDArray[np.int64] | None = None,
-    ) -> None:
-        self._model = problem.model
-        self._groups = np.arange(0 if validation is None else len(validation)) if groups is None else groups
-        self._sites = sites
-        self._sets = {"reference": reference} | ({} if validation is None else {"validation": validation})
-        self._cache, self._progress = problem.run.store, problem.run.progress
-        self._kept: dict[str, Activations] = {}
-        self._identity = {"what": "search", "schema": 2, "sites": list(sites), **identity_of(problem.model)}
-        self._identity |= {
-            name: [images.digest(progress=self._progress), _labels(images)] for name, images in self._sets.items()
-        }
-
-    def __enter__(self) -> "EditScorer":
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        for kept in self._kept.values():
-            kept.__exit__(*exception)
-
-    def score(self, factory: EditFactory, trial: Trial, turn: Literal["screen", "refine", "vary"]) -> Candidate:
-        """Measure the edit of a trial.
-
-        Args:
-            factory: makes it.
-            trial: what is tried.
-            turn: the round of the search.
-        """
-        edit = factory.make(trial)
-        key = {
-            **self._identity,
-            "changes": [[each.describe(), digest_of_tensors(each.tensors())] for each in edit.changes],
-        }
-        found = self._cache.get(key) if self._cache is not None else None
-        if found is None:
-            found = self._measure(edit)
-            if self._cache is not None:
-                self._cache.put(key, found)
-        gains = found["gains"].numpy()
-        return Candidate(
-            trial,
-            turn,
-            predicted_damage=factory.predicted_damage(trial),
-            loss=factory.loss_ratio(trial),
-            log_prob_gain=gains if len(gains) else None,
-            repaired=int(found["counts"][0]),
-            broken=int(found["counts"][1]),
-            drop=float(found["damage"][0]),
-            flips=float(found["damage"][1]),
-            failing=int(found["counts"][2]),
-        )
-
-    def _measure(self, edit: Edit) -> dict[str, torch.Tensor]:
-        for name, images in self._sets.items():
-            if name not in self._kept:
-                said = f"activations, {name}" if self._progress else None
-                self._kept[name] = Activations(self._model, images, self._sites, progress=said)
-        reference = self._kept["reference"].outcomes(edit)
-        damage = torch.tensor([reference.drop, len(reference.flips) / len(reference)], dtype=torch.float64)
-        if "validation" not in self._sets:
-            return {"damage": damage, "gains": torch.empty(0), "counts": torch.zeros(3, dtype=torch.int64)}
-        seen = self._kept["validation"].outcomes(edit)
-        counts = torch.tensor([len(seen.repaired), len(seen.broken), int((~seen.right_before).sum())])
-        of_group = np.bincount(self._groups, seen.log_prob_gain) / np.bincount(self._groups)
-        return {"damage": damage, "gains": torch.from_numpy(of_group), "counts": counts}
-
-
-def _labels(images: ImageSet) -> str:
-    return digest_of_json([picture.label for picture in images.pictures])

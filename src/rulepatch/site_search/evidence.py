@@ -1,30 +1,42 @@
-"""Images on which a search measures repair: the user's own, transplants of an overlay, or counterfactuals."""
+"""Images on which a search measures repair, and what the edits that are measured on them learn from."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rulepatch.concepts.counterfactuals import Counterfactuals, counterfactuals_of, make_counterfactuals
 from rulepatch.concepts.overlays import Overlay, transplants
+from rulepatch.concepts.variants import variants_of
 from rulepatch.core.edit import Edit
 from rulepatch.core.exemplars import Exemplar
 from rulepatch.data.folders import ImageSet
 from rulepatch.data.run import Run
-from rulepatch.editors.problem import Problem
 from rulepatch.errors import FolderError
 from rulepatch.evaluation.evaluate import outcomes_of
 from rulepatch.evaluation.set_checks import check_validation
 from rulepatch.models.classifier import Classifier
+from rulepatch.site_search.candidates import EditFactory
+from rulepatch.site_search.scoring import Fold
 from rulepatch.site_search.selection import told_damage
 from rulepatch.text import plural
 
 __all__ = ["Evidence", "gather_evidence", "report_held_out", "transplants_of"]
 
-FEWEST_COUNTERFACTUALS = 10
-MOST_TRANSPLANTS = 100
+FEWEST_FAILING = 10
+"""Counterfactuals of which the model must be wrong, in as many images, for them to say anything of repair."""
+
+MOST_TRANSPLANTS = 192
+
+ENOUGH_TO_SPARE, SPARED = 40, 0.25
+"""Labelled validation images from which some are spared to report on what was chosen, and their share."""
+
+MOST_FOLDS = 4
+"""Parts into which exemplars are divided, each of which is left out once."""
+
+VARIANTS = 36
+"""Variants of all exemplars together."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,14 +44,14 @@ class Evidence:
     """Images that an edit should repair.
 
     Attributes:
-        images: labelled; None if there are none.
-        groups: of those made of the same image, (n,); each is its own if None.
+        folds: the images, each set with what edits learn from that are measured on it; none if there are no images.
         told: what they are.
+        held: labelled images that choose nothing; None if there are none to spare.
     """
 
-    images: ImageSet | None
-    groups: NDArray[np.int64] | None = field(default=None, repr=False)
-    told: str = ""
+    folds: tuple[Fold, ...]
+    told: str
+    held: ImageSet | None = None
 
 
 def transplants_of(overlay: Overlay, model: Classifier, images: ImageSet, run: Run) -> Counterfactuals:
@@ -56,62 +68,101 @@ def transplants_of(overlay: Overlay, model: Classifier, images: ImageSet, run: R
 
 
 def gather_evidence(
-    problem: Problem, given: Any, images: ImageSet, overlay: Overlay | None, unseen: ImageSet
+    factory: EditFactory, given: Any, images: ImageSet, overlay: Overlay | None, unseen: ImageSet, held: ImageSet
 ) -> Evidence:
     """Evidence for a search.
 
     Args:
-        problem: at all candidate sites.
+        factory: of edits at all candidate sites, learnt from all exemplars.
         given: labelled images or exemplars of the user's own; None to make some.
         images: the reference set.
         overlay: by which the exemplars differ from their originals, if they differ by one.
         unseen: the part of the reference set from which nothing is learnt.
+        held: images beside the reference set that choose nothing.
 
     Raises:
         FolderError: images of the user's own have no labels.
     """
-    run = problem.run
+    problem = factory.problem
+    model, run = problem.model, problem.run
     if given is None and overlay is not None:
-        shown = transplants_of(overlay, problem.model, unseen, run)
-        what = f"{plural(len(shown), 'transplant')} of the exemplars' overlay ({overlay.kind})"
-        return Evidence(shown.replaced, None, f"repair measured on {what}")
+        shown, spared = (transplants_of(overlay, model, some, run) for some in (unseen, held))
+        told = f"{plural(len(shown), 'transplant')} of the exemplars' overlay ({overlay.kind})"
+        return replace(_evidence(factory, shown, told), held=replace(spared.replaced, name="transplant"))
     if given is None:
         made = make_counterfactuals(problem, images, progress=run.progress)
-        if made is None or len(made) < FEWEST_COUNTERFACTUALS:
-            count = plural(0 if made is None else len(made), "counterfactual")
-            return Evidence(None, None, f"repair not measured: only {count} could be made")
-        return Evidence(made.replaced, made.groups, f"repair measured on {_told(made)}")
+        if made is not None and _failing_groups(model, made) >= FEWEST_FAILING:
+            return _evidence(factory, made, _told(made))
+        return _of_exemplars(factory)
     if isinstance(given, Sequence) and given and isinstance(given[0], Exemplar):
-        shown = counterfactuals_of(problem.model, given)
-        return Evidence(shown.replaced, None, f"repair measured on {plural(len(shown), 'exemplar')} of validation")
-    pictures = ImageSet.of(given, problem.model.classes)
+        shown = counterfactuals_of(model, given)
+        return _evidence(factory, shown, f"{plural(len(shown), 'exemplar')} of validation")
+    pictures = ImageSet.of(given, model.classes)
     if not pictures.is_labelled:
         raise FolderError(
             f"expected validation images in a folder for each class but {pictures.name} has some without; "
             "name the folders by class"
         )
-    check_validation(problem.model, pictures, images, problem.exemplars, progress=run.progress)
-    return Evidence(pictures, None, f"repair measured on {plural(len(pictures), 'labelled validation image')}")
+    check_validation(model, pictures, images, problem.exemplars, progress=run.progress)
+    spare: ImageSet | None = None
+    if len(pictures) >= ENOUGH_TO_SPARE:
+        pictures, spare = pictures.split(1 - SPARED, seed=run.seed)
+        spare = replace(spare, name="validation image")
+    told = f"repair measured on {plural(len(pictures), 'labelled validation image')}"
+    return Evidence((Fold(factory, pictures, np.arange(len(pictures))),), told, spare)
 
 
-def report_held_out(model: Classifier, edit: Edit, overlay: Overlay, held: ImageSet, run: Run) -> str:
-    """What an edit does on images that chose nothing, with and without an overlay.
+def _evidence(factory: EditFactory, made: Counterfactuals, told: str) -> Evidence:
+    return Evidence((Fold(factory, made.replaced, made.groups),), f"repair measured on {told}")
+
+
+def _failing_groups(model: Classifier, made: Counterfactuals) -> int:
+    """How many images have a counterfactual of which the model is wrong."""
+    (found,) = outcomes_of(model, [Edit((), "")], made.replaced)
+    return len(np.unique(made.groups[~found.right_before]))
+
+
+def _of_exemplars(factory: EditFactory) -> Evidence:
+    """Variants of each exemplar, for edits that learnt from the others; of a single one, for edits that learnt it."""
+    exemplars = list(factory.problem.exemplars)
+    each = max(1, VARIANTS // len(exemplars))
+    parts = min(MOST_FOLDS, len(exemplars))
+    folds = []
+    for part in range(parts):
+        rest = [one for index, one in enumerate(exemplars) if index % parts != part]
+        shown: list[Exemplar] = []
+        groups: list[int] = []
+        for index in range(part, len(exemplars), parts):
+            variants = [exemplars[index], *variants_of(exemplars[index], each, seed=index)]
+            shown += variants
+            groups += [index] * len(variants) if rest else range(len(variants))
+        made = counterfactuals_of(factory.problem.model, shown)
+        folds.append(Fold(factory.learning_from(rest) if rest else factory, made.replaced, np.array(groups)))
+    count = plural(sum(len(fold.images) for fold in folds), "variant")
+    if parts == 1:
+        return Evidence(tuple(folds), f"repair measured on {count} of the one exemplar that is learnt from: flattered")
+    told = f"repair measured on {count} of the {len(exemplars)} exemplars, by edits that learnt from the others"
+    return Evidence(tuple(folds), told)
+
+
+def report_held_out(model: Classifier, edit: Edit, evidence: Evidence, held: ImageSet) -> str:
+    """What an edit does on images that chose nothing.
 
     Args:
         model: the classifier.
         edit: the chosen edit.
-        overlay: of the exemplars.
+        evidence: of the search.
         held: images of the reference set that neither statistics nor choice saw.
-        run: seed and progress.
     """
-    shown = transplants_of(overlay, model, held, run)
-    (repair,) = outcomes_of(model, [edit], shown.replaced)
     (damage,) = outcomes_of(model, [edit], held)
+    told = f"on {plural(len(held), 'reference image')} that chose nothing: {told_damage(damage, interval=True)}"
+    if evidence.held is None:
+        return f"{told}; how much it repairs that it never saw is not known: give labelled validation images"
+    (repair,) = outcomes_of(model, [edit], evidence.held)
     failing = int((~repair.right_before).sum())
     return (
-        f"on {plural(len(held), 'image')} that chose nothing: {len(repair.repaired)} of "
-        f"{plural(failing, 'failing transplant')} repaired, {len(repair.broken)} broken; {told_damage(damage)} "
-        "without the overlay"
+        f"{told}; of {plural(len(repair), evidence.held.name)} that chose nothing {failing} fail: "
+        f"{len(repair.repaired)} repaired, {len(repair.broken)} broken"
     )
 
 

@@ -44,8 +44,9 @@ class Search:
     make: Callable[[Trial], Edit] = field(repr=False)
 
     def is_within(self, candidate: Candidate) -> bool:
-        """Whether a candidate is within the budget."""
-        return is_within(candidate.drop, candidate.flips, self.reference_size, self.max_drop)
+        """Whether a candidate was measured on all images and is within the budget."""
+        on_all = candidate.measured is None or candidate.measured >= self.reference_size
+        return on_all and is_within(candidate.drop, candidate.flips, self.reference_size, self.max_drop)
 
     def refusal(self, advice: str) -> RulepatchError:
         """The error of a search that found nothing.

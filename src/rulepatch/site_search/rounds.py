@@ -1,13 +1,14 @@
-"""Rounds of a search: which edits are evaluated, in what order, and which one is selected.
+"""Rounds of a search: which edits are evaluated, in what order, on how many images, and which one is selected.
 
-*Screen*: every site by itself, gated and not. *Refine*: the best sites and sets of them, at other ranks and strengths.
-*Vary*: the best edit's neighbours. Each candidate is evaluated on validation images (repair) and on the reference set
-(damage); one that is useless on its own exemplars is never selected.
+*Screen*: every site by itself, on few images. *Refine*: the best sites and sets of them, at other ranks and strengths,
+on more; the best of these on all images. *Vary*: the best edit's neighbours, on all images. An edit is evaluated on
+validation images (repair) and on the reference set (damage); one that is useless on its own exemplars is never
+selected.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -15,13 +16,17 @@ from rulepatch.editors.judging import Judge
 from rulepatch.errors import SettingError, UselessEditError
 from rulepatch.methods import Rewrite
 from rulepatch.progress import Bar
-from rulepatch.site_search.candidates import Candidate, EditFactory, EditScorer, Trial
-from rulepatch.site_search.selection import FLIPS, choose, given_of, is_within, name_of, score_or_zero
+from rulepatch.site_search.candidates import Candidate, EditFactory, Trial, Turn
+from rulepatch.site_search.scoring import LEVELS, EditScorer
+from rulepatch.site_search.selection import choose, is_hopeless, is_within, score_or_zero
+from rulepatch.text import plural
 from rulepatch.tracing.model_sites import sites_of
 
-__all__ = ["Rounds", "by_rule", "by_score"]
+__all__ = ["OVERLAID", "REPLACED", "Grid", "Rounds", "best_so_far", "by_score"]
 
 GATE, HIGHER_GATE = 0.98, 0.99
+
+FEW, MORE, ALL = range(len(LEVELS))
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,7 @@ class Grid:
         gates: the same.
         strengths: the same; the first three for several sites.
         refined: number of screened sites that are refined, in addition to the last one.
+        finalists: number of refined edits that are measured on all images.
         has_rule: whether the default edit stays unless another is beyond doubt better.
     """
 
@@ -42,18 +48,25 @@ class Grid:
     gates: tuple[float | None, ...]
     strengths: tuple[float, ...]
     refined: int
+    finalists: int
     has_rule: bool
+
+    def quick(self) -> "Grid":
+        """A smaller grid: one setting a site, and three edits measured on all images."""
+        return replace(
+            self, screen=self.screen[:1], ranks=self.ranks[-1:], gates=self.gates[:1], refined=1, finalists=3
+        )
 
 
 REPLACED = Grid(
     ({"rank": 3, "strength": 2.0, "gate": GATE}, {"rank": 3, "strength": 1.0, "gate": None}),
-    ranks=(1, 3), gates=(GATE, None), strengths=(1.0, 2.0, 3.0, 4.0), refined=4, has_rule=True,
+    ranks=(1, 3), gates=(GATE, None), strengths=(1.0, 2.0, 3.0, 4.0), refined=4, finalists=12, has_rule=True,
 )  # fmt: skip
 """For a concept that is replaced by another."""
 
 OVERLAID = Grid(
     ({"rank": 8, "strength": 1.0, "gate": GATE},),
-    ranks=(3, 8, 16), gates=(GATE,), strengths=(1.0,), refined=3, has_rule=False,
+    ranks=(3, 8, 16), gates=(GATE,), strengths=(1.0,), refined=3, finalists=8, has_rule=False,
 )  # fmt: skip
 """For an overlay, learnt from many transplants: without a gate or beyond strength 1 such edits cost more than they win
 back, and the best sites lie anywhere."""
@@ -61,7 +74,9 @@ back, and the best sites lie anywhere."""
 MOST_DAMAGE = 0.3
 """Predicted damage above which an ungated edit is not measured: at 0.16 one prediction in five flipped."""
 
-Turn = Literal["screen", "refine", "vary"]
+LEAST_REDUCTION = 0.02
+"""Share of the masked error that an edit must take away at strength 1 to be measured: where the exemplars themselves
+stay as they are nothing else changes."""
 
 
 class Rounds:
@@ -72,27 +87,34 @@ class Rounds:
         grid: what is tried.
         factory: makes their edits.
         scorer: measures them.
-        pictures: how many the damage is measured on.
         max_drop: the budget, 0..1.
     """
 
-    def __init__(
-        self, fixed: Rewrite, grid: Grid, factory: EditFactory, scorer: EditScorer, pictures: int, max_drop: float
-    ) -> None:
+    def __init__(self, fixed: Rewrite, grid: Grid, factory: EditFactory, scorer: EditScorer, max_drop: float) -> None:
         self.fixed = fixed
         self.grid = grid
         self.factory = factory
         self.max_drop = max_drop
-        self.pictures = pictures
-        self.found: list[Candidate] = []
+        self._found: dict[Trial, tuple[int, Candidate]] = {}
         self._scorer = scorer
         self._judge = Judge.of(factory.problem.model, factory.problem.exemplars)
         self._progress = factory.problem.run.progress
 
     @property
-    def within(self) -> list[Candidate]:
-        """Candidates within the budget."""
-        return [each for each in self.found if is_within(each.drop, each.flips, self.pictures, self.max_drop)]
+    def found(self) -> list[Candidate]:
+        """All candidates, each as it was measured on the most images."""
+        return [candidate for _, candidate in self._found.values()]
+
+    def at(self, level: int) -> list[Candidate]:
+        """Candidates measured at a level that keep to the budget, as far as its images can tell."""
+        measured = [each for reached, each in self._found.values() if reached >= level]
+        return [each for each in measured if (self._is_within(each) if level == ALL else not self._is_hopeless(each))]
+
+    def _is_within(self, found: Candidate) -> bool:
+        return is_within(found.drop, found.flips, found.measured or 1, self.max_drop)
+
+    def _is_hopeless(self, found: Candidate) -> bool:
+        return is_hopeless(found.flips, found.measured or 1, self.max_drop)
 
     @property
     def paths(self) -> list[str]:
@@ -114,32 +136,35 @@ class Rounds:
     def trial(self, sites: Sequence[str], **wanted: Any) -> Trial:
         """A trial with some settings, but for those that were given."""
         free = {name: value for name, value in wanted.items() if name not in self.fixed.model_fields_set}
-        return Trial(tuple(sites), self.fixed.but(**self.clipped(sites, free)))
+        trial = Trial(tuple(sites), self.fixed.but(**free))
+        return self.factory.clipped(trial)
 
-    def clipped(self, sites: Sequence[str], settings: Mapping[str, Any]) -> dict[str, Any]:
-        """Settings with a rank that the sites allow."""
-        most = min(self.factory.most_rank(path) for path in sites)
-        return {name: min(value, most) if name == "rank" else value for name, value in settings.items()}
+    def narrow(self, sites: Iterable[tuple[str, ...]]) -> None:
+        """Try some sites alone from now on."""
+        chosen = {path for each in sites for path in each}
+        self._scorer.narrow([path for path in self.factory.sites if path in chosen])
 
-    def try_all(self, turn: Turn, ladders: Sequence[Sequence[Trial]]) -> None:
+    def try_all(self, turn: Turn, ladders: Sequence[Sequence[Trial]], level: int) -> None:
         """Evaluate ladders of trials of rising strength, each until its damage is far beyond the budget."""
-        total = sum(map(len, ladders))
-        with Bar(total, turn, unit="edit", shown=self._progress) as bar:
+        with Bar(sum(map(len, ladders)), turn, unit="edit", shown=self._progress) as bar:
             for ladder in ladders:
                 for trial in ladder:
-                    candidate = self._try(turn, trial)
-                    if candidate is None or candidate.flips > 3 * FLIPS * self.max_drop + 0.01:
+                    found = self._try(turn, trial, level)
+                    if found is None or self._is_hopeless(found):
                         break
                 bar.update(len(ladder))
 
-    def _try(self, turn: Turn, trial: Trial) -> Candidate | None:
-        for known in self.found:
-            if known.trial == trial:
-                return known
+    def _try(self, turn: Turn, trial: Trial, level: int) -> Candidate | None:
+        reached, known = self._found.get(trial, (-1, None))
+        if reached >= level:
+            return known
         if trial.how.gate is None and self.factory.predicted_damage(trial) > MOST_DAMAGE:
             return None
-        self.found.append(self._scorer.score(self.factory, trial, turn))
-        return self.found[-1]
+        if self.factory.loss_ratio(trial) > 1 - LEAST_REDUCTION:
+            return None
+        candidate = self._scorer.score(self.factory, trial, turn if known is None else known.round, level)
+        self._found[trial] = level, candidate
+        return candidate
 
     def is_useless(self, candidate: Candidate) -> bool:
         """Whether a candidate's edit is useless on its own exemplars."""
@@ -156,46 +181,43 @@ def by_score(rounds: Rounds) -> tuple[Candidate | None, str]:
         The choice, and why; None if nothing helps.
     """
     paths = rounds.paths
-    rule = _rule(rounds) if rounds.grid.has_rule else None
-    rounds.try_all("screen", [ladder for path in paths for ladder in _screen(rounds, path)])
+    rounds.try_all("screen", [ladder for path in paths for ladder in _screen(rounds, path)], FEW)
     best_of = {
-        path: max((score_or_zero(c.score) for c in rounds.within if c.trial.sites == (path,)), default=-np.inf)
+        path: max((score_or_zero(c.score) for c in rounds.at(FEW) if c.trial.sites == (path,)), default=-np.inf)
         for path in paths
     }
-    ranked = sorted(paths, key=lambda path: -best_of[path])
-    rounds.try_all("refine", [ladder for sites in _sets(rounds, ranked) for ladder in _refine(rounds, sites)])
-    best = max(rounds.within, key=lambda each: score_or_zero(each.score), default=None)
+    sets = _sets(rounds, sorted(paths, key=lambda path: -best_of[path]))
+    rounds.narrow([*sets, (rounds.last,)])
+    rule = _rule(rounds) if rounds.grid.has_rule else None
+    rounds.try_all("refine", [ladder for sites in sets for ladder in _refine(rounds, sites)], MORE)
+    ranked = sorted(rounds.at(MORE), key=lambda each: -score_or_zero(each.score))
+    rounds.try_all("refine", [[each.trial] for each in ranked[: rounds.grid.finalists]], ALL)
+    best = max(rounds.at(ALL), key=lambda each: score_or_zero(each.score), default=None)
     if best is not None:
-        rounds.try_all("vary", [[trial] for trial in dict.fromkeys(_vary(rounds, best.trial))])
-    return choose(rounds.within, rule, rounds.is_useless)
+        rounds.try_all("vary", [[trial] for trial in dict.fromkeys(_vary(rounds, best.trial))], ALL)
+    return choose(rounds.at(ALL), rule, rounds.is_useless)
 
 
 def _rule(rounds: Rounds) -> Candidate | None:
     """The default edit: the last site, rank 3, gated, at the largest strength within the budget that is not useless."""
     for rank, gate in ((3, GATE), (1, GATE), (3, HIGHER_GATE), (1, HIGHER_GATE)):
         ladder = _ladder(rounds, [rounds.last], rounds.grid.strengths[:3], rank=rank, gate=gate)
-        rounds.try_all("screen", [ladder])
-        able = [each for each in rounds.within if each.trial in ladder and not rounds.is_useless(each)]
+        rounds.try_all("screen", [ladder], ALL)
+        able = [each for each in rounds.at(ALL) if each.trial in ladder and not rounds.is_useless(each)]
         if able:
-            return able[-1]
+            return max(able, key=lambda each: each.trial.how.strength)
     return None
 
 
-def by_rule(rounds: Rounds) -> tuple[Candidate | None, str]:
-    """Select the default edit, for searches without validation images.
+def best_so_far(rounds: Rounds) -> tuple[Candidate | None, str]:
+    """Select among the edits measured so far, of a search that was stopped.
 
     Returns:
         The choice, and why; None if nothing helps.
     """
-    chosen = _rule(rounds)
-    if chosen is None or chosen.loss >= 1:
-        found = "does anything for the exemplars themselves" if rounds.within else "keeps to the budget"
-        return None, f"nothing helps: at the last site no rank, strength and gate {found}"
-    return chosen, (
-        f"chosen: {name_of(chosen.trial)} by rule (the last site, rank 3, gated, as strong as the budget "
-        f"allows{given_of(rounds.fixed)}), as there is nothing to measure repair on; give labelled validation images "
-        "if you can"
-    )
+    level = next((level for level in (ALL, MORE) if rounds.at(level)), FEW)
+    chosen, why = choose(rounds.at(level), None, rounds.is_useless)
+    return chosen, f"stopped after {plural(len(rounds.found), 'edit')}; {why}"
 
 
 def _ladder(rounds: Rounds, sites: Sequence[str], strengths: Sequence[float], **settings: Any) -> list[Trial]:
@@ -212,8 +234,9 @@ def _sets(rounds: Rounds, ranked: Sequence[str]) -> list[tuple[str, ...]]:
     paths = rounds.paths
     first, second, third = [*ranked, *[ranked[0]] * 2][:3]
     wanted = [{path} for path in (*ranked[: rounds.grid.refined], rounds.last)]
-    wanted += [{first, second}, {first, third}, {second, third}, {first, second, third}]
-    wanted += [set(paths[-2:]), set(paths[-3:])]
+    if rounds.grid.refined > 1:
+        wanted += [{first, second}, {first, third}, {second, third}, {first, second, third}]
+        wanted += [set(paths[-2:]), set(paths[-3:])]
     return list(dict.fromkeys(tuple(path for path in paths if path in each) for each in wanted))
 
 
@@ -237,4 +260,4 @@ def _vary(rounds: Rounds, best: Trial) -> Iterator[Trial]:
         steps += [{"architecture": 2}]
     for step in steps:
         if not step.keys() & rounds.fixed.model_fields_set:
-            yield best.but(**rounds.clipped(best.sites, step))
+            yield rounds.factory.clipped(best.but(**step))

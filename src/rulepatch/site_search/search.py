@@ -15,16 +15,17 @@ from rulepatch.data.folders import ImageSet
 from rulepatch.data.run import Run, with_settings
 from rulepatch.data.statistics import key_statistics
 from rulepatch.editors.judging import judged, warn_of
-from rulepatch.editors.problem import Problem, build_problem
+from rulepatch.editors.problem import build_problem
 from rulepatch.errors import SettingError, SiteError
 from rulepatch.evaluation.evaluate import outcomes_of
 from rulepatch.evaluation.set_checks import trusted
 from rulepatch.methods import MAX_DROP, Rewrite
 from rulepatch.models.classifier import Classifier
-from rulepatch.site_search.candidates import Candidate, EditFactory, EditScorer
+from rulepatch.site_search.candidates import Candidate, EditFactory
 from rulepatch.site_search.evidence import gather_evidence, report_held_out
 from rulepatch.site_search.result import Search
-from rulepatch.site_search.rounds import OVERLAID, REPLACED, Rounds, by_rule, by_score
+from rulepatch.site_search.rounds import OVERLAID, REPLACED, Rounds, best_so_far, by_score
+from rulepatch.site_search.scoring import EditScorer
 from rulepatch.site_search.selection import is_within, told_damage
 from rulepatch.text import plural
 from rulepatch.timing import section
@@ -36,7 +37,7 @@ MOST_REFERENCE = 1000
 """Most reference images on which damage is measured; statistics come from others."""
 
 HELD_OUT = 0.2
-"""Share of the reference set that chooses nothing where the exemplars' overlay can be laid over it."""
+"""Share of the reference set that chooses nothing and tells what the chosen edit costs."""
 
 TRANSPLANTS = 16
 """Reference images with the exemplars' overlay that are learnt from beside the exemplars."""
@@ -51,35 +52,41 @@ def search(
     sites: Sequence[str] | None = None,
     how: Rewrite | type[Rewrite] = Rewrite,
     max_drop: float = MAX_DROP,
+    quick: bool = False,
     leave_out: Sequence[int | str] = (),
     run: Run = Run(),  # noqa: B008 - it is frozen
     **settings: Any,
 ) -> Search:
     """Select the site and the settings of an edit by repair on validation images within a damage budget.
 
-    Without labelled validation images, counterfactuals are made from the reference set: the old concept is located by
-    context matching and replaced as in the exemplars, and the target is the model's prediction for the original. The
-    score is the mean gain in log-probability. The default edit (the last site, rank 3, gated, as strong as the budget
-    allows) is preferred unless another is better by two standard errors; then the candidate with the fewest flips
-    within one standard error of the best is selected. Without counterfactuals the default edit is used. If the
-    exemplars' change lies over the image (`find_overlay`), it is laid over reference images instead: some are learnt
-    from, some choose among all sites of the network, and a fifth of the reference set only reports. An edit is
-    never selected if it repairs no more than it breaks although validation images fail, or if it is useless on its own
-    exemplars.
+    What an edit repairs is measured, in this order of preference, on validation images that are given; where the
+    exemplars' change lies over the image (`find_overlay`), on reference images with it laid over; on counterfactuals,
+    reference images in which the old concept is found by context matching and replaced as in the exemplars, if the
+    model fails on enough of them; or else on variants of each exemplar, by edits that learnt from the others. The score
+    is the mean gain in log-probability of what the model says of the original, or of the label.
 
-    Measurements are cached, so that an interrupted search can be resumed.
+    The default edit (the last site, rank 3, gated, as strong as the budget allows) is preferred unless another is
+    better by two standard errors; then the candidate with the fewest flips within one standard error of the best is
+    selected. For an overlay all sites of the network are candidates and there is no default. An edit is never selected
+    if it repairs no more than it breaks although validation images fail, or if it is useless on its own exemplars. A
+    fifth of the reference set, and a quarter of many validation images, choose nothing and tell what was chosen.
+
+    Edits are measured on few images first, and those that do well on all. Measurements are cached, so that a search
+    that was cut off can be resumed; on Ctrl-C the best edit so far is taken.
 
     Args:
         model: the classifier; it is not changed.
         exemplars: what to learn from.
-        reference: images whose treatment should stay: a folder, or images in memory. While candidates are compared
-            statistics come from one half, and damage is measured on the other; the chosen edit has statistics of both.
+        reference: images whose treatment should stay: a folder, or images in memory. A fifth of them only reports. Of
+            the others, statistics come from one half while candidates are compared, and damage is measured on the
+            other; the chosen edit has statistics of both.
         validation: labelled images that the edit should repair, never the tests; or exemplars that are not learnt
             from; made from the reference set if None.
         sites: where to look; every site with positions in the second half of the network if None.
         how: settings that stay as they are given, such as `Rewrite(gate=None)` for a plain change of weights; the
             search chooses rank, strength, gate and others among those that are not given.
         max_drop: most accuracy that the edit may lose on the reference set, 0..1 (without labels: flips).
+        quick: try fewer edits, for a first impression.
         leave_out: classes to leave out of the reference set, such as those of the exemplars.
         run: seed of the statistics and of the sample on which damage is measured, cache and progress.
         settings: single settings of `how` and of `run` by name, in place of theirs.
@@ -91,6 +98,7 @@ def search(
         SiteError: a site that the model does not have, or no site with positions.
         SettingError: a budget out of range.
         FolderError: a folder is missing or empty, or the validation images have no labels.
+        KeyboardInterrupt: it was stopped before any edit was measured.
 
     Examples:
         >>> from rulepatch.models.registry import load_model
@@ -110,26 +118,29 @@ def search(
     with section("search"):
         images = trusted(model, images, seed=run.seed, progress=run.progress)
         overlay = None if fixed.whole_image else find_overlay(exemplars, model.preprocess)
-        held = ImageSet((), "held out")
-        if overlay is not None:
-            images, held = images.split(1 - HELD_OUT, seed=run.seed)
+        images, held = images.split(1 - HELD_OUT, seed=run.seed)
         known, unseen = images.split(0.5, seed=run.seed)  # damage is lower on the images of the statistics
         learnt = list(exemplars)
         if overlay is not None:
             learnt += transplants(overlay, model, known, TRANSPLANTS, seed=run.seed, progress=run.progress)
-        problem = _build(model, learnt, sites, fixed, known, run, whole_network=overlay is not None)
-        evidence = gather_evidence(problem, validation, images, overlay, unseen)
+        factory = _factory(model, learnt, sites, fixed, known, run, whole_network=overlay is not None)
+        evidence = gather_evidence(factory, validation, images, overlay, unseen, held)
         sample = unseen.sample(MOST_REFERENCE, seed=run.seed)
-        factory = EditFactory(problem, known)
-        with EditScorer(problem, list(factory.sites), sample, evidence.images, groups=evidence.groups) as scorer:
-            rounds = Rounds(fixed, REPLACED if overlay is None else OVERLAID, factory, scorer, len(sample), max_drop)
-            chosen, why = by_rule(rounds) if evidence.images is None else by_score(rounds)
+        grid = REPLACED if overlay is None else OVERLAID
+        with EditScorer(factory, sample, evidence.folds) as scorer:
+            rounds = Rounds(fixed, grid.quick() if quick else grid, factory, scorer, max_drop)
+            try:
+                chosen, why = by_score(rounds)
+            except KeyboardInterrupt:
+                if not rounds.found:
+                    raise
+                chosen, why = best_so_far(rounds)
         edit = None
         if chosen is not None:
             edit, told_of_edit = _made_final(factory, chosen, images, max_drop)
             why = f"{why}; {told_of_edit}; {edit.on_exemplars.why}"
-            if overlay is not None and held:
-                why = f"{why}; {report_held_out(model, edit, overlay, held, run)}"
+            if held:
+                why = f"{why}; {report_held_out(model, edit, evidence, held)}"
             warn_of(edit)
     return Search(
         edit, chosen, tuple(rounds.found), why, evidence.told, max_drop, len(sample), model.name, factory.make
@@ -159,7 +170,7 @@ def _made_final(factory: EditFactory, chosen: Candidate, images: ImageSet, max_d
     return edit, f"kept as it is, as with statistics of the whole reference set: {told}"
 
 
-def _build(
+def _factory(
     model: Classifier,
     exemplars: Sequence[Exemplar],
     sites: Sequence[str] | None,
@@ -168,8 +179,8 @@ def _build(
     run: Run,
     *,
     whole_network: bool,
-) -> Problem:
-    """The problem at all candidate sites, with statistics from one pass."""
+) -> EditFactory:
+    """Edits at all candidate sites, with statistics from one pass."""
     site_list = sites_of(model)
     if sites is None:
         grids = [site for site in site_list.sites if site.is_spatial]
@@ -183,4 +194,5 @@ def _build(
             model, images, wanted, products=torch.float32, seed=run.seed, cache=run.store, progress=run.progress
         )
     seen_as = Rewrite(whole_image=how.whole_image, value_point=how.value_point)  # what else is given comes later
-    return build_problem(model, exemplars, [site.path for site in wanted], seen_as, reference=statistics, run=run)
+    problem = build_problem(model, exemplars, [site.path for site in wanted], seen_as, reference=statistics, run=run)
+    return EditFactory(problem, images, seen_as)

@@ -4,13 +4,13 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from rulepatch.evaluation import metrics
 from rulepatch.evaluation.outcomes import Outcomes
-from rulepatch.methods import Rewrite
 from rulepatch.settings import written
 from rulepatch.site_search.candidates import Candidate, Trial
 from rulepatch.text import percent, plural
 
-__all__ = ["FLIPS", "choose", "given_of", "is_within", "name_of", "score_or_zero", "told_damage"]
+__all__ = ["FLIPS", "choose", "is_hopeless", "is_within", "name_of", "score_or_zero", "told_damage"]
 
 FLIPS = 4
 """Flips allowed for each image that may be lost. On a few hundred images the net loss is mostly noise and does not
@@ -34,6 +34,22 @@ def is_within(drop: float, flips: float, pictures: int, max_drop: float) -> bool
         [True, False, False]
     """
     return drop <= max(max_drop, 1 / pictures) + 1e-12 and flips <= FLIPS * max_drop
+
+
+def is_hopeless(flips: float, pictures: int, max_drop: float) -> bool:
+    """Whether flips on some images are far beyond a budget, so that chance cannot explain it.
+
+    Args:
+        flips: share of the predictions that changed, 0..1.
+        pictures: number of images on which it was measured.
+        max_drop: the budget, 0..1.
+
+    Examples:
+        >>> [is_hopeless(flips, 64, 0.0025) for flips in (0.03, 0.1)]
+        [False, True]
+    """
+    most_flips = FLIPS * max_drop * pictures
+    return flips * pictures > most_flips + 3 * (most_flips + 0.5) ** 0.5
 
 
 def choose(
@@ -116,16 +132,27 @@ def score_or_zero(score: float | None) -> float:
     return 0.0 if score is None else score
 
 
-def told_damage(outcomes: Outcomes) -> str:
-    """What an edit costs on some images, in words."""
+def told_damage(outcomes: Outcomes, *, interval: bool = False) -> str:
+    """What an edit costs on some images, in words.
+
+    Args:
+        outcomes: on these images.
+        interval: whether to give the 95 % interval of the points lost.
+    """
     flips = percent(len(outcomes.flips) / len(outcomes))
-    return f"{100 * outcomes.drop:+.2f} points lost and {flips} flips"
+    between = ""
+    if interval and not outcomes.is_judged_by_flips:
+        between = f" (95 % interval {_interval(outcomes)})"
+    return f"{100 * outcomes.drop:+.2f} points lost{between} and {flips} flips"
 
 
-def given_of(fixed: Rewrite) -> str:
-    """Settings that were given to a search, for the end of a remark; empty if there are none."""
-    given = [f"{name} {written(getattr(fixed, name))}" for name in sorted(fixed.model_fields_set)]
-    return f"; as given: {', '.join(given)}" if given else ""
+def _interval(outcomes: Outcomes) -> str:
+    """Of the points lost; where no image flipped, by the share of flips that may have been missed."""
+    ends = metrics.paired_bootstrap(len(outcomes.repaired), len(outcomes.broken), len(outcomes))
+    if ends is None:
+        missed = metrics.wilson(0, len(outcomes))
+        return f"up to {100 * missed[1]:+.1f}" if missed else "unknown"
+    return f"{-100 * ends[1]:+.1f} to {-100 * ends[0]:+.1f}"
 
 
 def name_of(trial: Trial) -> str:

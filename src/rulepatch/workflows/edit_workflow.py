@@ -32,18 +32,20 @@ log = logging.getLogger("rulepatch")
 
 @dataclass(frozen=True)
 class Limits:
-    """What is allowed of an edit.
+    """What is allowed of an edit, and of the search for it.
 
     Attributes:
         max_drop: most accuracy that it may lose on the reference set, 0..1 (without labels: share of predictions that
             may flip); not measured if None.
         allow_damage: save it all the same, and say so.
         allow_useless: save an edit that does nothing for its own exemplars all the same, and say so.
+        quick: let a search try fewer edits.
     """
 
     max_drop: float | None = None
     allow_damage: bool = False
     allow_useless: bool = False
+    quick: bool = False
 
 
 @dataclass(frozen=True)
@@ -170,6 +172,8 @@ def run_edit(
             model, exemplars, how, out=out, reference=reference, sites=among, leave_out=leave_out,
             validation=validation, limits=limits, run=run,
         )  # fmt: skip
+    if limits.quick:
+        raise SettingError("expected --site auto with --quick, which shortens a search; leave one out")
     if validation is not None:
         raise SettingError("expected --site auto with validation images, which only a search looks at; leave one out")
     kept = ImageSet.of(reference, model.classes, leave_out=leave_out)
@@ -226,6 +230,7 @@ def _make_by_search(
             sites=sites,
             how=how,
             max_drop=MAX_DROP if limits.max_drop is None else limits.max_drop,
+            quick=limits.quick,
             leave_out=leave_out,
             run=run,
         )
