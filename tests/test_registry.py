@@ -1,6 +1,5 @@
 """Registries: what is imported when, other packages' entry points, sound and broken, and the example package."""
 
-import dataclasses
 import json
 import os
 import pkgutil
@@ -21,6 +20,7 @@ from rulepatch.models import registry as models
 from rulepatch.models.registry import load_model
 from rulepatch.playground.pictures import exemplar, training_images
 from rulepatch.registry import Registry
+from rulepatch.settings import Settings
 
 ROOT = Path(__file__).parent.parent
 REGISTRIES = {
@@ -46,7 +46,7 @@ def test_whatever_is_registered_can_be_loaded_as_it_is_documented(kind, name):
     if kind == "editors":
         assert settings.name == name and settings().but(**settings().describe()) == settings()
     else:
-        assert settings.__dataclass_params__.frozen and settings() == settings(**dataclasses.asdict(settings()))
+        assert issubclass(settings, Settings) and settings.of(settings().describe()) == settings()
 
 
 @pytest.mark.parametrize("kind", REGISTRIES)
@@ -264,17 +264,18 @@ def test_what_a_kind_declares_is_what_it_is_given(monkeypatch):
     for registry, _, _ in REGISTRIES.values():
         monkeypatch.setattr(registry, "_objects", dict(registry._objects))
 
-    @dataclasses.dataclass(frozen=True)
-    class Depth:
+    class Depth(Settings):
+        title = "settings of the stylizer deep"
+
         depth: int = 1
 
     stylize.stylizer("deep", Depth)(lambda *given, **shared: (*given, shared))
     shared = {"blend": 0.5, "device": "cpu"}
-    assert stylize.load_stylizer("deep/a/b", **shared, settings={"depth": 2}) == ("a/b", Depth(2), shared)
+    assert stylize.load_stylizer("deep/a/b", **shared, settings={"depth": 2}) == ("a/b", Depth(depth=2), shared)
     assert stylize.load_stylizer("deep", **shared) == ("", Depth(), shared)
-    with pytest.raises(SettingError, match="'steps'; it takes depth"):
+    with pytest.raises(SettingError, match="'steps', which is none; the nearest are depth"):
         stylize.load_stylizer("deep", settings={"steps": 2})
-    with pytest.raises(SettingError, match="'steps'; it takes none"):
+    with pytest.raises(SettingError, match="expected no settings of this stylizer, as there are none, but got 'steps'"):
         stylize.load_stylizer("playground", settings={"steps": 2})
     for takes in (True, False):
         segment.segmenter(f"weights-{takes}", weights=takes)(lambda request: request)
