@@ -12,6 +12,8 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
+import rulepatch as rp
+from rulepatch import methods
 from rulepatch.concepts import segment, stylize
 from rulepatch.data.exemplar_folders import write_exemplar
 from rulepatch.editors import registry as editors
@@ -260,6 +262,24 @@ def test_the_registries_of_rulepatch_hear_of_other_packages(package, monkeypatch
         del vars(registry)["_entry_points"]  # they are of this test
 
 
+def test_an_edit_tells_its_method_though_nobody_imported_its_package(package, monkeypatch):
+    registry = methods._METHODS
+    monkeypatch.setattr(registry, "_objects", dict(registry._objects))
+    monkeypatch.delitem(vars(registry), "_entry_points", raising=False)
+    source = "from rulepatch.methods import Method\nclass Stamp(Method):\n    name = 'stamp'\n    depth: int = 1"
+    package("stamps", source, {"stamp": "stamps"}, group="rulepatch.editors")
+    package("torn", "1 / 0", {"tear": "torn"}, group="rulepatch.editors")
+    stamped, torn, unknown = (
+        rp.Edit((), "0", {"method": name, "settings": {"strength": 2, "depth": 3}})
+        for name in ("stamp", "tear", "gone")
+    )
+    assert (type(stamped.how).__name__, stamped.how.given()) == ("Stamp", {"strength": 2.0, "depth": 3})
+    assert unknown.how is None
+    with pytest.warns(RulepatchWarning, match=r"'tear' of the package torn 1.0 .*ZeroDivisionError"):
+        assert torn.how is None
+    del vars(registry)["_entry_points"]  # they are of this test
+
+
 def test_what_a_kind_declares_is_what_it_is_given(monkeypatch):
     for registry, _, _ in REGISTRIES.values():
         monkeypatch.setattr(registry, "_objects", dict(registry._objects))
@@ -349,7 +369,12 @@ def test_an_editor_of_the_example_is_a_method_like_any_other(installed, tmp_path
     making += ["--allow-useless", "--out", "edit.safetensors", "--method", "mean-key", "--strength", "0.5"]
     installed("-m", "rulepatch", "edit", *making, cwd=tmp_path)
     program = """
+import sys
 import rulepatch as rp
+
+how = rp.Edit.load("edit.safetensors").how
+assert (how.name, how.strength, type(how).__module__) == ("mean-key", 0.5, "rulepatch_example.editor")
+
 from rulepatch.editors.registry import editor_named, editors
 
 assert "mean-key" in editors() and editor_named("mean-key").settings().strength == 1
