@@ -31,13 +31,9 @@ def one_site(name: str, model: nn.Module, path: str, images: Tensor) -> dict[str
     statistics = KeyStatistics(site.shape[1])
     seconds = interleaved(
         {
-            "bare": lambda: capture.stream_inputs(model, images, {path: lambda keys: None}),
-            "statistics": lambda: capture.stream_inputs(
-                model, images, {path: lambda keys: statistics.add(flat(keys, site))}
-            ),
-            "outer products": lambda: capture.stream_inputs(
-                model, images, {path: lambda keys: outer_products(flat(keys, site))}
-            ),
+            "bare": lambda: capture.input_of(model, images, path),
+            "statistics": lambda: statistics.add(flat(capture.input_of(model, images, path), site)),
+            "outer products": lambda: outer_products(flat(capture.input_of(model, images, path), site)),
         }
     )
     return row(f"{name}, {path}", len(images), seconds["bare"], seconds["statistics"]) | {
@@ -47,24 +43,23 @@ def one_site(name: str, model: nn.Module, path: str, images: Tensor) -> dict[str
 
 def all_sites(name: str, model: nn.Module, images: Tensor, products: torch.dtype) -> dict[str, Any]:
     """Every convolution of a network in one pass, beside a whole bare forward."""
-    sites = {site.reads: site for site in find_sites(model, images[:1]).sites if site.kind == "conv"}
-    statistics = {site.path: KeyStatistics(site.shape[1], capacity=2048, products=products) for site in sites.values()}
-    readers = {
-        site.path: lambda keys, site=site: statistics[site.path].add(flat(keys, site)) for site in sites.values()
-    }
+    distinct = {site.reads: site for site in find_sites(model, images[:1]).sites if site.kind == "conv"}
+    sites = {site.path: site for site in distinct.values()}
+    statistics = {path: KeyStatistics(site.shape[1], capacity=2048, products=products) for path, site in sites.items()}
 
     def bare() -> None:
         with capture.inference(model):
             model(images)
 
-    seconds = interleaved(
-        {
-            "bare": bare,
-            "hooks": lambda: capture.stream_inputs(model, images, dict.fromkeys(readers, lambda keys: None)),
-            "statistics": lambda: capture.stream_inputs(model, images, readers),
-        },
-        rounds=7,
-    )
+    def hooks() -> None:
+        for _ in capture.inputs_of(model, images, sites):
+            pass
+
+    def add() -> None:
+        for path, keys in capture.inputs_of(model, images, sites):
+            statistics[path].add(flat(keys, sites[path]))
+
+    seconds = interleaved({"bare": bare, "hooks": hooks, "statistics": add}, rounds=7)
     title = f"{name}, all convolutions, products in {str(products).removeprefix('torch.')}"
     return row(title, len(images), seconds["bare"], seconds["statistics"]) | {
         "of which hooks, ratio": seconds["hooks"] / seconds["bare"]
@@ -80,7 +75,7 @@ def whole_pass(name: str, module: nn.Module, path: str, count: int) -> dict[str,
 
     def bare() -> None:
         for batch in batches(model, images):
-            capture.stream_inputs(model.module, batch, {path: lambda keys: None})
+            capture.input_of(model.module, batch, path)
 
     seconds = interleaved(
         {"bare": bare, "statistics": lambda: key_statistics(model, images, [site], progress=False)}, rounds=5

@@ -1,8 +1,10 @@
 """The package is as docs/architecture.md says: who may import whom, what is loaded when, where hooks are made."""
 
 import ast
+import dataclasses
 import functools
 import importlib
+import inspect
 import json
 import re
 import subprocess
@@ -174,6 +176,29 @@ def test_what_is_public_is_what_the_reference_describes():
     assert len(entries) == len(set(entries)) and public <= set(entries) and not modules & set(packages)
     for name in modules:  # files of which every public name is described
         assert set(importlib.import_module(name).__all__) <= set(dir(importlib.import_module(name)))
+
+
+TAKE_IT_WHOLE = {"build_problem", "gather_statistics"}
+"""Public functions that take no single settings of a run: a step of `edit`, and one of ten parameters."""
+
+TAKE_THEM_APART = {"Workbench", "make_counterfactuals", "transplants"}
+"""Public functions that still take cache or progress by themselves."""
+
+
+def test_what_is_public_takes_cache_and_progress_as_settings_of_a_run():
+    apart = set()
+    for package in exporting_packages():
+        module = importlib.import_module(package)
+        for name in module.__all__:
+            public = getattr(module, name)
+            code = getattr(public.__init__ if isinstance(public, type) else public, "__code__", None)
+            if code is None or dataclasses.is_dataclass(public):
+                continue
+            taken = set(code.co_varnames[: code.co_argcount + code.co_kwonlyargcount])
+            apart |= {name} if taken & {"cache", "progress"} else set()
+            if "run" in taken and name not in TAKE_IT_WHOLE:
+                assert code.co_flags & inspect.CO_VARKEYWORDS, name
+    assert apart == TAKE_THEM_APART
 
 
 def test_every_public_function_says_what_it_does():

@@ -1,6 +1,5 @@
 """Registries: what is imported when, other packages' entry points, sound and broken, and the example package."""
 
-import dataclasses
 import json
 import os
 import pkgutil
@@ -13,6 +12,8 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
+import rulepatch as rp
+from rulepatch import methods
 from rulepatch.concepts import segment, stylize
 from rulepatch.data.exemplar_folders import write_exemplar
 from rulepatch.editors import registry as editors
@@ -21,6 +22,7 @@ from rulepatch.models import registry as models
 from rulepatch.models.registry import load_model
 from rulepatch.playground.pictures import exemplar, training_images
 from rulepatch.registry import Registry
+from rulepatch.settings import Settings
 
 ROOT = Path(__file__).parent.parent
 REGISTRIES = {
@@ -46,7 +48,7 @@ def test_whatever_is_registered_can_be_loaded_as_it_is_documented(kind, name):
     if kind == "editors":
         assert settings.name == name and settings().but(**settings().describe()) == settings()
     else:
-        assert settings.__dataclass_params__.frozen and settings() == settings(**dataclasses.asdict(settings()))
+        assert issubclass(settings, Settings) and settings.of(settings().describe()) == settings()
 
 
 @pytest.mark.parametrize("kind", REGISTRIES)
@@ -260,21 +262,40 @@ def test_the_registries_of_rulepatch_hear_of_other_packages(package, monkeypatch
         del vars(registry)["_entry_points"]  # they are of this test
 
 
+def test_an_edit_tells_its_method_though_nobody_imported_its_package(package, monkeypatch):
+    registry = methods._METHODS
+    monkeypatch.setattr(registry, "_objects", dict(registry._objects))
+    monkeypatch.delitem(vars(registry), "_entry_points", raising=False)
+    source = "from rulepatch.methods import Method\nclass Stamp(Method):\n    name = 'stamp'\n    depth: int = 1"
+    package("stamps", source, {"stamp": "stamps"}, group="rulepatch.editors")
+    package("torn", "1 / 0", {"tear": "torn"}, group="rulepatch.editors")
+    stamped, torn, unknown = (
+        rp.Edit((), "0", {"method": name, "settings": {"strength": 2, "depth": 3}})
+        for name in ("stamp", "tear", "gone")
+    )
+    assert (type(stamped.how).__name__, stamped.how.given()) == ("Stamp", {"strength": 2.0, "depth": 3})
+    assert unknown.how is None
+    with pytest.warns(RulepatchWarning, match=r"'tear' of the package torn 1.0 .*ZeroDivisionError"):
+        assert torn.how is None
+    del vars(registry)["_entry_points"]  # they are of this test
+
+
 def test_what_a_kind_declares_is_what_it_is_given(monkeypatch):
     for registry, _, _ in REGISTRIES.values():
         monkeypatch.setattr(registry, "_objects", dict(registry._objects))
 
-    @dataclasses.dataclass(frozen=True)
-    class Depth:
+    class Depth(Settings):
+        title = "settings of the stylizer deep"
+
         depth: int = 1
 
     stylize.stylizer("deep", Depth)(lambda *given, **shared: (*given, shared))
     shared = {"blend": 0.5, "device": "cpu"}
-    assert stylize.load_stylizer("deep/a/b", **shared, settings={"depth": 2}) == ("a/b", Depth(2), shared)
+    assert stylize.load_stylizer("deep/a/b", **shared, settings={"depth": 2}) == ("a/b", Depth(depth=2), shared)
     assert stylize.load_stylizer("deep", **shared) == ("", Depth(), shared)
-    with pytest.raises(SettingError, match="'steps'; it takes depth"):
+    with pytest.raises(SettingError, match="'steps', which is none; the nearest are depth"):
         stylize.load_stylizer("deep", settings={"steps": 2})
-    with pytest.raises(SettingError, match="'steps'; it takes none"):
+    with pytest.raises(SettingError, match="expected no settings of this stylizer, as there are none, but got 'steps'"):
         stylize.load_stylizer("playground", settings={"steps": 2})
     for takes in (True, False):
         segment.segmenter(f"weights-{takes}", weights=takes)(lambda request: request)
@@ -348,7 +369,12 @@ def test_an_editor_of_the_example_is_a_method_like_any_other(installed, tmp_path
     making += ["--allow-useless", "--out", "edit.safetensors", "--method", "mean-key", "--strength", "0.5"]
     installed("-m", "rulepatch", "edit", *making, cwd=tmp_path)
     program = """
+import sys
 import rulepatch as rp
+
+how = rp.Edit.load("edit.safetensors").how
+assert (how.name, how.strength, type(how).__module__) == ("mean-key", 0.5, "rulepatch_example.editor")
+
 from rulepatch.editors.registry import editor_named, editors
 
 assert "mean-key" in editors() and editor_named("mean-key").settings().strength == 1

@@ -9,6 +9,9 @@ import torch
 import yaml
 
 from rulepatch.concepts.case_settings import CaseSettings
+from rulepatch.concepts.stylizers.gatys import GatysSettings
+from rulepatch.concepts.stylizers.inpainting import InpaintingSettings
+from rulepatch.concepts.stylizers.paste import PasteSettings
 from rulepatch.data.cache import Cache
 from rulepatch.data.run import Run
 from rulepatch.errors import SettingError
@@ -27,11 +30,11 @@ ALL = {
 }  # fmt: skip
 
 WAYS = {
-    "python": lambda given: Rewrite(**given),
-    "pairs": lambda given: Rewrite.of(read_pairs(f"{name.replace('_', '-')}={_text(v)}" for name, v in given.items())),
-    "yaml": lambda given: Rewrite.of(yaml.safe_load(yaml.safe_dump(given))),
-    "toml": lambda given: Rewrite.of(tomllib.loads("\n".join(f"{name} = {_toml(v)}" for name, v in given.items()))),
-    "json": lambda given: Rewrite.of(json.loads(json.dumps(given))),
+    "python": lambda how, given: how(**given),
+    "pairs": lambda how, given: how.of(read_pairs(f"{name.replace('_', '-')}={_text(v)}" for name, v in given.items())),
+    "yaml": lambda how, given: how.of(yaml.safe_load(yaml.safe_dump(given))),
+    "toml": lambda how, given: how.of(tomllib.loads("\n".join(f"{name} = {_toml(v)}" for name, v in given.items()))),
+    "json": lambda how, given: how.of(json.loads(json.dumps(given))),
 }
 
 WRONG = [
@@ -41,6 +44,18 @@ WRONG = [
     {"error": "l1"}, {"error": "Squared"}, {"steps": -1}, {"ridge": -1e-3}, {"coupling": "some"}, {"floor": 1},
     {"whole_image": "perhaps"}, {"protected_share": 0}, {"rnak": 3},
 ]  # fmt: skip
+
+WRONG_OF_STYLIZERS = {
+    PasteSettings: [
+        {"illumination": -0.1}, {"illumination": 1.1}, {"illumination": "much"}, {"feather": 0.6}, {"feather": True},
+    ],
+    GatysSettings: [{"steps": 0}, {"steps": 1.5}, {"steps": "many"}, {"style_weight": 0}, {"style_wieght": 1}],
+    InpaintingSettings: [
+        {"template": "snow"}, {"template": 3}, {"steps": -1}, {"guidance": -1}, {"guidance": float("nan")}, {"side": 7},
+    ],
+}  # fmt: skip
+
+EVERY_WRONG = [(how, each) for how, wrong in {Rewrite: WRONG, **WRONG_OF_STYLIZERS}.items() for each in wrong]
 
 
 def _text(value):
@@ -60,15 +75,15 @@ def test_every_setting_is_tried_here():
 
 @pytest.mark.parametrize("way", WAYS)
 def test_the_same_settings_come_of_every_way(way):
-    assert WAYS[way](ALL) == Rewrite(**ALL)
+    assert WAYS[way](Rewrite, ALL) == Rewrite(**ALL)
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("wrong", WRONG, ids=str)
-def test_what_is_wrong_is_one_sentence_whichever_way_it_comes(wrong, way):
+@pytest.mark.parametrize(("how", "wrong"), EVERY_WRONG, ids=lambda each: getattr(each, "__name__", str(each)))
+def test_what_is_wrong_is_one_sentence_whichever_way_it_comes(how, wrong, way):
     (name,) = wrong
     with pytest.raises(SettingError) as refused:
-        WAYS[way](wrong)
+        WAYS[way](how, wrong)
     told = str(refused.value)
     assert told.startswith("expected ") and name in told and "\n" not in told and "; " in told
 
@@ -89,7 +104,7 @@ def test_none_is_written_by_its_name():
     assert Rewrite(gate="none") == Rewrite(gate=None) and Rewrite(coupling="none").coupling == "none"
 
 
-FURTHER = [CaseSettings, CompareSettings, InvertSettings, NewClassSettings]
+FURTHER = [CaseSettings, CompareSettings, InvertSettings, NewClassSettings, *WRONG_OF_STYLIZERS]
 
 
 @pytest.mark.parametrize("settings", [*Method.known.values(), *FURTHER], ids=lambda each: each.__name__)

@@ -3,11 +3,13 @@
 Loads no torch, so that the command line can show its help at once.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from rulepatch.errors import SettingError
+from rulepatch.errors import SettingError, warn
+from rulepatch.registry import Registry
 from rulepatch.settings import Settings, Usual
 from rulepatch.text import read_share
 
@@ -58,6 +60,9 @@ MaxDrop = Annotated[
 ]
 
 
+_METHODS = Registry[type["Method"]]("method", {}, group="rulepatch.editors")
+
+
 class Method(Settings):
     """Settings of a way to make an edit.
 
@@ -66,8 +71,8 @@ class Method(Settings):
     """
 
     name: ClassVar[str] = ""
-    known: ClassVar[dict[str, type["Method"]]] = {}
-    """Classes of settings by the name of their method."""
+    known: ClassVar[Mapping[str, type["Method"]]] = _METHODS.imported
+    """Classes of settings by the name of their method, of the packages that were imported so far."""
 
     images: ClassVar[frozenset[str]] = frozenset()
     """Which of `protect` and `style` it takes."""
@@ -80,7 +85,21 @@ class Method(Settings):
     @classmethod
     def __pydantic_init_subclass__(cls, **_: Any) -> None:
         cls.title = f"settings of {cls.name}"
-        Method.known[cls.name] = cls
+        _METHODS.register(cls.name)(cls)
+
+    @staticmethod
+    def named(name: str) -> "type[Method] | None":
+        """The settings of a method by its name; another package that has it in an entry point is imported.
+
+        Returns:
+            The class; None if there is none of that name, or with a warning if its package cannot be imported.
+        """
+        try:
+            if name in _METHODS:
+                return _METHODS[name]
+        except SettingError as error:
+            warn(str(error))
+        return None
 
     @property
     def unfolded(self) -> bool:

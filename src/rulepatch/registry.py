@@ -68,6 +68,11 @@ class Registry(Generic[T]):
 
         return decorate
 
+    @property
+    def imported(self) -> Mapping[str, T]:
+        """The objects of the modules that were imported so far, by name."""
+        return self._objects
+
     def names(self) -> list[str]:
         """All names, sorted, whether or not what they stand for can be imported."""
         return sorted({*self._modules, *self._objects, *self._entry_points})

@@ -93,6 +93,8 @@ class Settings(BaseModel):
         first = error.errors(include_url=False)[0]
         if first["type"] == "extra_forbidden":
             name = str(first["loc"][0])
+            if not cls.model_fields:
+                return f"expected no {cls.title}, as there are none, but got {name!r}; leave it out"
             return (
                 f"expected {cls.title} but got {name!r}, which is none; the nearest are "
                 f"{nearest(name, list(cls.model_fields))}"

@@ -11,7 +11,8 @@ from torch.nn import functional as F
 from rulepatch.collectives import group_scope
 from rulepatch.data.cache import Cache
 from rulepatch.data.folders import ImageSet, Picture
-from rulepatch.data.statistics import StatisticsConfig, find_statistics, key_statistics, part_statistics
+from rulepatch.data.run import Run
+from rulepatch.data.statistics import PartialStatistics, StatisticsConfig, find_statistics, key_statistics
 from rulepatch.errors import FolderError, SettingError, WorkerError
 from rulepatch.images import read_image
 from rulepatch.models.classes import Classes
@@ -339,13 +340,14 @@ def test_parts_of_a_reference_set_merge_to_the_whole(parts, architecture, model,
     whole = statistics(model, images, SITES, architecture=architecture)
     config = StatisticsConfig(architecture, 4, 0, whole[0].sample.capacity, torch.float64)
     found = [
-        part_statistics(model, images, sites_of(model), config, part=part, parts=parts, progress=False)
+        find_statistics(model, images, sites_of(model), config, run=Run(cache=None, progress=False), part=(part, parts))
         for part in reversed(range(parts))
     ]
+    merged = PartialStatistics(found[0].statistics)
     for other in found[1:]:
-        found[0].merge(other)
+        merged.merge(PartialStatistics(other.statistics))
     for path, expected in zip(SITES, whole, strict=True):
-        assert_is_whole(found[0].statistics[path], expected)
+        assert_is_whole(merged.statistics[path], expected)
 
 
 @pytest.fixture
@@ -357,8 +359,9 @@ def in_group(group, model, images, tmp_path):
             own, pictures = change(rank, Classifier(copy.deepcopy(model.module), PREPROCESS, CLASSES), images)
             sites = sites_of(own, paths)
             own.module.batches.clear()
-            cache = Cache(tmp_path / f"cache{rank}")
-            return find_statistics(own, pictures, sites, batch_size=4, cache=cache, progress=False), own
+            config = StatisticsConfig.of(own, sites, batch_size=4)
+            run = Run(cache=Cache(tmp_path / f"cache{rank}"), progress=False)
+            return find_statistics(own, pictures, sites, config, run=run), own
 
         return group(count, process)
 

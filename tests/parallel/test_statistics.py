@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 import rulepatch as rp
 from rulepatch.data.cache import default_cache
 from rulepatch.data.run import Run
+from rulepatch.data.stream import ImageStream
 from rulepatch.errors import FolderError, SettingError, WorkerError
 from rulepatch.methods import Rewrite
 from rulepatch.models.registry import load_model
@@ -192,11 +193,13 @@ def edit(monkeypatch, tmp_path):
 
     def make(reference, name, **settings):
         streamed = []
-        real = module.part_statistics
-        monkeypatch.setattr(
-            "rulepatch.data.statistics.part_statistics",
-            lambda *args, **kwargs: streamed.append(1) or real(*args, **kwargs),
-        )
+        real = ImageStream.of
+
+        def stream(model, images, what=None, **settings):
+            streamed.extend([what] * (what == "statistics"))
+            return real(model, images, what, **settings)
+
+        monkeypatch.setattr(ImageStream, "of", stream)
         from rulepatch.playground.pictures import exemplar
         from rulepatch.workflows.edit_workflow import Limits, run_edit
 
@@ -311,7 +314,7 @@ if second and os.environ["HOW"] == "missing":
     arguments[arguments.index("--reference") + 1] += "-elsewhere"
 if second and os.environ["HOW"] == "killed":
     import rulepatch.data.statistics as statistics
-    statistics.part_statistics = lambda *_, **__: os._exit(9)
+    statistics.ImageStream.of = lambda *_, **__: os._exit(9)
 main(["statistics", *arguments])
 """
 

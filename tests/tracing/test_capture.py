@@ -19,19 +19,39 @@ def layers_of(model: nn.Module) -> list[str]:
 
 def test_keys_are_the_inputs_of_every_site(net, inputs, untouched):
     untouched(net)
-    seen = {}
-    capture.stream_inputs(net, inputs, {path: lambda k, path=path: seen.update({path: k.clone()}) for path in SITES})
+    seen = dict(capture.inputs_of(net, inputs, SITES))
     assert list(seen) == SITES
     assert torch.equal(seen["0.0"], inputs)
     assert torch.equal(seen["1.conv1"], net[0](inputs))
     assert torch.equal(seen["6"], net[:6](inputs))
 
 
+def test_where_all_inputs_are_too_many_to_hold_there_are_more_passes(net, inputs, untouched, monkeypatch):
+    untouched(net)
+    together = dict(capture.inputs_of(net, inputs, SITES))
+    passes = []
+    handle = net[0].register_forward_pre_hook(lambda *_: passes.append(1))
+    for held, count in {1: len(SITES), together["0.0"].nbytes + 1: 3, 1 << 30: 1}.items():
+        passes.clear()
+        monkeypatch.setattr(capture, "MOST_HELD", held)
+        found = dict(capture.inputs_of(net, inputs, SITES[::-1]))
+        assert list(found) == SITES and len(passes) == count
+        assert all(torch.equal(found[path], together[path]) for path in SITES)
+    handle.remove()
+
+
+def test_an_input_that_a_later_layer_overwrites_is_that_of_its_site(inputs):
+    net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Identity(), nn.ReLU(inplace=True), nn.Conv2d(4, 2, 1)).eval()
+    found = dict(capture.inputs_of(net, inputs, ["1", "3"]))
+    assert torch.equal(found["1"], net[0](inputs)) and float(found["1"].detach().min()) < 0
+    assert torch.equal(found["3"], found["1"].relu())
+
+
 def test_forward_stops_at_the_last_site(net, inputs):
     called = []
     net[6].register_forward_hook(lambda *_: called.append(6))
     net[2][2].register_forward_hook(lambda *_: called.append(2))
-    capture.stream_inputs(net, inputs, {"2.0": lambda keys: None})
+    capture.input_of(net, inputs, "2.0")
     assert called == []
     net(inputs)
     assert called == [2, 6]  # the control: a whole pass calls them
@@ -42,7 +62,7 @@ def test_a_site_that_is_never_called_is_named(net, inputs, untouched):
     net.idle.add_module("never", nn.Linear(2, 2))
     untouched(net)
     with pytest.raises(SiteError, match=r"idle\.never"):
-        capture.stream_inputs(net, inputs, {"idle.never": lambda keys: None})
+        list(capture.inputs_of(net, inputs, ["0.0", "idle.never"]))
 
 
 @pytest.mark.parametrize("failing", ["reader", "model"])
@@ -50,13 +70,10 @@ def test_nothing_stays_behind_after_an_exception(net, inputs, untouched, failing
     net.train()
     net[1].eval()
     untouched(net)
-
-    def reader(keys):
-        raise RuntimeError("reader")
-
     with pytest.raises(RuntimeError if failing == "reader" else ModelError):
         if failing == "reader":
-            capture.stream_inputs(net, inputs, {"2.0": reader})
+            for _ in capture.inputs_of(net, inputs, ["2.0", "6"]):
+                raise RuntimeError("reader")
         else:
             capture.record(net, inputs[:, :2], {"1.conv1": "1.relu"})
 
@@ -73,9 +90,7 @@ def test_a_stop_is_no_exception_that_models_swallow():
             except Exception:
                 return self.after(x)
 
-    seen = []
-    capture.stream_inputs(Swallows(), torch.ones(1, 2), {"inner": seen.append})
-    assert len(seen) == 1
+    assert capture.input_of(Swallows(), torch.ones(1, 2), "inner").tolist() == [[1, 1]]
 
 
 @pytest.mark.parametrize(

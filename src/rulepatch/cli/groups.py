@@ -267,7 +267,7 @@ class MethodCommand(SettingsCommand):
         from rulepatch.methods import Method
 
         name = ctx.meta.get(METHOD_NAME, "rewrite")
-        return f"Settings of {name} (--method NAME --help: those of another)", Method.known.get(name, Method)
+        return f"Settings of {name} (--method NAME --help: those of another)", Method.named(name) or Method
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the arguments; help is about the method that they name."""

@@ -17,7 +17,6 @@ from rulepatch.core.exemplars import Exemplar
 from rulepatch.core.moments import KeyStatistics
 from rulepatch.core.patched_model import Projection
 from rulepatch.core.site_activations import SiteActivations
-from rulepatch.data.cache import Cache, default_cache
 from rulepatch.data.folders import ImageSet, Picture
 from rulepatch.data.run import Run
 from rulepatch.data.statistics import key_statistics
@@ -90,8 +89,8 @@ def key_of_concept(
     site: str | None = None,
     reference: Reference,
     which: Literal["concept", "replacement"] = "concept",
-    cache: Cache | Literal["user"] | None = "user",
-    progress: bool = True,
+    run: Run = Run(),  # noqa: B008 - it is frozen
+    **settings: Any,
 ) -> Key:
     """The key of a concept at a site: the first whitened direction of its keys in some exemplars.
 
@@ -101,8 +100,8 @@ def key_of_concept(
         site: dotted path of the layer; the last whose positions lie in the image if None.
         reference: images, or statistics of every site.
         which: the concept that the mask marks in the original images, or what replaces it in the edited ones.
-        cache: where statistics are kept; the user's own cache by default, None for nowhere.
-        progress: whether to show bars.
+        run: cache, progress, and the seed of the statistics.
+        settings: single settings of `run` by name, in place of its own.
 
     Raises:
         ExemplarError: no exemplars, or one that does not fit the model.
@@ -111,8 +110,7 @@ def key_of_concept(
     if site is None:
         site_list = sites_of(model)
         site = [each.path for each in site_list.sites if each.is_spatial][-1]
-    run = Run(cache=cache, progress=progress)
-    problem = build_problem(model, exemplars, site, Rewrite(), reference=reference, run=run)
+    problem = build_problem(model, exemplars, site, Rewrite(), reference=reference, run=run.but(**settings))
     return key_at(problem, problem.observations[0], which)
 
 
@@ -195,8 +193,8 @@ class Matcher:
         model: the classifier.
         key: what to look for.
         reference: images that say what is usual, or statistics of the key's site.
-        cache: where statistics are kept; the user's own cache by default, None for nowhere.
-        progress: whether to show bars.
+        run: cache, progress, and the seed of the statistics.
+        settings: single settings of `run` by name, in place of its own.
 
     Attributes:
         reference_scores: the key's scores at a sample of the reference set's positions, (positions,), ascending.
@@ -211,8 +209,8 @@ class Matcher:
         key: Key,
         *,
         reference: Reference,
-        cache: Cache | Literal["user"] | None = "user",
-        progress: bool = True,
+        run: Run = Run(),  # noqa: B008 - it is frozen
+        **settings: Any,
     ) -> None:
         self.model, self.key = model, key
         site = sites_of(model).site(key.site)
@@ -226,9 +224,8 @@ class Matcher:
             )
         statistics = reference
         if not isinstance(reference, dict):
-            kept = default_cache() if cache == "user" else cache
             known = ImageSet.of(reference, model.classes)
-            statistics = key_statistics(model, known, [site], architecture=architecture, cache=kept, progress=progress)
+            statistics = key_statistics(model, known, [site], architecture=architecture, run=run, **settings)
         self.reference_scores = scores_on_reference(statistics[key.site], key)
         self._places, self._reader = places, Projection(layer, key.direction[None], None)
 
@@ -371,8 +368,8 @@ def match(
     *,
     reference: Reference,
     level: float = 0.99,
-    cache: Cache | Literal["user"] | None = "user",
-    progress: bool = True,
+    run: Run = Run(),  # noqa: B008 - it is frozen
+    **settings: Any,
 ) -> Matches:
     """Rank images by the highest score of a key in them; its level is a quantile over a reference set (thesis 2.2.2).
 
@@ -382,8 +379,8 @@ def match(
         images: images to look in.
         reference: images that say what is usual, or statistics of the key's site.
         level: quantile of the reference set's positions above which the key counts as firing, 0..1.
-        cache: where statistics are kept; the user's own cache by default, None for nowhere.
-        progress: whether to show bars.
+        run: cache, progress, and the seed of the statistics.
+        settings: single settings of `run` by name, in place of its own.
 
     Returns:
         The images, the best first.
@@ -394,8 +391,9 @@ def match(
     """
     if not 0 <= level < 1:
         raise SettingError(f"expected a level in 0..1 (a quantile of the reference set, such as 0.99) but got {level}")
-    matcher = Matcher(model, key, reference=reference, cache=cache, progress=progress)
-    stream = ImageStream.of(model, ImageSet.of(images, model.classes), "matching", progress=progress)
+    run = run.but(**settings)
+    matcher = Matcher(model, key, reference=reference, run=run)
+    stream = ImageStream.of(model, ImageSet.of(images, model.classes), "matching", progress=run.progress)
     ranked = tuple(sorted(matcher.scan(stream), key=lambda each: -each.best))
     threshold = float(np.quantile(matcher.reference_scores, level))
     return Matches(key, ranked, threshold, level, tuple(picture.name for picture in stream.skipped))

@@ -4,14 +4,14 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from rulepatch.data.cache import Cache
 from rulepatch.data.folders import Picture
+from rulepatch.data.run import Run
 from rulepatch.editors.problem import Reference
 from rulepatch.errors import ImageError, SettingError, nearest
 from rulepatch.models.classifier import Classifier
@@ -130,8 +130,7 @@ class Request:
         weights: a local file of weights, for one that is named by its architecture.
         model: the classifier, for one that looks into it.
         reference: images that say what is usual, or statistics of the classifier's sites, for the same.
-        cache: where statistics are kept.
-        progress: whether to show bars.
+        run: cache, progress, and the seed of statistics.
     """
 
     name: str = ""
@@ -140,8 +139,7 @@ class Request:
     weights: Path | None = None
     model: Classifier | None = None
     reference: Reference = None
-    cache: Cache | Literal["user"] | None = "user"
-    progress: bool = True
+    run: Run = Run()  # noqa: RUF009 - it is frozen
 
 
 Factory = Callable[[Request], Segmenter]
@@ -203,8 +201,8 @@ def load_segmenter(
     weights: Path | str | None = None,
     model: Classifier | None = None,
     reference: Reference = None,
-    cache: Cache | Literal["user"] | None = "user",
-    progress: bool = True,
+    run: Run = Run(),  # noqa: B008 - it is frozen
+    **settings: Any,
 ) -> Segmenter:
     """Load a segmenter by name.
 
@@ -219,8 +217,8 @@ def load_segmenter(
         weights: a local file of weights, for `torchvision/ARCHITECTURE`.
         model: the classifier that was edited, for `context/EDIT.safetensors`.
         reference: images that say what is usual, or statistics of the classifier's sites, for the same.
-        cache: where statistics are kept; the user's own cache by default, None for nowhere.
-        progress: whether to show bars.
+        run: cache, progress, and the seed of statistics.
+        settings: single settings of `run` by name, in place of its own.
 
     Returns:
         The segmenter. Weights are downloaded only if they are not here.
@@ -244,7 +242,7 @@ def load_segmenter(
     if weights is not None and not found.weights:
         raise SettingError(f"expected no file of weights for {name} but got {weights}; name a folder, {kind}/FOLDER")
     local = None if weights is None else Path(weights)
-    return found.load(Request(rest, threshold, device, local, model, reference, cache, progress))
+    return found.load(Request(rest, threshold, device, local, model, reference, run.but(**settings)))
 
 
 # What the segmenters share

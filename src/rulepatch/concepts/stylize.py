@@ -5,9 +5,9 @@ image with the masked region in that style and all else untouched, to the bit.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from rulepatch.digests import digest_of_bytes, digest_of_json
 from rulepatch.errors import FolderError, ImageError, SettingError, nearest
 from rulepatch.images import SUFFIXES, composite, read_image
 from rulepatch.registry import Registry
+from rulepatch.settings import Settings
 
 __all__ = [
     "BLEND",
@@ -108,9 +109,10 @@ class Stylizer(Protocol):
         """
 
 
-@dataclass(frozen=True)
-class NoSettings:
+class NoSettings(Settings):
     """The settings of a stylizer that has none of its own."""
+
+    title: ClassVar[str] = "settings of this stylizer"
 
 
 Factory = TypeVar("Factory", bound=Callable[..., Stylizer])
@@ -121,7 +123,7 @@ class _Kind:
     """A kind of stylizer: the function that loads one, and the class of its settings."""
 
     load: Callable[..., Stylizer]
-    settings: type[Any]
+    settings: type[Settings]
 
 
 _STYLIZERS = Registry[_Kind](
@@ -138,14 +140,14 @@ _STYLIZERS = Registry[_Kind](
 )
 
 
-def stylizer(name: str, settings: type[Any] = NoSettings) -> Callable[[Factory], Factory]:
+def stylizer(name: str, settings: type[Settings] = NoSettings) -> Callable[[Factory], Factory]:
     """Register a function that loads a stylizer: `load(rest, how, *, blend, device)`.
 
     `rest` is what follows the name and a slash, and `how` the settings.
 
     Args:
         name: of the stylizer.
-        settings: a frozen dataclass of the settings that it alone has, each with a default, checked at construction.
+        settings: the class of the settings that it alone has, each with a default.
 
     Returns:
         A decorator.
@@ -184,17 +186,11 @@ def load_stylizer(
         >>> snowy.getpixel((40, 10)), snowy.getpixel((40, 60)) > (120, 120, 120)
         ((105, 105, 105), True)
     """
-    kind, _, rest = name.partition("/")
+    _, _, rest = name.partition("/")
     found = _STYLIZERS[name]
     if not 0 <= blend <= 1:
         raise SettingError(f"expected a blend in 0..1 but got {blend}; choose within")
-    own = sorted(each.name for each in fields(found.settings))
-    for key in settings or ():
-        if key not in own:
-            raise SettingError(
-                f"expected settings of the stylizer {kind} but got {key!r}; it takes {', '.join(own) or 'none'}"
-            )
-    return found.load(rest, found.settings(**(settings or {})), blend=blend, device=device)
+    return found.load(rest, found.settings.of(settings or {}), blend=blend, device=device)
 
 
 def styles(names: Sequence[str] | None = None, *, folder: Path | None = None) -> list[Style]:

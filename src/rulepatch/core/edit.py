@@ -121,8 +121,8 @@ class Edit:
 
     @property
     def how(self) -> Method | None:
-        """The method that made it, with its settings; None if it was not made by a registered method."""
-        settings = Method.known.get(self.provenance.get("method", ""))
+        """The method that made it, with its settings; None if no method of that name is installed."""
+        settings = Method.named(self.provenance.get("method", ""))
         told = self.provenance.get("settings")
         if settings is None or not isinstance(told, Mapping):
             return None

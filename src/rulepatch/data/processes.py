@@ -11,7 +11,7 @@ import torch
 from rulepatch.collectives import all_reduce_sum, group_scope, rank, size
 from rulepatch.errors import SettingError, WorkerError, reason_of
 
-__all__ = ["PATIENCE", "assert_same_on_all_ranks", "process_group", "run_on_all_ranks"]
+__all__ = ["PATIENCE", "assert_same_on_all_ranks", "failing_together", "process_group", "run_on_all_ranks"]
 
 Result = TypeVar("Result")
 
@@ -80,11 +80,27 @@ def run_on_all_ranks(function: Callable[[], Result]) -> Result:
         >>> run_on_all_ranks(lambda: 3)
         3
     """
-    if size() == 1:
+    with failing_together():
         return function()
+
+
+@contextmanager
+def failing_together() -> Iterator[None]:
+    """Run a block on every rank, and raise on every rank if it fails on any.
+
+    Yields:
+        Nothing; the block has no collectives.
+
+    Raises:
+        Exception: raised by the block on this rank.
+        WorkerError: the block failed on another rank.
+    """
+    if size() == 1:
+        yield
+        return
     failure: Exception | None = None
     try:
-        result = function()
+        yield
     except Exception as error:
         failure = error
     failed = int(all_reduce_sum(torch.tensor(int(failure is not None))))
@@ -94,7 +110,6 @@ def run_on_all_ranks(function: Callable[[], Result]) -> Result:
         raise WorkerError(
             f"expected {size()} processes to do their parts but {failed} of them failed; see their own messages"
         )
-    return result
 
 
 def assert_same_on_all_ranks(what: str, digest: str) -> None:

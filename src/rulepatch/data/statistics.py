@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -12,7 +12,8 @@ from rulepatch.core.edit import base_digest
 from rulepatch.core.moments import KeyStatistics
 from rulepatch.data.cache import Cache
 from rulepatch.data.folders import UNREADABLE, ImageSet
-from rulepatch.data.processes import assert_same_on_all_ranks, run_on_all_ranks
+from rulepatch.data.processes import assert_same_on_all_ranks, failing_together, run_on_all_ranks
+from rulepatch.data.run import Run
 from rulepatch.data.stream import ImageStream
 from rulepatch.digests import digest_of_json, digest_of_tensors
 from rulepatch.errors import ModelError
@@ -29,7 +30,6 @@ __all__ = [
     "identity_of",
     "key_statistics",
     "part_of",
-    "part_statistics",
 ]
 
 MOST_KEYS = 16_384
@@ -55,6 +55,37 @@ class StatisticsConfig:
     seed: int
     capacity: int
     products: torch.dtype
+
+    @classmethod
+    def of(
+        cls,
+        model: Classifier,
+        sites: Sequence[Site],
+        *,
+        architecture: int = 1,
+        products: torch.dtype = torch.float64,
+        batch_size: int | None = None,
+        seed: int = 0,
+    ) -> Self:
+        """Settings for some sites, with samples that stay within `MOST_BYTES`.
+
+        Args:
+            model: the classifier.
+            sites: the sites.
+            architecture: 1 or 2.
+            products: type in which products of keys are taken.
+            batch_size: images in a pass; what suits the device if None.
+            seed: of the samples.
+        """
+        channels = sum(_channels(site, architecture) for site in sites)
+        capacity = min(MOST_KEYS, max(256, MOST_BYTES // (4 * channels or 1)))
+        return cls(architecture, batch_size or model.batch_size, seed, capacity, products)
+
+    def empty(self, site: Site) -> KeyStatistics:
+        """Statistics of a site before the first key."""
+        return KeyStatistics(
+            _channels(site, self.architecture), capacity=self.capacity, seed=self.seed, products=self.products
+        )
 
     def describe(self) -> dict[str, object]:
         """The settings, as JSON."""
@@ -115,9 +146,8 @@ def key_statistics(
     architecture: int = 1,
     products: torch.dtype = torch.float64,
     batch_size: int | None = None,
-    seed: int = 0,
-    cache: Cache | None = None,
-    progress: bool = True,
+    run: Run = Run(cache=None),  # noqa: B008 - it is frozen
+    **settings: Any,
 ) -> dict[str, KeyStatistics]:
     """Second moment and a sample of the keys of some sites, in one pass over a reference set and in constant memory.
 
@@ -131,31 +161,31 @@ def key_statistics(
         architecture: 1 for keys of c_in channels, 2 for unfolded patches of c_in·y·x (thesis fig. 2-3).
         products: type in which products of keys are taken: float64, or float32 where many sites make it slow.
         batch_size: images in a pass; what suits the device if None.
-        seed: of the sample.
-        cache: where statistics are read and stored; None for no caching.
-        progress: whether to show a bar on standard error.
+        run: seed of the sample, progress, and the cache; by default there is none.
+        settings: single settings of `run` by name.
 
     Returns:
         Statistics for each site's path.
+
+    Raises:
+        SettingError: a setting that `run` does not have, or out of its range.
     """
-    return find_statistics(
-        model, images, sites, architecture=architecture, products=products, batch_size=batch_size, seed=seed,
-        cache=cache, progress=progress,
-    ).statistics  # fmt: skip
+    run = run.but(**settings)
+    config = StatisticsConfig.of(
+        model, sites, architecture=architecture, products=products, batch_size=batch_size, seed=run.seed
+    )
+    return find_statistics(model, images, sites, config, run=run).statistics
 
 
 def find_statistics(
     model: Classifier,
     images: ImageSet,
     sites: Sequence[Site],
+    config: StatisticsConfig,
     *,
-    architecture: int = 1,
-    products: torch.dtype = torch.float64,
-    batch_size: int | None = None,
-    seed: int = 0,
-    cache: Cache | None = None,
-    progress: bool = True,
+    run: Run,
     measure: Measure | None = None,
+    part: tuple[int, int] | None = None,
 ) -> StatisticsResult:
     """`key_statistics`, with cache hits and skipped images.
 
@@ -166,48 +196,52 @@ def find_statistics(
         model: the classifier.
         images: the reference set.
         sites: the sites.
-        architecture: as for `key_statistics`.
-        products: type in which products of keys are taken.
-        batch_size: images in a pass.
-        seed: of the sample.
-        cache: where statistics are read and stored.
-        progress: whether to show a bar on standard error.
+        config: settings, the same for all parts.
+        run: cache and progress.
         measure: computes statistics that are not in the cache; this process or its group if None.
+        part: which part of the images to read, from 0, and of how many; merged in any order, the parts give the
+            statistics of the whole. That of this process in its group if None.
 
     Returns:
         The statistics of each site.
     """
-    channels = {site.path: _channels(site, architecture) for site in sites}
-    capacity = min(MOST_KEYS, max(256, MOST_BYTES // (4 * sum(channels.values()) or 1)))
-    config = StatisticsConfig(architecture, batch_size or model.batch_size, seed, capacity, products)
-    shared = size() > 1
-    digests = _digests(model, images, sites, config, progress=progress) if cache is not None or shared else ()
-    keys, found = run_on_all_ranks(lambda: _look_up(model, digests, sites, config, cache if rank() == 0 else None))
+    cache, shared = run.store, size() > 1
+    digests = _digests(model, images, sites, config, progress=run.progress) if cache is not None or shared else ()
+    with failing_together():
+        keys, found = _look_up(model, digests, sites, config, cache if rank() == 0 else None)
     if shared:
-        _spread(found, channels, capacity)
+        _spread(found, sites, config)
     missing = [site for site in sites if site.path not in found]
-    wanted = {_shared(site, architecture): site for site in missing}
+    wanted = {_shared(site, config.architecture): site for site in missing}
 
-    measure_here = partial(
-        part_statistics, model, images, list(wanted.values()), config, part=rank(), parts=size(),
-        progress=progress and rank() == 0,
-    )  # fmt: skip
-    skipped, kept = 0, True
-    if missing:
-        part = (
-            measure(list(wanted.values()), config, digests) if measure is not None else run_on_all_ranks(measure_here)
-        )
-        if shared and measure is None:
-            part.all_reduce()
-        found |= {site.path: part.statistics[wanted[_shared(site, architecture)].path] for site in missing}
-        skipped = part.skipped
-        kept = not skipped and all(
-            cache is not None and cache.put(keys[site.path], found[site.path].state())
-            for site in missing
-            if rank() == 0
-        )
+    total = PartialStatistics({})
+    if missing and measure is not None:
+        total = measure(list(wanted.values()), config, digests)
+    elif missing:
+        first, parts = part or (rank(), size())
+        indices = part_of(len(images), first, parts, config.batch_size)
+        own = ImageSet(tuple(images.pictures[index] for index in indices), images.name)
+        total = PartialStatistics({site.path: config.empty(site) for site in wanted.values()})
+        with failing_together():
+            stream = ImageStream.of(
+                model, own, "statistics", progress=run.progress and rank() == 0, batch_size=config.batch_size
+            )
+            rows = {site.path: _rows(model, site, config.architecture) for site in wanted.values()}
+            for number, batch in enumerate(stream):
+                for path, inputs in capture.inputs_of(model.module, model.inputs(batch.pixels), rows):
+                    seen, statistics = rows[path](inputs), total.statistics[path]
+                    statistics.moment.add(seen)
+                    statistics.sample.add(seen, piece=first + number * parts)
+        total.skipped = len(stream.skipped)
+        if shared:
+            total.all_reduce()
+
+    found |= {site.path: total.statistics[wanted[_shared(site, config.architecture)].path] for site in missing}
+    kept = not total.skipped and all(
+        cache is not None and cache.put(keys[site.path], found[site.path].state()) for site in missing if rank() == 0
+    )
     return StatisticsResult(
-        {site.path: found[site.path] for site in sites}, tuple(site.path for site in missing), skipped, kept
+        {site.path: found[site.path] for site in sites}, tuple(site.path for site in missing), total.skipped, kept
     )
 
 
@@ -222,14 +256,14 @@ def _look_up(
     return keys, {path: KeyStatistics.from_state(state) for path, state in states.items() if state is not None}
 
 
-def _spread(found: dict[str, KeyStatistics], channels: Mapping[str, int], capacity: int) -> None:
+def _spread(found: dict[str, KeyStatistics], sites: Sequence[Site], config: StatisticsConfig) -> None:
     """Broadcast what rank 0 found, as a sum with zeros of the other ranks."""
-    known = all_reduce_sum(torch.tensor([path in found for path in channels], dtype=torch.int64)).tolist()
-    for path, is_known in zip(channels, known, strict=True):
+    known = all_reduce_sum(torch.tensor([site.path in found for site in sites], dtype=torch.int64)).tolist()
+    for site, is_known in zip(sites, known, strict=True):
         if is_known:
-            statistics = found.get(path) or KeyStatistics(channels[path], capacity=capacity)
+            statistics = found.get(site.path) or config.empty(site)
             statistics.all_reduce()
-            found[path] = statistics
+            found[site.path] = statistics
 
 
 def part_of(count: int, part: int, parts: int, batch_size: int) -> list[int]:
@@ -245,46 +279,6 @@ def part_of(count: int, part: int, parts: int, batch_size: int) -> list[int]:
         [2, 3, 8, 9]
     """
     return [index for index in range(count) if index // batch_size % parts == part]
-
-
-def part_statistics(
-    model: Classifier,
-    images: ImageSet,
-    sites: Sequence[Site],
-    config: StatisticsConfig,
-    *,
-    part: int = 0,
-    parts: int = 1,
-    progress: bool = True,
-) -> PartialStatistics:
-    """Statistics of one part of a reference set. Merged in any order, the parts give those of the whole.
-
-    Args:
-        model: the classifier.
-        images: the whole reference set.
-        sites: the sites; their inputs are distinct.
-        config: settings, the same for all parts.
-        part: index of the part, from 0.
-        parts: number of parts.
-        progress: whether to show a bar on standard error.
-
-    Returns:
-        The part; empty statistics if it has no images.
-    """
-    indices = part_of(len(images), part, parts, config.batch_size)
-    own = ImageSet(tuple(images.pictures[index] for index in indices), images.name)
-    found = {
-        site.path: KeyStatistics(
-            _channels(site, config.architecture), capacity=config.capacity, seed=config.seed, products=config.products
-        )
-        for site in sites
-    }
-    stream = ImageStream.of(model, own, "statistics", progress=progress, batch_size=config.batch_size)
-    for number, batch in enumerate(stream):
-        piece = part + number * parts
-        readers = {site.path: _reader(model, site, config.architecture, found[site.path], piece) for site in sites}
-        capture.stream_inputs(model.module, model.inputs(batch.pixels), readers)
-    return PartialStatistics(found, len(stream.skipped))
 
 
 def identity_of(model: Classifier) -> dict[str, object]:
@@ -324,9 +318,8 @@ def _shared(site: Site, architecture: int) -> Hashable:
     return (site.reads, site.kind) if architecture == 1 else site.path
 
 
-def _reader(
-    model: Classifier, site: Site, architecture: int, statistics: KeyStatistics, piece: int
-) -> Callable[[Tensor], None]:
+def _rows(model: Classifier, site: Site, architecture: int) -> Callable[[Tensor], Tensor]:
+    """How a site's input becomes keys, (p, c)."""
     layer = model.module.get_submodule(site.path)
     if not isinstance(layer, Layer):
         raise ModelError(f"expected a convolution or linear layer at {site.path} but got {type(layer).__name__}")
@@ -335,15 +328,14 @@ def _reader(
     # class and register tokens are not part of the image and have other statistics
     real = places.real if places is not None and site.is_spatial and places.extra_tokens else None
 
-    def read(keys: Tensor) -> None:
+    def rows(keys: Tensor) -> Tensor:
         found = flatten_positions(keys, key_axis(site.kind)) if architecture == 1 else unfold(layer, keys)
         found = found.flatten(0, 1)
         if real is not None:
             found = found.unflatten(0, (-1, len(real)))[:, real.to(found.device)].flatten(0, 1)
-        statistics.moment.add(found)
-        statistics.sample.add(found, piece=piece)
+        return found
 
-    return read
+    return rows
 
 
 def _digests(
@@ -374,9 +366,6 @@ def _cache_keys(
     """Return each site's cache key, which includes its activations for a noise image."""
     noise = model.inputs(_noise(model))
     common = {"what": "key statistics", "schema": 3, **identity_of(model), "images": images, **config.describe()}
-    seen: dict[str, str] = {}
-    readers = {
-        site.path: lambda keys, path=site.path: seen.update({path: digest_of_tensors({"": keys})}) for site in sites
-    }
-    capture.stream_inputs(model.module, noise, readers)
+    inputs = capture.inputs_of(model.module, noise, [site.path for site in sites])
+    seen = {path: digest_of_tensors({"": keys}) for path, keys in inputs}
     return {site.path: {**common, "site": site.path, "seen": seen[site.path]} for site in sites}

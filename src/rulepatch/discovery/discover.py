@@ -3,12 +3,14 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from rulepatch.concepts.cases import CaseSet, Exclusions
 from rulepatch.core.edit import base_digest
 from rulepatch.data.folders import ImageSet, Picture
+from rulepatch.data.run import Run
 from rulepatch.discovery.concept_effects import PairedPredictions, concept_effects, differences
 from rulepatch.discovery.result import BeforeAndAfter, Discovery, Finding
 from rulepatch.errors import FolderError, SettingError
@@ -27,8 +29,8 @@ def discover(
     level: float = 0.05,
     least_drop: float = 0.3,
     least: int = 5,
-    seed: int = 0,
-    progress: bool = True,
+    run: Run = Run(),  # noqa: B008 - it is frozen
+    **settings: Any,
 ) -> Discovery:
     """Find the rules of one or more models: concepts whose replacement costs a class its accuracy (paper 5).
 
@@ -42,13 +44,14 @@ def discover(
         level: of the false-discovery rate, 0..1.
         least_drop: least drop in accuracy of a rule, 0..1; smaller drops may be due to an unfamiliar style.
         least: least number of images of a class or group.
-        seed: of the intervals.
-        progress: whether to show bars.
+        run: the seed of the intervals, and progress.
+        settings: single settings of `run` by name, in place of its own.
 
     Raises:
         FolderError: no case set, none of its images is left, or a class that a model does not have.
         SettingError: no model, or a number out of range.
     """
+    run = run.but(**settings)
     given = [models] if isinstance(models, Classifier) else list(models)
     if not given or not 0 < level < 1 or not 0 <= least_drop <= 1 or least < 1:
         raise SettingError(
@@ -62,9 +65,9 @@ def discover(
     findings = []
     for model in given:
         named = {name: [model.classes[model.classes.index(label)] for label in labels] for name, labels in own.items()}
-        labels, predictions = _predict(model, known, progress=progress)
+        labels, predictions = _predict(model, known, progress=run.progress)
         seen = _seen(model, known, labels, predictions)
-        rows = concept_effects(seen, groups=named, least=least, seed=seed)
+        rows = concept_effects(seen, groups=named, least=least, seed=run.seed)
         rules = [row for row in rows if row.q <= level and row.drop >= max(least_drop, 1e-9)]
         rules.sort(key=lambda row: (-row.drop, row.q))
         digest = base_digest(model.module)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -48,6 +49,7 @@ def rewrite_rules(
     reference: Reference,
     site: str | Sequence[str],
     run: Run = Run(),  # noqa: B008 - it is frozen
+    **settings: Any,
 ) -> Edit:
     """Rewrite several rules at once, so that none undoes another (thesis eq. 2.23-2.24).
 
@@ -59,6 +61,7 @@ def rewrite_rules(
         reference: images whose treatment should stay, or statistics computed before.
         site: dotted path of the layer to edit, or of several, each solved on its own.
         run: seed, cache and progress.
+        settings: single settings of `run` by name, in place of its own.
 
     Returns:
         The edit: at each site a change for each rule.
@@ -80,7 +83,7 @@ def rewrite_rules(
     if not rules:
         raise SettingError("expected at least one rule but got none; give the exemplars of each")
     everything = [exemplar for rule in rules for exemplar in rule.exemplars]
-    problem = build_problem(model, everything, site, rules[0].how, reference=reference, run=run)
+    problem = build_problem(model, everything, site, rules[0].how, reference=reference, run=run.but(**settings))
     edit = judged(model, solve_rules(problem, rules), everything)
     warn_of(edit)
     return edit

@@ -13,7 +13,7 @@ from rulepatch.core.moments import KeyStatistics
 from rulepatch.core.site_activations import SiteActivations, record_sites
 from rulepatch.data.folders import ImageSet
 from rulepatch.data.run import Run
-from rulepatch.data.statistics import find_statistics
+from rulepatch.data.statistics import StatisticsConfig, find_statistics
 from rulepatch.editors.agreement import check_agreement
 from rulepatch.editors.registry import editor_named
 from rulepatch.errors import ExemplarError, SettingError, warn
@@ -134,10 +134,8 @@ def build_problem(
             known[name] = given or {}
             continue
         with section("statistics"):
-            known[name] = find_statistics(
-                model, ImageSet.of(given, model.classes), sites, architecture=2 if how.unfolded else 1, seed=run.seed,
-                cache=run.store, progress=run.progress,
-            ).statistics  # fmt: skip
+            config = StatisticsConfig.of(model, sites, architecture=2 if how.unfolded else 1, seed=run.seed)
+            known[name] = find_statistics(model, ImageSet.of(given, model.classes), sites, config, run=run).statistics
     return Problem(
         model, exemplars, originals, edited, observations, known["reference"], known["protect"], style, images, run
     )

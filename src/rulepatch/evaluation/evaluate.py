@@ -10,6 +10,7 @@ from rulepatch.core.edit import Edit, base_digest
 from rulepatch.core.exemplars import Exemplar
 from rulepatch.core.patched_model import PatchedModel
 from rulepatch.data.folders import ImageSet, Picture
+from rulepatch.data.run import Run
 from rulepatch.data.stream import ImageStream
 from rulepatch.digests import digest_of_tensors
 from rulepatch.errors import FolderError, SettingError, warn
@@ -41,7 +42,8 @@ def evaluate(
     exemplars: Sequence[Exemplar] = (),
     any_base: bool = False,
     batch_size: int | None = None,
-    progress: bool = True,
+    run: Run = Run(),  # noqa: B008 - it is frozen
+    **settings: Any,
 ) -> Evaluation:
     """Measure the repairs and the damage of an edit, or, without one, the accuracy of the model.
 
@@ -56,7 +58,8 @@ def evaluate(
         exemplars: what the edit was made from, to be shown in the report.
         any_base: accept another base than the one that the edit was computed on.
         batch_size: images in a pass; what suits the device if None.
-        progress: whether to show bars on standard error.
+        run: progress.
+        settings: single settings of `run` by name, in place of its own.
 
     Raises:
         FolderError: a folder is missing, empty or does not match the classes, or the tests have no labels.
@@ -79,7 +82,8 @@ def evaluate(
         exemplars=exemplars,
         any_base=any_base,
         batch_size=batch_size,
-        progress=progress,
+        run=run,
+        **settings,
     )
     return found
 
@@ -94,7 +98,8 @@ def evaluate_all(
     exemplars: Sequence[Exemplar] = (),
     any_base: bool = False,
     batch_size: int | None = None,
-    progress: bool = True,
+    run: Run = Run(),  # noqa: B008 - it is frozen
+    **settings: Any,
 ) -> list[Evaluation]:
     """Measure many edits of one model at once.
 
@@ -110,13 +115,15 @@ def evaluate_all(
         exemplars: as for `evaluate`.
         any_base: accept another base than the one that an edit was computed on.
         batch_size: images in a pass; what suits the device if None.
-        progress: whether to show bars on standard error.
+        run: progress.
+        settings: single settings of `run` by name, in place of its own.
 
     Raises:
         FolderError: a folder is missing, empty or does not match the classes, or the tests have no labels.
         BaseMismatchError: the model is not an edit's base.
         SettingError: there is nothing to evaluate on, or a class to leave out is unknown.
     """
+    run = run.but(**settings)
     if tests is None and reference is None:
         raise SettingError("expected test images or a reference set to evaluate on but got neither; give one of them")
     for edit in edits:
@@ -126,7 +133,7 @@ def evaluate_all(
     sets = _sets(classes, tests=tests, reference=reference, leave_out=leave_out)
     size = batch_size or model.batch_size
     found = {
-        name: outcomes_of(model, edits, images, batch_size=size, progress=name if progress else None)
+        name: outcomes_of(model, edits, images, batch_size=size, progress=name if run.progress else None)
         for name, images in sets.items()
     }
     if "reference" in found:

@@ -8,6 +8,7 @@ from typing import Any
 from rulepatch.core.edit import Edit
 from rulepatch.data.folders import ImageSet, Picture
 from rulepatch.data.picture_files import pictures_in
+from rulepatch.data.run import Run
 from rulepatch.data.stream import ImageStream
 from rulepatch.errors import ImageError, SettingError, warn
 from rulepatch.files import atomic_path
@@ -220,7 +221,8 @@ def predict(
     edit: Edit | None = None,
     top: int = TOP,
     any_base: bool = False,
-    progress: bool = True,
+    run: Run = Run(),  # noqa: B008 - it is frozen
+    **settings: Any,
 ) -> Answers:
     """Predict the classes of images, with and without an edit.
 
@@ -230,7 +232,8 @@ def predict(
         edit: an edit of the model.
         top: number of likeliest classes.
         any_base: accept another base than the one that the edit was computed on.
-        progress: whether to show a bar on standard error.
+        run: progress.
+        settings: single settings of `run` by name, in place of its own.
 
     Returns:
         The predictions, wrong ones first, then the least confident.
@@ -255,7 +258,7 @@ def predict(
     sources = [pictures] if isinstance(pictures, str | Path) else pictures
     are_paths = isinstance(sources, list | tuple) and all(isinstance(each, str | Path) for each in sources)
     images = pictures_of(sources, classes) if are_paths else ImageSet.of(pictures, classes)
-    stream = ImageStream.of(model, images, "images", progress=progress, unreadable=1.0)
+    stream = ImageStream.of(model, images, "images", progress=run.but(**settings).progress, unreadable=1.0)
     answers: list[Answer] = []
     for batch in stream:
         inputs = model.inputs(batch.pixels)

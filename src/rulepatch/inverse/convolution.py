@@ -36,13 +36,9 @@ def power_spectrum_at(model: Classifier, images: ImageSet, site: Site, *, progre
         (h, w/2+1, c_in, c_in), complex128, Hermitian.
     """
     total, count = torch.zeros(()), 0
-
-    def read(keys: Tensor) -> None:
-        nonlocal total, count
+    for keys in stream_keys(model, images, site.path, progress=progress):
         maps = _maps(site, precise(keys))
         total, count = fourier.power_spectrum(maps) + total.to(maps.device), count + len(maps)
-
-    stream_keys(model, images, site.path, read, progress=progress)
     return total / count
 
 

@@ -1,6 +1,6 @@
 """Shared parts of the editors of the inverse direction: the inverse problem at a site, and the edit of a memory."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -196,33 +196,27 @@ def _moment_of_outputs(problem: Problem, seen: SiteActivations, how: InverseTran
         return matrix @ problem.statistics[seen.site.path].moment.mean().to(matrix.device) @ matrix.T
     total, count = torch.zeros(()), 0
     weight = layer.weight.detach().reshape(seen.site.shape)
-
-    def read(keys: Tensor) -> None:
-        nonlocal total, count
+    images, progress = problem.images(how.name), problem.run.progress
+    for keys in stream_keys(problem.model, images, seen.site.path, progress=progress):
         asked = precise(_around(layer, output_of(layer, keys, weight)).flatten(0, 1))
         total, count = linalg.second_moment(asked) + total.to(asked), count + len(asked)
-
-    stream_keys(problem.model, problem.images(how.name), seen.site.path, read, progress=problem.run.progress)
     return total / count
 
 
-def stream_keys(
-    model: Classifier, images: ImageSet, path: str, read: Callable[[Tensor], None], *, progress: bool
-) -> None:
-    """Stream a site's keys on the reference set to a reader, batch by batch.
+def stream_keys(model: Classifier, images: ImageSet, path: str, *, progress: bool) -> Iterator[Tensor]:
+    """Stream a site's keys on the reference set, batch by batch.
 
     Args:
         model: the classifier.
         images: the reference set.
         path: of the site.
-        read: called with the keys of each batch.
         progress: whether to show a bar.
+
+    Yields:
+        The site's input for a batch, (n, …).
     """
-    stream = ImageStream(
-        images, model.preprocess, batch_size=model.batch_size, progress="outputs" if progress else None
-    )  # fmt: skip
-    for batch in stream:
-        capture.stream_inputs(model.module, model.inputs(batch.pixels), {path: read})
+    for batch in ImageStream.of(model, images, "outputs", progress=progress):
+        yield capture.input_of(model.module, model.inputs(batch.pixels), path)
 
 
 def low_rank_of(seen: SiteActivations, delta: Tensor, architecture: int, strength: float) -> LowRank:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from rulepatch.core.edit import Edit
 from rulepatch.data.folders import ImageSet
+from rulepatch.data.run import Run
 from rulepatch.data.stream import ImageStream
 from rulepatch.errors import FolderError, SettingError
 from rulepatch.evaluation import metrics
@@ -125,7 +126,8 @@ def evaluate_new_class(
     positives: Any,
     others: Any,
     any_base: bool = False,
-    progress: bool = True,
+    run: Run = Run(),  # noqa: B008 - it is frozen
+    **settings: Any,
 ) -> NewClassEvaluation:
     """Evaluate a new class on images of it and of all other classes, in one pass.
 
@@ -135,7 +137,8 @@ def evaluate_new_class(
         positives: images of the class, whatever their labels.
         others: labelled images of the other classes.
         any_base: accept another base than the one that the edit was computed on.
-        progress: whether to show bars on standard error.
+        run: progress.
+        settings: single settings of `run` by name, in place of its own.
 
     Raises:
         BaseMismatchError: the model is not the edit's base.
@@ -143,7 +146,7 @@ def evaluate_new_class(
         SettingError: the edit does not add one class.
     """
     (found,) = evaluate_new_classes(
-        model, [edit], positives=positives, others=others, any_base=any_base, progress=progress
+        model, [edit], positives=positives, others=others, any_base=any_base, run=run, **settings
     )
     return found
 
@@ -155,7 +158,8 @@ def evaluate_new_classes(
     positives: Any,
     others: Any,
     any_base: bool = False,
-    progress: bool = True,
+    run: Run = Run(),  # noqa: B008 - it is frozen
+    **settings: Any,
 ) -> list[NewClassEvaluation]:
     """Evaluate several edits that add the same class, independently and in one pass.
 
@@ -165,13 +169,15 @@ def evaluate_new_classes(
         positives: as for `evaluate_new_class`.
         others: as for `evaluate_new_class`.
         any_base: as for `evaluate_new_class`.
-        progress: as for `evaluate_new_class`.
+        run: as for `evaluate_new_class`.
+        settings: as for `evaluate_new_class`.
 
     Raises:
         BaseMismatchError: the model is not the edits' base.
         FolderError: images are missing, or those of the other classes have no labels.
         SettingError: an edit does not add one class, or does more.
     """
+    run = run.but(**settings)
     for edit in edits:
         if len(edit.new_classes) != 1 or len(edit.changes) != 1:
             raise SettingError(
@@ -191,7 +197,7 @@ def evaluate_new_classes(
     known = model.with_module(model.module, edits[0].new_classes).classes
     with together.applied(model, any_base=any_base) as extended, capture.inference(model.module):
         for images, own in ((ImageSet.of(positives, known), label), (negatives, None)):
-            for batch in ImageStream.of(model, images, images.name, progress=progress):
+            for batch in ImageStream.of(model, images, images.name, progress=run.progress):
                 labels += [picture.label if own is None else own for picture in batch.pictures]  # type: ignore[misc]
                 logits.append(extended.logits(model.inputs(batch.pixels)).cpu().double())
     said = torch.cat(logits)

@@ -22,7 +22,6 @@ from rulepatch.data.statistics import (
     find_statistics,
     identity_of,
     part_of,
-    part_statistics,
 )
 from rulepatch.digests import digest_of_json
 from rulepatch.errors import FolderError, OutputError, SettingError, WorkerError
@@ -147,10 +146,8 @@ def gather_statistics(
         wanted = [site_list.site(path) for path in dict.fromkeys(sites)]
         with Workers(workers, dask=dask) as crew:
             measure = _by_workers(task, model, crew, dask, run.progress) if by_workers else None
-            found = find_statistics(
-                model, images, wanted, architecture=architecture, seed=run.seed, cache=cache, progress=run.progress,
-                measure=measure,
-            )  # fmt: skip
+            config = StatisticsConfig.of(model, wanted, architecture=architecture, seed=run.seed)
+            found = find_statistics(model, images, wanted, config, run=run, measure=measure)
             processes, is_first = crew.count if by_workers else size(), rank() == 0
     if is_first:
         _check_kept(found, cache, reference)
@@ -238,15 +235,13 @@ def _work(share: _Share) -> dict[str, Any]:
             f"are but part {share.part + 1} of {share.parts} has others; give all machines the same files"
         )
     site_list = sites_of(model)
-    part = part_statistics(
-        model, images, [site_list.site(path) for path in share.sites], share.config, part=share.part, parts=share.parts,
-        progress=False,
-    )  # fmt: skip
+    sites, part = [site_list.site(path) for path in share.sites], (share.part, share.parts)
+    found = find_statistics(model, images, sites, share.config, run=Run(cache=None, progress=False), part=part)
     states = {
         path: {name: tensor.cpu().numpy().copy() for name, tensor in statistics.state().items()}
-        for path, statistics in part.statistics.items()
+        for path, statistics in found.statistics.items()
     }
-    return {"states": states, "skipped": part.skipped}
+    return {"states": states, "skipped": found.skipped}
 
 
 def _unpacked(found: dict[str, Any]) -> PartialStatistics:

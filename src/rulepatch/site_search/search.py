@@ -53,7 +53,6 @@ def search(
     how: Rewrite | type[Rewrite] = Rewrite,
     max_drop: float = MAX_DROP,
     quick: bool = False,
-    leave_out: Sequence[int | str] = (),
     run: Run = Run(),  # noqa: B008 - it is frozen
     **settings: Any,
 ) -> Search:
@@ -87,7 +86,6 @@ def search(
             search chooses rank, strength, gate and others among those that are not given.
         max_drop: most accuracy that the edit may lose on the reference set, 0..1 (without labels: flips).
         quick: try fewer edits, for a first impression.
-        leave_out: classes to leave out of the reference set, such as those of the exemplars.
         run: seed of the statistics and of the sample on which damage is measured, cache and progress.
         settings: single settings of `how` and of `run` by name, in place of theirs.
 
@@ -114,7 +112,7 @@ def search(
     fixed = how() if isinstance(how, type) else how
     if fixed.gate == "auto":
         fixed = Rewrite(**{name: getattr(fixed, name) for name in fixed.model_fields_set - {"gate"}})
-    images = ImageSet.of(reference, model.classes, leave_out=leave_out)
+    images = ImageSet.of(reference, model.classes)
     with section("search"):
         images = trusted(model, images, seed=run.seed, progress=run.progress)
         overlay = None if fixed.whole_image else find_overlay(exemplars, model.preprocess)

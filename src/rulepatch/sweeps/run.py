@@ -13,6 +13,7 @@ import joblib
 import numpy as np
 import torch
 
+from rulepatch.data.run import Run
 from rulepatch.errors import SettingError
 from rulepatch.parallel.workers import Lost, Workers
 from rulepatch.progress import Bar, steps
@@ -106,8 +107,9 @@ def sweep(
     dask: str | None = None,
     device: str = "cpu",
     tries: int = 3,
-    progress: bool = True,
     on_record: Callable[[Record], None] | None = None,
+    run: Run = Run(),  # noqa: B008 - it is frozen
+    **settings: Any,
 ) -> Swept:
     """Run all jobs of a plan that a store does not have yet.
 
@@ -120,8 +122,9 @@ def sweep(
         dask: address of a Dask scheduler, or "local"; see `Workers`.
         device: where jobs run; "cuda" for a GPU for each worker.
         tries: attempts of a job that fails by an unexpected exception, in one run.
-        progress: whether to show bars.
         on_record: called with each record once it is stored, for instance to log to an experiment tracker.
+        run: progress; seeds stand in the plan.
+        settings: single settings of `run` by name, in place of its own.
 
     Raises:
         SettingError: the plan says something that it cannot, or a number is below 1.
@@ -130,17 +133,18 @@ def sweep(
         MissingExtraError: Dask is named but not installed.
         KeyboardInterrupt: the user stopped it; what is done is kept.
     """
+    run = run.but(**settings)
     if tries < 1:
         raise SettingError(f"expected at least 1 try but got {tries}; raise it")
     store = Path(store)
-    jobs = jobs_of(_plan(plan), device=device, progress=progress)
+    jobs = jobs_of(_plan(plan), device=device, progress=run.progress)
     start = perf_counter()
     with Workers(_count(workers, device), dask=dask) as at_work, Store(store) as kept:
         before, attempts = kept.done(), kept.attempts()
         pending = [job for job in jobs if job.key not in before]
         done, told = 0, 0
         try:
-            with _Progress(pending, at_work, progress=progress) as bar:
+            with _Progress(pending, at_work, progress=run.progress) as bar:
                 for records in _records(at_work, pending, tries):
                     for record in records:
                         record = replace(record, attempts=record.attempts + attempts.get(record.key, 0))
@@ -168,8 +172,8 @@ def estimate(
     workers: int | None = None,
     dask: str | None = None,
     device: str = "cpu",
-    seed: int = 0,
-    progress: bool = True,
+    run: Run = Run(),  # noqa: B008 - it is frozen
+    **settings: Any,
 ) -> Estimate:
     """Estimate the duration of a sweep from one job of each model, method and number of exemplars; nothing is stored.
 
@@ -179,8 +183,8 @@ def estimate(
         workers: as for `sweep`.
         dask: as for `sweep`.
         device: as for `sweep`.
-        seed: which jobs are tried.
-        progress: whether to show bars.
+        run: the seed of which jobs are tried, and progress.
+        settings: single settings of `run` by name, in place of its own.
 
     Raises:
         SettingError: as for `sweep`.
@@ -188,7 +192,8 @@ def estimate(
         OutputError: as for `sweep`.
         MissingExtraError: as for `sweep`.
     """
-    jobs = jobs_of(_plan(plan), device=device, progress=progress)
+    run = run.but(**settings)
+    jobs = jobs_of(_plan(plan), device=device, progress=run.progress)
     with Workers(_count(workers, device), dask=dask) as at_work:
         count = at_work.count
     before: set[str] = set()
@@ -196,12 +201,12 @@ def estimate(
         with Store(Path(store)) as kept:
             before = kept.done()
     pending = [job for job in jobs if job.key not in before]
-    order = np.random.default_rng(seed).permutation(len(pending))
+    order = np.random.default_rng(run.seed).permutation(len(pending))
     few = list({pending[i].kind[:3]: pending[i] for i in order}.values())
     few.sort(key=lambda job: (job.place.model, job.case))
     forecast = Forecast(job.kind for job in pending)
     try:
-        for job in steps(few, "trying a few jobs", unit="job", shown=progress):
+        for job in steps(few, "trying a few jobs", unit="job", shown=run.progress):
             run_jobs([job])  # warm up: shared computations are negligible over many jobs
             (record,) = run_jobs([job])
             forecast.add([(job.kind, record.seconds)], elapsed=0.0)

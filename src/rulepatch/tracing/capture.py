@@ -4,7 +4,7 @@ Everything here restores the model: no hook, stub, training flag or gradient is 
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -26,13 +26,17 @@ __all__ = [
     "checkpoint",
     "inference",
     "input_of",
+    "inputs_of",
     "outputs_of",
     "plan_suffix",
     "record",
     "run_suffix",
-    "stream_inputs",
     "trace",
 ]
+
+
+MOST_HELD = 512 << 20
+"""Bytes of the inputs of sites that are held at a time."""
 
 
 class _Stop(BaseException):
@@ -61,53 +65,60 @@ def _keys(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], pat
     return found.to(weight.dtype) if both and isinstance(weight, Tensor) else found
 
 
-def stream_inputs(model: nn.Module, inputs: Tensor, readers: Mapping[str, Callable[[Tensor], None]]) -> None:
-    """Run the model up to the last of some sites and pass each site's input to its reader.
+def inputs_of(model: nn.Module, inputs: Tensor, sites: Collection[str]) -> Iterator[tuple[str, Tensor]]:
+    """Run the model up to the last of some sites, and give each site's input.
 
-    Activations are not kept: readers can update running statistics, so that all sites of a network take no more memory
-    than one.
+    Half a gibibyte of them is held at a time; where that is full, the pass ends, and another gives those that follow.
 
     Args:
         model: any module.
         inputs: the model's input, (n, …).
-        readers: for each site's dotted path, a function of its input.
+        sites: dotted paths.
+
+    Yields:
+        Each site and its input at its first call, in the order of the calls.
 
     Raises:
         SiteError: the forward pass ended before every site was called.
 
     Examples:
-        >>> model, shapes = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 4)), []
-        >>> stream_inputs(model, torch.ones(5, 2), {"1": lambda keys: shapes.append(tuple(keys.shape))})
-        >>> shapes
-        [(5, 3)]
+        >>> model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 4))
+        >>> [(path, tuple(keys.shape)) for path, keys in inputs_of(model, torch.ones(5, 2), ["1"])]
+        [('1', (5, 3))]
     """
-    waiting = set(readers)
+    waiting = set(sites)
+    while waiting:
+        found = _first_inputs(model, inputs, waiting)
+        waiting -= found.keys()
+        yield from found.items()
+
+
+def _first_inputs(model: nn.Module, inputs: Tensor, sites: Collection[str]) -> dict[str, Tensor]:
+    """Inputs of the first of some sites to be called, at least one, as many as may be held."""
+    found: dict[str, Tensor] = {}
 
     def hook_of(path: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            keys = _keys(module, args, kwargs, path)
-            try:
-                readers[path](keys)
-            except Exception as error:  # ours, and none of the network's
-                raise _Stop from error
-            waiting.discard(path)
-            if not waiting:
+            if path in found:
+                return
+            found[path] = _keys(module, args, kwargs, path)
+            if len(found) == len(sites) or sum(keys.nbytes for keys in found.values()) >= MOST_HELD:
                 raise _Stop
+            found[path] = found[path].clone()  # a later operation may overwrite it
 
         return hook
 
     def handles() -> Iterator[RemovableHandle]:
-        for path in readers:
+        for path in sites:
             yield model.get_submodule(path).register_forward_pre_hook(hook_of(path), with_kwargs=True)
 
     with inference(model), _hooked(handles):
         try:
             run(model, inputs)
-        except _Stop as stop:
-            if stop.__cause__ is not None:
-                raise stop.__cause__ from None
-            return
-    raise SiteError(f"expected the model to call {', '.join(sorted(waiting))} but it never did; choose another site")
+        except _Stop:
+            return found
+    missing = ", ".join(sorted(set(sites) - found.keys()))
+    raise SiteError(f"expected the model to call {missing} but it never did; choose another site")
 
 
 def input_of(model: nn.Module, inputs: Tensor, site: str) -> Tensor:
@@ -124,9 +135,8 @@ def input_of(model: nn.Module, inputs: Tensor, site: str) -> Tensor:
     Raises:
         SiteError: the model does not call the site.
     """
-    seen: list[Tensor] = []
-    stream_inputs(model, inputs, {site: seen.append})
-    return seen[0]
+    ((_, keys),) = inputs_of(model, inputs, [site])
+    return keys
 
 
 @contextmanager

@@ -112,7 +112,7 @@ def compose(
         SettingError: fewer than two edits.
         BaseMismatchError: the edits were computed on different bases, or on another than the model.
     """
-    run = run.but(**settings) if settings else run
+    run = run.but(**settings)
     if len(edits) < 2:
         raise SettingError(f"expected at least two edits to compose but got {len(edits)}; name more")
     stacked, names = Edit.compose(*edits.values()), tuple(edits)
@@ -148,7 +148,8 @@ def compose_files(
     reference: Any = None,
     leave_out: Sequence[int | str] = (),
     exemplars: Sequence[Exemplar] = (),
-    progress: bool = True,
+    run: Run = Run(),  # noqa: B008 - it is frozen
+    **settings: Any,
 ) -> Composition:
     """`compose` of edit files into an edit file.
 
@@ -159,7 +160,8 @@ def compose_files(
         reference: images whose treatment should stay.
         leave_out: classes to leave out of the reference set.
         exemplars: those that the edits were made of.
-        progress: whether to show bars.
+        run: cache and progress.
+        settings: single settings of `run` by name, in place of its own.
 
     Raises:
         SettingError: fewer than two edits, or a reference set or exemplars without a model.
@@ -174,7 +176,7 @@ def compose_files(
     edits = {name: Edit.load(file) for name, file in zip(names, files, strict=True)}
     if model is not None and reference is not None:
         reference = ImageSet.of(reference, model.classes, leave_out=leave_out)
-    found = compose(model, edits, reference=reference, exemplars=exemplars, progress=progress)
+    found = compose(model, edits, reference=reference, exemplars=exemplars, run=run, **settings)
     found.edit.save(out)
     return found
 
@@ -184,7 +186,7 @@ def _statistics(model: Classifier, edit: Edit, reference: Any, run: Run) -> dict
     low_rank = {change.site for change in edit.changes if isinstance(change, LowRank) and change.architecture == 1}
     sites = [site for site in site_list.sites if site.path in low_rank]
     images = ImageSet.of(reference, model.classes)
-    return key_statistics(model, images, sites, cache=run.store, progress=run.progress)
+    return key_statistics(model, images, sites, run=run)
 
 
 def _matrix(edits: Sequence[Edit], site: str, statistics: KeyStatistics) -> list[list[float]]:

@@ -160,6 +160,7 @@ def run_edit(
     check_writable(out)
     given = {name: value for name, value in (images or {}).items() if value}
     validation, classes = given.pop("validation", None), given.pop("protect_classes", ())
+    kept = ImageSet.of(reference, model.classes, leave_out=leave_out)
     if "auto" in site:
         others = [*given, *(["protect_classes"] if classes else [])]
         if not isinstance(how, Rewrite) or others:
@@ -169,14 +170,12 @@ def run_edit(
             )
         among = [path for path in site if path != "auto"] or None
         return _make_by_search(
-            model, exemplars, how, out=out, reference=reference, sites=among, leave_out=leave_out,
-            validation=validation, limits=limits, run=run,
+            model, exemplars, how, out=out, reference=kept, sites=among, validation=validation, limits=limits, run=run
         )  # fmt: skip
     if limits.quick:
         raise SettingError("expected --site auto with --quick, which shortens a search; leave one out")
     if validation is not None:
         raise SettingError("expected --site auto with validation images, which only a search looks at; leave one out")
-    kept = ImageSet.of(reference, model.classes, leave_out=leave_out)
     if classes:
         given["protect"] = _of_classes(model, ImageSet.of(reference, model.classes), classes)
     check_images(how, **given)
@@ -216,7 +215,6 @@ def _make_by_search(
     out: Path,
     reference: Any,
     sites: Sequence[str] | None,
-    leave_out: Sequence[int | str],
     validation: Any,
     limits: Limits,
     run: Run,
@@ -231,7 +229,6 @@ def _make_by_search(
             how=how,
             max_drop=MAX_DROP if limits.max_drop is None else limits.max_drop,
             quick=limits.quick,
-            leave_out=leave_out,
             run=run,
         )
     if found.edit is None:

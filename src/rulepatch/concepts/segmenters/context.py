@@ -2,7 +2,7 @@
 
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,8 +13,8 @@ from rulepatch.concepts.match import Key, Matcher, key_of_edit
 from rulepatch.concepts.segment import Region, Request, regions_of, segmenter
 from rulepatch.concepts.segmenters.bases import ClosedVocabulary, Entries
 from rulepatch.core.edit import Edit
-from rulepatch.data.cache import Cache
 from rulepatch.data.folders import Picture
+from rulepatch.data.run import Run
 from rulepatch.data.statistics import identity_of
 from rulepatch.digests import digest_of_json, digest_of_tensors
 from rulepatch.editors.problem import Reference
@@ -35,8 +35,8 @@ class ContextMatch(ClosedVocabulary):
         key: the key, by `key_of_concept` or `key_of_edit`; its name is the concept's.
         reference: images that say what is usual, or statistics of the key's site.
         threshold: quantile of the reference set's positions at or above which the key counts as firing, 0..1.
-        cache: where statistics are kept; the user's own cache by default, None for nowhere.
-        progress: whether to show bars.
+        run: cache, progress, and the seed of the statistics.
+        settings: single settings of `run` by name, in place of its own.
 
     Raises:
         SiteError: the model does not have the key's site, or its positions form no grid.
@@ -61,11 +61,11 @@ class ContextMatch(ClosedVocabulary):
         reference: Reference,
         *,
         threshold: float = 0.99,
-        cache: Cache | Literal["user"] | None = "user",
-        progress: bool = True,
+        run: Run = Run(),  # noqa: B008 - it is frozen
+        **settings: Any,
     ) -> None:
         self.threshold = threshold
-        self._matcher = Matcher(model, key, reference=reference, cache=cache, progress=progress)
+        self._matcher = Matcher(model, key, reference=reference, run=run, **settings)
 
     @property
     def vocabulary(self) -> tuple[str, ...]:
@@ -128,6 +128,5 @@ def load(request: Request) -> ContextMatch:
         key_of_edit(edit),
         request.reference,
         threshold=0.99 if request.threshold is None else request.threshold,
-        cache=request.cache,
-        progress=request.progress,
+        run=request.run,
     )

@@ -1,15 +1,16 @@
 """Style transfer by optimisation (Gatys, Ecker and Bethge, CVPR 2016): `gatys`, or `gatys/WEIGHTS` for a local file."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from numpy import float32
 from numpy.typing import NDArray
 from PIL import Image
+from pydantic import Field
 from torch import Tensor
 
 from rulepatch.concepts.stylize import Style, finished, picture_of_style, stylizer
@@ -23,8 +24,9 @@ from rulepatch.concepts.stylizers.networks import (
     wide_enough,
 )
 from rulepatch.digests import digest_of_tensors
-from rulepatch.errors import SettingError, WeightsError, reason_of
+from rulepatch.errors import WeightsError, reason_of
 from rulepatch.progress import Bar
+from rulepatch.settings import Settings
 
 __all__ = ["Gatys", "GatysSettings", "gram", "load"]
 
@@ -40,27 +42,13 @@ _LEAST = 16
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-@dataclass(frozen=True)
-class GatysSettings:
-    """Settings of `gatys`.
+class GatysSettings(Settings):
+    """Settings of `gatys`."""
 
-    Attributes:
-        steps: iterations of L-BFGS.
-        style_weight: λ, the weight of the style against the content.
+    title: ClassVar[str] = "settings of the stylizer gatys"
 
-    Raises:
-        SettingError: a setting out of range.
-    """
-
-    steps: int = 100
-    style_weight: float = 1e6
-
-    def __post_init__(self) -> None:
-        if self.steps < 1 or not self.style_weight > 0:
-            raise SettingError(
-                "expected at least one step and a positive style_weight but got "
-                f"{self.steps} and {self.style_weight}; raise them"
-            )
+    steps: int = Field(default=100, ge=1, description="Iterations of L-BFGS.")
+    style_weight: float = Field(default=1e6, gt=0, description="λ, the weight of the style against the content.")
 
 
 @dataclass(frozen=True)
@@ -91,7 +79,7 @@ class Gatys:
 
     def describe(self) -> dict[str, Any]:
         """Name, digest of the weights, and settings."""
-        return {"name": self.name, "weights": self._digest, "blend": self.blend, **asdict(self.how)}
+        return {"name": self.name, "weights": self._digest, "blend": self.blend, **self.how.describe()}
 
     def __call__(self, image: Image.Image, mask: NDArray[float32], style: Style, *, seed: int = 0) -> Image.Image:
         """Optimise the image; a progress bar is shown after two seconds.

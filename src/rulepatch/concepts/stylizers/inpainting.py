@@ -4,21 +4,23 @@ It draws what the words say where the mask is, in the light of the rest, and may
 test case than a texture.
 """
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from pydantic import Field, field_validator
 from torch import nn
 
 from rulepatch.concepts.stylize import Style, check_parts, finished, stylizer
 from rulepatch.concepts.stylizers.networks import device_named
 from rulepatch.digests import digest_of_json, digest_of_tensors
 from rulepatch.errors import MissingExtraError, SettingError, WeightsError, reason_of
+from rulepatch.settings import Settings
 
 __all__ = ["Inpainting", "InpaintingSettings", "load"]
 
@@ -26,31 +28,22 @@ _GRAIN = 8
 """Sides of the images that diffusion models draw are multiples of this."""
 
 
-@dataclass(frozen=True)
-class InpaintingSettings:
-    """Settings of `inpainting`.
+class InpaintingSettings(Settings):
+    """Settings of `inpainting`."""
 
-    Attributes:
-        template: of the prompt; `{prompt}` stands for the style's words.
-        steps: of denoising.
-        guidance: weight of the words.
-        side: shorter side of what is drawn, in pixels.
+    title: ClassVar[str] = "settings of the stylizer inpainting"
 
-    Raises:
-        SettingError: a setting out of range.
-    """
+    template: str = Field(default="{prompt}", description="Of the prompt; `{prompt}` stands for the style's words.")
+    steps: int = Field(default=30, ge=1, description="Of denoising.")
+    guidance: float = Field(default=7.5, ge=0, description="Weight of the words.")
+    side: int = Field(default=512, ge=_GRAIN, description="Shorter side of what is drawn, in pixels.")
 
-    template: str = "{prompt}"
-    steps: int = 30
-    guidance: float = 7.5
-    side: int = 512
-
-    def __post_init__(self) -> None:
-        if "{prompt}" not in self.template or self.steps < 1 or self.side < _GRAIN or self.guidance < 0:
-            raise SettingError(
-                "expected a template with {prompt}, at least one step, a guidance of at least 0 and a side of at least "
-                f"{_GRAIN} but got {self.template!r}, {self.steps}, {self.guidance} and {self.side}; change it"
-            )
+    @field_validator("template")
+    @classmethod
+    def _has_words(cls, value: str) -> str:
+        if "{prompt}" not in value:
+            raise SettingError(f"expected a template with {{prompt}} but got {value!r}; put it where the words belong")
+        return value
 
 
 @dataclass(frozen=True)
@@ -82,7 +75,7 @@ class Inpainting:
 
     def describe(self) -> dict[str, Any]:
         """Name, digest of the weights (seconds, for a large model), and settings."""
-        return {"name": self.name, "weights": self._digest, "blend": self.blend, **asdict(self.how)}
+        return {"name": self.name, "weights": self._digest, "blend": self.blend, **self.how.describe()}
 
     def __call__(self, image: Image.Image, mask: NDArray[np.float32], style: Style, *, seed: int = 0) -> Image.Image:
         """Draw the style's words.

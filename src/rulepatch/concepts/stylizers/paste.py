@@ -1,16 +1,18 @@
 """A texture pasted over a region, in the light that was there: `paste`, the default. It needs no weights."""
 
 import math
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from pydantic import Field
 
 from rulepatch.concepts.stylize import Style, finished, picture_of_style, stylizer
 from rulepatch.errors import SettingError
 from rulepatch.images import blurred
+from rulepatch.settings import Settings
 
 __all__ = ["Paste", "PasteSettings", "feathered", "laid", "load", "shading"]
 
@@ -21,28 +23,21 @@ _COARSE = 8
 """Pixels on a side that are averaged before the light is read."""
 
 
-@dataclass(frozen=True)
-class PasteSettings:
-    """Settings of `paste`.
+class PasteSettings(Settings):
+    """Settings of `paste`."""
 
-    Attributes:
-        illumination: how far the texture takes over the region's light and shade: 0 not at all, 1 fully.
-        feather: width of the edge over which it fades in, as a share of the image's shorter side; it lies within the
-            mask, so that nothing outside changes.
+    title: ClassVar[str] = "settings of the stylizer paste"
 
-    Raises:
-        SettingError: a setting out of range.
-    """
-
-    illumination: float = 0.5
-    feather: float = 0.015
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.illumination <= 1 or not 0 <= self.feather <= 0.5:
-            raise SettingError(
-                "expected an illumination in 0..1 and a feather in 0..0.5 but got "
-                f"{self.illumination} and {self.feather}; choose within"
-            )
+    illumination: float = Field(
+        default=0.5, ge=0, le=1, description="How far the texture takes over the region's light: 0 not at all, 1 fully."
+    )
+    feather: float = Field(
+        default=0.015,
+        ge=0,
+        le=0.5,
+        description="Width of the edge over which it fades in, as a share of the image's shorter side; it lies within "
+        "the mask, so that nothing outside changes.",
+    )
 
 
 @dataclass(frozen=True)
@@ -61,7 +56,7 @@ class Paste:
 
     def describe(self) -> dict[str, Any]:
         """Name and settings."""
-        return {"name": self.name, "blend": self.blend, **asdict(self.how)}
+        return {"name": self.name, "blend": self.blend, **self.how.describe()}
 
     def __call__(self, image: Image.Image, mask: NDArray[np.float32], style: Style, *, seed: int = 0) -> Image.Image:
         """Paste the style's image; the seed says which part of it.
