@@ -12,7 +12,7 @@ from rulepatch.data.folders import ImageSet
 from rulepatch.data.run import Run
 from rulepatch.editors.edit import check_images, solve
 from rulepatch.editors.judging import judged, warn_of
-from rulepatch.editors.problem import build_problem
+from rulepatch.editors.problem import Problem, build_problem
 from rulepatch.errors import DamageError, SettingError, UselessEditError
 from rulepatch.evaluation.evaluate import evaluate
 from rulepatch.evaluation.outcomes import Outcomes
@@ -181,7 +181,7 @@ def run_edit(
             kept = trusted(model, kept, progress=run.progress)
         problem = build_problem(model, exemplars, list(site), how, reference=kept, run=run, **given)
         edit = judged(model, solve(problem, how), exemplars)
-        _check_use(edit, allowed=limits.allow_useless)
+        _check_use(edit, None if limits.max_drop is not None else problem, allowed=limits.allow_useless)
         measured = None
         if limits.max_drop is not None:
             found = evaluate(model, edit, reference=kept, exemplars=exemplars, progress=run.progress)
@@ -235,13 +235,14 @@ def _make_by_search(
     return EditRun(found.edit, out, seconds, search=found)
 
 
-def _check_use(edit: Edit, *, allowed: bool) -> None:
+def _check_use(edit: Edit, problem: Problem | None, *, allowed: bool) -> None:
+    """Refuse a useless edit, and warn of what else is wrong; of damage if there is a problem."""
     found = edit.on_exemplars
     if found.verdict == "useless" and not allowed:
         raise UselessEditError(
             f"expected an edit that repairs what its exemplars show but {found.why}; or write it with --allow-useless"
         )
-    warn_of(edit)
+    warn_of(edit, problem)
 
 
 def _refuse(measured: Outcomes, max_drop: float, *, allowed: bool) -> None:
