@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import comb
 
 import torch
 from PIL import Image
@@ -17,7 +18,7 @@ from rulepatch.editors.problem import Problem
 from rulepatch.errors import ModelError, UselessEditError, warn
 from rulepatch.models.classifier import Classifier
 from rulepatch.records.exemplar_outcomes import ExemplarOutcome, ExemplarOutcomes, ExemplarPrediction
-from rulepatch.records.site_reports import HOPELESS_DAMAGE, HOPELESS_FLIPS, UNSURE_DAMAGE
+from rulepatch.records.site_reports import HOPELESS_DAMAGE, HOPELESS_FLIPS, SIGNIFICANT, UNSURE_DAMAGE
 from rulepatch.text import percent, plural
 from rulepatch.tracing import capture
 
@@ -124,16 +125,16 @@ def judged(model: Classifier, edit: Edit, exemplars: Sequence[Exemplar]) -> Edit
 
 
 def warn_of(edit: Edit, problem: Problem | None = None) -> None:
-    """Warn of an edit that is useless for its own exemplars, of exemplars that show no failure, of hopeless damage.
+    """Warn of hopeless damage; else of an edit that is useless for its exemplars, or of exemplars that show no failure.
 
     Args:
         edit: as `judged` returns it; one without changes was asked for.
         problem: that it solves, to look at its damage; None if that is measured elsewhere.
     """
-    if problem is not None and edit.changes:
-        _warn_of_damage(edit, problem)
     found = edit.on_exemplars
-    if edit.changes and found.verdict in {"useless", "unproven"}:
+    if problem is not None and edit.changes and (hopeless := _hopeless(edit, problem)):
+        warn(hopeless)
+    elif edit.changes and found.verdict in {"useless", "unproven"}:
         warn(found.why)
     elif edit.changes and (misread := [each for each in found.outcomes if each.is_misread]):
         warn(
@@ -142,19 +143,20 @@ def warn_of(edit: Edit, problem: Problem | None = None) -> None:
         )
 
 
-def _warn_of_damage(edit: Edit, problem: Problem) -> None:
-    """Warn of an edit whose predicted damage is hopeless; where reference images are at hand, a few of them decide."""
+def _hopeless(edit: Edit, problem: Problem) -> str | None:
+    """What is hopeless about an edit's damage, if anything; reference images decide where they are at hand."""
     predicted = sum(report.damage for report in edit.reports)
     if predicted < UNSURE_DAMAGE or (problem.reference is None and predicted <= HOPELESS_DAMAGE):
-        return
+        return None
     tried = ""
     if problem.reference is not None:
         few = problem.reference.sample(TRIED, seed=problem.run.seed)
         flips, n = _flips(problem.model, edit, few)
-        if flips <= HOPELESS_FLIPS * n:
-            return
+        by_chance = sum(comb(n, k) * HOPELESS_FLIPS**k * (1 - HOPELESS_FLIPS) ** (n - k) for k in range(flips, n + 1))
+        if by_chance >= SIGNIFICANT:
+            return None
         tried = f", and of {plural(n, 'reference image')} that were tried {flips} got another prediction"
-    warn(
+    return (
         f"the edit changes the output of {', '.join(edit.sites)} by {percent(predicted)} of its power on the reference "
         f"set{tried}: the model will hardly be of use with it; take {_remedy(edit)}"
     )

@@ -7,12 +7,10 @@ from typing import Any
 from rulepatch.evaluation import metrics
 from rulepatch.evaluation.outcomes import Outcomes
 from rulepatch.models.classes import Classes
+from rulepatch.records.site_reports import SIGNIFICANT
 from rulepatch.text import plural
 
-__all__ = ["SIGNIFICANT", "Suppressed", "listed", "suppressed_by", "told_of"]
-
-SIGNIFICANT = 0.05
-"""p-value below which repaired against broken images count as beyond chance."""
+__all__ = ["Suppressed", "listed", "suppressed_by", "told_of"]
 
 FEW = 1
 """Most images of a class that are too few to tell."""
@@ -50,10 +48,10 @@ class Suppressed:
 
     @property
     def is_forgotten(self) -> bool:
-        """Whether the class lost half of what was right, or more images than by chance."""
+        """Whether the class lost half of what was right, or a tenth and more images than by chance."""
         lost = self.right[0] - self.right[1]
         beyond_chance = metrics.mcnemar(self.repaired, self.broken) < SIGNIFICANT
-        return lost > 0 and (2 * lost >= self.right[0] or beyond_chance)
+        return lost > 0 and (2 * lost >= self.right[0] or (10 * lost >= self.right[0] and beyond_chance))
 
     @property
     def is_unknown(self) -> bool:

@@ -6,8 +6,9 @@ from typing import Any
 
 from rulepatch.evaluation import metrics
 from rulepatch.evaluation.outcomes import Outcomes
-from rulepatch.evaluation.suppressed import SIGNIFICANT, Suppressed, listed
+from rulepatch.evaluation.suppressed import Suppressed, listed
 from rulepatch.methods import MAX_DROP
+from rulepatch.records.site_reports import SIGNIFICANT
 from rulepatch.text import percent, plural
 
 __all__ = ["EditVerdict", "verdict_on"]
@@ -76,10 +77,9 @@ def _repair(tests: Outcomes | None) -> str:
 def _against_repair(tests: Outcomes | None) -> Iterator[str]:
     if tests is None:
         yield "there are no test images"
-    elif tests.right_before.all():
-        yield "no test image fails without it"
     elif not _is_beyond_chance(tests):
-        yield "the repair is not beyond chance"
+        fails = not tests.right_before.all()
+        yield "the repair is not beyond chance" if fails else "no test image fails without it"
     elif len(tests.broken) > len(tests.repaired):
         yield "it breaks more than it repairs"
 
