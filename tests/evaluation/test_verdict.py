@@ -124,6 +124,8 @@ def test_the_model_alone_has_no_verdict(red_as_green):
 def test_the_page_begins_with_the_verdict(red_as_green):
     reference = outcomes(*SPARED, (PLOW, PLOW, CAR, 3), (PLOW, PLOW, PLOW, 2), (SLED, SLED, SLED, 1))
     page = " ".join(re.sub("<[^>]+>", " ", render_report(evaluation(red_as_green, REPAIRED, reference))).split())
-    assert "Do not trust it. The edit repairs 12 of 13 failures, costs" in page
-    assert page.index("Do not trust it") < page.index("Test images right") < page.index("Where the failures went")
+    assert (
+        "Repairs 12 of 13 failures, costs" in page and "forgets snowplow 5 → 2 of 5 (right before and after)." in page
+    )
+    assert page.index("do not trust it") < page.index("Test images right") < page.index("Where the failures went")
     assert "snowplow 11 10 5 5 2 forgotten" in page and "sled 2 2 1 1 1 too few to tell" in page

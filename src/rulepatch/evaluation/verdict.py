@@ -43,7 +43,7 @@ def verdict_on(tests: Outcomes | None, reference: Outcomes | None, suppressed: S
     reasons = [*_against_repair(tests), *_against_cost(reference)]
     forgotten = [each for each in suppressed if each.is_forgotten]
     if forgotten:
-        reasons.append(f"it forgets {listed(forgotten)}")
+        reasons.append(f"it forgets {listed(forgotten)} (right before and after)")
     found = f"{_repair(tests)}, {_cost(reference)}; "
     if reasons or tests is None:
         return EditVerdict(f"{found}do not trust it, because {' and '.join(reasons)}", is_trusted=False)
