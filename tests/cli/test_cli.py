@@ -102,7 +102,10 @@ def test_an_edit_is_written_and_told_as_in_the_design(run, editing, tmp_path):
 
 def test_the_text_of_an_edit_names_the_file_and_what_to_do_next(run, editing, tmp_path):
     found = run(*editing(tmp_path / "edit.safetensors"))
-    assert (found.code, found.err) == (0, "")
+    assert found.code == 0
+    (sentence,) = found.err.splitlines()
+    assert "the edit forgets green 6 → 0 of 6" in sentence  # the exemplar's failure went there
+    assert "where the failures went (right before and after): green 6 → 0 of 6\n" in found.out
     assert str(tmp_path / "edit.safetensors") in found.out
     assert "rulepatch evaluate" in found.out
 
@@ -298,6 +301,11 @@ def test_evaluate_tells_what_the_design_asks(run, world, net):
     edit, model = rp.Edit.load(world / "edit.safetensors"), load_model(net)
     again = evaluate(model, edit, tests=world / "tests", reference=world / "reference", progress=False)
     assert again.to_json() == found
+    both = run(
+        *("evaluate", world / "edit.safetensors", "--model", net, "--tests", world / "tests"),
+        *("--reference", world / "reference", "--reference", world / "reference", "--json"),
+    ).json()
+    assert both["reference"]["n"] == 2 * found["reference"]["n"] and both["tests"] == found["tests"]
 
 
 def test_evaluate_writes_a_report_with_the_exemplars(run, world, net, tmp_path):
@@ -305,17 +313,18 @@ def test_evaluate_writes_a_report_with_the_exemplars(run, world, net, tmp_path):
         *("evaluate", world / "edit.safetensors", "--model", net, "--reference", world / "flat"),
         *("--report", tmp_path / "report.html", "--exemplar", world / "exemplar", "--json"),
     ).json()
-    assert set(found) == {"reference", "predicted_damage"}
+    assert set(found) == {"reference", "predicted_damage", "suppressed", "verdict"}
     assert found["reference"]["before"] is None
     page = (tmp_path / "report.html").read_text("utf-8")
-    assert "Treat snow as road" in page
+    assert "Treat snow as road" in page and "do not trust it" in page
     assert "marked" in page
 
 
 def test_the_text_of_an_evaluation_is_a_table(run, world, net):
     found = run("evaluate", world / "edit.safetensors", "--model", net, "--tests", world / "tests")
     assert (found.code, found.err) == (0, "")
-    lines = found.out.splitlines()
+    verdict, *lines = found.out.splitlines()
+    assert verdict.endswith("do not trust it, because it breaks more than it repairs and there is no reference set")
     assert lines[0].split() == ["images", "before", "after", "repaired", "broken", "flips"]
     assert [line.split()[0] for line in lines[1:5]] == ["tests", "red", "green", "blue"]
 
@@ -423,8 +432,11 @@ def test_an_edit_tells_what_the_model_says_of_its_exemplars(run, editing, tmp_pa
     assert [said[when]["class"] for when in ("original", "edited", "after")] == ["red", "green", "red"]
     assert all(0 < said[when]["confidence"] <= 1 for when in ("original", "edited", "after"))
     assert rp.Edit.load(out).on_exemplars.to_json() == found["exemplars"]
+    (green,) = found["suppressed"]
+    assert (green["name"], green["failures"], green["left"]) == ("green", 1, 1)
+    assert (green["n"], green["right"], green["forgotten"]) == (6, [6, 0], True)
     for told in (run(*editing(out)), run("show", out)):
-        assert told.err == "" and "repairs 1 of 1 failing exemplar" in told.out
+        assert "repairs 1 of 1 failing exemplar" in told.out
         assert any(line.split()[:2] == ["exemplar", "red"] and "repaired" in line for line in told.out.splitlines())
 
 

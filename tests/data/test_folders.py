@@ -436,3 +436,14 @@ def test_splits_of_single_pictures_are_random_over_classes():
 def test_splits_that_cannot_be_are_refused(count, share, error):
     with pytest.raises(error, match="expected"):
         ImageSet(tuple(Picture(noise(0), 0) for _ in range(count)), "few").split(share, seed=0)
+
+
+def test_several_folders_are_one_set(tmp_path, paint):
+    for number, name in enumerate(["one/crane/a.png", "two/tench/b.png", "two/crane/a.png"]):
+        paint(tmp_path / name, number)
+    found = ImageSet.of([tmp_path / "one", str(tmp_path / "two")], CLASSES)
+    assert [picture.label for picture in found.pictures] == [2, *labels(tmp_path / "two")]
+    assert found.name == f"{tmp_path / 'one'}, {tmp_path / 'two'}"
+    assert len(ImageSet.of((tmp_path / "one", tmp_path / "two"), CLASSES, leave_out=["crane"])) == 1
+    with pytest.raises(FolderError, match=r"expected a folder of images at .*three but there is none"):
+        ImageSet.of([tmp_path / "one", tmp_path / "three"], CLASSES)

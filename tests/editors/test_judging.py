@@ -8,20 +8,24 @@ import torch
 from PIL import Image
 from torch import nn
 
+from rulepatch.core import linalg
 from rulepatch.core.changes import Dense
 from rulepatch.core.edit import Edit
 from rulepatch.core.exemplars import Exemplar
-from rulepatch.editors.edit import front, solve
+from rulepatch.data.folders import ImageSet
+from rulepatch.editors.edit import edit, front, solve
 from rulepatch.editors.judging import Judge, judged
 from rulepatch.editors.multi_rule import Rule, rewrite_rules
 from rulepatch.editors.problem import build_problem
 from rulepatch.editors.registry import editor_named, editors
 from rulepatch.errors import ModelError, RulepatchWarning, UselessEditError
+from rulepatch.evaluation.evaluate import outcomes_of
 from rulepatch.methods import Rewrite
 from rulepatch.models.classifier import Classifier
 from rulepatch.models.preprocess import Preprocess
 from rulepatch.models.registry import load_model
 from rulepatch.playground.pictures import exemplar, training_images
+from rulepatch.records.site_reports import HOPELESS_DAMAGE, UNSURE_DAMAGE, SiteReport
 from tests.fixtures.solving import QUIET
 
 SITE = "blocks.3.conv"
@@ -181,3 +185,74 @@ def test_judging_again_changes_nothing(world):
     model, van, _ = world
     edit = rewrite(world)
     assert judged(model, edit, [van]).provenance == edit.provenance
+
+
+HOPELESS = {"site": "blocks.5.conv", "rank": 3, "gate": None, "strength": 10.0}
+
+
+def hopeless(world, **changed):
+    model, van, reference = world
+    return edit(model, [van], reference=reference, run=QUIET, **HOPELESS | changed)
+
+
+def test_hopeless_damage_is_said_with_what_to_do(world):
+    with pytest.warns(
+        RulepatchWarning, match=r"of its power .*of 32 reference images .*take a gate, less rank"
+    ) as told:
+        hopeless(world)
+    assert len(told) == 1 and told[0].filename == __file__
+    with pytest.warns(RulepatchWarning, match=r"of its power .*a higher gate, less rank"):
+        hopeless(world, gate=0.9, strength=40.0)
+
+
+@pytest.mark.parametrize("changed", [{"strength": 1.0}, {"gate": 0.95, "strength": 3.0}], ids=["little", "gated"])
+def test_a_sound_edit_of_large_predicted_damage_is_not_warned_of(world, changed):
+    model, _, _ = world
+    sound = hopeless(world, **changed)  # a warning is an error here
+    assert sound.reports[0].predicted_damage > 10 * UNSURE_DAMAGE
+    clean = ImageSet.of(training_images(100, seed=9), model.classes)
+    (found,) = outcomes_of(model, [sound], clean)
+    assert len(found.flips) <= 0.15 * len(found)  # the control: it is sound
+
+
+def test_little_predicted_damage_costs_no_look_at_images(world, monkeypatch):
+    monkeypatch.setattr("rulepatch.editors.judging._flips", None)
+    assert hopeless(world, rank=1, gate=0.98, strength=1.0).reports[0].damage < UNSURE_DAMAGE
+    with pytest.raises(TypeError):
+        hopeless(world)
+
+
+def test_with_statistics_alone_the_prediction_decides(world):
+    model, van, reference = world
+    how = Rewrite(rank=3, gate=None)
+    known = build_problem(model, [van], HOPELESS["site"], how, reference=reference, run=QUIET).statistics
+    with pytest.warns(RulepatchWarning, match=r"of its power on the reference set: the model will hardly be of use"):
+        hopeless((model, van, known))
+    assert 0.1 < hopeless((model, van, known), strength=1.0).reports[0].damage < HOPELESS_DAMAGE
+    gated = hopeless((model, van, known), strength=3.0, gate=0.95).reports[0]
+    assert gated.damage < HOPELESS_DAMAGE < gated.predicted_damage
+
+
+@pytest.mark.parametrize("settings", [{}, {"gate_kind": "soft"}, {"architecture": 2}], ids=["hard", "soft", "patches"])
+def test_damage_behind_gates_is_that_of_each_key_in_turn(world, settings):
+    model, van, reference = world
+    how = Rewrite(rank=2, gate=0.9, strength=2.0, **settings)
+    problem = build_problem(model, [van], SITE, how, reference=reference, run=QUIET)
+    found = solve(problem, how)
+    (change,), statistics = found.changes, problem.statistics[SITE]
+    keys = statistics.sample.keys[:].double()
+    coefficients = change.coefficients.double().reshape(*change.coefficients.shape[:2], -1)
+    added = 0.0
+    for key in keys:
+        maps = change.directions.double().flatten(1) @ key
+        if change.gate.direction is None:
+            maps = (maps - change.gate.thresholds.flatten()).clamp(min=0)
+        elif change.gate.direction.double().flatten() @ key <= float(change.gate.thresholds):
+            continue
+        added += float(torch.einsum("ort,r->ot", coefficients, change.strength * maps).square().sum()) / len(keys)
+    weight = problem.observations[0].layer.weight.detach().cpu()
+    usual = linalg.output_power(weight, statistics.moment.mean())
+    assert found.reports[0].gated_damage == pytest.approx(added / usual, rel=1e-6)
+    loaded = SiteReport.from_json(found.reports[0].to_json())
+    assert loaded.damage == found.reports[0].gated_damage < found.reports[0].predicted_damage
+    assert solve(problem, how.but(gate=None)).reports[0].gated_damage is None

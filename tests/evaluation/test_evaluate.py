@@ -159,7 +159,8 @@ def test_a_reference_set_needs_no_labels(dominant, red_as_green, paint, tmp_path
     found = evaluate(dominant, red_as_green, reference=tmp_path, progress=False)
     assert found.tests is None
     numbers = found.to_json()
-    assert set(numbers) == {"reference", "predicted_damage"} and numbers["predicted_damage"] is None
+    assert set(numbers) == {"reference", "predicted_damage", "suppressed", "verdict"}
+    assert numbers["predicted_damage"] is None
     assert [(flip["label"], flip["to"]) for flip in numbers["reference"].pop("flip_list")] == [(None, "green")] * 2
     assert numbers["reference"] == {
         "n": 4,

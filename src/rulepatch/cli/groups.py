@@ -140,6 +140,13 @@ class OptionalReferenceOptions:
     reference: options.OptionalReference = None
     leave_out: options.LeaveOut = None
 
+    @property
+    def images(self) -> Any:
+        """The folder, or a tuple of several; None without one."""
+        return (
+            self.reference[0] if self.reference and len(self.reference) == 1 else self.reference and (*self.reference,)
+        )
+
 
 @dataclasses.dataclass(frozen=True)
 class ReferenceOptions(OptionalReferenceOptions):

@@ -121,7 +121,7 @@ def evaluate(
         model.load(),
         found,
         tests=tests,
-        reference=reference.reference,
+        reference=reference.images,
         leave_out=reference.leave_out or (),
         exemplars=shown,
         any_base=any_base,

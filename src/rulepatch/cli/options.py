@@ -73,9 +73,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON
 Seed = Annotated[int, typer.Option(metavar="N", help="Of everything that is random.", min=0, max=2**32 - 1)]
 EditFile = Annotated[Path, typer.Argument(metavar="FILE", help="An edit file.")]
 OptionalEditFile = Annotated[Path | None, typer.Argument(metavar="FILE", help="An edit file.", show_default=False)]
-REFERENCE = typer.Option("--reference", metavar="DIR", help="Images whose treatment should stay.")
-Reference = Annotated[Path, REFERENCE]
-OptionalReference = Annotated[Path | None, REFERENCE]
+REFERENCE = typer.Option("--reference", metavar="DIR", help="Images whose treatment should stay; repeatable.")
+Reference = Annotated[list[Path], REFERENCE]
+OptionalReference = Annotated[list[Path] | None, REFERENCE]
 LeaveOut = Annotated[
     list[str] | None,
     typer.Option("--leave-out", metavar="CLASS", help="Class to leave out of the reference; repeatable."),

@@ -36,7 +36,7 @@ def statistics(
 
     gathered = gather_statistics(
         model.name,
-        reference.reference,
+        reference.images,
         site,
         weights=model.weights,
         leave_out=reference.leave_out or (),

@@ -51,10 +51,11 @@ class ImageSet:
 
     @classmethod
     def of(cls, source: Any, classes: Classes, *, leave_out: Collection[int | str] = ()) -> "ImageSet":
-        """Images from a folder, or from anything that yields images or (image, label) pairs.
+        """Images from folders, or from anything that yields images or (image, label) pairs.
 
         Args:
-            source: a folder, an `ImageSet`, or an iterable such as a torchvision data set without a transform.
+            source: a folder or a list of them, an `ImageSet`, or an iterable such as a torchvision data set without a
+                transform.
             classes: of the model, to understand labels.
             leave_out: classes whose images do not count, by name or index.
 
@@ -70,6 +71,9 @@ class ImageSet:
             return source
         if isinstance(source, str | Path):
             return cls.from_folder(Path(source), classes)
+        if isinstance(source, list | tuple) and any(isinstance(e, str | Path) and Path(e).is_dir() for e in source):
+            parts = [cls.of(each, classes) for each in source]
+            return cls(sum((part.pictures for part in parts), ()), ", ".join(part.name for part in parts))
         pictures = tuple(pictures_of(source, classes))
         if not pictures:
             raise FolderError("expected images but got an empty sequence; give at least one")

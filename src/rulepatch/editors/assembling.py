@@ -14,7 +14,7 @@ from rulepatch.core.moments import KeyStatistics
 from rulepatch.core.patched_model import PatchedModel, with_delta
 from rulepatch.core.site_activations import SiteActivations
 from rulepatch.digests import digest_of_bytes
-from rulepatch.editors.certificate import certify
+from rulepatch.editors.certificate import certify, gated_maps, low_rank_changes
 from rulepatch.editors.problem import Problem
 from rulepatch.editors.registry import Solution
 from rulepatch.methods import Method
@@ -51,6 +51,7 @@ def assembled(problem: Problem, how: Method, found: Sequence[WeightChange] | Sol
                 predicted_damage=linalg.damage(delta, weight, moment),
                 rounding=_rounding(seen, changes),
                 certificate=certify(seen, changes, problem.statistics[path]),
+                gated_damage=_gated_damage(seen, changes, problem.statistics[path]),
                 protected_damage=None if spared is None else linalg.damage(delta, weight, spared),
             )
         )
@@ -132,6 +133,20 @@ def _delta(seen: SiteActivations, changes: Sequence[WeightChange]) -> Tensor:
     path, shape = seen.site.path, seen.site.shape
     own = [change.delta().cpu().reshape(shape) for change in changes if change.parameter == f"{path}.weight"]
     return torch.stack([torch.zeros(shape, dtype=torch.float64), *own]).sum(dim=0)
+
+
+def _gated_damage(seen: SiteActivations, changes: Sequence[WeightChange], statistics: KeyStatistics) -> float | None:
+    """`damage_of` with the gates in place, on the sample of keys; None without gates."""
+    keys = statistics.sample.keys.double().cpu()
+    own = low_rank_changes([each for each in changes if each.parameter == f"{seen.site.path}.weight"], keys)
+    if not own or all(each.gate is None for each in own):
+        return None
+    maps = torch.cat([gated_maps(each, keys) for each in own], dim=1)
+    coefficients = torch.cat([each.strength * each.coefficients.double().cpu() for each in own], dim=1)
+    coefficients = coefficients[..., None, None] if coefficients.ndim == 2 else coefficients
+    weight = seen.layer.weight.detach().reshape(seen.site.shape).cpu()
+    changed = linalg.output_power(coefficients, linalg.second_moment(maps) / len(maps))
+    return changed / linalg.output_power(weight, statistics.moment.mean().cpu())
 
 
 def _rounding(seen: SiteActivations, changes: Sequence[WeightChange]) -> float:

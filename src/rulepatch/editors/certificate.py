@@ -11,7 +11,7 @@ from rulepatch.core.moments import KeyStatistics
 from rulepatch.core.site_activations import SiteActivations
 from rulepatch.records.site_reports import Certificate
 
-__all__ = ["EPSILON", "certify"]
+__all__ = ["EPSILON", "certify", "gated_maps", "low_rank_changes"]
 
 EPSILON = 0.01
 """A key whose output can move by less than this share of the usual output counts as not moved."""
@@ -30,11 +30,9 @@ def certify(seen: SiteActivations, changes: Sequence[WeightChange], statistics: 
     delta = sum((change.delta().cpu().reshape(weight.shape) for change in own), torch.zeros_like(weight))
     parameters = [change.parameter for change in changes if change.site == path]
     found = Certificate(parameters, float(delta.norm()), float(delta.norm() / weight.norm()), EPSILON)
-    low_rank = [change for change in own if isinstance(change, LowRank)]
-    if len(low_rank) < len(own) or len({change.architecture for change in low_rank}) > 1:
-        return found
     keys = statistics.sample.keys.double().cpu()
-    if low_rank and low_rank[0].directions[0].numel() != keys.shape[1]:
+    low_rank = low_rank_changes(own, keys)
+    if low_rank is None:
         return found
     bounds = torch.stack([torch.zeros(len(keys), dtype=torch.float64), *(_bounds(change, keys) for change in low_rank)])
     usual = linalg.output_power(weight.reshape(seen.site.shape), statistics.moment.mean().cpu()) ** 0.5
@@ -43,10 +41,32 @@ def certify(seen: SiteActivations, changes: Sequence[WeightChange], statistics: 
     return replace(found, unchanged_share=unchanged, gate_closed_share=closed)
 
 
+def low_rank_changes(own: Sequence[WeightChange], keys: torch.Tensor) -> list[LowRank] | None:
+    """The changes of a site; None if not all of them read keys like these.
+
+    Args:
+        own: changes of the site's weight.
+        keys: a sample of its keys, (p, c_in).
+    """
+    found = [change for change in own if isinstance(change, LowRank)]
+    one_kind = len(found) == len(own) and len({change.architecture for change in found}) <= 1
+    return found if one_kind and all(each.directions[0].numel() == keys.shape[1] for each in found) else None
+
+
+def gated_maps(change: LowRank, keys: torch.Tensor) -> torch.Tensor:
+    """⟨D, k⟩ behind the gate, if there is one, (p, r), float64.
+
+    Args:
+        change: of a site.
+        keys: (p, c_in), float64.
+    """
+    maps, gate = keys @ change.directions.double().cpu().flatten(1).T, change.gate
+    if gate is None:
+        return maps
+    scores = None if gate.direction is None else (keys @ gate.direction.double().cpu().flatten())[:, None]
+    return linalg.gated(maps, scores, gate.thresholds.double().cpu())
+
+
 def _bounds(change: LowRank, keys: torch.Tensor) -> torch.Tensor:
     """How far the change can move the output for each key, (p,)."""
-    maps, gate = keys @ change.directions.double().flatten(1).T, change.gate
-    if gate is not None:
-        scores = None if gate.direction is None else (keys @ gate.direction.double().flatten())[:, None]
-        maps = linalg.gated(maps, scores, gate.thresholds.double())
-    return abs(change.strength) * linalg.change_bound(maps, change.coefficients.double())
+    return abs(change.strength) * linalg.change_bound(gated_maps(change, keys), change.coefficients.double().cpu())

@@ -81,7 +81,7 @@ def edit(
     with section("solve"):
         changes = editor_named(how.name).solve(problem, how)
     found = judged(model, assembled(problem, how, changes), exemplars)
-    warn_of(found)
+    warn_of(found, problem)
     return found
 
 

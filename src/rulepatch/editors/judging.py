@@ -2,21 +2,30 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import comb
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from rulepatch.core.changes import Change
+from rulepatch.core.changes import Change, LowRank
 from rulepatch.core.edit import Edit
 from rulepatch.core.exemplars import Exemplar
 from rulepatch.core.patched_model import PatchedModel
+from rulepatch.data.folders import ImageSet
+from rulepatch.data.stream import ImageStream
+from rulepatch.editors.problem import Problem
 from rulepatch.errors import ModelError, UselessEditError, warn
 from rulepatch.models.classifier import Classifier
 from rulepatch.records.exemplar_outcomes import ExemplarOutcome, ExemplarOutcomes, ExemplarPrediction
+from rulepatch.records.site_reports import HOPELESS_DAMAGE, HOPELESS_FLIPS, SIGNIFICANT, UNSURE_DAMAGE
+from rulepatch.text import percent, plural
 from rulepatch.tracing import capture
 
 __all__ = ["Judge", "judged", "warn_of"]
+
+TRIED = 32
+"""Reference images that an edit is tried on where its predicted damage may be hopeless."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,20 +124,60 @@ def judged(model: Classifier, edit: Edit, exemplars: Sequence[Exemplar]) -> Edit
     return replace(edit, provenance=outcomes.within(edit.provenance))
 
 
-def warn_of(edit: Edit) -> None:
-    """Warn of an edit that is useless for its own exemplars, or of exemplars that show no failure.
+def warn_of(edit: Edit, problem: Problem | None = None) -> None:
+    """Warn of hopeless damage; else of an edit that is useless for its exemplars, or of exemplars that show no failure.
 
     Args:
         edit: as `judged` returns it; one without changes was asked for.
+        problem: that it solves, to look at its damage; None if that is measured elsewhere.
     """
     found = edit.on_exemplars
-    if edit.changes and found.verdict in {"useless", "unproven"}:
+    if problem is not None and edit.changes and (hopeless := _hopeless(edit, problem)):
+        warn(hopeless)
+    elif edit.changes and found.verdict in {"useless", "unproven"}:
         warn(found.why)
     elif edit.changes and (misread := [each for each in found.outcomes if each.is_misread]):
         warn(
             f"the model is wrong of the original image of {misread[0].exemplar} already ({misread[0].original}, not "
             f"{misread[0].target_name}); check its label, or take an image that the model gets right"
         )
+
+
+def _hopeless(edit: Edit, problem: Problem) -> str | None:
+    """What is hopeless about an edit's damage, if anything; reference images decide where they are at hand."""
+    predicted = sum(report.damage for report in edit.reports)
+    if predicted < UNSURE_DAMAGE or (problem.reference is None and predicted <= HOPELESS_DAMAGE):
+        return None
+    tried = ""
+    if problem.reference is not None:
+        few = problem.reference.sample(TRIED, seed=problem.run.seed)
+        flips, n = _flips(problem.model, edit, few)
+        by_chance = sum(comb(n, k) * HOPELESS_FLIPS**k * (1 - HOPELESS_FLIPS) ** (n - k) for k in range(flips, n + 1))
+        if by_chance >= SIGNIFICANT:
+            return None
+        tried = f", and of {plural(n, 'reference image')} that were tried {flips} got another prediction"
+    return (
+        f"the edit changes the output of {', '.join(edit.sites)} by {percent(predicted)} of its power on the reference "
+        f"set{tried}: the model will hardly be of use with it; take {_remedy(edit)}"
+    )
+
+
+def _remedy(edit: Edit) -> str:
+    has_gate = all(isinstance(each, LowRank) and each.gate is not None for each in edit.changes)
+    return f"{'a higher gate' if has_gate else 'a gate'}, less rank or strength, or another site"
+
+
+def _flips(model: Classifier, edit: Edit, images: ImageSet) -> tuple[int, int]:
+    """Number of images whose prediction the edit changes, and of images that could be read."""
+    flips = n = 0
+    for batch in ImageStream.of(model, images, unreadable=1):
+        inputs = model.inputs(batch.pixels)
+        with capture.inference(model.module):
+            before = model.logits(inputs).argmax(dim=1)
+            with PatchedModel(model.module, edit.changes):
+                after = model.logits(inputs).argmax(dim=1)
+        flips, n = flips + int((after != before).sum()), n + len(inputs)
+    return flips, n
 
 
 def _probabilities(model: Classifier, pictures: Sequence[Image.Image]) -> Tensor:

@@ -85,7 +85,7 @@ def rewrite_rules(
     everything = [exemplar for rule in rules for exemplar in rule.exemplars]
     problem = build_problem(model, everything, site, rules[0].how, reference=reference, run=run.but(**settings))
     edit = judged(model, solve_rules(problem, rules), everything)
-    warn_of(edit)
+    warn_of(edit, problem)
     return edit
 
 

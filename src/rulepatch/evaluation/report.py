@@ -65,6 +65,8 @@ def render_report(evaluation: Evaluation) -> str:
         unchanged=None if reference is None else _unchanged(reference),
         title=_title(evaluation),
         exemplars=[_exemplar(exemplar) for exemplar in evaluation.exemplars],
+        verdict=evaluation.verdict,
+        suppressed=evaluation.suppressed[: MOST_ROWS // 10],
         tests=evaluation.tests,
         reference=reference,
         numbers={name: found.numbers() for name, found in _sets(evaluation)},

@@ -2,11 +2,14 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from rulepatch.core.edit import Edit
 from rulepatch.core.exemplars import Exemplar
 from rulepatch.evaluation.outcomes import Outcomes
+from rulepatch.evaluation.suppressed import Suppressed, suppressed_by, told_of
+from rulepatch.evaluation.verdict import EditVerdict, verdict_on
 from rulepatch.models.classes import Classes
 from rulepatch.notebook import line, panel
 from rulepatch.notebook import table as html_table
@@ -48,27 +51,49 @@ class Evaluation:
         found = [report.predicted_damage for report in self.edit.reports]
         return max((damage for damage in found if damage is not None), default=None)
 
+    @cached_property
+    def suppressed(self) -> tuple[Suppressed, ...]:
+        """Classes that failing test images were taken for and are no longer, the most first, and others it forgets."""
+        taken = [(each.before, each.after, each.picture.label) for each in self.tests or ()]
+        return suppressed_by(taken, self.reference, self.classes)
+
+    @property
+    def verdict(self) -> EditVerdict | None:
+        """Whether to trust the edit; None without one."""
+        if not self.edit.changes:
+            return None
+        return verdict_on(self.tests, self.reference, self.suppressed)
+
     def to_json(self) -> dict[str, Any]:
         """The numbers, as JSON.
 
         Returns:
-            A dictionary with `tests` and `reference`, if measured, and `predicted_damage`; without an edit only with
-            the values before.
+            A dictionary with `tests` and `reference`, if measured, `predicted_damage`, `suppressed` and `verdict`;
+            without an edit only with the values before.
         """
         if not self.edit.changes:
             return {name: found.to_json_before(self.classes) for name, found in self._sets}
         measured = {name: found.to_json(self.classes) for name, found in self._sets}
-        return {**measured, "predicted_damage": self.predicted_damage}
+        assert self.verdict is not None
+        return {
+            **measured,
+            "predicted_damage": self.predicted_damage,
+            "suppressed": [each.to_json() for each in self.suppressed],
+            "verdict": self.verdict.to_json(),
+        }
 
     def to_text(self) -> str:
         """Human-readable summary."""
-        return "\n".join([self._table().to_text(), *self._remarks()])
+        return "\n".join([*self._head(), self._table().to_text(), *self._remarks()])
 
     def _repr_html_(self) -> str:
         """Summary for notebooks."""
         found = self._table()
         return panel(
-            f"Evaluation: {self.model_name}", html_table(found.header, found.rows), *map(line, self._remarks())
+            f"Evaluation: {self.model_name}",
+            *map(line, self._head()),
+            html_table(found.header, found.rows),
+            *map(line, self._remarks()),
         )
 
     @property
@@ -92,9 +117,15 @@ class Evaluation:
         header = ["before", "after", "repaired", "broken", "flips"] if self.edit.changes else ["right"]
         return Table(["", "images", *header], rows)
 
+    def _head(self) -> Iterator[str]:
+        """The verdict, if there is an edit."""
+        if self.verdict is not None:
+            yield self.verdict.text
+
     def _remarks(self) -> Iterator[str]:
-        """Remarks: the classes that lost most; without an edit the most frequent confusions."""
+        """Remarks: where the failures went and what was lost most; without an edit the most frequent confusions."""
         if self.edit.changes:
+            yield from told_of(self.suppressed)
             lost = [e for e in self.reference.class_impacts() if e.right[1] < e.right[0]] if self.reference else []
             if lost:
                 named = ", ".join(f"{self.classes[e.label]} {e.right[0]} → {e.right[1]} of {e.n}" for e in lost[:8])

@@ -95,7 +95,7 @@ class StatisticsSummary:
 
 def gather_statistics(
     name: str,
-    reference: Path,
+    reference: Path | tuple[Path, ...],
     sites: Sequence[str],
     *,
     weights: Path | None = None,
@@ -113,7 +113,7 @@ def gather_statistics(
 
     Args:
         name: of the model, as `load_model` takes it.
-        reference: folder of the reference set; every process reads its own part of it.
+        reference: folder of the reference set, or several; every process reads its own part of it.
         sites: where the edit will be, all of them.
         weights: local weights instead of the model's own.
         leave_out: classes to leave out of the reference set.
@@ -154,7 +154,7 @@ def gather_statistics(
     return StatisticsSummary(found, len(images), processes, cache.folder, seconds["total"]) if is_first else None
 
 
-def _check_kept(found: StatisticsResult, cache: Cache, reference: Path) -> None:
+def _check_kept(found: StatisticsResult, cache: Cache, reference: object) -> None:
     if found.skipped:
         raise FolderError(
             f"expected images in {reference} that can all be read, as statistics that lack some are not kept, but "
@@ -171,7 +171,7 @@ class _Task:
     model: str
     weights: Path | None
     device: str
-    reference: Path
+    reference: Path | tuple[Path, ...]
     leave_out: tuple[int | str, ...]
 
     def load(self) -> tuple[Classifier, ImageSet]:

@@ -4,7 +4,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
-__all__ = ["Certificate", "SiteReport"]
+__all__ = ["HOPELESS_DAMAGE", "HOPELESS_FLIPS", "SIGNIFICANT", "UNSURE_DAMAGE", "Certificate", "SiteReport"]
+
+HOPELESS_FLIPS = 0.2
+"""Share of the reference set's predictions that flip above which an edit is hopeless."""
+
+SIGNIFICANT = 0.05
+"""p-value below which something counts as beyond chance."""
+
+UNSURE_DAMAGE = 0.03
+"""Predicted damage from which an edit may be hopeless; below it none that was tried was (docs/method.md)."""
+
+HOPELESS_DAMAGE = 1.0
+"""Predicted damage above which every edit without a gate that was tried is hopeless (docs/method.md)."""
 
 _OLD_NAMES = {"still": "unchanged_share", "shut": "gate_closed_share"}
 """Names of two fields in edit files of version 0.1."""
@@ -50,6 +62,7 @@ class SiteReport:
         rounding: error of rounding the weight to the model's dtype, relative to the change.
         certificate: bounds on the effect of the change; None if the file has none.
         protected_damage: the predicted damage on the protected images; None without them.
+        gated_damage: the predicted damage with the gates in place, on a sample of keys; None without gates.
     """
 
     site: str
@@ -59,6 +72,12 @@ class SiteReport:
     rounding: float = 0.0
     certificate: Certificate | None = None
     protected_damage: float | None = None
+    gated_damage: float | None = None
+
+    @property
+    def damage(self) -> float:
+        """The predicted damage, with the gates in place if there are any."""
+        return self.predicted_damage if self.gated_damage is None else self.gated_damage
 
     def to_json(self) -> dict[str, Any]:
         """The report, as it stands in an edit file."""
@@ -69,6 +88,7 @@ class SiteReport:
             "rounding": self.rounding,
             "certificate": None if self.certificate is None else asdict(self.certificate),
             **({} if self.protected_damage is None else {"protected_damage": self.protected_damage}),
+            **({} if self.gated_damage is None else {"gated_damage": self.gated_damage}),
         }
 
     @classmethod
@@ -83,4 +103,5 @@ class SiteReport:
             found.get("rounding", 0.0),
             None if not certificate else Certificate.from_json(certificate),
             found.get("protected_damage"),
+            found.get("gated_damage"),
         )

@@ -12,11 +12,12 @@ from rulepatch.data.folders import ImageSet
 from rulepatch.data.run import Run
 from rulepatch.editors.edit import check_images, solve
 from rulepatch.editors.judging import judged, warn_of
-from rulepatch.editors.problem import build_problem
-from rulepatch.errors import DamageError, SettingError, UselessEditError
-from rulepatch.evaluation.evaluate import evaluate
+from rulepatch.editors.problem import Problem, build_problem
+from rulepatch.errors import DamageError, SettingError, UselessEditError, warn
+from rulepatch.evaluation.evaluate import evaluate, outcomes_of
 from rulepatch.evaluation.outcomes import Outcomes
 from rulepatch.evaluation.set_checks import trusted
+from rulepatch.evaluation.suppressed import Suppressed, listed, suppressed_by, told_of
 from rulepatch.files import check_writable
 from rulepatch.methods import MAX_DROP, Method, Rewrite
 from rulepatch.models.classifier import Classifier
@@ -26,6 +27,9 @@ from rulepatch.text import Table
 from rulepatch.timing import collect_timings
 
 __all__ = ["EditRun", "Limits", "run_edit"]
+
+MOST_OF_CLASS = 50
+"""Most images of a class that are looked at where the whole reference set is not."""
 
 log = logging.getLogger("rulepatch")
 
@@ -58,6 +62,7 @@ class EditRun:
         seconds: spent on statistics, on the solve, and in total.
         damage: what the edit did on the reference set, if a budget was given.
         search: what chose its site and settings, if that was asked for.
+        suppressed: classes that failing exemplars were taken for and are no longer, and others it forgets.
     """
 
     edit: Edit
@@ -65,6 +70,7 @@ class EditRun:
     seconds: Mapping[str, float]
     damage: Outcomes | None = None
     search: Search | None = None
+    suppressed: Sequence[Suppressed] = ()
 
     def to_json(self) -> dict[str, Any]:
         """What was made, as JSON. Of several sites the losses are summed and the largest predicted damage is given."""
@@ -87,6 +93,7 @@ class EditRun:
             "verdict": self.edit.on_exemplars.verdict,
             "exemplars": self.edit.on_exemplars.to_json(),
             "damage": None if self.damage is None else self.damage.numbers() | {"drop": self.damage.drop},
+            "suppressed": [each.to_json() for each in self.suppressed],
             "base": self.edit.base,
             **({} if self.search is None else self._searched(self.search)),
             "seconds": {name: self.seconds.get(name, 0.0) for name in ("statistics", "solve", "total")},
@@ -103,7 +110,8 @@ class EditRun:
             [
                 report.site,
                 f"{report.loss_before:.4g} → {report.loss_after:.4g}",
-                f"{100 * report.predicted_damage:.2f} %",
+                f"{100 * report.predicted_damage:.2f} %"
+                + ("" if report.gated_damage is None else f" ({100 * report.gated_damage:.2f} % with the gate)"),
             ]
             for report in self.edit.reports
         ]
@@ -112,7 +120,7 @@ class EditRun:
         if self.damage is not None:
             lost, flips = 100 * self.damage.drop, len(self.damage.flips)
             found += f"\nmeasured damage: {lost:.2f} points lost, {flips} of {len(self.damage)} predictions flipped"
-        found += f"\n\n{self.edit.on_exemplars.to_text()}\n"
+        found += "\n".join(["\n", self.edit.on_exemplars.to_text(), *told_of(self.suppressed), ""])
         if self.search is not None:
             found = f"{self.search.to_text()}\n\n{found}"
         return "\n".join([str(self.path), found, *filter(None, [self.edit.note]), seconds])
@@ -184,7 +192,7 @@ def run_edit(
             kept = trusted(model, kept, progress=run.progress)
         problem = build_problem(model, exemplars, list(site), how, reference=kept, run=run, **given)
         edit = judged(model, solve(problem, how), exemplars)
-        _check_use(edit, allowed=limits.allow_useless)
+        _check_use(edit, None if limits.max_drop is not None else problem, allowed=limits.allow_useless)
         measured = None
         if limits.max_drop is not None:
             found = evaluate(model, edit, reference=kept, exemplars=exemplars, progress=run.progress)
@@ -192,8 +200,36 @@ def run_edit(
             assert measured is not None
             if measured.drop > limits.max_drop:
                 _refuse(measured, limits.max_drop, allowed=limits.allow_damage)
+        suppressed = _suppressed(model, edit, kept, measured)
     edit.save(out)
-    return EditRun(edit, out, seconds, measured)
+    return EditRun(edit, out, seconds, measured, suppressed=suppressed)
+
+
+def _suppressed(
+    model: Classifier, edit: Edit, reference: ImageSet, measured: Outcomes | None
+) -> tuple[Suppressed, ...]:
+    """The classes that the edit suppresses, and a warning of those that it forgets.
+
+    Args:
+        model: the classifier.
+        edit: tried on its exemplars.
+        reference: images to look at if no outcomes were measured: some of each class that failing exemplars left.
+        measured: outcomes on the reference set.
+    """
+    taken = [(each.edited.index, each.after.index, each.target) for each in edit.on_exemplars.outcomes]
+    if measured is None:
+        left = {before for before, after, label in taken if before not in {after, label}}
+        own = [[each for each in reference.pictures if each.label == label][:MOST_OF_CLASS] for label in sorted(left)]
+        some = tuple(picture for pictures in own for picture in pictures)
+        if some:
+            (measured,) = outcomes_of(model, [edit], ImageSet(some, reference.name))
+    found = suppressed_by(taken, measured, model.classes)
+    if forgotten := [each for each in found if each.is_forgotten]:
+        warn(
+            f"the edit forgets {listed(forgotten)} (right before and after); take a gate or a higher one, less rank or "
+            "strength, or another site"
+        )
+    return found
 
 
 def _of_classes(model: Classifier, images: ImageSet, classes: Sequence[int | str]) -> ImageSet:
@@ -233,17 +269,20 @@ def _make_by_search(
         )
     if found.edit is None:
         raise found.refusal("give other exemplars, labelled validation images, or a larger budget")
+    images = ImageSet.of(reference, model.classes, leave_out=leave_out)
+    suppressed = _suppressed(model, found.edit, images, None)
     found.edit.save(out)
-    return EditRun(found.edit, out, seconds, search=found)
+    return EditRun(found.edit, out, seconds, search=found, suppressed=suppressed)
 
 
-def _check_use(edit: Edit, *, allowed: bool) -> None:
+def _check_use(edit: Edit, problem: Problem | None, *, allowed: bool) -> None:
+    """Refuse a useless edit, and warn of what else is wrong; of damage if there is a problem."""
     found = edit.on_exemplars
     if found.verdict == "useless" and not allowed:
         raise UselessEditError(
             f"expected an edit that repairs what its exemplars show but {found.why}; or write it with --allow-useless"
         )
-    warn_of(edit)
+    warn_of(edit, problem)
 
 
 def _refuse(measured: Outcomes, max_drop: float, *, allowed: bool) -> None:
