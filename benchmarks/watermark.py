@@ -11,17 +11,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
 from benchmarks.measure import DATA, RESULTS, arguments, once, record
 from rulepatch.core.exemplars import Exemplar
+from rulepatch.core.site_activations import position_weights
 from rulepatch.data.folders import ImageSet, Picture
 from rulepatch.evaluation.evaluate import evaluate
 from rulepatch.methods import Rewrite
 from rulepatch.models.classifier import Classifier
 from rulepatch.models.registry import load_model
 from rulepatch.site_search.search import search
+from rulepatch.tracing import capture
 from rulepatch.tracing.model_sites import sites_of
+from rulepatch.tracing.sites import Site
 
 NETWORKS = {
     "MobileNetV2": "mobilenet_v2.toml",
@@ -71,11 +75,42 @@ def row(name: str, model: Classifier) -> dict[str, Any]:
         "before, %": before,
         "after, %": after,
         "won back, %": 100 * (after - before) / (without - before),
+        "ceiling, %": 100
+        * max(ceiling(model, sites_of(model).site(path), mask, clean, tests) for path in found.edit.sites),
         "repaired": len(seen.tests.repaired),
         "broken": len(seen.tests.broken),
         "points lost": 100 * seen.reference.drop,
         "flips, %": 100 * len(seen.reference.flips) / len(seen.reference),
     }
+
+
+def ceiling(model: Classifier, site: Site, mask: np.ndarray, clean: ImageSet, tests: ImageSet) -> float:
+    """Accuracy with the mark if the values at the marked positions were those without it, exactly, 0..1.
+
+    No edit of the site that acts there can be expected to do better.
+    """
+    point, right = model.module.get_submodule(site.value_point), 0
+    keep: list[torch.Tensor] = []
+    for start in range(0, len(tests), model.batch_size):
+        pairs = zip(*(each.pictures[start : start + model.batch_size] for each in (clean, tests)), strict=True)
+        without, under = ([*each] for each in zip(*pairs, strict=True))
+        pixels = [
+            model.inputs(torch.stack([model.preprocess.pixels(each.read(), framed=framed) for each in some]))
+            for some, framed in ((without, False), (under, True))
+        ]
+        with capture.inference(model.module):
+            hook = point.register_forward_hook(lambda *given: keep.append(given[2].clone()))
+            model.logits(pixels[0])
+            hook.remove()
+            values = keep.pop()
+            masks = torch.from_numpy(mask)[None]
+            marked = position_weights(masks, values[:1], site.channel_axis, site.value_places) > 0
+            marked = marked.reshape(1, 1, *values.shape[2:]).to(values.device)
+            hook = point.register_forward_hook(lambda *given: torch.where(marked, values, given[2]))  # noqa: B023
+            found = model.logits(pixels[1]).argmax(dim=1).tolist()
+            hook.remove()
+        right += sum(each.label == said for each, said in zip(under, found, strict=True))
+    return right / len(tests)
 
 
 def main() -> None:

@@ -249,7 +249,7 @@ def _make_by_search(
     how: Rewrite,
     *,
     out: Path,
-    reference: Any,
+    reference: ImageSet,
     sites: Sequence[str] | None,
     validation: Any,
     limits: Limits,
@@ -269,8 +269,7 @@ def _make_by_search(
         )
     if found.edit is None:
         raise found.refusal("give other exemplars, labelled validation images, or a larger budget")
-    images = ImageSet.of(reference, model.classes, leave_out=leave_out)
-    suppressed = _suppressed(model, found.edit, images, None)
+    suppressed = _suppressed(model, found.edit, reference, None)
     found.edit.save(out)
     return EditRun(found.edit, out, seconds, search=found, suppressed=suppressed)
 
