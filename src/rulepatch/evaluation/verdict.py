@@ -32,22 +32,29 @@ class EditVerdict:
         return {"text": self.text, "trust": self.is_trusted}
 
 
-def verdict_on(tests: Outcomes | None, reference: Outcomes | None, suppressed: Sequence[Suppressed]) -> EditVerdict:
+def verdict_on(
+    tests: Outcomes | None,
+    reference: Outcomes | None,
+    suppressed: Sequence[Suppressed] = (),
+    *,
+    max_drop: float = MAX_DROP,
+) -> EditVerdict:
     """The verdict on an edit.
 
     Args:
         tests: outcomes on images that it should repair, if there are any; labelled.
         reference: outcomes on images whose predictions should not change, if there are any.
         suppressed: the classes that it suppresses; see `suppressed_by`.
+        max_drop: most accuracy that it may lose on the reference set, 0..1; one image may always be lost.
     """
-    reasons = [*_against_repair(tests), *_against_cost(reference)]
+    reasons = [*_against_repair(tests), *_against_cost(reference, max_drop)]
     forgotten = [each for each in suppressed if each.is_forgotten]
     if forgotten:
         reasons.append(f"it forgets {listed(forgotten)} (right before and after)")
     found = f"{_repair(tests)}, {_cost(reference)}; "
     if reasons or tests is None:
         return EditVerdict(f"{found}do not trust it, because {' and '.join(reasons)}", is_trusted=False)
-    why = f"the repair is beyond chance ({_p(tests)}) and the cost is within {100 * MAX_DROP:g} points"
+    why = f"the repair is beyond chance ({_p(tests)}) and the cost is within {100 * max_drop:g} points"
     unknown = [each.name for each in suppressed if each.is_unknown]
     but = f", but not for {listed(unknown)}, of which there are too few images" if unknown else ""
     return EditVerdict(f"{found}trust it, because {why}{but}", is_trusted=True)
@@ -96,9 +103,9 @@ def _cost(reference: Outcomes | None) -> str:
     return f"costs {100 * reference.drop + 0:.1f} points on {images} ({flips}{interval})"
 
 
-def _against_cost(reference: Outcomes | None) -> Iterator[str]:
+def _against_cost(reference: Outcomes | None, max_drop: float) -> Iterator[str]:
     if reference is None:
         yield "there is no reference set"
-    elif reference.drop > MAX_DROP:
+    elif reference.drop > max(max_drop, 1 / len(reference)) + 1e-12:
         what = "flips" if reference.is_judged_by_flips else "loses"
-        yield f"it {what} {percent(reference.drop)}, more than {100 * MAX_DROP:g} %"
+        yield f"it {what} {percent(reference.drop)}, more than {100 * max_drop:g} %"

@@ -16,6 +16,7 @@ from rulepatch.data.run import Run
 from rulepatch.errors import FolderError
 from rulepatch.evaluation.evaluate import outcomes_of
 from rulepatch.evaluation.set_checks import check_validation
+from rulepatch.evaluation.verdict import verdict_on
 from rulepatch.models.classifier import Classifier
 from rulepatch.site_search.candidates import EditFactory
 from rulepatch.site_search.scoring import Fold
@@ -145,7 +146,7 @@ def _of_exemplars(factory: EditFactory) -> Evidence:
     return Evidence(tuple(folds), told)
 
 
-def report_held_out(model: Classifier, edit: Edit, evidence: Evidence, held: ImageSet) -> str:
+def report_held_out(model: Classifier, edit: Edit, evidence: Evidence, held: ImageSet, max_drop: float) -> str:
     """What an edit does on images that chose nothing.
 
     Args:
@@ -153,17 +154,17 @@ def report_held_out(model: Classifier, edit: Edit, evidence: Evidence, held: Ima
         edit: the chosen edit.
         evidence: of the search.
         held: images of the reference set that neither statistics nor choice saw.
+        max_drop: the budget, 0..1.
     """
     (damage,) = outcomes_of(model, [edit], held)
-    told = f"on {plural(len(held), 'reference image')} that chose nothing: {told_damage(damage, interval=True)}"
     if evidence.held is None:
-        return f"{told}; how much it repairs that it never saw is not known: give labelled validation images"
+        return (
+            f"on {plural(len(held), 'reference image')} that chose nothing: {told_damage(damage, interval=True)}; how "
+            "much it repairs that it never saw is not known: measure it on labelled failures (`rulepatch evaluate`)"
+        )
     (repair,) = outcomes_of(model, [edit], evidence.held)
-    failing = int((~repair.right_before).sum())
-    return (
-        f"{told}; of {plural(len(repair), evidence.held.name)} that chose nothing {failing} fail: "
-        f"{len(repair.repaired)} repaired, {len(repair.broken)} broken"
-    )
+    verdict = verdict_on(repair, damage, max_drop=max_drop)
+    return f"on {plural(len(repair), evidence.held.name)} and images that chose nothing it {verdict.text}"
 
 
 def _told(made: Counterfactuals) -> str:

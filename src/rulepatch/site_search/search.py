@@ -138,7 +138,7 @@ def search(
             edit, told_of_edit = _made_final(factory, chosen, images, max_drop)
             why = f"{why}; {told_of_edit}; {edit.on_exemplars.why}"
             if held:
-                why = f"{why}; {report_held_out(model, edit, evidence, held)}"
+                why = f"{why}; {report_held_out(model, edit, evidence, held, max_drop)}"
             warn_of(edit)
     return Search(
         edit, chosen, tuple(rounds.found), why, evidence.told, max_drop, len(sample), model.name, factory.make
