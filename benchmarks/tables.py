@@ -153,6 +153,14 @@ SEARCH: Mapping[str, Callable[[Row], str]] = {
     "time": seconds,
 }
 
+
+def _most_there(row: Row) -> str:
+    """What the mark costs that values without it would win back, in percent."""
+    if row.get("ceiling, %") is None:
+        return ""
+    return f"{100 * (row['ceiling, %'] - row['before, %']) / (row['clean, %'] - row['before, %']):.0f} %"
+
+
 WATERMARK: Mapping[str, Callable[[Row], str]] = {
     "network": text("network"),
     "chosen": text("edit"),
@@ -162,10 +170,24 @@ WATERMARK: Mapping[str, Callable[[Row], str]] = {
     ),
     "of clean": lambda row: "" if row.get("clean, %") is None else f"{row['clean, %']:.1f} %",
     "won back": lambda row: "" if row.get("won back, %") is None else f"{row['won back, %']:.0f} %",
+    "most there": _most_there,
     "repaired, broken": lambda row: "" if row.get("repaired") is None else f"{row['repaired']}, {row['broken']}",
     "points lost": number("points lost", 1),
     "flips": lambda row: "" if row.get("flips, %") is None else f"{row['flips, %']:.1f} %",
     "candidates": text("candidates"),
+    "time": seconds,
+}
+
+MATRIX: Mapping[str, Callable[[Row], str]] = {
+    "network": text("network"),
+    "rule": text("rule"),
+    "way": text("way"),
+    "site": lambda row: str(row.get("site", row.get("error", ""))),
+    "depth": lambda row: ", ".join(f"{each:.2f}" for each in row.get("depth", [])),
+    "corrected": lambda row: "" if row.get("corrected, %") is None else f"{row['corrected, %']:.0f} %",
+    "repaired, broken": lambda row: "" if row.get("repaired") is None else f"{row['repaired']}, {row['broken']}",
+    "points lost": number("points lost", 1),
+    "flips": lambda row: "" if row.get("flips, %") is None else f"{row['flips, %']:.1f} %",
     "time": seconds,
 }
 
@@ -545,6 +567,7 @@ VIEWS: Mapping[str, Callable[[], str]] = {
     "signals-mobilenet": View("signals-mobilenet-cpu", SIGNALS),
     "search": View("search-cpu", SEARCH),
     "watermark": View("watermark-cpu", WATERMARK),
+    "matrix": View("matrix-cpu", MATRIX),
     "gates": View("gates-cpu", GATES),
     "gates-mobilenet": View("gates-mobilenet-cpu", GATES),
     "rules": View("rules-cpu", RULES),

@@ -48,18 +48,24 @@ def marked(model: Classifier, picture: Picture) -> tuple[Image.Image, Image.Imag
     return crop, pasted
 
 
-def row(name: str, model: Classifier) -> dict[str, Any]:
-    """Search, and measure what was found on photographs that it did not see."""
+def watermarked(model: Classifier) -> tuple[Exemplar, ImageSet, ImageSet, ImageSet, np.ndarray]:
+    """An exemplar, the reference set, images without the mark, the same with it, and its mask, (h, w)."""
     more = ImageSet.of(DATA / "imagenet_more" / "val", model.classes)
     mask = np.asarray(Image.open(DATA / "watermark" / f"mask_{model.preprocess.input_size[0]}.png"), np.float32) / 255
     one = Exemplar(*marked(model, more.pictures[EXEMPLAR]), mask, label=more.pictures[EXEMPLAR].label)
     reference = ImageSet(tuple(each for i, each in enumerate(more.pictures) if i != EXEMPLAR), "imagenet_more")
-    seconds, found = once(lambda: search(model, [one], reference=reference, cache=None))
-    line: dict[str, Any] = {"network": name, "candidates": len(found.candidates), "seconds": seconds, "why": found.why}
     clean = ImageSet.of(DATA / "imagenet_sample" / "val", model.classes)
     tests = ImageSet(
         tuple(Picture(marked(model, each)[1], each.label, framed=True) for each in clean.pictures), "marked"
     )
+    return one, reference, clean, tests, mask
+
+
+def row(name: str, model: Classifier) -> dict[str, Any]:
+    """Search, and measure what was found on photographs that it did not see."""
+    one, reference, clean, tests, mask = watermarked(model)
+    seconds, found = once(lambda: search(model, [one], reference=reference, cache=None))
+    line: dict[str, Any] = {"network": name, "candidates": len(found.candidates), "seconds": seconds, "why": found.why}
     if found.edit is None:
         return line | {"edit": "none"}
     seen = evaluate(model, found.edit, tests=tests, reference=clean)

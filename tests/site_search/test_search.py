@@ -294,7 +294,7 @@ def test_it_is_learnt_from_chosen_by_and_reported_on_different_images(veiled):
     assert "119 transplants of the exemplars' overlay (one colour)" in found.validation
     made_of = [each["name"] for each in found.edit.provenance["exemplars"]]
     assert len(made_of) == 17 and made_of[0] == one.name
-    told = r"on 60 transplants and images that chose nothing it repairs \d+ of \d+ failures.* costs 0.0 points .* trust it"
+    told = r"on 60 transplants and images that chose nothing it repairs \d+ of \d+ failures.* costs 0.0 .* trust it"
     assert re.search(told, found.why)
     tried = {path for each in found.candidates for path in each.trial.sites}
     assert "blocks.1.conv" in tried and all(each.trial.how.gate is not None for each in found.candidates)

@@ -39,7 +39,7 @@ class Grid:
         gates: the same.
         strengths: the same; the first three for several sites.
         refined: number of screened sites that are refined, in addition to the last one.
-        finalists: number of refined edits that are measured on all images.
+        finalists: number of edits within the budget, measured on all images, that are chosen among.
         has_rule: whether the default edit stays unless another is beyond doubt better.
     """
 
@@ -60,13 +60,13 @@ class Grid:
 
 REPLACED = Grid(
     ({"rank": 3, "strength": 2.0, "gate": GATE}, {"rank": 3, "strength": 1.0, "gate": None}),
-    ranks=(1, 3), gates=(GATE, None), strengths=(1.0, 2.0, 3.0, 4.0), refined=4, finalists=12, has_rule=True,
+    ranks=(1, 3), gates=(GATE, None), strengths=(1.0, 2.0, 3.0, 4.0), refined=4, finalists=8, has_rule=True,
 )  # fmt: skip
 """For a concept that is replaced by another."""
 
 OVERLAID = Grid(
     ({"rank": 8, "strength": 1.0, "gate": GATE},),
-    ranks=(3, 8, 16), gates=(GATE,), strengths=(1.0,), refined=3, finalists=8, has_rule=False,
+    ranks=(3, 8), gates=(GATE, HIGHER_GATE), strengths=(1.0,), refined=3, finalists=6, has_rule=False,
 )  # fmt: skip
 """For an overlay, learnt from many transplants: without a gate or beyond strength 1 such edits cost more than they win
 back, and the best sites lie anywhere."""
@@ -77,6 +77,10 @@ MOST_DAMAGE = 0.3
 LEAST_REDUCTION = 0.02
 """Share of the masked error that an edit must take away at strength 1 to be measured: where the exemplars themselves
 stay as they are nothing else changes."""
+
+
+MOST_BATCHES = 4
+"""Most times that as many edits as there are finalists are measured on all images, if too few keep to the budget."""
 
 
 class Rounds:
@@ -190,12 +194,20 @@ def by_score(rounds: Rounds) -> tuple[Candidate | None, str]:
     rounds.narrow([*sets, (rounds.last,)])
     rule = _rule(rounds) if rounds.grid.has_rule else None
     rounds.try_all("refine", [ladder for sites in sets for ladder in _refine(rounds, sites)], MORE)
-    ranked = sorted(rounds.at(MORE), key=lambda each: -score_or_zero(each.score))
-    rounds.try_all("refine", [[each.trial] for each in ranked[: rounds.grid.finalists]], ALL)
+    _measure_finalists(rounds)
     best = max(rounds.at(ALL), key=lambda each: score_or_zero(each.score), default=None)
     if best is not None:
         rounds.try_all("vary", [[trial] for trial in dict.fromkeys(_vary(rounds, best.trial))], ALL)
     return choose(rounds.at(ALL), rule, rounds.is_useless)
+
+
+def _measure_finalists(rounds: Rounds) -> None:
+    """Measure the best on all images until enough of them keep to the budget; fewer images could not tell."""
+    ranked = sorted(rounds.at(MORE), key=lambda each: -score_or_zero(each.score))
+    for start in range(0, min(len(ranked), MOST_BATCHES * rounds.grid.finalists), rounds.grid.finalists):
+        rounds.try_all("refine", [[each.trial] for each in ranked[start : start + rounds.grid.finalists]], ALL)
+        if len(rounds.at(ALL)) >= rounds.grid.finalists:
+            return
 
 
 def _rule(rounds: Rounds) -> Candidate | None:
