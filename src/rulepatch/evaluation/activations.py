@@ -22,7 +22,7 @@ from rulepatch.models.classifier import Classifier
 from rulepatch.tracing import capture
 from rulepatch.tracing.trace import Trace
 
-__all__ = ["Activations", "first_site"]
+__all__ = ["MOST_BYTES", "Activations", "first_site"]
 
 MOST_BYTES = 1 << 30
 """Most bytes of activations in memory; the rest is stored on disk."""

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from rulepatch.data.folders import ImageSet
 from rulepatch.data.statistics import identity_of
 from rulepatch.digests import digest_of_json, digest_of_tensors
-from rulepatch.evaluation.activations import Activations
+from rulepatch.evaluation.activations import MOST_BYTES, Activations
 from rulepatch.evaluation.outcomes import Outcomes
 from rulepatch.site_search.candidates import Candidate, EditFactory, Trial, Turn
 
@@ -154,7 +154,8 @@ class EditScorer:
         if found is None:
             if number not in self._kept:
                 said = f"activations, {part.name}" if self._progress else None
-                self._kept[number] = Activations(self._model, part.images, self._sites, progress=said)
+                room = MOST_BYTES // len(self._parts)
+                self._kept[number] = Activations(self._model, part.images, self._sites, most_bytes=room, progress=said)
             outcomes = self._kept[number].outcomes(edit)
             found = _of_reference(outcomes) if part.name == "reference" else _of_judge(outcomes)
             if self._cache is not None:
