@@ -31,8 +31,8 @@ from rulepatch.images import read_image
 from rulepatch.methods import FineTuneLocal, LastLayer, Method, ProjectedAdam, Rewrite
 from rulepatch.models.classifier import Classifier
 from rulepatch.models.registry import load_model
+from rulepatch.site_search.budget import is_within
 from rulepatch.site_search.search import search
-from rulepatch.site_search.selection import is_within
 from rulepatch.tracing.model_sites import sites_of
 
 MAX_DROP = 0.0025

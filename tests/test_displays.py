@@ -123,7 +123,7 @@ def evaluation(name, labels=(0, 1, None)):
 
 
 def candidate(name):
-    return Candidate(Trial((name,)), "vary", 0.1, 0.5, np.array([0.2, 0.4]), 2, 0, 0.0, 0.005)
+    return Candidate(Trial((name,)), "vary", 0.1, 0.5, np.array([0.2, 0.4]), 2, 0, 0.0, 0.005, measured=100)
 
 
 def search(name, *, chosen=True):

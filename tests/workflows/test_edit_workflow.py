@@ -52,7 +52,7 @@ def test_what_is_useless_is_refused_before_its_damage_is_measured(model, world, 
 def test_a_search_that_finds_nothing_says_whether_it_was_for_the_budget(
     model, world, tmp_path, monkeypatch, flips, error
 ):
-    tried = Candidate(Trial(("3",)), "screen", 0.0, 0.5, None, 0, 0, 0.0, flips)
+    tried = Candidate(Trial(("3",)), "screen", 0.0, 0.5, None, 0, 0, 0.0, flips, measured=60)
     found = Search(None, None, (tried,), "nothing helps", "", 0.0025, 60, "it", lambda trial: None)
     monkeypatch.setattr("rulepatch.workflows.edit_workflow.search", lambda *_, **__: found)
     reference, _, exemplars = world

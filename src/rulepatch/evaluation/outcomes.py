@@ -255,6 +255,16 @@ class Outcomes:
         first, second = (np.log(np.maximum(each.of_label, SMALLEST_PROBABILITY)) for each in (self.first, self.second))
         return second - first
 
+    @property
+    def shift(self) -> float | None:
+        """Mean change of the probability of each image's label, up or down, 0..1; None without labels.
+
+        It tells flips on other images better than flips do: every image counts, not only those on the edge.
+        """
+        if self.is_judged_by_flips:
+            return None
+        return float(np.abs(self.second.of_label - self.first.of_label).mean())
+
     def where(self, chosen: NDArray[np.bool_]) -> "Outcomes":
         """The outcomes of a subset of images.
 

@@ -20,6 +20,7 @@ from rulepatch.editors.edit import solve
 from rulepatch.editors.problem import Problem, record_exemplars
 from rulepatch.editors.rewrite import rewrite
 from rulepatch.methods import Rewrite
+from rulepatch.site_search.budget import is_within
 from rulepatch.tracing.sites import Site
 
 __all__ = ["Candidate", "EditFactory", "Trial", "Turn"]
@@ -179,7 +180,8 @@ class Candidate:
         drop: accuracy lost on the reference set, −1..1; without labels the share of predictions that changed.
         flips: share of the reference set's predictions that changed, 0..1.
         failing: validation images of which the untouched model is wrong.
-        measured: reference images on which damage was measured; None for all of them.
+        measured: reference images on which damage was measured.
+        shift: mean change of the probability of their labels, 0..1; None without labels.
     """
 
     trial: Trial
@@ -192,12 +194,24 @@ class Candidate:
     drop: float
     flips: float
     failing: int = 0
-    measured: int | None = None
+    measured: int = 1
+    shift: float | None = None
 
     @property
     def score(self) -> float | None:
         """Mean gain of the validation images; None without validation."""
         return None if self.log_prob_gain is None else float(self.log_prob_gain.mean())
+
+    def is_within(self, max_drop: float, by_shift: float, *, slack: float = 1.0) -> bool:
+        """Whether damage is within a budget, as far as the measured images can tell.
+
+        Args:
+            max_drop: the budget, 0..1.
+            by_shift: flips for each unit of changed probability; see `flips_by_shift`.
+            slack: factor by which the budget is widened.
+        """
+        expected = max(0.0, self.flips - 1 / self.measured) if self.shift is None else by_shift * self.shift
+        return is_within(self.drop, expected, self.measured, max_drop, slack=slack)
 
     def to_json(self) -> dict[str, Any]:
         """The candidate, as JSON."""
@@ -210,6 +224,7 @@ class Candidate:
             "failing": self.failing,
             "drop": self.drop,
             "flips": self.flips,
+            "shift": self.shift,
             "measured": self.measured,
             "predicted_damage": self.predicted_damage,
             "loss": self.loss,

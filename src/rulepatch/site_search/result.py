@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from rulepatch.core.edit import Edit
 from rulepatch.errors import DamageError, RulepatchError, UselessEditError
+from rulepatch.site_search.budget import USUAL
 from rulepatch.site_search.candidates import Candidate, Trial
 from rulepatch.site_search.report import figure_of, panel_of, text_of
-from rulepatch.site_search.selection import is_within, name_of
+from rulepatch.site_search.selection import name_of
 from rulepatch.text import brief, quoted
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ class Search:
         reference_size: images on which damage was measured.
         model_name: of the model.
         make: makes the edit of any candidate's trial, to use another than the chosen one.
+        by_shift: flips for each unit of changed probability, by which damage on other images is expected.
     """
 
     edit: Edit | None
@@ -42,11 +44,11 @@ class Search:
     reference_size: int
     model_name: str
     make: Callable[[Trial], Edit] = field(repr=False)
+    by_shift: float = USUAL
 
     def is_within(self, candidate: Candidate) -> bool:
         """Whether a candidate was measured on all images and is within the budget."""
-        on_all = candidate.measured is None or candidate.measured >= self.reference_size
-        return on_all and is_within(candidate.drop, candidate.flips, self.reference_size, self.max_drop)
+        return candidate.measured >= self.reference_size and candidate.is_within(self.max_drop, self.by_shift)
 
     def refusal(self, advice: str) -> RulepatchError:
         """The error of a search that found nothing.

@@ -16,9 +16,10 @@ from rulepatch.editors.judging import Judge
 from rulepatch.errors import SettingError, UselessEditError
 from rulepatch.methods import Rewrite
 from rulepatch.progress import Bar
+from rulepatch.site_search.budget import SLACK, USUAL, flips_by_shift
 from rulepatch.site_search.candidates import Candidate, EditFactory, Trial, Turn
 from rulepatch.site_search.scoring import LEVELS, EditScorer
-from rulepatch.site_search.selection import choose, is_hopeless, is_within, score_or_zero
+from rulepatch.site_search.selection import choose, score_or_zero
 from rulepatch.text import plural
 from rulepatch.tracing.model_sites import sites_of
 
@@ -92,6 +93,9 @@ class Rounds:
         factory: makes their edits.
         scorer: measures them.
         max_drop: the budget, 0..1.
+
+    Attributes:
+        by_shift: flips for each unit of changed probability.
     """
 
     def __init__(self, fixed: Rewrite, grid: Grid, factory: EditFactory, scorer: EditScorer, max_drop: float) -> None:
@@ -99,6 +103,7 @@ class Rounds:
         self.grid = grid
         self.factory = factory
         self.max_drop = max_drop
+        self.by_shift = USUAL
         self._found: dict[Trial, tuple[int, Candidate]] = {}
         self._scorer = scorer
         self._judge = Judge.of(factory.problem.model, factory.problem.exemplars)
@@ -111,14 +116,10 @@ class Rounds:
 
     def at(self, level: int) -> list[Candidate]:
         """Candidates measured at a level that keep to the budget, as far as its images can tell."""
-        measured = [each for reached, each in self._found.values() if reached >= level]
-        return [each for each in measured if (self._is_within(each) if level == ALL else not self._is_hopeless(each))]
+        return [each for reached, each in self._found.values() if reached >= level and self._fits(each, level)]
 
-    def _is_within(self, found: Candidate) -> bool:
-        return is_within(found.drop, found.flips, found.measured or 1, self.max_drop)
-
-    def _is_hopeless(self, found: Candidate) -> bool:
-        return is_hopeless(found.flips, found.measured or 1, self.max_drop)
+    def _fits(self, found: Candidate, level: int) -> bool:
+        return found.is_within(self.max_drop, self.by_shift, slack=1.0 if level == ALL else SLACK)
 
     @property
     def paths(self) -> list[str]:
@@ -143,6 +144,11 @@ class Rounds:
         trial = Trial(tuple(sites), self.fixed.but(**free))
         return self.factory.clipped(trial)
 
+    def calibrate(self) -> None:
+        """Learn from all edits so far how many flips a change of probabilities brings."""
+        each = [(c.measured * c.flips, None if c.shift is None else c.measured * c.shift) for c in self.found]
+        self.by_shift = flips_by_shift(each)
+
     def narrow(self, sites: Iterable[tuple[str, ...]]) -> None:
         """Try some sites alone from now on."""
         chosen = {path for each in sites for path in each}
@@ -154,7 +160,7 @@ class Rounds:
             for ladder in ladders:
                 for trial in ladder:
                     found = self._try(turn, trial, level)
-                    if found is None or self._is_hopeless(found):
+                    if found is None or not self._fits(found, MORE):
                         break
                 bar.update(len(ladder))
 
@@ -186,6 +192,7 @@ def by_score(rounds: Rounds) -> tuple[Candidate | None, str]:
     """
     paths = rounds.paths
     rounds.try_all("screen", [ladder for path in paths for ladder in _screen(rounds, path)], FEW)
+    rounds.calibrate()
     best_of = {
         path: max((score_or_zero(c.score) for c in rounds.at(FEW) if c.trial.sites == (path,)), default=-np.inf)
         for path in paths

@@ -63,7 +63,7 @@ class EditScorer:
         self._model, self._cache, self._progress = factory.problem.model, run.store, run.progress
         self._sites: Sequence[str] = list(factory.sites)
         self._folds = folds
-        self._identity = {"what": "search", "schema": 3, **identity_of(self._model)}
+        self._identity = {"what": "search", "schema": 4, **identity_of(self._model)}
         every = [Fold(factory, reference, np.arange(len(reference))), *folds]
         self._parts = [part for index, fold in enumerate(every) for part in self._divided(fold, is_judge=index > 0)]
         self._kept: dict[int, Activations] = {}
@@ -114,7 +114,7 @@ class EditScorer:
             turn: the round of the search.
             level: of `LEVELS`, by its index.
         """
-        reference, judged = np.zeros(3), np.zeros(3, np.int64)
+        reference, judged = np.zeros(4), np.zeros(3, np.int64)
         gains: list[NDArray[np.float64]] = []
         for number, part in enumerate(self._parts):
             if part.level > level:
@@ -140,6 +140,7 @@ class EditScorer:
             drop=float(reference[1] / measured),
             flips=float(reference[2] / measured),
             measured=int(measured),
+            shift=None if np.isnan(reference[3]) else float(reference[3] / measured),
         )
 
     def _measured(self, number: int, trial: Trial) -> Mapping[str, torch.Tensor]:
@@ -165,8 +166,9 @@ class EditScorer:
 
 
 def _of_reference(found: Outcomes) -> dict[str, torch.Tensor]:
-    """Images measured, accuracy lost times their number, flips."""
-    counts = [len(found), found.drop * len(found), len(found.flips)]
+    """Images measured, accuracy lost, flips and the change of probabilities times their number."""
+    shift = np.nan if found.shift is None else found.shift
+    counts = [len(found), found.drop * len(found), len(found.flips), shift * len(found)]
     return {"counts": torch.tensor(counts, dtype=torch.float64)}
 
 

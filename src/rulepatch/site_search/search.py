@@ -21,12 +21,13 @@ from rulepatch.evaluation.evaluate import outcomes_of
 from rulepatch.evaluation.set_checks import trusted
 from rulepatch.methods import MAX_DROP, Rewrite
 from rulepatch.models.classifier import Classifier
+from rulepatch.site_search.budget import is_within
 from rulepatch.site_search.candidates import Candidate, EditFactory
 from rulepatch.site_search.evidence import gather_evidence, report_held_out
 from rulepatch.site_search.result import Search
 from rulepatch.site_search.rounds import OVERLAID, REPLACED, Rounds, best_so_far, by_score
 from rulepatch.site_search.scoring import EditScorer
-from rulepatch.site_search.selection import is_within, told_damage
+from rulepatch.site_search.selection import told_damage
 from rulepatch.text import plural
 from rulepatch.timing import section
 from rulepatch.tracing.model_sites import sites_of
@@ -135,17 +136,28 @@ def search(
                 chosen, why = best_so_far(rounds)
         edit = None
         if chosen is not None:
-            edit, told_of_edit = _made_final(factory, chosen, images, max_drop)
+            edit, told_of_edit = _made_final(factory, chosen, images, max_drop, rounds.by_shift)
             why = f"{why}; {told_of_edit}; {edit.on_exemplars.why}"
             if held:
                 why = f"{why}; {report_held_out(model, edit, evidence, held, max_drop)}"
             warn_of(edit)
     return Search(
-        edit, chosen, tuple(rounds.found), why, evidence.told, max_drop, len(sample), model.name, factory.make
+        edit,
+        chosen,
+        tuple(rounds.found),
+        why,
+        evidence.told,
+        max_drop,
+        len(sample),
+        model.name,
+        factory.make,
+        rounds.by_shift,
     )
 
 
-def _made_final(factory: EditFactory, chosen: Candidate, images: ImageSet, max_drop: float) -> tuple[Edit, str]:
+def _made_final(
+    factory: EditFactory, chosen: Candidate, images: ImageSet, max_drop: float, by_shift: float
+) -> tuple[Edit, str]:
     """The chosen edit with statistics of the whole reference set, if it is still within the budget."""
     trial, problem, run = chosen.trial, factory.problem, factory.problem.run
     statistics = key_statistics(
@@ -162,7 +174,8 @@ def _made_final(factory: EditFactory, chosen: Candidate, images: ImageSet, max_d
     (found,) = outcomes_of(problem.model, [edit], sample, progress="damage" if run.progress else None)
     flips = len(found.flips) / len(found)
     told = f"{told_damage(found)} on {plural(len(found), 'image')}"
-    if is_within(found.drop, flips, len(found), max_drop) and edit.on_exemplars.verdict != "useless":
+    expected = flips if found.shift is None else by_shift * found.shift
+    if is_within(found.drop, expected, len(found), max_drop) and edit.on_exemplars.verdict != "useless":
         return edit, f"made anew with statistics of the whole reference set: {told}"
     edit = judged(problem.model, factory.finish(trial), problem.exemplars)
     return edit, f"kept as it is, as with statistics of the whole reference set: {told}"

@@ -10,46 +10,10 @@ from rulepatch.settings import written
 from rulepatch.site_search.candidates import Candidate, Trial
 from rulepatch.text import percent, plural
 
-__all__ = ["FLIPS", "choose", "is_hopeless", "is_within", "name_of", "score_or_zero", "told_damage"]
-
-FLIPS = 4
-"""Flips allowed for each image that may be lost. On a few hundred images the net loss is mostly noise and does not
-predict that on other images (rank correlation 0.0 over 124 edits of a real network); flips do (0.6)."""
+__all__ = ["choose", "name_of", "score_or_zero", "told_damage"]
 
 DOUBT = 2.0
 """Standard errors by which another edit must beat the default edit on the validation images to be preferred."""
-
-
-def is_within(drop: float, flips: float, pictures: int, max_drop: float) -> bool:
-    """Whether damage is within a budget, by accuracy lost and by flips, which are less noisy.
-
-    Args:
-        drop: accuracy lost, −1..1.
-        flips: share of the predictions that changed, 0..1.
-        pictures: number of images on which both were measured. The loss of one image is always allowed.
-        max_drop: the budget, 0..1.
-
-    Examples:
-        >>> [is_within(drop, flips, 250, 0.0025) for drop, flips in [(0.004, 0.008), (0.008, 0.008), (0.0, 0.02)]]
-        [True, False, False]
-    """
-    return drop <= max(max_drop, 1 / pictures) + 1e-12 and flips <= FLIPS * max_drop
-
-
-def is_hopeless(flips: float, pictures: int, max_drop: float) -> bool:
-    """Whether flips on some images are far beyond a budget, so that chance cannot explain it.
-
-    Args:
-        flips: share of the predictions that changed, 0..1.
-        pictures: number of images on which it was measured.
-        max_drop: the budget, 0..1.
-
-    Examples:
-        >>> [is_hopeless(flips, 64, 0.0025) for flips in (0.03, 0.1)]
-        [False, True]
-    """
-    most_flips = FLIPS * max_drop * pictures
-    return flips * pictures > most_flips + 3 * (most_flips + 0.5) ** 0.5
 
 
 def choose(
