@@ -218,6 +218,12 @@ def test_what_it_cannot_be_is_refused(net, inputs, tmp_path):
     with pytest.raises(ModelError, match="one number for two classes"):
         edit_of(one, change).apply(one)(inputs)
     twice = edit.apply(net)
+    with pytest.raises(SettingError, match="compose the edits"):
+        edit_of(twice, change_at("3.conv")).apply(twice)
+    before, other = net(inputs), edit_of(net, change_at("3.conv"))
+    with edit.applied(net), pytest.raises(SettingError, match="compose"), other.applied(net, any_base=True):
+        raise AssertionError
+    assert torch.equal(net(inputs), before)
     plan = capture.plan_suffix(capture.trace(net, inputs[:1]), "6")
     with pytest.raises(SiteError, match="runs it twice"):
         capture.checkpoint(twice, [plan], inputs)

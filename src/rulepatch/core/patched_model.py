@@ -270,6 +270,8 @@ class PatchedModel:
     def install(self) -> None:
         """Change the module."""
         assert not self._undo
+        if self._runs_twice:
+            self._undo.append(self._passes.install(self._module))
         for path, weight in self._weights.items():
             parameter = self._module.get_parameter(path)
             self._undo.append(partial(setattr, parameter, "data", parameter.data))
@@ -281,8 +283,6 @@ class PatchedModel:
             assert there is not None
             self._undo.append(partial(children.__setitem__, name, there))
             children[name] = layer.train(there.training)
-        if self._runs_twice:
-            self._undo.append(self._passes.install(self._module))
 
     def _add_class(self, change: NewClass) -> None:
         """Wrap the modules at a class's site and head, which may be wrapped already by earlier classes of the edit."""

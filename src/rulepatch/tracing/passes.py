@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from rulepatch.errors import SettingError
 from rulepatch.tracing import capture
 
 __all__ = ["TwoPasses"]
@@ -52,7 +53,15 @@ class TwoPasses:
 
         Returns:
             A function that makes it run once again.
+
+        Raises:
+            SettingError: it runs twice already.
         """
+        if any(isinstance(getattr(hook, "__self__", None), TwoPasses) for hook in model._forward_hooks.values()):
+            raise SettingError(
+                "expected a network without a minimum in it but an edit of this kind is applied already; compose the "
+                "edits, so that they are switched together"
+            )
         return capture.around_passes(model, self._before, self._after)
 
     def let_through(self, added: Tensor) -> Tensor:
