@@ -190,6 +190,7 @@ FELT: Mapping[str, Callable[[Row], str]] = {
     "edits": text("edits"),
     "rank correlation with flips": number("rho", 2),
     "within sites": number("rho within sites", 2),
+    "of those that flip at most 5 %": lambda row: f"{row['rho of few']:.2f} ({row['few']} edits)",
 }
 
 GATES: Mapping[str, Callable[[Row], str]] = {
