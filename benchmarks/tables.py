@@ -191,6 +191,30 @@ MATRIX: Mapping[str, Callable[[Row], str]] = {
     "time": seconds,
 }
 
+MINIMUM: Mapping[str, Callable[[Row], str]] = {
+    "network": text("network"),
+    "edit": text("edit"),
+    "strength": lambda row: (
+        row["strength"] if row["strength"] != "chosen" else f"chosen: {', '.join(f'{s:g}' for s in row['strengths'])}"
+    ),
+    "on snow": lambda row: f"{row['before, %']:.1f} → {row['after, %']:.1f} %",
+    "repaired, broken": lambda row: f"{row['repaired']:.1f}, {row['broken']:.1f}",
+    "points lost": number("points lost", 2),
+    "flips": lambda row: f"{row['flips, %']:.2f} %",
+    "better, worse than plain": lambda row: (
+        "" if row["edit"] == "plain" else f"{row['halves better than plain']}, {row['halves worse than plain']}"
+    ),
+}
+
+FELT: Mapping[str, Callable[[Row], str]] = {
+    "case": text("case"),
+    "prediction": text("prediction"),
+    "edits": text("edits"),
+    "rank correlation with flips": number("rho", 2),
+    "within sites": number("rho within sites", 2),
+    "of those that flip at most 5 %": lambda row: f"{row['rho of few']:.2f} ({row['few']} edits)",
+}
+
 GATES: Mapping[str, Callable[[Row], str]] = {
     "edit": text("edit"),
     "strength": number("strength", 0),
@@ -570,6 +594,8 @@ VIEWS: Mapping[str, Callable[[], str]] = {
     "matrix": View("matrix-cpu", MATRIX),
     "gates": View("gates-cpu", GATES),
     "gates-mobilenet": View("gates-mobilenet-cpu", GATES),
+    "minimum": View("minimum-cpu", MINIMUM),
+    "felt-damage": View("felt-damage-cpu", FELT),
     "rules": View("rules-cpu", RULES),
     "playground": playground,
     "repair-short": View(

@@ -25,8 +25,8 @@ from rulepatch.text import read_pairs
 
 ALL = {
     "strength": 2.5, "rank": 3, "gate": 0.98, "gate_kind": "soft", "architecture": 2, "match": "value",
-    "error": "absolute", "steps": 7, "ridge": 0.01, "coupling": "joint", "floor": 1e-7, "value_point": "layer4.1",
-    "whole_image": True, "protected_share": 0.5,
+    "error": "absolute", "steps": 7, "ridge": 0.01, "minimum": True, "coupling": "joint", "floor": 1e-7,
+    "value_point": "layer4.1", "whole_image": True, "protected_share": 0.5,
 }  # fmt: skip
 
 WAYS = {
@@ -42,7 +42,7 @@ WRONG = [
     {"strength": float("nan")}, {"strength": float("inf")}, {"gate": 1}, {"gate": -0.1}, {"gate": "Auto"},
     {"gate": True}, {"gate_kind": "velvet"}, {"architecture": 3}, {"match": "pre_activation"}, {"match": "bogus"},
     {"error": "l1"}, {"error": "Squared"}, {"steps": -1}, {"ridge": -1e-3}, {"coupling": "some"}, {"floor": 1},
-    {"whole_image": "perhaps"}, {"protected_share": 0}, {"rnak": 3},
+    {"whole_image": "perhaps"}, {"minimum": "perhaps"}, {"protected_share": 0}, {"rnak": 3},
 ]  # fmt: skip
 
 WRONG_OF_STYLIZERS = {

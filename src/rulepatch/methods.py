@@ -121,6 +121,7 @@ class Rewrite(Method):
     error: Literal["squared", "absolute"] = Field(default="squared", description="Loss at each position.")
     steps: Steps = Field(default=600, description="Steps where there is no closed form.")
     ridge: Ridge = RIDGE
+    minimum: bool = Field(default=False, description="Lower logits and raise none, in two passes.")
     coupling: Literal["none", "sequence", "joint"] = Field(default="none", description="How several sites are solved.")
     floor: Floor = FLOOR
     value_point: ValuePoint = None

@@ -259,6 +259,25 @@ def test_a_gated_edit_says_so_and_what_can_hold_it(run, editing, world, tmp_path
     assert "gated" not in run("show", world / "edit.safetensors").out.split("base ")[0]
 
 
+def test_a_minimum_says_so_and_needs_a_whole_network(run, editing, world, net, tmp_path):
+    made = run(*editing(tmp_path / "edit.safetensors"), "--minimum", "yes").out
+    assert all(
+        "a minimum: of each logit the lower one" in told
+        for told in (made, run("show", tmp_path / "edit.safetensors").out)
+    )
+    apply = ["apply", tmp_path / "edit.safetensors", "--model", net, "--out"]
+    refused = run(*apply, tmp_path / "w.safetensors")
+    assert refused.code == 2 and "is a minimum at 3, which is no change of weights" in refused.err
+    report = tmp_path / "report.html"
+    run("evaluate", tmp_path / "edit.safetensors", "--model", net, "--tests", world / "tests", "--report", report)
+    assert "It is a minimum: of each logit the lower one counts" in report.read_text("utf-8")
+    assert run(*apply, tmp_path / "net.pt2").code == 0
+    program = torch.export.load(str(tmp_path / "net.pt2")).module()
+    inputs, base = torch.randn(20, 3, 16, 16), load_model(net)
+    edited = rp.Edit.load(tmp_path / "edit.safetensors").apply(base).logits(inputs)
+    assert torch.allclose(program(inputs), edited, atol=1e-5) and (edited <= base.logits(inputs)).all()
+
+
 def test_a_gated_edit_is_no_change_of_weights(run, world, net, tmp_path):
     found = run("apply", world / "gated.safetensors", "--model", net, "--out", tmp_path / "w.safetensors")
     assert found.code == 2

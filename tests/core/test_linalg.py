@@ -112,7 +112,7 @@ def test_one_key_and_no_statistics_give_the_textbook_rank_one_update():
     weight, key, value = randn(3, 4), randn(4, seed=1), randn(3, seed=2)
     basis, _ = linalg.directions(key[None], torch.ones(1).double(), torch.eye(4).double(), 1)
     features, residual = key[None] @ basis.T, (value - weight @ key)[None]
-    coefficients = linalg.least_squares(features, residual, torch.ones(1).double())
+    coefficients = linalg.ridge_path(features, residual, torch.ones(1).double(), [0])[0]
     delta = linalg.low_rank(coefficients.T[:, :, None, None], basis)[:, :, 0, 0]
     assert torch.allclose(delta, torch.outer(value - weight @ key, key) / (key @ key))
     assert torch.allclose((weight + delta) @ key, value)
@@ -123,7 +123,7 @@ def test_one_key_and_no_statistics_give_the_textbook_rank_one_update():
 def test_least_squares_has_no_gradient_left(positions, unknowns, ridge):
     features, residuals = randn(positions, unknowns), randn(positions, 3, seed=1)
     weights = torch.rand(positions).double()
-    found = linalg.least_squares(features, residuals, weights, ridge=ridge).requires_grad_()
+    found = linalg.ridge_path(features, residuals, weights, [ridge])[0].requires_grad_()
     scale = ((features * weights[:, None]).T @ features).diagonal().mean()
     objective = (
         weights[:, None] * (residuals - features @ found).square()
@@ -135,7 +135,7 @@ def test_least_squares_has_no_gradient_left(positions, unknowns, ridge):
 def test_the_gradient_of_anything_else_is_not_zero():
     """The negative control of the test above: without its weights the same solution is not optimal."""
     features, residuals, weights = randn(9, 2), randn(9, 3, seed=1), torch.rand(9).double()
-    found = linalg.least_squares(features, residuals, weights).requires_grad_()
+    found = linalg.ridge_path(features, residuals, weights, [0])[0].requires_grad_()
     (gradient,) = torch.autograd.grad((residuals - features @ found).square().sum(), found)
     assert float(gradient.abs().max()) > 1e-3
 
@@ -151,7 +151,7 @@ def test_ridge_path_equals_solving_each_ridge():
 
 def test_directions_without_data_get_nothing():
     features = torch.tensor([[1.0, 0.0], [2.0, 0.0]]).double()
-    found = linalg.least_squares(features, torch.ones(2, 1).double(), torch.ones(2).double())
+    found = linalg.ridge_path(features, torch.ones(2, 1).double(), torch.ones(2).double(), [0])[0]
     assert found[1].item() == 0 and torch.isfinite(found).all()
 
 

@@ -115,6 +115,22 @@ def test_gates_let_through_what_looks_like_the_concept(name, model, exemplars, r
     assert float((scores > gate.thresholds).float().mean()) == pytest.approx(0.1, abs=0.02)
 
 
+@pytest.mark.parametrize("name", [name for name in editors() if takes(name, "minimum")])
+@pytest.mark.parametrize(
+    "further", [{}, {"gate": 0.5}, {"gate": 0.5, "site": ["1.conv2", "3.conv"], "coupling": "joint"}]
+)
+def test_a_minimum_is_the_same_solution_and_raises_no_logit(name, model, exemplars, reference, further):
+    found, plain = (make(name, model, exemplars, reference, minimum=minimum, **further) for minimum in (True, False))
+    assert all(torch.equal(a.delta(), b.delta()) for a, b in zip(found.changes, plain.changes, strict=True))
+    assert found.how == plain.how.but(minimum=True) and "minimum" in found.note and "minimum" not in plain.note
+    images = model.inputs(torch.rand(3, 3, 16, 16))
+    after, other, before = (found.apply(model).module(images), plain.apply(model).module(images), model.module(images))
+    torch.testing.assert_close(after, torch.minimum(before, other))
+    assert (other > before).any() and found.reports == plain.reports
+    with pytest.raises(SettingError, match="minimum"):
+        found.merged(model)
+
+
 @every_editor
 def test_how_it_was_made_is_kept(name, model, exemplars, reference):
     about = make(name, model, exemplars, reference, seed=5, **({"rank": 2} if takes(name, "rank") else {})).provenance

@@ -24,13 +24,12 @@ def model():
     return load_model("playground")
 
 
-@pytest.fixture(scope="module", params=[None, "hard", "soft"])
+@pytest.fixture(scope="module", params=[None, "hard", "soft", "minimum"])
 def edited(model, request):
-    gate = {} if request.param is None else {"gate": 0.9, "gate_kind": request.param}
+    ways = {None: {}, "minimum": {"gate": 0.9, "minimum": True, "strength": 8}}
+    way = {"strength": 2} | ways.get(request.param, {"gate": 0.9, "gate_kind": request.param})
     exemplars, reference = [exemplar("van", ground="snow", seed=3)], training_images(80, seed=2)
-    edit = rewrite(
-        model, exemplars, reference=reference, site="blocks.3.conv", strength=2, cache=None, progress=False, **gate
-    )
+    edit = rewrite(model, exemplars, reference=reference, site="blocks.3.conv", cache=None, progress=False, **way)
     return edit.apply(model)
 
 

@@ -161,7 +161,7 @@ def test_what_does_not_fit_is_refused(net, inputs, tmp_path):
     for wrong in ({"scale": float("nan")}, {"activation": "tanh"}, {"pool": "sum"}, {"name": " "}):
         with pytest.raises(SettingError):
             filter_of(net, **wrong)
-    assert set(KINDS) == {"low-rank", "dense", "new-class"}
+    assert set(KINDS) == {"low-rank", "minimum", "dense", "new-class"}
 
 
 def test_an_extended_network_can_be_exported(net, inputs):

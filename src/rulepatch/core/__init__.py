@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rulepatch.lazy import exports
 
 if TYPE_CHECKING:
-    from rulepatch.core.changes import Dense, Gate, LowRank, NewClass
+    from rulepatch.core.changes import Dense, Gate, LowRank, Minimum, NewClass
     from rulepatch.core.moments import KeySample, KeyStatistics, SecondMoment
     from rulepatch.core.site_activations import SiteActivations
 
@@ -19,6 +19,7 @@ __all__ = [
     "KeySample",
     "KeyStatistics",
     "LowRank",
+    "Minimum",
     "NewClass",
     "SecondMoment",
     "SiteActivations",

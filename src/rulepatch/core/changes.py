@@ -20,6 +20,7 @@ __all__ = [
     "Gate",
     "GateKind",
     "LowRank",
+    "Minimum",
     "NewClass",
     "Pool",
     "WeightChange",
@@ -74,6 +75,11 @@ class LowRank:
     def rank(self) -> int:
         """Number of directions."""
         return len(self.directions)
+
+    @property
+    def is_branch(self) -> bool:
+        """Whether it stands beside the layer rather than in its weight."""
+        return self.gate is not None
 
     @property
     def architecture(self) -> int:
@@ -154,13 +160,7 @@ class LowRank:
             SiteError: the model does not have the site, or its shape differs.
             WeightsError: the weight to be changed holds NaN or infinity.
         """
-        layers = {path: layer for path, layer in module.named_modules() if isinstance(layer, Layer)}
-        if self.site not in layers:
-            raise SiteError(
-                f"expected a convolution or linear layer at {self.site} but the model has none there; "
-                f"the nearest are {nearest(self.site, layers)}"
-            )
-        weight = layers[self.site].weight
+        weight = _layer_at(module, self.site).weight
         _check_weight(weight, tuple((*weight.shape, 1, 1)[:4]), self.shape, self.site)
 
     def __post_init__(self) -> None:
@@ -170,6 +170,21 @@ class LowRank:
             raise SettingError(
                 f"expected finite factors at {self.site} but got NaN or infinity; check the exemplars and the weights"
             )
+
+
+@dataclass(frozen=True, eq=False)
+class Minimum(LowRank):
+    """A low-rank change that lowers logits and raises none: of each the lower one counts, with or without the change.
+
+    Where it acts the network runs a second time without it, and without all others of this kind.
+    """
+
+    kind: ClassVar[str] = "minimum"
+
+    @property
+    def is_branch(self) -> bool:
+        """It is switched off for the second pass."""
+        return True
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,6 +198,7 @@ class Dense:
     """
 
     kind: ClassVar[str] = "dense"
+    gate: ClassVar[None] = None  # it acts everywhere
 
     parameter: str
     values: Tensor = field(repr=False)
@@ -197,11 +213,6 @@ class Dense:
     def shape(self) -> tuple[int, ...]:
         """Shape of the parameter."""
         return tuple(self.values.shape)
-
-    @property
-    def gate(self) -> None:
-        """A dense change acts everywhere."""
-        return
 
     def delta(self) -> Tensor:
         """The change, s·ΔP.
@@ -270,6 +281,7 @@ class NewClass:
     """
 
     kind: ClassVar[str] = "new-class"
+    gate: ClassVar[None] = None  # it applies to every image
 
     name: str
     site: str
@@ -292,11 +304,6 @@ class NewClass:
         """Dotted path of the layer that gets one more output; no parameter of the network is changed."""
         return self.head
 
-    @property
-    def gate(self) -> None:
-        """A new class applies to every image."""
-        return
-
     def describe(self) -> dict[str, Any]:
         """Everything but the tensors, as JSON."""
         plain = ("kind", "name", "site", "head", "scale", "bias", "activation", "pool", "strength")
@@ -318,14 +325,7 @@ class NewClass:
         Raises:
             SiteError: the model does not have the site or the head, or the site's keys differ.
         """
-        layers = {path: layer for path, layer in module.named_modules() if isinstance(layer, Layer)}
-        for path in (self.site, self.head):
-            if path not in layers:
-                raise SiteError(
-                    f"expected a convolution or linear layer at {path} but the model has none there; "
-                    f"the nearest are {nearest(path, layers)}"
-                )
-        weight = layers[self.site].weight
+        weight, _ = (_layer_at(module, path).weight for path in (self.site, self.head))
         _check_weight(weight, (1, *(*weight.shape, 1, 1)[1:4]), self.shape, self.site)
 
     def __post_init__(self) -> None:
@@ -352,7 +352,7 @@ Change = LowRank | Dense | NewClass
 """A component of an edit."""
 
 KINDS: Mapping[str, type[LowRank] | type[Dense] | type[NewClass]] = {
-    kind.kind: kind for kind in (LowRank, Dense, NewClass)
+    kind.kind: kind for kind in (LowRank, Minimum, Dense, NewClass)
 }
 """Kinds of change by their names in edit files."""
 
@@ -360,6 +360,16 @@ KINDS: Mapping[str, type[LowRank] | type[Dense] | type[NewClass]] = {
 def _check_strength(strength: float) -> None:
     if not math.isfinite(strength):
         raise SettingError(f"expected a finite strength but got {strength}; 1 is the solve, 1 to 4 is usual")
+
+
+def _layer_at(module: nn.Module, path: str) -> Layer:
+    layers = {name: layer for name, layer in module.named_modules() if isinstance(layer, Layer)}
+    if path not in layers:
+        raise SiteError(
+            f"expected a convolution or linear layer at {path} but the model has none there; "
+            f"the nearest are {nearest(path, layers)}"
+        )
+    return layers[path]
 
 
 def _check_weight(weight: Tensor, shape: tuple[int, ...], wanted: tuple[int, ...], path: str) -> None:

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from rulepatch.core.changes import KINDS, Change, LowRank, NewClass
+from rulepatch.core.changes import KINDS, Change, LowRank, Minimum, NewClass
 from rulepatch.core.patched_model import PatchedModel
 from rulepatch.digests import digest_of_json, digest_of_state, digest_of_tensors
 from rulepatch.errors import BaseMismatchError, EditFileError, ModelError, SettingError, reason_of
@@ -107,8 +107,9 @@ class Edit:
     def beside_weights(self) -> str:
         """Its modules beyond changed weights, such as "is gated at layer4.2"; empty if it changes weights only."""
         gated = list(dict.fromkeys(change.site for change in self.changes if change.gate is not None))
-        found = [f"adds the class {', '.join(self.new_classes)}"] if self.new_classes else []
-        return " and ".join([*found, *([f"is gated at {', '.join(gated)}"] if gated else [])])
+        lowers = list(dict.fromkeys(change.site for change in self.changes if isinstance(change, Minimum)))
+        told = {"adds the class": self.new_classes, "is gated at": gated, "is a minimum at": lowers}
+        return " and ".join(f"{what} {', '.join(where)}" for what, where in told.items() if where)
 
     @property
     def note(self) -> str:
@@ -116,6 +117,8 @@ class Edit:
         gates = {change.gate.level for change in self.changes if change.gate is not None}
         where = f"its key fires beyond the {', '.join(map(str, sorted(gates)))} quantile of the reference set"
         told = [f"gated: acts only where {where}"] if gates else []
+        if any(isinstance(change, Minimum) for change in self.changes):
+            told.append("a minimum: of each logit the lower one counts, with or without it; the network runs twice")
         told += [f"adds the class {', '.join(self.new_classes)}"] if self.new_classes else []
         return f"{'; '.join(told)}; `apply` needs .pt2 or .onnx" if told else ""
 
@@ -225,13 +228,12 @@ class Edit:
             A model of the same type and architecture.
 
         Raises:
-            SettingError: the edit is gated or adds a class, which is no change of weights.
+            SettingError: the edit is gated, a minimum, or adds a class, which is no change of weights.
         """
         if self.beside_weights:
             raise SettingError(
                 f"expected an edit that is a change of weights but it {self.beside_weights}; use Edit.apply, which "
-                "puts that beside the layers, write the whole network (.pt2 or .onnx), or make an edit without gates "
-                "and new classes"
+                "puts that beside the layers, write the whole network (.pt2 or .onnx), or make an edit without it"
             )
         return self.apply(model, any_base=any_base)
 
@@ -245,17 +247,18 @@ class Edit:
 
         Raises:
             BaseMismatchError: the model is not the edit's base.
-            SettingError: the edit is gated or dense: no LoRA adapter can hold it.
+            SettingError: the edit is gated, a minimum or dense: no LoRA adapter can hold it.
         """
         module = _module_of(model)
         self.check(module, any_base=any_base)
         factors: dict[str, list[tuple[Tensor, Tensor]]] = {}
         for change in self.changes:
-            if not isinstance(change, LowRank) or change.gate is not None:
-                kind = "gated" if change.gate else "a new class" if isinstance(change, NewClass) else "dense"
+            if not isinstance(change, LowRank) or change.is_branch:
+                kinds = {"dense": "dense", "minimum": "a minimum"}
+                kind = "gated" if change.gate else kinds.get(change.kind, "a new class")
                 raise SettingError(
                     f"expected low-rank changes of weights but that of {change.parameter} is {kind}, which no adapter "
-                    "can hold; make the edit with gate none, or write the whole network (rulepatch apply)"
+                    "can hold; make it with gate none and without minimum, or write the whole network (rulepatch apply)"
                 )
             factors.setdefault(change.site, []).append(change.lora_factors())
         write_adapter(factors, module, Path(folder))

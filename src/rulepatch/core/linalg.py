@@ -27,7 +27,6 @@ __all__ = [
     "directions",
     "gated",
     "interference",
-    "least_squares",
     "low_rank",
     "masked_error",
     "output_power",
@@ -172,6 +171,10 @@ def ridge_path(features: Tensor, residuals: Tensor, weights: Tensor, ridges: Seq
 
     Returns:
         Λ for each ridge, (ridges, q, c_out). With ρ = 0, the minimum-norm solution.
+
+    Examples:
+        >>> ridge_path(torch.tensor([[2.0]]), torch.tensor([[6.0, 4.0]]), torch.ones(1), [0]).tolist()
+        [[[3.0, 2.0]]]
     """
     weighted = features * weights[:, None]
     normal = weighted.T @ features
@@ -185,25 +188,6 @@ def ridge_path(features: Tensor, residuals: Tensor, weights: Tensor, ridges: Seq
         inverse = torch.where(shifted > tiny, 1 / shifted, 0)
         paths.append(vectors @ (inverse[:, None] * right))
     return torch.stack(paths)
-
-
-def least_squares(features: Tensor, residuals: Tensor, weights: Tensor, *, ridge: float = 0.0) -> Tensor:
-    r"""The closed form: `ridge_path` at one ridge.
-
-    Args:
-        features: X, (p, q), float64.
-        residuals: R, (p, c_out).
-        weights: m, (p,), 0..1.
-        ridge: ρ ≥ 0, relative to the mean diagonal of the normal matrix.
-
-    Returns:
-        Λ, (q, c_out).
-
-    Examples:
-        >>> least_squares(torch.tensor([[2.0]]), torch.tensor([[6.0, 4.0]]), torch.ones(1)).tolist()
-        [[3.0, 2.0]]
-    """
-    return ridge_path(features, residuals, weights, [ridge])[0]
 
 
 def dense_least_squares(

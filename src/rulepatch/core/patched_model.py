@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rulepatch.core import linalg
-from rulepatch.core.changes import Change, Gate, LowRank, NewClass
+from rulepatch.core.changes import Change, Gate, LowRank, Minimum, NewClass
+from rulepatch.models.outputs import minimum
+from rulepatch.tracing.passes import TwoPasses
 from rulepatch.tracing.sites import Layer, clone_with_weight
 
 __all__ = [
@@ -85,10 +87,12 @@ class LowRankBranch(nn.Module):
     Args:
         layer: the layer.
         change: the change.
+        passes: switches it if it is a `Minimum`.
     """
 
-    def __init__(self, layer: Layer, change: LowRank) -> None:
+    def __init__(self, layer: Layer, change: LowRank, passes: TwoPasses | None = None) -> None:
         super().__init__()
+        self.passes = passes if isinstance(change, Minimum) else None
         self.reader = Projection(layer, change.directions, change.gate)
         weight = (change.strength * change.coefficients.double()).to(layer.weight.detach())
         whole = change.architecture == 1 or isinstance(layer, nn.Linear)
@@ -98,10 +102,10 @@ class LowRankBranch(nn.Module):
         """Output of the branch for some keys.
 
         Returns:
-            A tensor of the layer's output shape, zero where the gate is closed.
+            A tensor of the layer's output shape, zero where the gate is closed or the branch is switched off.
         """
         added: Tensor = self.write(self.reader(keys))
-        return added
+        return added if self.passes is None else self.passes.let_through(added)
 
 
 class EditedLayer(nn.Module):
@@ -110,15 +114,17 @@ class EditedLayer(nn.Module):
     Args:
         layer: the layer; it is unchanged.
         changes: all changes of that layer.
+        passes: switches those that are a `Minimum`.
     """
 
     carries_edit = True
     """Marks a layer that an edit replaced."""
 
-    def __init__(self, layer: Layer, changes: Sequence[LowRank]) -> None:
+    def __init__(self, layer: nn.Module, changes: Sequence[LowRank], passes: TwoPasses | None = None) -> None:
         super().__init__()
+        assert isinstance(layer, Layer)
         self.layer = layer
-        self.branches = nn.ModuleList(LowRankBranch(layer, change) for change in changes)
+        self.branches = nn.ModuleList(LowRankBranch(layer, change, passes) for change in changes)
 
     def forward(self, keys: Tensor) -> Tensor:
         """The layer's output with the changes added."""
@@ -230,14 +236,15 @@ class PatchedModel:
         totals: dict[str, Tensor] = {}
         gated: dict[str, list[LowRank]] = {}
         for change in changes:
-            if isinstance(change, LowRank) and (as_branch or change.gate is not None):
+            if isinstance(change, LowRank) and (as_branch or change.is_branch):
                 gated.setdefault(change.site, []).append(change)
             elif not isinstance(change, NewClass):
                 path = change.parameter
                 delta = change.delta().reshape(module.get_parameter(path).shape)
                 totals[path] = totals[path] + delta if path in totals else delta
         self._weights = {path: with_delta(module.get_parameter(path), total) for path, total in totals.items()}
-        self._layers = {path: _edited_layer(module, path, behind) for path, behind in gated.items()}
+        self._passes, self._runs_twice = TwoPasses(minimum), any(isinstance(change, Minimum) for change in changes)
+        self._layers = {path: EditedLayer(module.get_submodule(path), own, self._passes) for path, own in gated.items()}
         self._placed: dict[str, nn.Module] = dict(self._layers)
         self._slots: list[ThreadLocalSlot] = []
         for change in changes:
@@ -263,6 +270,8 @@ class PatchedModel:
     def install(self) -> None:
         """Change the module."""
         assert not self._undo
+        if self._runs_twice:
+            self._undo.append(self._passes.install(self._module))
         for path, weight in self._weights.items():
             parameter = self._module.get_parameter(path)
             self._undo.append(partial(setattr, parameter, "data", parameter.data))
@@ -306,9 +315,3 @@ def with_delta(parameter: Tensor, delta: Tensor) -> Tensor:
     saved = parameter.data
     precise = saved.cpu() if saved.device.type == "mps" else saved  # MPS has no float64
     return (precise.double() + delta.to(precise.device)).to(saved)
-
-
-def _edited_layer(module: nn.Module, path: str, changes: Sequence[LowRank]) -> "EditedLayer":
-    layer = module.get_submodule(path)
-    assert isinstance(layer, Layer)
-    return EditedLayer(layer, changes)

@@ -175,8 +175,7 @@ class SiteActivations:
             model: the model, with edits of sites before this one in place.
             edited: model inputs of the edited images, (n, channels, height, width).
         """
-        path = self.site.path
-        counterpart = capture.record(model, edited, {path: self.site.value_point})[path]
+        counterpart = capture.record(model, edited, {self.site.path: self.site.value_point})[self.site.path]
         return SiteActivations(self.site, self.layer, self.original, counterpart, self.masks)
 
     def error(self, added: Tensor | None = None, *, error: linalg.Error = "absolute") -> Tensor:
@@ -220,7 +219,7 @@ class SiteActivations:
 def record_sites(
     model: nn.Module, sites: Sequence[Site], originals: Tensor, edited: Tensor, masks: Tensor
 ) -> list[SiteActivations]:
-    """Record the activations of some sites on the exemplars.
+    """Record the activations of some sites on the exemplars; the model is run twice, up to the last value point.
 
     Args:
         model: the model.
@@ -229,25 +228,13 @@ def record_sites(
         edited: model inputs of the edited images, (n, channels, height, width).
         masks: (n, height, width), 0..1.
 
-    Returns:
-        The activations; the model is run twice, up to the last value point.
-
     Raises:
         SiteError: a layer's output is not linear in its weight.
     """
     points = {site.path: site.value_point for site in sites}
     before, after = (capture.record(model, inputs, points) for inputs in (originals, edited))
-    found = []
-    for site in sites:
-        layer = model.get_submodule(site.path)
-        assert isinstance(layer, nn.Conv2d | nn.Linear)
-        if not _is_linear(layer, after[site.path].keys):
-            raise SiteError(
-                f"expected the output of {site.path} to be linear in its weight but it is not "
-                f"({type(layer).__name__} may standardise it); choose another site"
-            )
-        found.append(SiteActivations(site, layer, before[site.path], after[site.path], masks))
-    return found
+    layers = {path: _linear(model.get_submodule(path), path, after[path].keys) for path in points}
+    return [SiteActivations(site, layers[site.path], before[site.path], after[site.path], masks) for site in sites]
 
 
 def position_weights(
@@ -284,10 +271,16 @@ def position_weights(
     return places.weights(masks, smallest=SMALLEST_SHARE).reshape(len(tensor), -1)
 
 
-def _is_linear(layer: Layer, keys: Tensor) -> bool:
+def _linear(layer: nn.Module, path: str, keys: Tensor) -> Layer:
+    assert isinstance(layer, Layer)
     with torch.no_grad():
         once, doubled = (clone_with_weight(layer, factor * layer.weight.detach())(keys) for factor in (1, 2))
-    return torch.allclose(doubled, 2 * once, rtol=1e-2, atol=float(once.abs().max()) * 1e-2)
+    if not torch.allclose(doubled, 2 * once, rtol=1e-2, atol=float(once.abs().max()) * 1e-2):
+        raise SiteError(
+            f"expected the output of {path} to be linear in its weight but it is not ({type(layer).__name__} may "
+            "standardise it); choose another site"
+        )
+    return layer
 
 
 def _double(tensor: Tensor) -> Tensor:

@@ -150,9 +150,9 @@ def _gated_damage(seen: SiteActivations, changes: Sequence[WeightChange], statis
 
 
 def _rounding(seen: SiteActivations, changes: Sequence[WeightChange]) -> float:
-    """What writing the weight in the model's own type loses of its change, relative to the change; 0 with a gate."""
+    """What writing the weight in the model's own type loses of its change, relative to the change; 0 for branches."""
     plain = [change for change in changes if change.parameter == f"{seen.site.path}.weight"]
-    if not plain or any(isinstance(change, LowRank) and change.gate is not None for change in plain):
+    if not plain or any(isinstance(change, LowRank) and change.is_branch for change in plain):
         return 0.0
     weight = seen.layer.weight.detach().cpu()
     wanted = _delta(seen, plain).reshape(weight.shape)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from rulepatch.core import linalg
-from rulepatch.core.changes import LowRank
+from rulepatch.core.changes import LowRank, Minimum
 from rulepatch.core.patched_model import PatchedModel, Projection
 from rulepatch.core.site_activations import SiteActivations
 from rulepatch.editors.joint import descend_jointly
@@ -71,8 +71,8 @@ def rewrite(problem: Problem, how: Rewrite) -> list[LowRank]:
         coefficients = coefficients.T.reshape(-1, len(directions), *taps)
         changes.append(low_rank_change(seen, directions, coefficients, strength=how.strength, gate=gate))
     if how.coupling == "joint" and len(changes) > 1:
-        return descend_jointly(problem, changes, steps=how.steps, progress=problem.run.progress)
-    return changes
+        changes = descend_jointly(problem, changes, steps=how.steps, progress=problem.run.progress)
+    return [Minimum(**vars(change)) for change in changes] if how.minimum else changes
 
 
 def _matched(seen: SiteActivations, how: Rewrite) -> tuple[str, linalg.Error]:

@@ -80,7 +80,7 @@ def recall(
     """
     basis, _ = linalg.directions(keys, weights, whitener, rank)
     lacking = values - keys @ memory.T
-    return basis, linalg.least_squares(keys @ basis.T, lacking, weights, ridge=ridge)
+    return basis, linalg.ridge_path(keys @ basis.T, lacking, weights, [ridge])[0]
 
 
 def pseudo_inverse(matrix: Tensor, *, cutoff: float) -> Tensor:

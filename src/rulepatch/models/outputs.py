@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rulepatch.errors import ModelError
 
-__all__ = ["End", "as_logits", "unboxed"]
+__all__ = ["End", "as_logits", "minimum", "unboxed"]
 
 End = Literal["logits", "softmax", "sigmoid"]
 """What a network does to its logits at the end. A log_softmax leaves them logits: its softmax is the same."""
@@ -77,6 +77,36 @@ def as_logits(table: Tensor, end: End, classes: int) -> Tensor:
     elif end == "sigmoid":
         found = found.clamp(limits.tiny, 1 - limits.eps / 2).logit()
     return torch.cat([torch.zeros_like(found), found], dim=1) if classes == 2 and found.shape[1] == 1 else found
+
+
+def minimum(output: Any, other: Any) -> Any:
+    """The elementwise minimum of two outputs of a network.
+
+    Args:
+        output: a tensor, or what `unboxed` takes; of a box the tensors are lowered in place.
+        other: another output of the same network for the same images.
+
+    Returns:
+        A tensor, or the box.
+
+    Raises:
+        ModelError: one number stands for two classes: lower for one of them is higher for the other.
+
+    Examples:
+        >>> minimum(torch.tensor([[1.0, 4.0]]), torch.tensor([[3.0, 2.0]]))
+        tensor([[1., 2.]])
+    """
+    if isinstance(output, Tensor):
+        if output.ndim < 2 or output.shape[1] == 1:
+            raise ModelError(
+                f"expected a logit for each class but got {tuple(output.shape)}, one number for two classes, of which "
+                "no minimum can be taken class by class; make the edit without minimum"
+            )
+        return torch.minimum(output, other)
+    for (_, part), (_, its) in zip(_parts(output), _parts(other), strict=True):
+        if isinstance(part, Tensor) and part.is_floating_point():
+            part.copy_(torch.minimum(part, its))
+    return output
 
 
 def _parts(output: Any, name: str = "") -> Iterator[tuple[str, Any]]:

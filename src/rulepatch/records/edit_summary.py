@@ -41,7 +41,8 @@ def rows_of(changes: Sequence[Change]) -> list[list[object]]:
             "×".join(map(str, change.shape)),
             described.get("rank", f"class {described['name']}" if "name" in described else "full"),
             change.strength,
-            "none" if change.gate is None else f"{change.gate.kind} {change.gate.level}",
+            ("none" if change.gate is None else f"{change.gate.kind} {change.gate.level}")
+            + (", minimum" if described["kind"] == "minimum" else ""),
         ]
         for change in changes
         for described in [change.describe()]

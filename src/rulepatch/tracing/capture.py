@@ -23,6 +23,7 @@ __all__ = [
     "Checkpoint",
     "Recording",
     "TailPlan",
+    "around_passes",
     "checkpoint",
     "inference",
     "input_of",
@@ -49,6 +50,23 @@ def _hooked(handles: Callable[[], Iterator[RemovableHandle]]) -> Iterator[None]:
         for handle in handles():
             stack.callback(handle.remove)
         yield
+
+
+def around_passes(model: nn.Module, before: Callable[..., Any], after: Callable[..., Any]) -> Callable[[], None]:
+    """Call functions before and after each pass of a model.
+
+    Args:
+        model: any module.
+        before: of the model, its positional arguments and its named ones; it may return others.
+        after: of the same and the output; it may return another.
+
+    Returns:
+        A function that removes them.
+    """
+    handles = ExitStack()
+    handles.callback(model.register_forward_pre_hook(before, with_kwargs=True).remove)
+    handles.callback(model.register_forward_hook(after, with_kwargs=True).remove)
+    return handles.close
 
 
 def _first_tensor(args: Sequence[Any], kwargs: Mapping[str, Any], path: str) -> Tensor:
@@ -359,6 +377,9 @@ def checkpoint(model: nn.Module, plans: Sequence[TailPlan], inputs: Tensor) -> t
 
     Returns:
         The model's output, and a checkpoint for each plan.
+
+    Raises:
+        SiteError: an edit in the model makes it run twice.
     """
     wanted = {
         (call.path, call.occurrence)
@@ -378,11 +399,13 @@ def checkpoint(model: nn.Module, plans: Sequence[TailPlan], inputs: Tensor) -> t
         return hook
 
     def handles() -> Iterator[RemovableHandle]:
-        for path in {path for path, _ in wanted}:
+        for path in {"", *(path for path, _ in wanted)}:
             yield model.get_submodule(path).register_forward_hook(hook_of(path))
 
     with inference(model), _hooked(handles):
         output = run(model, inputs)
+    if wanted and seen[""] > 1:
+        raise SiteError("expected a network without a minimum in it, which runs it twice; compose edits of its base")
     return output, [_checkpoint(plan, kept, inputs) for plan in plans]
 
 
@@ -409,20 +432,25 @@ def run_suffix(model: nn.Module, plan: TailPlan, start: Checkpoint, *, gradients
     answers: dict[str, list[Any]] = {}
     for call, result in zip(plan.calls, start.results, strict=True):
         answers.setdefault(call.path, []).append(result)
+    remaining: dict[str, Iterator[Any]] = {}
+
+    def begin(*_: Any) -> None:  # an edit may make the model run twice
+        remaining.update({path: iter(results) for path, results in answers.items()})
+
     with inference(model, gradients=gradients), ExitStack() as stack:
-        for path, results in answers.items():
-            stack.enter_context(_answering(model.get_submodule(path), results))
+        stack.callback(model.register_forward_pre_hook(begin).remove)
+        for path in answers:
+            stack.enter_context(_answering(model.get_submodule(path), path, remaining))
         return run(model, start.inputs)
 
 
 @contextmanager
-def _answering(module: nn.Module, results: Sequence[Any]) -> Iterator[None]:
-    """Replace a module's first outputs by cached ones."""
-    original, remaining = module.forward, iter(results)
-    shadowed = module.__dict__.get("forward")
+def _answering(module: nn.Module, path: str, remaining: Mapping[str, Iterator[Any]]) -> Iterator[None]:
+    """Replace a module's first outputs in each pass by cached ones."""
+    original, shadowed = module.forward, module.__dict__.get("forward")
 
     def forward(*args: Any, **kwargs: Any) -> Any:
-        for result in remaining:
+        for result in remaining[path]:
             return _copy(result)  # the rest of the model may modify it in place
         return original(*args, **kwargs)
 

@@ -32,8 +32,7 @@ def check_format(edit: Edit, path: Path) -> None:
     if edit.beside_weights and path.suffix not in FORMATS:
         raise OutputError(
             f"expected a file that holds a whole network ({whole}) but {got}: the edit {edit.beside_weights}, which is "
-            f"no change of weights; write {path.with_suffix(FORMATS[0]).name}, or make an edit "
-            "without gates and new classes"
+            f"no change of weights; write {path.with_suffix(FORMATS[0]).name}, or make an edit without it"
         )
     if path.suffix not in {WEIGHTS, *FORMATS}:
         raise OutputError(
@@ -49,7 +48,7 @@ def write_edited(model: Classifier, edit: Edit, path: Path, *, any_base: bool = 
     Args:
         model: the edit's base; it is not changed.
         edit: the edit.
-        path: a file ending in .safetensors, .pt2 or .onnx; gates and new classes need one of the last two.
+        path: a file ending in .safetensors, .pt2 or .onnx; gates, minimum and new classes need one of the last two.
         any_base: accept another base than the one that the edit was computed on.
 
     Raises:
