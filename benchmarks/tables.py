@@ -191,6 +191,21 @@ MATRIX: Mapping[str, Callable[[Row], str]] = {
     "time": seconds,
 }
 
+BUDGET: Mapping[str, Callable[[Row], str]] = {
+    "network": text("network"),
+    "flips on others, rank correlation with flips, with change": lambda row: (
+        f"{row['flips by flips']:.2f}, {row['flips by shift']:.2f}"
+    ),
+    "accuracy lost, with accuracy lost, with change": lambda row: (
+        f"{row['lost by lost']:.2f}, {row['lost by shift']:.2f}"
+    ),
+    "budget kept by flips": lambda row: f"{row['flips: kept, %']:.0f} %",
+    "by change": lambda row: f"{row['shift: kept, %']:.0f} %",
+    "flips on others": lambda row: f"{row['flips: flips, %']:.2f} → {row['shift: flips, %']:.2f} %",
+    "points lost": lambda row: f"{row['flips: points lost']:.2f} → {row['shift: points lost']:.2f}",
+    "gain on tests": lambda row: f"{row['flips: gain']:.2f} → {row['shift: gain']:.2f}",
+}
+
 MINIMUM: Mapping[str, Callable[[Row], str]] = {
     "network": text("network"),
     "edit": text("edit"),
@@ -592,6 +607,7 @@ VIEWS: Mapping[str, Callable[[], str]] = {
     "search": View("search-cpu", SEARCH),
     "watermark": View("watermark-cpu", WATERMARK),
     "matrix": View("matrix-cpu", MATRIX),
+    "budget": View("budget-cpu", BUDGET),
     "gates": View("gates-cpu", GATES),
     "gates-mobilenet": View("gates-mobilenet-cpu", GATES),
     "minimum": View("minimum-cpu", MINIMUM),
