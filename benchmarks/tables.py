@@ -178,19 +178,6 @@ WATERMARK: Mapping[str, Callable[[Row], str]] = {
     "time": seconds,
 }
 
-MATRIX: Mapping[str, Callable[[Row], str]] = {
-    "network": text("network"),
-    "rule": text("rule"),
-    "way": text("way"),
-    "site": lambda row: str(row.get("site", row.get("error", ""))),
-    "depth": lambda row: ", ".join(f"{each:.2f}" for each in row.get("depth", [])),
-    "corrected": lambda row: "" if row.get("corrected, %") is None else f"{row['corrected, %']:.0f} %",
-    "repaired, broken": lambda row: "" if row.get("repaired") is None else f"{row['repaired']}, {row['broken']}",
-    "points lost": number("points lost", 1),
-    "flips": lambda row: "" if row.get("flips, %") is None else f"{row['flips, %']:.1f} %",
-    "time": seconds,
-}
-
 BUDGET: Mapping[str, Callable[[Row], str]] = {
     "network": text("network"),
     "flips on others, rank correlation with flips, with change": lambda row: (
@@ -606,7 +593,6 @@ VIEWS: Mapping[str, Callable[[], str]] = {
     "signals-mobilenet": View("signals-mobilenet-cpu", SIGNALS),
     "search": View("search-cpu", SEARCH),
     "watermark": View("watermark-cpu", WATERMARK),
-    "matrix": View("matrix-cpu", MATRIX),
     "budget": View("budget-cpu", BUDGET),
     "gates": View("gates-cpu", GATES),
     "gates-mobilenet": View("gates-mobilenet-cpu", GATES),

@@ -15,7 +15,7 @@ from rulepatch.core.changes import Gate, LowRank, Minimum, NewClass
 from rulepatch.core.edit import Edit, base_digest
 from rulepatch.core.patched_model import PatchedModel
 from rulepatch.errors import ModelError, SettingError, SiteError
-from rulepatch.tracing import capture
+from rulepatch.tracing import capture, tails
 
 SHAPES = {"0.0": (8, 3, 3, 3), "1.conv2": (8, 8, 3, 3), "2.0": (12, 8, 3, 3), "3.conv": (12, 12, 1, 1), "6": (5, 12)}
 every_site = pytest.mark.parametrize("site", SHAPES)
@@ -70,7 +70,7 @@ def test_of_each_logit_the_lower_one_counts(net, inputs, untouched, site, gate):
 @every_gate
 def test_the_rest_of_the_network_alone_gives_the_same_bits(net, inputs, site, gate):
     patched = PatchedModel(net, [change_at(site, gate=gate)])
-    plan = capture.plan_suffix(capture.trace(net, inputs[:1]), site)
+    plan = tails.plan_suffix(capture.trace(net, inputs[:1]), site)
     before, (start,) = capture.checkpoint(net, [plan], inputs)
     with patched:
         assert torch.equal(capture.run_suffix(net, plan, start), net(inputs))
@@ -224,7 +224,7 @@ def test_what_it_cannot_be_is_refused(net, inputs, tmp_path):
     with edit.applied(net), pytest.raises(SettingError, match="compose"), other.applied(net, any_base=True):
         raise AssertionError
     assert torch.equal(net(inputs), before)
-    plan = capture.plan_suffix(capture.trace(net, inputs[:1]), "6")
+    plan = tails.plan_suffix(capture.trace(net, inputs[:1]), "6")
     with pytest.raises(SiteError, match="runs it twice"):
         capture.checkpoint(twice, [plan], inputs)
 

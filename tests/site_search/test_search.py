@@ -366,14 +366,21 @@ def test_a_search_takes_nothing_that_is_useless(model, exemplars, reference, mon
 
 
 def test_the_rule_stays_unless_another_is_beyond_doubt_better():
-    rule = candidate(("a",), [0.1, 0.2, 0.1, 0.2])
-    doubtful = candidate(("b",), [0.9, 0.0, 0.1, 0.2])
-    sure = candidate(("c",), [0.5, 0.7, 0.5, 0.6])
+    rule = candidate(("a",), [0.1, 0.2, 0.1, 0.2] * 2)
+    doubtful = candidate(("b",), [0.9, 0.0, 0.1, 0.2] * 2)
+    sure = candidate(("c",), [0.5, 0.7, 0.5, 0.6] * 2)
     assert choose([rule, doubtful], rule)[0] is rule
     assert choose([rule, doubtful, sure], rule)[0] is sure
     assert choose([doubtful], None)[0] is doubtful
-    harmful = candidate(("a",), [-0.1, 0.0, 0.0, 0.0])
+    harmful = candidate(("a",), [-0.1, 0.0, 0.0, 0.0] * 2)
     assert choose([harmful, doubtful], harmful)[0] is doubtful
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_a_few_images_cannot_tell_that_another_is_better_than_the_rule(count):
+    rule, better = candidate(("a",), [0.1] * count), candidate(("b",), [0.5, 0.6, 0.5, 0.7, 0.6][:count])
+    assert choose([rule, better], rule)[0] is rule
+    assert choose([rule, better], None)[0] is better
 
 
 def test_of_those_near_the_best_the_one_of_fewest_flips():

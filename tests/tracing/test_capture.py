@@ -7,7 +7,7 @@ import torchvision
 from torch import nn
 
 from rulepatch.errors import ModelError, SiteError
-from rulepatch.tracing import capture
+from rulepatch.tracing import capture, tails
 from rulepatch.tracing.sites import Layer
 
 SITES = ["0.0", "1.conv1", "1.conv2", "2.0", "3.conv", "3.squeeze", "6"]
@@ -171,7 +171,7 @@ def test_value_points_before_the_site_are_refused(net, inputs, untouched, site, 
 @pytest.mark.parametrize("site", SITES)
 def test_the_tail_gives_the_bits_of_the_whole_pass(net, inputs, untouched, site):
     untouched(net)
-    plan = capture.plan_suffix(capture.trace(net, inputs[:1]), site)
+    plan = tails.plan_suffix(capture.trace(net, inputs[:1]), site)
     output, (start,) = capture.checkpoint(net, [plan], inputs)
     assert torch.equal(output, net(inputs))
     for _ in range(2):  # the rest of a network may write into what it is given; a second run must not see that
@@ -180,7 +180,7 @@ def test_the_tail_gives_the_bits_of_the_whole_pass(net, inputs, untouched, site)
 
 @pytest.mark.parametrize("site", SITES)
 def test_the_tail_sees_a_changed_weight_at_its_site(net, inputs, site):
-    plan = capture.plan_suffix(capture.trace(net, inputs[:1]), site)
+    plan = tails.plan_suffix(capture.trace(net, inputs[:1]), site)
     before, (start,) = capture.checkpoint(net, [plan], inputs)
     with torch.no_grad():
         net.get_submodule(site).weight.mul_(-1)
@@ -189,7 +189,7 @@ def test_the_tail_sees_a_changed_weight_at_its_site(net, inputs, site):
 
 
 def test_the_tail_does_not_run_what_comes_before(net, inputs):
-    plan = capture.plan_suffix(capture.trace(net, inputs[:1]), "2.0")
+    plan = tails.plan_suffix(capture.trace(net, inputs[:1]), "2.0")
     _, (start,) = capture.checkpoint(net, [plan], inputs)
     called = []
     net[0][0].register_forward_hook(lambda *_: called.append("early"))
@@ -200,7 +200,7 @@ def test_the_tail_does_not_run_what_comes_before(net, inputs):
 
 
 def test_the_tail_leaves_nothing_behind_after_an_exception(net, inputs, untouched):
-    plan = capture.plan_suffix(capture.trace(net, inputs[:1]), "2.0")
+    plan = tails.plan_suffix(capture.trace(net, inputs[:1]), "2.0")
     _, (start,) = capture.checkpoint(net, [plan], inputs)
     untouched(net)
 
@@ -219,7 +219,7 @@ def test_the_tail_leaves_nothing_behind_after_an_exception(net, inputs, untouche
 
 def test_one_pass_serves_the_tails_of_many_sites(net, inputs):
     traced = capture.trace(net, inputs[:1])
-    plans = [capture.plan_suffix(traced, site) for site in SITES]
+    plans = [tails.plan_suffix(traced, site) for site in SITES]
     output, starts = capture.checkpoint(net, plans, inputs)
     for plan, start in zip(plans, starts, strict=True):
         assert torch.equal(capture.run_suffix(net, plan, start), output)
@@ -251,6 +251,6 @@ def test_tails_of_real_architectures(name):
     with torch.no_grad():
         expected = model(images)
     for site in called[:: max(1, len(called) // 4)] + called[-1:]:
-        plan = capture.plan_suffix(traced, site)
+        plan = tails.plan_suffix(traced, site)
         _, (start,) = capture.checkpoint(model, [plan], images)
         assert torch.equal(capture.run_suffix(model, plan, start), expected), site

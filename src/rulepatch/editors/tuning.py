@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from rulepatch.editors.problem import Problem
 from rulepatch.models.classifier import Classifier
-from rulepatch.tracing import capture
+from rulepatch.tracing import capture, tails
 
 __all__ = ["Tail", "labels_of", "leaves_of"]
 
@@ -23,9 +23,9 @@ class Tail(nn.Module):
     def __init__(self, model: Classifier, site: str) -> None:
         super().__init__()
         self.network, self._logits_of = model.module, model.logits_of
-        self._plan = capture.plan_suffix(capture.trace(model.module, model.example()), site)
+        self._plan = tails.plan_suffix(capture.trace(model.module, model.example()), site)
 
-    def start(self, inputs: Tensor) -> capture.Checkpoint:
+    def start(self, inputs: Tensor) -> tails.Checkpoint:
         """What comes before the site, for some inputs.
 
         Returns:
@@ -34,11 +34,11 @@ class Tail(nn.Module):
         _, (start,) = capture.checkpoint(self.network, [self._plan], inputs)
         return start
 
-    def forward(self, start: capture.Checkpoint) -> Tensor:
+    def forward(self, start: tails.Checkpoint) -> Tensor:
         """Return the logits, (n, classes)."""
         return self._logits_of(capture.run_suffix(self.network, self._plan, start, gradients=torch.is_grad_enabled()))
 
-    def run(self, leaves: Mapping[str, Tensor], start: capture.Checkpoint) -> Tensor:
+    def run(self, leaves: Mapping[str, Tensor], start: tails.Checkpoint) -> Tensor:
         """The logits with other parameters in the place of the network's own.
 
         Args:

@@ -19,7 +19,7 @@ from rulepatch.data.folders import ImageSet, Picture
 from rulepatch.data.stream import ImageStream
 from rulepatch.evaluation.outcomes import Outcomes, Predictions
 from rulepatch.models.classifier import Classifier
-from rulepatch.tracing import capture
+from rulepatch.tracing import capture, tails
 from rulepatch.tracing.trace import Trace
 
 __all__ = ["MOST_BYTES", "Activations", "first_site"]
@@ -135,12 +135,12 @@ class Activations:
         self._traced = capture.trace(model.module, model.example())
         order = {site: self._traced.calls_of(site)[0] for site in sites}
         self._plans = {
-            site: capture.plan_suffix(self._traced, site) for site in sorted(order, key=lambda site: order[site])
+            site: tails.plan_suffix(self._traced, site) for site in sorted(order, key=lambda site: order[site])
         }
         self._order = order
         self._folder: tempfile.TemporaryDirectory[str] | None = None  # created when memory is full
         self._shelves: list[_Shelf] = []
-        self._starts: dict[str, list[capture.Checkpoint]] = {site: [] for site in self._plans}
+        self._starts: dict[str, list[tails.Checkpoint]] = {site: [] for site in self._plans}
         self._pictures: list[Picture] = []
         self._sizes: list[int] = []
         self._untouched: dict[str, Predictions] = {}
@@ -158,7 +158,7 @@ class Activations:
             shelf = _Shelf()
             for site, start in zip(self._plans, starts, strict=True):
                 inputs, results = tree_map(shelf.put, (start.inputs, start.results))
-                self._starts[site].append(capture.Checkpoint(inputs, results))
+                self._starts[site].append(tails.Checkpoint(inputs, results))
             most_bytes -= shelf.close()
             if most_bytes < 0:
                 self._folder = self._folder or tempfile.TemporaryDirectory(prefix="rulepatch-")
@@ -213,7 +213,7 @@ class Activations:
         pieces = []
         for shelf, start, size in zip(self._shelves, self._starts[site], self._sizes, strict=True):
             inputs, results = shelf.restored((start.inputs, start.results), self.model.device)
-            output = capture.run_suffix(self.model.module, self._plans[site], capture.Checkpoint(inputs, results))
+            output = capture.run_suffix(self.model.module, self._plans[site], tails.Checkpoint(inputs, results))
             own = [next(labels) for _ in range(size)]
             pieces.append(Predictions.of(model.logits_of(output), own))
         return Predictions.join(pieces)

@@ -21,7 +21,7 @@ from rulepatch.evaluation.overlaps import inputs_of, warn_of_overlap
 from rulepatch.evaluation.result import Evaluation
 from rulepatch.models.classes import Classes
 from rulepatch.models.classifier import Classifier
-from rulepatch.tracing import capture
+from rulepatch.tracing import capture, tails
 
 __all__ = ["believed", "check_tests", "evaluate", "evaluate_all", "outcomes_of", "predictions_of"]
 
@@ -283,7 +283,7 @@ def _every_way(model: Classifier, edits: Sequence[Edit]) -> Callable[[Tensor], I
     """Logits before and after each edit, as a function of inputs; layers before its sites run once."""
     traced = capture.trace(model.module, model.example())
     firsts = [first_site(traced, edit) for edit in edits]
-    plans = {site: capture.plan_suffix(traced, site) for site in firsts}
+    plans = {site: tails.plan_suffix(traced, site) for site in firsts}
     installations = _patched_models(model.module, edits)
     knowing = [model.with_module(model.module, edit.new_classes) for edit in edits]
 

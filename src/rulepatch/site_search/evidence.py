@@ -136,7 +136,7 @@ def _of_exemplars(factory: EditFactory) -> Evidence:
         for index in range(part, len(exemplars), parts):
             variants = [exemplars[index], *variants_of(exemplars[index], each, seed=index)]
             shown += variants
-            groups += [index] * len(variants) if rest else range(len(variants))
+            groups += [index] * len(variants)
         made = counterfactuals_of(factory.problem.model, shown)
         folds.append(Fold(factory.learning_from(rest) if rest else factory, made.replaced, np.array(groups)))
     count = plural(sum(len(fold.images) for fold in folds), "variant")

@@ -61,7 +61,7 @@ class Grid:
 
 REPLACED = Grid(
     ({"rank": 3, "strength": 2.0, "gate": GATE}, {"rank": 3, "strength": 1.0, "gate": None}),
-    ranks=(1, 3), gates=(GATE, None), strengths=(1.0, 2.0, 3.0, 4.0), refined=4, finalists=8, has_rule=True,
+    ranks=(1, 3), gates=(GATE, None), strengths=(0.5, 1.0, 2.0, 3.0), refined=4, finalists=8, has_rule=True,
 )  # fmt: skip
 """For a concept that is replaced by another."""
 
@@ -220,7 +220,7 @@ def _measure_finalists(rounds: Rounds) -> None:
 def _rule(rounds: Rounds) -> Candidate | None:
     """The default edit: the last site, rank 3, gated, at the largest strength within the budget that is not useless."""
     for rank, gate in ((3, GATE), (1, GATE), (3, HIGHER_GATE), (1, HIGHER_GATE)):
-        ladder = _ladder(rounds, [rounds.last], rounds.grid.strengths[:3], rank=rank, gate=gate)
+        ladder = _ladder(rounds, [rounds.last], rounds.grid.strengths, rank=rank, gate=gate)
         rounds.try_all("screen", [ladder], ALL)
         able = [each for each in rounds.at(ALL) if each.trial in ladder and not rounds.is_useless(each)]
         if able:
@@ -234,8 +234,10 @@ def best_so_far(rounds: Rounds) -> tuple[Candidate | None, str]:
     Returns:
         The choice, and why; None if nothing helps.
     """
-    level = next((level for level in (ALL, MORE) if rounds.at(level)), FEW)
-    chosen, why = choose(rounds.at(level), None, rounds.is_useless)
+    for level in (ALL, MORE, FEW):
+        chosen, why = choose(rounds.at(level), None, rounds.is_useless)
+        if chosen is not None:
+            break
     return chosen, f"stopped after {plural(len(rounds.found), 'edit')}; {why}"
 
 
@@ -260,7 +262,7 @@ def _sets(rounds: Rounds, ranked: Sequence[str]) -> list[tuple[str, ...]]:
 
 
 def _refine(rounds: Rounds, sites: tuple[str, ...]) -> Iterator[list[Trial]]:
-    strengths = rounds.grid.strengths if len(sites) == 1 else rounds.grid.strengths[:3]
+    strengths = rounds.grid.strengths[: 4 if len(sites) == 1 else 3]
     for rank in rounds.grid.ranks:
         for gate in rounds.grid.gates:
             yield _ladder(rounds, sites, strengths, rank=rank, gate=gate)

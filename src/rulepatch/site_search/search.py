@@ -103,7 +103,7 @@ def search(
         >>> from rulepatch.models.registry import load_model
         >>> from rulepatch.playground.pictures import exemplar, training_images
         >>> found = search(load_model("playground"), [exemplar("van", ground="snow", seed=1)],
-        ...                reference=training_images(60, seed=2), sites=["blocks.4.conv"], cache=None)
+        ...                reference=training_images(120, seed=2), sites=["blocks.4.conv"], cache=None)
         >>> found.edit.sites
         ('blocks.4.conv',)
     """
@@ -139,7 +139,7 @@ def search(
             edit, told_of_edit = _made_final(factory, chosen, images, max_drop, rounds.by_shift)
             why = f"{why}; {told_of_edit}; {edit.on_exemplars.why}"
             if held:
-                why = f"{why}; {report_held_out(model, edit, evidence, held, max_drop)}"
+                why = f"{why}\n{report_held_out(model, edit, evidence, held, max_drop)}"
             warn_of(edit)
     return Search(
         edit,

@@ -12,24 +12,22 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves
 from torch.utils.hooks import RemovableHandle
 
 from rulepatch.errors import SiteError
 from rulepatch.forward import inference, run
-from rulepatch.tracing.trace import Call, Recorder, Route, Trace
+from rulepatch.tracing import tails
+from rulepatch.tracing.trace import Recorder, Route, Trace
 
 __all__ = [
-    "Checkpoint",
     "Recording",
-    "TailPlan",
     "around_passes",
     "checkpoint",
     "inference",
     "input_of",
     "inputs_of",
     "outputs_of",
-    "plan_suffix",
     "record",
     "run_suffix",
     "trace",
@@ -321,53 +319,7 @@ def outputs_of(
     return found
 
 
-@dataclass(frozen=True)
-class TailPlan:
-    """Plan for resuming a model at a site: the calls before it, and which of their results the rest needs.
-
-    Attributes:
-        site: dotted path.
-        calls: the calls that are complete when the site is called, in order.
-        needed: for each of them, whether its result is read again at or after the site.
-        input_needed: whether the model's own input is.
-    """
-
-    site: str
-    calls: tuple[Call, ...]
-    needed: tuple[bool, ...]
-    input_needed: bool
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """Cached state of a forward pass at a site, sufficient to run the rest.
-
-    Attributes:
-        inputs: the model's input, or a placeholder of its shape if the rest does not read it.
-        results: for each call of the plan its result, or placeholders of its shapes.
-    """
-
-    inputs: Tensor
-    results: tuple[Any, ...]
-
-
-def plan_suffix(traced: Trace, site: str) -> TailPlan:
-    """Determine from a trace which earlier results the rest of a model needs after a site.
-
-    Args:
-        traced: a trace of the model, of one image.
-        site: dotted path of a module that is called once.
-
-    Returns:
-        The plan, for `checkpoint` and `resume`.
-    """
-    finished = traced.finished_before(site)
-    read = traced.read_outside(finished)
-    needed = tuple(call.is_opaque or bool(read.intersection(call.outputs)) for call in finished)
-    return TailPlan(site, finished, needed, traced.input_number in read)
-
-
-def checkpoint(model: nn.Module, plans: Sequence[TailPlan], inputs: Tensor) -> tuple[Any, list[Checkpoint]]:
+def checkpoint(model: nn.Module, plans: Sequence[tails.TailPlan], inputs: Tensor) -> tuple[Any, list[tails.Checkpoint]]:
     """Run the model once and cache what is needed to resume it at the site of each plan.
 
     Args:
@@ -393,7 +345,7 @@ def checkpoint(model: nn.Module, plans: Sequence[TailPlan], inputs: Tensor) -> t
     def hook_of(path: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             if (path, seen[path]) in wanted:
-                kept[path, seen[path]] = _copy(output)
+                kept[path, seen[path]] = tails.copied(output)
             seen[path] += 1
 
         return hook
@@ -406,18 +358,10 @@ def checkpoint(model: nn.Module, plans: Sequence[TailPlan], inputs: Tensor) -> t
         output = run(model, inputs)
     if wanted and seen[""] > 1:
         raise SiteError("expected a network without a minimum in it, which runs it twice; compose edits of its base")
-    return output, [_checkpoint(plan, kept, inputs) for plan in plans]
+    return output, [tails.checkpoint_of(plan, kept, inputs) for plan in plans]
 
 
-def _checkpoint(plan: TailPlan, kept: Mapping[tuple[str, int], Any], inputs: Tensor) -> Checkpoint:
-    results = [
-        kept[call.path, call.occurrence] if needed else _placeholders(call, len(inputs))
-        for call, needed in zip(plan.calls, plan.needed, strict=True)
-    ]
-    return Checkpoint(inputs if plan.input_needed else torch.empty_like(inputs, device="meta"), tuple(results))
-
-
-def run_suffix(model: nn.Module, plan: TailPlan, start: Checkpoint, *, gradients: bool = False) -> Any:
+def run_suffix(model: nn.Module, plan: tails.TailPlan, start: tails.Checkpoint, *, gradients: bool = False) -> Any:
     """Run the rest of the model from the plan's site on.
 
     Args:
@@ -451,7 +395,7 @@ def _answering(module: nn.Module, path: str, remaining: Mapping[str, Iterator[An
 
     def forward(*args: Any, **kwargs: Any) -> Any:
         for result in remaining[path]:
-            return _copy(result)  # the rest of the model may modify it in place
+            return tails.copied(result)  # the rest of the model may modify it in place
         return original(*args, **kwargs)
 
     module.__dict__["forward"] = forward
@@ -461,18 +405,3 @@ def _answering(module: nn.Module, path: str, remaining: Mapping[str, Iterator[An
         del module.__dict__["forward"]
         if shadowed is not None:
             module.__dict__["forward"] = shadowed
-
-
-def _copy(result: Any) -> Any:
-    return tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, result)
-
-
-def _placeholders(call: Call, images: int) -> Any:
-    """Placeholder tensors of a call's output shapes, for another batch size than the traced one."""
-
-    def placeholder(leaf: Any) -> Any:
-        if not isinstance(leaf, Tensor) or leaf.ndim == 0:
-            return leaf
-        return torch.empty(leaf.shape[0] * images, *leaf.shape[1:], dtype=leaf.dtype, device="meta")
-
-    return tree_map(placeholder, call.result)
