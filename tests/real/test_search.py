@@ -23,7 +23,7 @@ def test_it_chooses_an_edit_that_repairs_photographs_it_never_saw(run, data, tmp
         "edit", "--model", model, "--exemplar", data / "snow" / "exemplar", "--reference", tmp_path / "known",
         "--site", "auto", "--max-drop", "0.25%", "--out", out, "--json",
     ).json()  # fmt: skip
-    assert len(made["candidates"]) > 100 and "counterfactual" in made["validation"]
+    assert len(made["candidates"]) > 100 and "by edits that learnt from the others" in made["validation"]
     found = run(
         "evaluate",
         out,
@@ -36,5 +36,6 @@ def test_it_chooses_an_edit_that_repairs_photographs_it_never_saw(run, data, tmp
         "--json",
     ).json()
     assert found["tests"]["before"] == pytest.approx(0.427, abs=0.001)
-    assert found["tests"]["after"] >= 0.66 and found["tests"]["broken"] == 0
+    # 0.66 before the budget was one that other images keep, too: docs/results.md#budgets-on-other-images
+    assert found["tests"]["after"] >= 0.65 and found["tests"]["broken"] == 0
     assert found["reference"]["before"] - found["reference"]["after"] <= 0.0025

@@ -72,6 +72,9 @@ OVERLAID = Grid(
 """For an overlay, learnt from many transplants: without a gate or beyond strength 1 such edits cost more than they win
 back, and the best sites lie anywhere."""
 
+RULE_STRENGTHS = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0)
+"""Of the default edit, which is as strong as the budget allows."""
+
 MOST_DAMAGE = 0.3
 """Predicted damage above which an ungated edit is not measured: at 0.16 one prediction in five flipped."""
 
@@ -220,7 +223,7 @@ def _measure_finalists(rounds: Rounds) -> None:
 def _rule(rounds: Rounds) -> Candidate | None:
     """The default edit: the last site, rank 3, gated, at the largest strength within the budget that is not useless."""
     for rank, gate in ((3, GATE), (1, GATE), (3, HIGHER_GATE), (1, HIGHER_GATE)):
-        ladder = _ladder(rounds, [rounds.last], rounds.grid.strengths, rank=rank, gate=gate)
+        ladder = _ladder(rounds, [rounds.last], RULE_STRENGTHS, rank=rank, gate=gate)
         rounds.try_all("screen", [ladder], ALL)
         able = [each for each in rounds.at(ALL) if each.trial in ladder and not rounds.is_useless(each)]
         if able:
