@@ -16,6 +16,7 @@ from rulepatch.editors.judging import Judge
 from rulepatch.errors import SettingError, UselessEditError
 from rulepatch.methods import Rewrite
 from rulepatch.progress import Bar
+from rulepatch.records.site_reports import HOPELESS_DAMAGE
 from rulepatch.site_search.budget import SLACK, USUAL, flips_by_shift
 from rulepatch.site_search.candidates import Candidate, EditFactory, Trial, Turn
 from rulepatch.site_search.scoring import LEVELS, EditScorer
@@ -74,9 +75,6 @@ back, and the best sites lie anywhere."""
 
 RULE_STRENGTHS = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0)
 """Of the default edit, which is as strong as the budget allows."""
-
-MOST_DAMAGE = 0.3
-"""Predicted damage above which an ungated edit is not measured: at 0.16 one prediction in five flipped."""
 
 LEAST_REDUCTION = 0.02
 """Share of the masked error that an edit must take away at strength 1 to be measured: where the exemplars themselves
@@ -171,7 +169,7 @@ class Rounds:
         reached, known = self._found.get(trial, (-1, None))
         if reached >= level:
             return known
-        if trial.how.gate is None and self.factory.predicted_damage(trial) > MOST_DAMAGE:
+        if trial.how.gate is None and self.factory.predicted_damage(trial) > HOPELESS_DAMAGE:
             return None
         if self.factory.loss_ratio(trial) > 1 - LEAST_REDUCTION:
             return None
