@@ -110,7 +110,7 @@ def figure_of(search: Search) -> "Figure":
         axes.scatter(*at, s=160, facecolors="none", edgecolors="black", label="chosen")
     axes.axhline(0, color="grey", linewidth=1, linestyle=":")
     axes.set(
-        xlabel="reference predictions changed, % (small marks: beyond the budget)",
+        xlabel="reference predictions changed, % (small marks: beyond the budget, or measured on few images)",
         ylabel="mean gain of validation images, log-probability",
         title=label_of(search.model_name),
         xscale="symlog",
