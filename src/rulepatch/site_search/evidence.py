@@ -45,8 +45,8 @@ class Evidence:
     """Images that an edit should repair.
 
     Attributes:
-        folds: the images, each set with what edits learn from that are measured on it; none if there are no images.
-        told: what they are.
+        folds: the images, each set with what edits learn from that are measured on it.
+        told: what they are, for the end of a sentence.
         held: labelled images that choose nothing; None if there are none to spare.
     """
 
@@ -109,12 +109,12 @@ def gather_evidence(
     if len(pictures) >= ENOUGH_TO_SPARE:
         pictures, spare = pictures.split(1 - SPARED, seed=run.seed)
         spare = replace(spare, name="validation image")
-    told = f"repair measured on {plural(len(pictures), 'labelled validation image')}"
+    told = plural(len(pictures), "labelled validation image")
     return Evidence((Fold(factory, pictures, np.arange(len(pictures))),), told, spare)
 
 
 def _evidence(factory: EditFactory, made: Counterfactuals, told: str) -> Evidence:
-    return Evidence((Fold(factory, made.replaced, made.groups),), f"repair measured on {told}")
+    return Evidence((Fold(factory, made.replaced, made.groups),), told)
 
 
 def _failing_groups(model: Classifier, made: Counterfactuals) -> int:
@@ -141,8 +141,8 @@ def _of_exemplars(factory: EditFactory) -> Evidence:
         folds.append(Fold(factory.learning_from(rest) if rest else factory, made.replaced, np.array(groups)))
     count = plural(sum(len(fold.images) for fold in folds), "variant")
     if parts == 1:
-        return Evidence(tuple(folds), f"repair measured on {count} of the one exemplar that is learnt from: flattered")
-    told = f"repair measured on {count} of the {len(exemplars)} exemplars, by edits that learnt from the others"
+        return Evidence(tuple(folds), f"{count} of the one exemplar that is learnt from: flattered")
+    told = f"{count} of the {len(exemplars)} exemplars, by edits that learnt from the others"
     return Evidence(tuple(folds), told)
 
 

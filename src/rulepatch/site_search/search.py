@@ -138,15 +138,16 @@ def search(
         if chosen is not None:
             edit, told_of_edit = _made_final(factory, chosen, images, max_drop, rounds.by_shift)
             why = f"{why}; {told_of_edit}; {edit.on_exemplars.why}"
-            if held:
-                why = f"{why}\n{report_held_out(model, edit, evidence, held, max_drop)}"
+            why = f"{why}\n{report_held_out(model, edit, evidence, held, max_drop)}"
             warn_of(edit)
+    failing = max((each.failing for each in rounds.found), default=0)
+    told = f"repair measured on {evidence.told}; the model fails on {failing} of them"
     return Search(
         edit,
         chosen,
         tuple(rounds.found),
         why,
-        evidence.told,
+        told,
         max_drop,
         len(sample),
         model.name,
