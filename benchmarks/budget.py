@@ -6,14 +6,13 @@ A thousand times two fifths of the sample choose, of the edits within the budget
 on one core; `--networks` measures some, and the rows of others are kept.
 """
 
-import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.measure import DATA, RESULTS, arguments, record
+from benchmarks.felt_damage import rank_correlation
+from benchmarks.measure import DATA, arguments, record, recorded
 from benchmarks.watermark import NETWORKS
 from rulepatch.data.exemplar_folders import read_exemplars
 from rulepatch.data.folders import ImageSet
@@ -64,16 +63,6 @@ def measured(model: Classifier) -> tuple[Numbers, Numbers, Numbers, Numbers]:
     return flips, lost, shift, gain
 
 
-def rank_correlation(first: Numbers, second: Numbers) -> float:
-    """Spearman's, with ties at their mean rank."""
-
-    def ranks(values: Numbers) -> Numbers:
-        _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-        return (np.cumsum(counts) - (counts - 1) / 2)[inverse]
-
-    return float(np.corrcoef(ranks(first), ranks(second))[0, 1])
-
-
 def row_of(flips: Numbers, lost: Numbers, shift: Numbers, gain: Numbers) -> dict[str, Any]:
     """What is known of the unseen images by each measure, and how often the budget is kept."""
     images = flips.shape[1]
@@ -118,9 +107,8 @@ def main() -> None:
     parser = arguments(__doc__ or "")
     parser.add_argument("--networks", nargs="*", choices=NETWORKS, default=list(NETWORKS))
     args = parser.parse_args()
-    path = Path(RESULTS / f"budget-{args.device.partition(':')[0]}.json")
     for name in args.networks:
-        known = {each["network"]: each for each in json.loads(path.read_text())["rows"]} if path.exists() else {}
+        known = {each["network"]: each for each in recorded("budget", args.device)}
         model = load_model(str(DATA / "models" / NETWORKS[name]), device=args.device)
         known[name] = {"network": name, **row_of(*measured(model))}
         record("budget", args.device, [known[each] for each in NETWORKS if each in known])

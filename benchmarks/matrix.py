@@ -7,13 +7,11 @@ these numbers alone. Ten to twenty minutes a cell on one core; `--networks` and 
 others are kept.
 """
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import DATA, RESULTS, arguments, once, record
+from benchmarks.measure import DATA, arguments, once, record, recorded
 from benchmarks.watermark import NETWORKS, watermarked
 from rulepatch.concepts.match import key_of_concept, match
 from rulepatch.concepts.test_sets import make_test_sets
@@ -166,12 +164,10 @@ def main() -> None:
     parser.add_argument("--networks", nargs="*", choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument("--rules", nargs="*", choices=RULES, default=list(RULES))
     args = parser.parse_args()
-    path = Path(RESULTS / f"matrix-{args.device.partition(':')[0]}.json")
     for name in args.networks:
         model = load_model(str(DATA / "models" / NETWORKS[name]), device=args.device)
         for rule in args.rules:
-            known = json.loads(path.read_text())["rows"] if path.exists() else []
-            kept = [each for each in known if (each["network"], each["rule"]) != (name, rule)]
+            kept = [each for each in recorded("matrix", args.device) if (each["network"], each["rule"]) != (name, rule)]
             new = [{"network": name, "rule": rule, **row} for row in rows_of(model, RULES[rule](model))]
             order = [(network, each) for network in NETWORKS for each in RULES]
             record(

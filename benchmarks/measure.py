@@ -62,6 +62,12 @@ def arguments(description: str) -> argparse.ArgumentParser:
     return parser
 
 
+def recorded(name: str, device: str) -> list[dict[str, Any]]:
+    """The rows of a table that were recorded before; none if there are none."""
+    path = RESULTS / f"{name}-{device.partition(':')[0]}.json"
+    return json.loads(path.read_text())["rows"] if path.exists() else []
+
+
 def record(name: str, device: str, rows: list[dict[str, Any]], *, only: Sequence[str] = ()) -> None:
     """Keep a table as JSON and print it in Markdown.
 

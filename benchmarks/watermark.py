@@ -6,15 +6,13 @@ final numbers and for nothing else. Five to fifteen minutes for each network on 
 some of them and keeps the rows of others.
 """
 
-import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks.measure import DATA, RESULTS, arguments, once, record
+from benchmarks.measure import DATA, arguments, once, record, recorded
 from rulepatch.core.exemplars import Exemplar
 from rulepatch.core.site_activations import position_weights
 from rulepatch.data.folders import ImageSet, Picture
@@ -126,8 +124,7 @@ def main() -> None:
     args = parser.parse_args()
     for name in args.networks:
         found = row(name, load_model(str(DATA / "models" / NETWORKS[name]), device=args.device))
-        path = Path(RESULTS / f"watermark-{args.device.partition(':')[0]}.json")
-        known = {each["network"]: each for each in json.loads(path.read_text())["rows"]} if path.exists() else {}
+        known = {each["network"]: each for each in recorded("watermark", args.device)}
         known[name] = found
         record("watermark", args.device, [known[each] for each in NETWORKS if each in known])
 

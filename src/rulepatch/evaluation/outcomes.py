@@ -256,6 +256,12 @@ class Outcomes:
         return second - first
 
     @property
+    def lost_interval(self) -> tuple[float, float] | None:
+        """95 % interval of the accuracy lost, −1..1; None if no image was repaired or broken."""
+        ends = metrics.paired_bootstrap(len(self.repaired), len(self.broken), len(self))
+        return None if ends is None else (-ends[1], -ends[0])
+
+    @property
     def shift(self) -> float | None:
         """Mean change of the probability of each image's label, up or down, 0..1; None without labels.
 

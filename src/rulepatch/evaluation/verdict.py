@@ -98,8 +98,8 @@ def _cost(reference: Outcomes | None) -> str:
     flips = f"{percent(len(reference.flips) / len(reference))} of the predictions flip"
     if reference.is_judged_by_flips:
         return f"on {images} {flips}"
-    ends = metrics.paired_bootstrap(len(reference.repaired), len(reference.broken), len(reference))
-    interval = "" if ends is None else f", 95 % interval {-100 * ends[1]:.1f} to {-100 * ends[0]:.1f}"
+    ends = reference.lost_interval
+    interval = "" if ends is None else f", 95 % interval {100 * ends[0]:.1f} to {100 * ends[1]:.1f}"
     return f"costs {100 * reference.drop + 0:.1f} points on {images} ({flips}{interval})"
 
 

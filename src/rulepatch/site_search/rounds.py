@@ -173,7 +173,7 @@ class Rounds:
             return None
         if self.factory.loss_ratio(trial) > 1 - LEAST_REDUCTION:
             return None
-        candidate = self._scorer.score(self.factory, trial, turn if known is None else known.round, level)
+        candidate = self._scorer.score(trial, turn if known is None else known.round, level)
         self._found[trial] = level, candidate
         return candidate
 

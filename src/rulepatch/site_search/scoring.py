@@ -62,7 +62,7 @@ class EditScorer:
         run = factory.problem.run
         self._model, self._cache, self._progress = factory.problem.model, run.store, run.progress
         self._sites: Sequence[str] = list(factory.sites)
-        self._folds = folds
+        self._factory = factory
         self._identity = {"what": "search", "schema": 4, **identity_of(self._model)}
         every = [Fold(factory, reference, np.arange(len(reference))), *folds]
         self._parts = [part for index, fold in enumerate(every) for part in self._divided(fold, is_judge=index > 0)]
@@ -105,11 +105,10 @@ class EditScorer:
         self._close()
         self._sites = sites
 
-    def score(self, factory: EditFactory, trial: Trial, turn: Turn, level: int) -> Candidate:
+    def score(self, trial: Trial, turn: Turn, level: int) -> Candidate:
         """Measure the edit of a trial.
 
         Args:
-            factory: for what is predicted of it.
             trial: what is tried.
             turn: the round of the search.
             level: of `LEVELS`, by its index.
@@ -131,8 +130,8 @@ class EditScorer:
         return Candidate(
             trial,
             turn,
-            predicted_damage=factory.predicted_damage(trial),
-            loss=factory.loss_ratio(trial),
+            predicted_damage=self._factory.predicted_damage(trial),
+            loss=self._factory.loss_ratio(trial),
             log_prob_gain=np.concatenate(gains) if gains else None,
             repaired=int(judged[0]),
             broken=int(judged[1]),

@@ -122,11 +122,11 @@ def told_damage(outcomes: Outcomes, *, interval: bool = False) -> str:
 
 def _interval(outcomes: Outcomes) -> str:
     """Of the points lost; where no image flipped, by the share of flips that may have been missed."""
-    ends = metrics.paired_bootstrap(len(outcomes.repaired), len(outcomes.broken), len(outcomes))
+    ends = outcomes.lost_interval
     if ends is None:
         missed = metrics.wilson(0, len(outcomes))
         return f"up to {100 * missed[1]:+.1f}" if missed else "unknown"
-    return f"{-100 * ends[1]:+.1f} to {-100 * ends[0]:+.1f}"
+    return f"{100 * ends[0]:+.1f} to {100 * ends[1]:+.1f}"
 
 
 def name_of(trial: Trial) -> str:
