@@ -168,12 +168,17 @@ def _remedy(edit: Edit) -> str:
 
 
 def _flips(model: Classifier, edit: Edit, images: ImageSet) -> tuple[int, int]:
-    """Number of images whose prediction the edit changes, and of images that could be read."""
+    """Number of images whose prediction the edit changes, and of images that could be read.
+
+    None of each if the network gives an image another prediction each time: nothing it says then comes of the edit.
+    """
     flips = n = 0
     for batch in ImageStream.of(model, images, unreadable=1):
         inputs = model.inputs(batch.pixels)
         with capture.inference(model.module):
-            before = model.logits(inputs).argmax(dim=1)
+            before, again = (model.logits(inputs).argmax(dim=1) for _ in range(2))
+            if not torch.equal(before, again):
+                return 0, 0
             with PatchedModel(model.module, edit.changes):
                 after = model.logits(inputs).argmax(dim=1)
         flips, n = flips + int((after != before).sum()), n + len(inputs)
