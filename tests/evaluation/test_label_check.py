@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 
 import rulepatch.playground.pictures as playground
+from rulepatch.chance import binomial_tail
 from rulepatch.core.edit import Edit
 from rulepatch.data.exemplar_folders import write_exemplar
 from rulepatch.data.folders import ImageSet, Picture
 from rulepatch.errors import RulepatchWarning
 from rulepatch.evaluation.evaluate import evaluate_all
 from rulepatch.evaluation.label_check import doubt_of, readings
-from rulepatch.evaluation.metrics import binomial_tail
 from rulepatch.evaluation.set_checks import check_validation, trusted
 from rulepatch.experiments.demo import scenes_on_snow
 from rulepatch.models.classes import Classes

@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import comb
 
 import torch
 from PIL import Image
 from torch import Tensor
 
+from rulepatch.chance import SIGNIFICANT, binomial_tail
 from rulepatch.core.changes import Change, LowRank
 from rulepatch.core.edit import Edit
 from rulepatch.core.exemplars import Exemplar
@@ -18,7 +18,7 @@ from rulepatch.editors.problem import Problem
 from rulepatch.errors import ModelError, UselessEditError, warn
 from rulepatch.models.classifier import Classifier
 from rulepatch.records.exemplar_outcomes import ExemplarOutcome, ExemplarOutcomes, ExemplarPrediction
-from rulepatch.records.site_reports import HOPELESS_DAMAGE, HOPELESS_FLIPS, SIGNIFICANT, UNSURE_DAMAGE
+from rulepatch.records.site_reports import HOPELESS_DAMAGE, HOPELESS_FLIPS, UNSURE_DAMAGE
 from rulepatch.text import percent, plural
 from rulepatch.tracing import capture
 
@@ -152,8 +152,7 @@ def _hopeless(edit: Edit, problem: Problem) -> str | None:
     if problem.reference is not None:
         few = problem.reference.sample(TRIED, seed=problem.run.seed)
         flips, n = _flips(problem.model, edit, few)
-        by_chance = sum(comb(n, k) * HOPELESS_FLIPS**k * (1 - HOPELESS_FLIPS) ** (n - k) for k in range(flips, n + 1))
-        if by_chance >= SIGNIFICANT:
+        if binomial_tail(flips, n, HOPELESS_FLIPS) >= SIGNIFICANT:
             return None
         tried = f", and of {plural(n, 'reference image')} that were tried {flips} got another prediction"
     return (

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from rulepatch.evaluation.metrics import binomial_tail
+from rulepatch.chance import binomial_tail
 from rulepatch.models.classes import Classes
 from rulepatch.text import percent, plural
 

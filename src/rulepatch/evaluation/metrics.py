@@ -15,7 +15,6 @@ __all__ = [
     "Corrected",
     "Roc",
     "balanced_weights",
-    "binomial_tail",
     "calibration_error",
     "errors_corrected",
     "false_discovery_rates",
@@ -49,28 +48,6 @@ def wilson(count: int, total: int, *, level: float = 0.95) -> tuple[float, float
     middle = (share + spread / 2) / (1 + spread)
     half = z * math.sqrt(share * (1 - share) / total + spread / (4 * total)) / (1 + spread)
     return (0.0 if count == 0 else middle - half, 1.0 if count == total else middle + half)
-
-
-def binomial_tail(count: int, total: int, share: float) -> float:
-    """Binomial probability of at least this many successes.
-
-    Args:
-        count: successes.
-        total: trials.
-        share: probability of a success, 0..1.
-
-    Returns:
-        The probability, 0..1.
-
-    Examples:
-        >>> round(2**10 * binomial_tail(9, 10, 0.5))
-        11
-    """
-    if count <= 0 or share in {0, 1}:
-        return float(count <= 0 or share == 1)
-    k = np.arange(count, total + 1)
-    ways = math.lgamma(total + 1) - np.array([math.lgamma(i + 1) + math.lgamma(total - i + 1) for i in k.tolist()])
-    return float(min(1, np.exp(ways + k * math.log(share) + (total - k) * math.log1p(-share)).sum()))
 
 
 def mcnemar(repaired: int, broken: int) -> float:

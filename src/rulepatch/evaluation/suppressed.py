@@ -4,10 +4,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from rulepatch.chance import SIGNIFICANT
 from rulepatch.evaluation import metrics
 from rulepatch.evaluation.outcomes import Outcomes
 from rulepatch.models.classes import Classes
-from rulepatch.records.site_reports import SIGNIFICANT
 from rulepatch.text import plural
 
 __all__ = ["Suppressed", "listed", "suppressed_by", "told_of"]

@@ -4,11 +4,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rulepatch.chance import SIGNIFICANT
 from rulepatch.evaluation import metrics
 from rulepatch.evaluation.outcomes import Outcomes
 from rulepatch.evaluation.suppressed import Suppressed, listed
 from rulepatch.methods import MAX_DROP
-from rulepatch.records.site_reports import SIGNIFICANT
 from rulepatch.text import percent, plural
 
 __all__ = ["EditVerdict", "verdict_on"]

@@ -4,13 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
-__all__ = ["HOPELESS_DAMAGE", "HOPELESS_FLIPS", "SIGNIFICANT", "UNSURE_DAMAGE", "Certificate", "SiteReport"]
+__all__ = ["HOPELESS_DAMAGE", "HOPELESS_FLIPS", "UNSURE_DAMAGE", "Certificate", "SiteReport"]
 
 HOPELESS_FLIPS = 0.2
 """Share of the reference set's predictions that flip above which an edit is hopeless."""
-
-SIGNIFICANT = 0.05
-"""p-value below which something counts as beyond chance."""
 
 UNSURE_DAMAGE = 0.03
 """Predicted damage from which an edit may be hopeless; below it none that was tried was (docs/method.md)."""
