@@ -7,10 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
 from rulepatch.errors import SettingError
-from rulepatch.tracing import capture
+from rulepatch.tracing import capture, tails
 
 __all__ = ["TwoPasses"]
 
@@ -85,7 +84,7 @@ class TwoPasses:
         if not state.on:
             return None
         state.acted, state.given = False, (args, kwargs)
-        return tree_map(_cloned, (args, kwargs))  # the network may write into them
+        return tails.copied((args, kwargs))  # the network may write into them
 
     def _after(self, model: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
         state = self._state
@@ -97,7 +96,3 @@ class TwoPasses:
             return self.merge(output, model(*given[0], **given[1]))
         finally:
             state.on = True
-
-
-def _cloned(leaf: Any) -> Any:
-    return leaf.clone() if isinstance(leaf, Tensor) else leaf

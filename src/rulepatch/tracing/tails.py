@@ -75,7 +75,7 @@ def checkpoint_of(plan: TailPlan, kept: Mapping[tuple[str, int], Any], inputs: T
 
 
 def copied(result: Any) -> Any:
-    """A result of a call with its tensors cloned, as the rest of a model may modify them in place."""
+    """What a call is given or returns, with its tensors cloned, as a model may modify them in place."""
     return tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, result)
 
 
