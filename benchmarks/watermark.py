@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from benchmarks.measure import DATA, arguments, once, record, recorded
 from rulepatch.core.exemplars import Exemplar
@@ -37,31 +37,52 @@ EXEMPLAR = 3
 """Which photograph of `imagenet_more` bears the mark; the first that was tried."""
 
 
-def marked(model: Classifier, picture: Picture) -> tuple[Image.Image, Image.Image]:
+def shipped_mark(side: int) -> Image.Image:
+    """The line of characters of the test data for an input size, RGBA."""
+    return Image.open(DATA / "watermark" / f"overlay_{side}.png")
+
+
+def slanted_mark(side: int) -> Image.Image:
+    """A word in large red letters across the image, RGBA; nothing in the package was chosen on it."""
+    overlay = Image.new("RGBA", (side, side))
+    font = ImageFont.load_default(size=side * 0.27)
+    ImageDraw.Draw(overlay).text((side / 2, side / 2), "SAMPLE", fill=(200, 20, 30, 130), font=font, anchor="mm")
+    return overlay.rotate(35, resample=Image.Resampling.BICUBIC)
+
+
+def marked(model: Classifier, picture: Picture, overlay: Image.Image) -> tuple[Image.Image, Image.Image]:
     """What the network sees of a photograph, without the mark and with it."""
-    overlay = Image.open(DATA / "watermark" / f"overlay_{model.preprocess.input_size[0]}.png")
     crop = model.preprocess.frame(picture.read())
     pasted = crop.copy()
     pasted.paste(overlay, (0, 0), overlay)
     return crop, pasted
 
 
-def watermarked(model: Classifier) -> tuple[Exemplar, ImageSet, ImageSet, ImageSet, np.ndarray]:
-    """An exemplar, the reference set, images without the mark, the same with it, and its mask, (h, w)."""
-    more = ImageSet.of(DATA / "imagenet_more" / "val", model.classes)
-    mask = np.asarray(Image.open(DATA / "watermark" / f"mask_{model.preprocess.input_size[0]}.png"), np.float32) / 255
-    one = Exemplar(*marked(model, more.pictures[EXEMPLAR]), mask, label=more.pictures[EXEMPLAR].label)
-    reference = ImageSet(tuple(each for i, each in enumerate(more.pictures) if i != EXEMPLAR), "imagenet_more")
-    clean = ImageSet.of(DATA / "imagenet_sample" / "val", model.classes)
-    tests = ImageSet(
-        tuple(Picture(marked(model, each)[1], each.label, framed=True) for each in clean.pictures), "marked"
+def mask_of(overlay: Image.Image) -> np.ndarray:
+    """Where a mark is, (h, w), 0..1."""
+    return (np.asarray(overlay)[..., 3] > 0).astype(np.float32)
+
+
+def with_mark(model: Classifier, images: ImageSet, overlay: Image.Image) -> ImageSet:
+    """Images with the mark over what the network sees of them."""
+    return ImageSet(
+        tuple(Picture(marked(model, each, overlay)[1], each.label, framed=True) for each in images.pictures), "marked"
     )
-    return one, reference, clean, tests, mask
+
+
+def one_marked(model: Classifier, images: ImageSet, overlay: Image.Image) -> tuple[Exemplar, ImageSet]:
+    """An exemplar of a mark, and the other images, which have none."""
+    chosen = images.pictures[EXEMPLAR]
+    others = ImageSet(tuple(each for i, each in enumerate(images.pictures) if i != EXEMPLAR), images.name)
+    return Exemplar(*marked(model, chosen, overlay), mask_of(overlay), label=chosen.label), others
 
 
 def row(name: str, model: Classifier) -> dict[str, Any]:
     """Search, and measure what was found on photographs that it did not see."""
-    one, reference, clean, tests, mask = watermarked(model)
+    overlay = shipped_mark(model.preprocess.input_size[0])
+    one, reference = one_marked(model, ImageSet.of(DATA / "imagenet_more" / "val", model.classes), overlay)
+    clean = ImageSet.of(DATA / "imagenet_sample" / "val", model.classes)
+    tests, mask = with_mark(model, clean, overlay), mask_of(overlay)
     seconds, found = once(lambda: search(model, [one], reference=reference, cache=None))
     line: dict[str, Any] = {"network": name, "candidates": len(found.candidates), "seconds": seconds, "why": found.why}
     if found.edit is None:
