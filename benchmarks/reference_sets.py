@@ -59,9 +59,8 @@ def main() -> None:
     model = load_model(str(DATA / "models" / "mobilenet_v2.toml"), device=args.device)
     exemplars = read_exemplars([DATA / "snow" / "exemplar"])
     own = {model.classes.index(one.label) for one in exemplars if one.label is not None}
-    both = [
-        ImageSet.of(DATA / name / "val", model.classes).without(own) for name in ("imagenet_sample", "imagenet_more")
-    ]
+    folders = (DATA / name / "val" for name in ("imagenet_sample", "imagenet_more"))
+    both = [ImageSet.of(folder, model.classes).without(own) for folder in folders]
     pool = ImageSet(both[0].pictures + both[1].pictures, "photographs")
     name = "quick" if args.quick else "whole"
     kept = [each for each in recorded("reference_sets", args.device) if each["search"] != name]
