@@ -23,7 +23,7 @@ from rulepatch.playground.pictures import training_images
 from rulepatch.site_search.candidates import Candidate
 from rulepatch.site_search.result import Search
 from rulepatch.site_search.search import search
-from rulepatch.site_search.selection import choose, score_or_zero
+from rulepatch.site_search.selection import choose
 from rulepatch.tracing.model_sites import sites_of
 
 CASES = 8
@@ -40,7 +40,7 @@ def signals(searched: Search, truth: Sequence[Outcomes], order: Sequence[str], s
         "exemplars' masked error": [-each.loss for each in own],
         "predicted damage": [-each.predicted_damage for each in own],
         "flips on the reference set": [each.flips for each in own],
-        "counterfactuals, log-probability": [score_or_zero(each.score) for each in own],
+        "counterfactuals, log-probability": [each.score for each in own],
         "counterfactuals, net repaired": [each.repaired - each.broken for each in own],
     }
     for count in LABELLED:

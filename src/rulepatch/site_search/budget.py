@@ -9,7 +9,7 @@ with flips on 598 others is 0.89 (that of flips 0.74) and with accuracy lost 0.5
 
 from collections.abc import Iterable
 
-__all__ = ["SLACK", "USUAL", "flips_by_shift", "is_within"]
+__all__ = ["SLACK", "USUAL", "expected_flips", "flips_by_shift", "is_within"]
 
 FLIPS = 2
 """Flips allowed for each image that may be lost."""
@@ -33,6 +33,23 @@ def flips_by_shift(measured: Iterable[tuple[float, float | None]]) -> float:
     """
     known = [(flips, shift) for flips, shift in measured if shift is not None]
     return (USUAL + sum(flips for flips, _ in known)) / (1 + sum(shift for _, shift in known))
+
+
+def expected_flips(flips: float, shift: float | None, pictures: int, by_shift: float) -> float:
+    """Share of other images of which an edit can be expected to change the prediction, 0..1.
+
+    Args:
+        flips: share of the measured images.
+        shift: mean change of the probability of their labels, 0..1; None without labels, where flips are all there is
+            to go by, and one is let pass.
+        pictures: number of measured images.
+        by_shift: flips for each unit of changed probability.
+
+    Examples:
+        >>> expected_flips(0.02, 0.01, 200, 1.5), expected_flips(0.02, None, 200, 1.5)
+        (0.015, 0.015)
+    """
+    return max(0.0, flips - 1 / pictures) if shift is None else by_shift * shift
 
 
 def is_within(drop: float, flips: float, pictures: int, max_drop: float, *, slack: float = 1.0) -> bool:

@@ -20,7 +20,7 @@ from rulepatch.editors.edit import solve
 from rulepatch.editors.problem import Problem, record_exemplars
 from rulepatch.editors.rewrite import rewrite
 from rulepatch.methods import Rewrite
-from rulepatch.site_search.budget import is_within
+from rulepatch.site_search.budget import expected_flips, is_within
 from rulepatch.tracing.sites import Site
 
 __all__ = ["Candidate", "EditFactory", "Trial", "Turn"]
@@ -174,7 +174,7 @@ class Candidate:
         predicted_damage: from the second moment alone, the largest of the sites.
         loss: masked error at strength 1 as a share of that before, each site by itself, the mean of the sites.
         log_prob_gain: what each validation image gained in log-probability of its label, the mean of those made of
-            the same image, (n,); None without validation.
+            the same image, (n,).
         repaired: validation images that were wrong and are right.
         broken: validation images that were right and are wrong.
         drop: accuracy lost on the reference set, −1..1; without labels the share of predictions that changed.
@@ -188,7 +188,7 @@ class Candidate:
     round: Turn
     predicted_damage: float
     loss: float
-    log_prob_gain: NDArray[np.float64] | None = field(repr=False)
+    log_prob_gain: NDArray[np.float64] = field(repr=False)
     repaired: int
     broken: int
     drop: float
@@ -198,9 +198,9 @@ class Candidate:
     shift: float | None = None
 
     @property
-    def score(self) -> float | None:
-        """Mean gain of the validation images; None without validation."""
-        return None if self.log_prob_gain is None else float(self.log_prob_gain.mean())
+    def score(self) -> float:
+        """Mean gain of the validation images."""
+        return float(self.log_prob_gain.mean())
 
     def is_within(self, max_drop: float, by_shift: float, *, slack: float = 1.0) -> bool:
         """Whether damage is within a budget, as far as the measured images can tell.
@@ -210,7 +210,7 @@ class Candidate:
             by_shift: flips for each unit of changed probability; see `flips_by_shift`.
             slack: factor by which the budget is widened.
         """
-        expected = max(0.0, self.flips - 1 / self.measured) if self.shift is None else by_shift * self.shift
+        expected = expected_flips(self.flips, self.shift, self.measured, by_shift)
         return is_within(self.drop, expected, self.measured, max_drop, slack=slack)
 
     def to_json(self) -> dict[str, Any]:

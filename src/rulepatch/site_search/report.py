@@ -9,7 +9,6 @@ from rulepatch.notebook import drawing, line, panel, remark
 from rulepatch.notebook import table as html_table
 from rulepatch.settings import written
 from rulepatch.site_search.candidates import Candidate
-from rulepatch.site_search.selection import score_or_zero
 from rulepatch.text import Table, percent, plural
 
 if TYPE_CHECKING:
@@ -69,7 +68,7 @@ def _counted(search: Search) -> str:
 
 def _best(search: Search) -> list[Candidate]:
     within = [each for each in search.candidates if search.is_within(each)]
-    return sorted(within, key=lambda each: -score_or_zero(each.score))[:MOST_ROWS]
+    return sorted(within, key=lambda each: -each.score)[:MOST_ROWS]
 
 
 def _rows(candidates: Sequence[Candidate]) -> list[list[object]]:
@@ -79,7 +78,7 @@ def _rows(candidates: Sequence[Candidate]) -> list[list[object]]:
             each.trial.how.rank,
             f"{each.trial.how.strength:g}",
             written(each.trial.how.gate),
-            "n/a" if each.score is None else f"{each.score:+.3f}",
+            f"{each.score:+.3f}",
             f"{100 * each.drop:+.2f}",
             percent(each.flips),
         ]
@@ -98,7 +97,7 @@ def figure_of(search: Search) -> "Figure":
         own = [each for each in search.candidates if "+".join(each.trial.sites) == path]
         axes.scatter(
             [100 * each.flips for each in own],
-            [score_or_zero(each.score) for each in own],
+            [each.score for each in own],
             s=[30 if search.is_within(each) else 8 for each in own],
             marker="os^Dv"[number // 10 % 5],
             color=f"C{number % 10}",
@@ -106,7 +105,7 @@ def figure_of(search: Search) -> "Figure":
             label=label_of(path),
         )
     if search.chosen is not None:
-        at = (100 * search.chosen.flips, score_or_zero(search.chosen.score))
+        at = (100 * search.chosen.flips, search.chosen.score)
         axes.scatter(*at, s=160, facecolors="none", edgecolors="black", label="chosen")
     axes.axhline(0, color="grey", linewidth=1, linestyle=":")
     axes.set(

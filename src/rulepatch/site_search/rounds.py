@@ -8,6 +8,7 @@ selected.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from time import monotonic
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,9 @@ from rulepatch.progress import Bar
 from rulepatch.records.site_reports import HOPELESS_DAMAGE
 from rulepatch.site_search.budget import SLACK, USUAL, flips_by_shift
 from rulepatch.site_search.candidates import Candidate, EditFactory, Trial, Turn
+from rulepatch.site_search.forecast import Forecast
 from rulepatch.site_search.scoring import LEVELS, EditScorer
-from rulepatch.site_search.selection import choose, score_or_zero
+from rulepatch.site_search.selection import choose
 from rulepatch.text import plural
 from rulepatch.tracing.model_sites import sites_of
 
@@ -53,6 +55,12 @@ class Grid:
     finalists: int
     has_rule: bool
 
+    def edits_after(self, turn: Turn, level: int) -> list[int]:
+        """How many edits the rounds after one may measure at each level, about."""
+        several = 6 if self.refined > 1 else 0
+        refined = (self.refined + 1 + several) * len(self.ranks) * len(self.gates) * len(self.strengths)
+        return [0, refined if level < MORE else 0, (self.finalists if level < ALL else 0) + VARIED * (turn != "vary")]
+
     def quick(self) -> "Grid":
         """A smaller grid: one setting a site, and three edits measured on all images."""
         return replace(
@@ -80,6 +88,9 @@ LEAST_REDUCTION = 0.02
 """Share of the masked error that an edit must take away at strength 1 to be measured: where the exemplars themselves
 stay as they are nothing else changes."""
 
+
+VARIED = 10
+"""Neighbours of the best edit, about: see `_vary`."""
 
 MOST_BATCHES = 4
 """Most times that as many edits as there are finalists are measured on all images, if too few keep to the budget."""
@@ -109,6 +120,7 @@ class Rounds:
         self._scorer = scorer
         self._judge = Judge.of(factory.problem.model, factory.problem.exemplars)
         self._progress = factory.problem.run.progress
+        self._forecast = Forecast()
 
     @property
     def found(self) -> list[Candidate]:
@@ -156,8 +168,20 @@ class Rounds:
         self._scorer.narrow([path for path in self.factory.sites if path in chosen])
 
     def try_all(self, turn: Turn, ladders: Sequence[Sequence[Trial]], level: int) -> None:
-        """Evaluate ladders of trials of rising strength, each until its damage is far beyond the budget."""
-        with Bar(sum(map(len, ladders)), turn, unit="edit", shown=self._progress) as bar:
+        """Evaluate ladders of trials of rising strength, each until its damage is far beyond the budget.
+
+        The time left that is shown is that of the whole search, at most.
+        """
+        later = sum(n * self._scorer.images(at) for at, n in enumerate(self.grid.edits_after(turn, level)))
+        each = self._scorer.images(level)
+        bar = Bar(
+            sum(map(len, ladders)),
+            turn,
+            unit="edit",
+            shown=self._progress,
+            left=lambda: self._forecast.seconds_for((bar.total - bar.done) * each + later),
+        )
+        with bar:
             for ladder in ladders:
                 for trial in ladder:
                     found = self._try(turn, trial, level)
@@ -173,7 +197,9 @@ class Rounds:
             return None
         if self.factory.loss_ratio(trial) > 1 - LEAST_REDUCTION:
             return None
+        began = monotonic()
         candidate = self._scorer.score(trial, turn if known is None else known.round, level)
+        self._forecast.add(self._scorer.images(level) - self._scorer.images(reached), monotonic() - began)
         self._found[trial] = level, candidate
         return candidate
 
@@ -195,15 +221,14 @@ def by_score(rounds: Rounds) -> tuple[Candidate | None, str]:
     rounds.try_all("screen", [ladder for path in paths for ladder in _screen(rounds, path)], FEW)
     rounds.calibrate()
     best_of = {
-        path: max((score_or_zero(c.score) for c in rounds.at(FEW) if c.trial.sites == (path,)), default=-np.inf)
-        for path in paths
+        path: max((c.score for c in rounds.at(FEW) if c.trial.sites == (path,)), default=-np.inf) for path in paths
     }
     sets = _sets(rounds, sorted(paths, key=lambda path: -best_of[path]))
     rounds.narrow([*sets, (rounds.last,)])
     rule = _rule(rounds) if rounds.grid.has_rule else None
     rounds.try_all("refine", [ladder for sites in sets for ladder in _refine(rounds, sites)], MORE)
     _measure_finalists(rounds)
-    best = max(rounds.at(ALL), key=lambda each: score_or_zero(each.score), default=None)
+    best = max(rounds.at(ALL), key=lambda each: each.score, default=None)
     if best is not None:
         rounds.try_all("vary", [[trial] for trial in dict.fromkeys(_vary(rounds, best.trial))], ALL)
     return choose(rounds.at(ALL), rule, rounds.is_useless)
@@ -211,7 +236,7 @@ def by_score(rounds: Rounds) -> tuple[Candidate | None, str]:
 
 def _measure_finalists(rounds: Rounds) -> None:
     """Measure the best on all images until enough of them keep to the budget; fewer images could not tell."""
-    ranked = sorted(rounds.at(MORE), key=lambda each: -score_or_zero(each.score))
+    ranked = sorted(rounds.at(MORE), key=lambda each: -each.score)
     for start in range(0, min(len(ranked), MOST_BATCHES * rounds.grid.finalists), rounds.grid.finalists):
         rounds.try_all("refine", [[each.trial] for each in ranked[start : start + rounds.grid.finalists]], ALL)
         if len(rounds.at(ALL)) >= rounds.grid.finalists:

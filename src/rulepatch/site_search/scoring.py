@@ -105,6 +105,10 @@ class EditScorer:
         self._close()
         self._sites = sites
 
+    def images(self, level: int) -> int:
+        """Images on which an edit is measured up to a level; none at a level below the first."""
+        return sum(len(part.images) for part in self._parts if part.level <= level)
+
     def score(self, trial: Trial, turn: Turn, level: int) -> Candidate:
         """Measure the edit of a trial.
 
@@ -132,7 +136,7 @@ class EditScorer:
             turn,
             predicted_damage=self._factory.predicted_damage(trial),
             loss=self._factory.loss_ratio(trial),
-            log_prob_gain=np.concatenate(gains) if gains else None,
+            log_prob_gain=np.concatenate(gains),
             repaired=int(judged[0]),
             broken=int(judged[1]),
             failing=int(judged[2]),

@@ -21,7 +21,7 @@ from rulepatch.evaluation.evaluate import outcomes_of
 from rulepatch.evaluation.set_checks import trusted
 from rulepatch.methods import MAX_DROP, Rewrite
 from rulepatch.models.classifier import Classifier
-from rulepatch.site_search.budget import is_within
+from rulepatch.site_search.budget import expected_flips, is_within
 from rulepatch.site_search.candidates import Candidate, EditFactory
 from rulepatch.site_search.evidence import gather_evidence, report_held_out
 from rulepatch.site_search.result import Search
@@ -173,9 +173,8 @@ def _made_final(
     edit = judged(problem.model, factory.finish(trial, statistics), problem.exemplars)
     sample = images.sample(MOST_REFERENCE, seed=run.seed)
     (found,) = outcomes_of(problem.model, [edit], sample, progress="damage" if run.progress else None)
-    flips = len(found.flips) / len(found)
     told = f"{told_damage(found)} on {plural(len(found), 'image')}"
-    expected = flips if found.shift is None else by_shift * found.shift
+    expected = expected_flips(len(found.flips) / len(found), found.shift, len(found), by_shift)
     if is_within(found.drop, expected, len(found), max_drop) and edit.on_exemplars.verdict != "useless":
         return edit, f"made anew with statistics of the whole reference set: {told}"
     edit = judged(problem.model, factory.finish(trial), problem.exemplars)

@@ -10,7 +10,7 @@ from rulepatch.settings import written
 from rulepatch.site_search.candidates import Candidate, Trial
 from rulepatch.text import percent, plural
 
-__all__ = ["choose", "name_of", "score_or_zero", "told_damage"]
+__all__ = ["choose", "name_of", "told_damage"]
 
 DOUBT, FEWEST_GROUPS = 2.0, 6
 """Standard errors by which another edit must beat the default edit on the validation images to be preferred, and images
@@ -61,26 +61,24 @@ def _choose(candidates: Sequence[Candidate], rule: Candidate | None) -> tuple[Ca
             else "brings the validation images nearer to what they should be"
         )
         return None, f"nothing helps: of {plural(len(candidates), 'candidate')} within the budget none {what}"
-    best = max(helping, key=lambda each: score_or_zero(each.score))
+    best = max(helping, key=lambda each: each.score)
     if rule is not None and rule in helping and not _is_beyond_doubt(best, rule):
         return rule, (
             f"chosen: {_told_of(rule)}: the rule (the last site, rank 3, gated, as strong as the budget allows); the "
-            f"best score ({score_or_zero(best.score):+.3f}, {name_of(best.trial)}) is not beyond doubt better"
+            f"best score ({best.score:+.3f}, {name_of(best.trial)}) is not beyond doubt better"
         )
     near = [each for each in helping if _ahead(best, each) <= 1]
-    chosen = min(near, key=lambda each: (each.flips, -score_or_zero(each.score)))
+    chosen = min(near, key=lambda each: (each.flips, -each.score))
     why = "the best score" if chosen is best else f"the fewest flips within a standard error of {name_of(best.trial)}"
     return chosen, f"chosen: {_told_of(chosen)}: {why}"
 
 
 def _helps(candidate: Candidate) -> bool:
-    gained = score_or_zero(candidate.score) > 0
-    return gained and (candidate.repaired > candidate.broken or not candidate.failing)
+    return candidate.score > 0 and (candidate.repaired > candidate.broken or not candidate.failing)
 
 
 def _ahead(best: Candidate, other: Candidate) -> float:
     """Difference of two candidates in standard errors of the paired difference."""
-    assert best.log_prob_gain is not None and other.log_prob_gain is not None
     difference = best.log_prob_gain - other.log_prob_gain
     if not difference.any():
         return 0.0
@@ -89,21 +87,15 @@ def _ahead(best: Candidate, other: Candidate) -> float:
 
 
 def _is_beyond_doubt(best: Candidate, rule: Candidate) -> bool:
-    assert best.log_prob_gain is not None
     return len(best.log_prob_gain) >= FEWEST_GROUPS and _ahead(best, rule) > DOUBT
 
 
 def _told_of(candidate: Candidate) -> str:
     return (
-        f"{name_of(candidate.trial)}; validation gain {score_or_zero(candidate.score):+.3f} "
+        f"{name_of(candidate.trial)}; validation gain {candidate.score:+.3f} "
         f"({candidate.repaired} repaired, {candidate.broken} broken), {100 * candidate.drop:+.2f} points lost, "
         f"{percent(candidate.flips)} flips"
     )
-
-
-def score_or_zero(score: float | None) -> float:
-    """A score, 0 where nothing was measured."""
-    return 0.0 if score is None else score
 
 
 def told_damage(outcomes: Outcomes, *, interval: bool = False) -> str:
