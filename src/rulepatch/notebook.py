@@ -4,12 +4,12 @@ All text is escaped; only fragments made by these functions are inserted unescap
 """
 
 import base64
-import html
 from collections.abc import Iterable, Sequence
 
 from PIL import Image
 
-from rulepatch.text import are_numbers, without_controls
+from rulepatch.escaping import for_html
+from rulepatch.text import are_numbers
 from rulepatch.thumbnails import inline
 
 __all__ = ["Html", "details", "drawing", "line", "panel", "pictures", "remark", "table"]
@@ -111,7 +111,7 @@ def pictures(captioned: Iterable[tuple[Image.Image, str, Sequence[str]]]) -> Htm
 def _figure(picture: Image.Image, title: str, lines: Sequence[str]) -> Html:
     told = [_element("div", _element("b", text) if number == 0 else text) for number, text in enumerate(lines)]
     caption = _element("figcaption", _element("div", title, kind="soft"), *told)
-    return _element("figure", Html(f'<img src="{inline(picture, SIDE)}" alt="{_escaped(title)}">'), caption)
+    return _element("figure", Html(f'<img src="{inline(picture, SIDE)}" alt="{for_html(title)}">'), caption)
 
 
 def drawing(svg: str, title: str) -> Html:
@@ -125,14 +125,10 @@ def drawing(svg: str, title: str) -> Html:
         An HTML element; the drawing is part of it.
     """
     address = "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()
-    return Html(f'<img class="drawing" src="{address}" alt="{_escaped(title)}">')
+    return Html(f'<img class="drawing" src="{address}" alt="{for_html(title)}">')
 
 
 def _element(tag: str, *parts: str, kind: str = "") -> Html:
     """An element with some parts, of which text is escaped."""
-    inside = "".join(part if isinstance(part, Html) else _escaped(part) for part in parts)
+    inside = "".join(part if isinstance(part, Html) else for_html(part) for part in parts)
     return Html(f'<{tag} class="{kind}">{inside}</{tag}>' if kind else f"<{tag}>{inside}</{tag}>")
-
-
-def _escaped(text: str) -> str:
-    return html.escape(without_controls(text))

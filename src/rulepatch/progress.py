@@ -10,6 +10,7 @@ from typing import Any, Self, TypeVar
 
 from tqdm import TqdmWarning
 
+from rulepatch.escaping import one_line
 from rulepatch.text import duration, plural
 
 with warnings.catch_warnings():
@@ -82,16 +83,16 @@ class Bar:
         leave: bool = True,
         left: Callable[[], float | None] | None = None,
     ) -> None:
-        self.what, self.total, self.done = what, total, 0
+        self.what, self.total, self.done = one_line(what), total, 0
         self._left = left
         self._shown: Any = None
         if shown and _draws():
             form = None if left is None else FORECAST
             self._shown = tqdm(
-                total=total, desc=what, unit=unit, delay=DELAY, leave=leave, bar_format=form, disable=False
+                total=total, desc=self.what, unit=unit, delay=DELAY, leave=leave, bar_format=form, disable=False
             )
         elif shown:
-            self._shown = _Lines(total, what, unit)
+            self._shown = _Lines(total, self.what, unit)
 
     def __enter__(self) -> Self:
         try:

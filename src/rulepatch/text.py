@@ -2,13 +2,13 @@
 
 import csv
 import io
-import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, Self, runtime_checkable
 
 from rulepatch.errors import SettingError
+from rulepatch.escaping import for_csv, for_markdown, one_line, shortened
 
 __all__ = [
     "Result",
@@ -24,8 +24,6 @@ __all__ = [
     "quoted",
     "read_pairs",
     "read_share",
-    "shortened",
-    "without_controls",
 ]
 
 
@@ -75,7 +73,7 @@ class Table:
 
     def to_text(self) -> str:
         """Rows in columns; numbers stand to the right."""
-        cells = [[str(cell) for cell in row] for row in [self.header, *self.rows]]
+        cells = [[one_line(str(cell)) for cell in row] for row in [self.header, *self.rows]]
         widths = [max(len(row[column]) for row in cells) for column in range(len(self.header))]
         right = [all(isinstance(row[column], int | float) for row in self.rows) for column in range(len(self.header))]
         lines = (
@@ -89,14 +87,15 @@ class Table:
 
     def to_markdown(self) -> str:
         """The table in Markdown; numbers, and what begins with one, stand to the right."""
-        cells = [["" if cell is None else str(cell) for cell in row] for row in self.rows]
+        cells = [["" if cell is None else for_markdown(str(cell)) for cell in row] for row in self.rows]
         marks = ["--:" if are_numbers(column) else ":--" for column in zip(*cells, strict=True)]
-        return "\n".join(f"| {' | '.join(row)} |" for row in [self.header, marks, *cells])
+        return "\n".join(f"| {' | '.join(row)} |" for row in [[*map(for_markdown, self.header)], marks, *cells])
 
     def to_csv(self) -> str:
-        """The table as comma-separated values; None is empty."""
+        """The table as comma-separated values; None is empty, and no text is a formula."""
         text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([self.header, *self.rows])
+        rows = [[for_csv(cell) if isinstance(cell, str) else cell for cell in row] for row in [self.header, *self.rows]]
+        csv.writer(text, lineterminator="\n").writerows(rows)
         return text.getvalue()
 
     def to_json(self) -> list[dict[str, object]]:
@@ -146,21 +145,6 @@ def quoted(name: object, *, most: int = 36) -> str:
     """
     text = shortened(str(name), most)
     return repr(text) if isinstance(name, str) else text
-
-
-def shortened(text: str, most: int) -> str:
-    """Text of at most so many characters: of a longer one the beginning and the end."""
-    return text if len(text) <= most else f"{text[: most // 2]}…{text[len(text) - (most - 1) // 2 :]}"
-
-
-def without_controls(text: str) -> str:
-    r"""Text that every page and font takes, with a mark for each character that is none.
-
-    Examples:
-        >>> without_controls("a file's name\x00\udcff of any kind")
-        "a file's name�� of any kind"
-    """
-    return re.sub("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]", "\N{REPLACEMENT CHARACTER}", text)
 
 
 def percent(share: float | None) -> str:

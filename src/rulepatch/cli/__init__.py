@@ -40,6 +40,13 @@ INTERRUPTED = 130
 """What typer returns after Ctrl-C, and the exit code that says so."""
 
 
+class _Sentences(logging.Formatter):
+    """Formats what the library logs as the command line's other messages."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return sentence(super().format(record))
+
+
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line; exit with 0 on success, with one sentence and the error's code (2, 3) otherwise.
 
@@ -47,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         arguments: without the program's name; those of the process if None.
     """
     log, messages = logging.getLogger("rulepatch"), logging.StreamHandler()
-    messages.setFormatter(logging.Formatter("rulepatch: %(message)s"))
+    messages.setFormatter(_Sentences())
     log.addHandler(messages)
     keep_freed_memory()
     given = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]

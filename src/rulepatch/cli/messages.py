@@ -1,6 +1,5 @@
 """What the command line says: its result, and warnings as sentences on standard error."""
 
-import json
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -10,6 +9,7 @@ from typing import Any
 import typer
 
 from rulepatch.errors import RulepatchWarning
+from rulepatch.escaping import for_terminal, json_text, one_line
 from rulepatch.text import Result
 
 __all__ = ["Told", "print_result", "sentence", "warnings_as_sentences", "warnings_so_far"]
@@ -43,17 +43,17 @@ def print_result(result: Result, as_json: bool, *, more: Mapping[str, Any] | Non
         then: what else people are told, on lines of its own.
     """
     if not as_json:
-        typer.echo(result.to_text() + (f"\n{then}" if then else ""))
+        typer.echo(for_terminal(result.to_text() + (f"\n{then}" if then else "")))
         return
     found = {**result.to_json(), **(more or {})}
     if warnings := warnings_so_far():
         found["warnings"] = warnings
-    typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
+    typer.echo(json_text(found))
 
 
 def sentence(text: str) -> str:
     """Return a message as one line that says where it comes from."""
-    return f"rulepatch: {' '.join(text.split())}"
+    return f"rulepatch: {one_line(text)}"
 
 
 def warnings_so_far() -> list[str]:

@@ -1,6 +1,5 @@
 """Report of a discovery: ranked rules, heat maps, and example pairs of images."""
 
-import json
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -12,6 +11,7 @@ from rulepatch.concepts.cases import plain_name
 from rulepatch.data.exemplar_folders import write_exemplar
 from rulepatch.discovery.concept_effects import EVERY_CLASS, ConceptEffect
 from rulepatch.discovery.result import Discovery, Finding
+from rulepatch.escaping import for_figure, json_text
 from rulepatch.evaluation.page import THUMBNAIL, inline, render, svg_element, svg_of, write_page
 from rulepatch.files import check_writable, write_texts
 from rulepatch.images import read_image
@@ -32,6 +32,9 @@ WRITTEN = 20
 PAIRS = 4
 MOST_LABELS = 40
 """Rows of a heat map."""
+
+LONGEST = 40
+"""Most characters of a name in a heat map."""
 
 MOST_COLUMNS = 40
 """Columns of all heat maps together that stand side by side."""
@@ -80,7 +83,7 @@ def write_discovery(
     Returns:
         For each rule about which exemplars can be written, the command that edits it.
     """
-    write_texts(folder, {"discovery.json": json.dumps(discovery.to_json(), indent=1, ensure_ascii=False) + "\n"})
+    write_texts(folder, {"discovery.json": json_text(discovery.to_json()) + "\n"})
     write_report(discovery, folder / "report.html")
     commands = []
     names = models or [finding.model for finding in discovery.findings]
@@ -129,9 +132,11 @@ def draw_heat_maps(
                 if row.key in rules:
                     axes.plot(x, y, marker="o", color="black", markersize=2.5)
         image = axes.imshow(grid, cmap="RdBu_r", vmin=-100, vmax=100, aspect="auto")
-        axes.set_xticks(range(len(columns)), [f"{c}: {s}" for c, s in columns], rotation=90, fontsize=7)
-        axes.set_yticks(range(len(labels)), labels, fontsize=7)
-        axes.set_title(title, fontsize=9)
+        axes.set_xticks(
+            range(len(columns)), [for_figure(f"{c}: {s}", LONGEST) for c, s in columns], rotation=90, fontsize=7
+        )
+        axes.set_yticks(range(len(labels)), [for_figure(label, LONGEST) for label in labels], fontsize=7)
+        axes.set_title(for_figure(title), fontsize=9)
         axes.set_facecolor("#e8e8e8")
     if image is not None and labels:
         figure.colorbar(image, ax=list(every), label="points of accuracy lost", shrink=0.8)

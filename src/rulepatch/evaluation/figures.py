@@ -5,19 +5,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from rulepatch.escaping import for_figure
 from rulepatch.evaluation.metrics import Roc, balanced_weights, roc
 from rulepatch.evaluation.outcomes import Outcomes
-from rulepatch.text import shortened, without_controls
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["draw_rocs", "label_of", "rocs_of"]
-
-
-def label_of(name: str) -> str:
-    """A name for a figure: escaped for mathtext, in one line, abbreviated in the middle."""
-    return shortened(" ".join(without_controls(name).split()), 60).replace("$", r"\$")
+__all__ = ["draw_rocs", "rocs_of"]
 
 
 def rocs_of(found: Outcomes, target: Sequence[int]) -> tuple[Roc | None, Roc | None]:
@@ -50,7 +45,7 @@ def draw_rocs(curves: Mapping[str, tuple[Roc | None, Roc | None]]) -> "Figure":
             if curve is not None:
                 label = f"{when}: AUC {curve.area:.3f}"
                 axes.step(curve.false_positives, curve.true_positives, where="post", label=label, color=colour)
-        axes.set(title=name, xlabel="false positives", xlim=(0, 1), ylim=(0, 1.01), aspect="equal")
+        axes.set(title=for_figure(name), xlabel="false positives", xlim=(0, 1), ylim=(0, 1.01), aspect="equal")
         axes.legend(loc="lower right", fontsize=8) if any(pair) else axes.text(0.5, 0.5, "not defined", ha="center")
     figure.axes[0].set_ylabel("true positives")
     return figure

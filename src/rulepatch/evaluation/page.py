@@ -3,12 +3,14 @@
 import html
 import io
 import re
+import warnings
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jinja2
 
+from rulepatch.escaping import for_terminal
 from rulepatch.files import atomic_path, check_writable
 from rulepatch.text import percent, plural, points
 from rulepatch.thumbnails import THUMBNAIL, inline
@@ -41,6 +43,7 @@ def _environment(package: str) -> jinja2.Environment:
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=lambda value: for_terminal(value) if type(value) is str else value,  # markup is a type of its own
     )
     environment.filters |= {"percent": percent, "points": points, "plural": plural, "probability": _probability}
     return environment
@@ -54,7 +57,7 @@ def write_page(page: str, path: Path) -> None:
     """
     check_writable(path)
     with atomic_path(path) as unfinished:
-        unfinished.write_text(page, encoding="utf-8", errors="replace")  # file names may hold invalid Unicode
+        unfinished.write_text(page, encoding="utf-8")
 
 
 def frame(page: str) -> str:
@@ -75,7 +78,10 @@ def svg_of(figure: "Figure", *, salt: str | None = None) -> str:
     import matplotlib
 
     buffer = io.StringIO()
-    with matplotlib.rc_context({} if salt is None else {"svg.hashsalt": salt}):
+    with matplotlib.rc_context({} if salt is None else {"svg.hashsalt": salt}), warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", "Glyph|constrained_layout"
+        )  # of names that no font has, or no page has room for
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     return buffer.getvalue()
 

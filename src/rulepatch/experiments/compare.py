@@ -10,8 +10,8 @@ from rulepatch.core.edit import Edit, base_digest
 from rulepatch.core.exemplars import Exemplar
 from rulepatch.data.folders import ImageSet
 from rulepatch.data.run import Run, with_settings
+from rulepatch.escaping import for_figure, json_text
 from rulepatch.evaluation.evaluate import evaluate_all
-from rulepatch.evaluation.figures import label_of
 from rulepatch.evaluation.page import svg_of
 from rulepatch.evaluation.result import Evaluation
 from rulepatch.experiments.grids import METHODS, Tried, check_method, edit_by, grid_of, strengths_of
@@ -178,14 +178,15 @@ class Comparison:
             tests, reference = _of(result, "tests"), _of(result, "reference")
             x, y = 100 * len(reference.flips) / len(reference), 100 * (tests.after or 0)
             (point,) = axes.plot(x, y, "o", markersize=8)
-            axes.annotate(result.method, (x, y), xytext=(7, 4), textcoords="offset points", color=point.get_color())
+            name, colour = for_figure(result.method), point.get_color()
+            axes.annotate(name, (x, y), xytext=(7, 4), textcoords="offset points", color=colour)
             if interval := tests.numbers()["intervals"]:
                 axes.vlines(x, *(100 * end for end in interval["after"]), color=point.get_color(), alpha=0.3)
         axes.axhline(100 * (_of(self.results[0], "tests").before or 0), color="grey", linewidth=1, linestyle=":")
         axes.set(
             xlabel="reference predictions changed, %",
             ylabel="test images right, %",
-            title=label_of(self.model_name),
+            title=for_figure(self.model_name),
         )
         axes.margins(x=0.15, y=0.1)
         return figure
@@ -197,7 +198,7 @@ class Comparison:
             folder: made if there is none.
         """
         texts = {
-            "json": json.dumps(self.to_json(), indent=2, ensure_ascii=False) + "\n",
+            "json": json_text(self.to_json()) + "\n",
             "csv": self.to_csv(),
             "md": self.to_markdown(),
             "svg": svg_of(self.figure()),

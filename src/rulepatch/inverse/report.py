@@ -1,12 +1,12 @@
 """The report of an inversion: curves, similarity maps, images rebuilt (thesis figs. 3-4 to 3-9)."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
+from rulepatch.escaping import json_text
 from rulepatch.evaluation.page import THUMBNAIL, inline, render, svg_element, svg_of, write_page
 from rulepatch.files import write_texts
 from rulepatch.images import as_image
@@ -38,7 +38,7 @@ def write_inversion(inversion: Inversion, folder: Path) -> Path:
     figures = {"curves": draw_curves(inversion), "similarity": draw_similarity(inversion)}
     drawings = {name: svg_of(figure) for name, figure in figures.items() if figure is not None}
     texts = {
-        "inversion.json": json.dumps(inversion.to_json(), indent=1, ensure_ascii=False) + "\n",
+        "inversion.json": json_text(inversion.to_json()) + "\n",
         **{f"{name}.svg": drawing for name, drawing in drawings.items()},
     }
     write_texts(folder, texts)

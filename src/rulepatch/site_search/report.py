@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from rulepatch.evaluation.figures import label_of
+from rulepatch.escaping import for_figure
 from rulepatch.evaluation.page import svg_of
 from rulepatch.notebook import drawing, line, panel, remark
 from rulepatch.notebook import table as html_table
@@ -102,7 +102,7 @@ def figure_of(search: Search) -> "Figure":
             marker="os^Dv"[number // 10 % 5],
             color=f"C{number % 10}",
             alpha=0.7,
-            label=label_of(path),
+            label=for_figure(path),
         )
     if search.chosen is not None:
         at = (100 * search.chosen.flips, search.chosen.score)
@@ -111,7 +111,7 @@ def figure_of(search: Search) -> "Figure":
     axes.set(
         xlabel="reference predictions changed, % (small marks: beyond the budget, or measured on few images)",
         ylabel="mean gain of validation images, log-probability",
-        title=label_of(search.model_name),
+        title=for_figure(search.model_name),
         xscale="symlog",
     )
     axes.xaxis.set_major_formatter("{x:g}")

@@ -9,6 +9,7 @@ from typing import Any, Self
 
 from rulepatch.concepts.cases import CELLS
 from rulepatch.errors import SettingError
+from rulepatch.escaping import for_markdown
 from rulepatch.sweeps.export import flattened
 from rulepatch.sweeps.results import (
     DAMAGE_CELL,
@@ -289,7 +290,7 @@ class SweepReport:
 
     def to_markdown(self) -> str:
         """The tables, as Markdown."""
-        told = [f"## {heading}\n\n{found.to_markdown()}\n" for heading, found in self.tables()]
+        told = [f"## {for_markdown(heading)}\n\n{found.to_markdown()}\n" for heading, found in self.tables()]
         return (
             "# Results of a sweep\n\n"
             "Errors corrected on the tests, with 95 % intervals over cases and the number of cases that count, which "

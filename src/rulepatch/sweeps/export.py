@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from rulepatch.errors import MissingExtraError, SettingError
+from rulepatch.escaping import for_terminal
 from rulepatch.files import atomic_path, check_writable
 from rulepatch.sweeps.store import Record, read_records
 from rulepatch.text import Table
@@ -104,7 +105,8 @@ def export_records(store: Path | str, path: Path | str) -> int:
             unfinished.write_text(Table.of(rows).to_csv(), encoding="utf-8")
         else:
             table, write = arrow
-            write(table.from_pylist(rows), unfinished)
+            texts = [{k: for_terminal(v) if isinstance(v, str) else v for k, v in row.items()} for row in rows]
+            write(table.from_pylist(texts), unfinished)
     return len(records)
 
 

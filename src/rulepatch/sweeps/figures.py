@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rulepatch.concepts.cases import CELLS
+from rulepatch.escaping import for_figure
 from rulepatch.sweeps.results import (
     DAMAGE_CELL,
     Measure,
@@ -90,7 +91,7 @@ def _panels(down: int, across: int, height: float, title: str, **more: Any) -> t
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(WIDTH, height), layout="constrained", facecolor="white")
-    figure.suptitle(title, fontsize=11)
+    figure.suptitle(for_figure(title, 120), fontsize=11)
     every = list(figure.subplots(down, across, squeeze=False, **more).ravel())
     for axes in every:
         axes.spines[["top", "right"]].set_visible(False)
@@ -220,7 +221,8 @@ def _draw_lines(
         if not _any(counted):
             _too_little(axes, least)
         if number >= 2:
-            axes.set_xticks(range(len(places)), places, rotation=30 if long else 0, ha="right" if long else "center")
+            names = [*map(for_figure, places)]
+            axes.set_xticks(range(len(names)), names, rotation=30 if long else 0, ha="right" if long else "center")
     every[0].set_xlim(-0.5, len(places) - 0.5)
     every[0].set_ylim(min(-4, every[0].get_ylim()[0]), 103)
     for axes in every[2:]:
@@ -308,7 +310,7 @@ def draw_ablations(results: Sequence[SelectedResult], *, title: str, least: int 
 
     heights = [len(shown) + 1, len(ablated) + 1]
     figure = Figure(figsize=(WIDTH, 2.0 + 0.3 * sum(heights)), layout="constrained", facecolor="white")
-    figure.suptitle(title, fontsize=11)
+    figure.suptitle(for_figure(title, 120), fontsize=11)
     grid = figure.subplots(2, 4, sharey="row", sharex="row", height_ratios=heights)
     for column, cell in enumerate(CELLS):
         above, below = grid[0][column], grid[1][column]

@@ -1,7 +1,6 @@
 """Report of a sweep: figures with explanations, tables, and data files."""
 
 import base64
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rulepatch.concepts.cases import CELLS
+from rulepatch.escaping import json_text
 from rulepatch.evaluation.page import render, svg_of
 from rulepatch.files import check_folder, write_texts
 from rulepatch.sweeps.analysis import SweepReport, format_difference, format_exemplars, format_points, format_share
@@ -114,7 +114,7 @@ def write_report(report: SweepReport, folder: Path) -> list[Path]:
     drawings = drawings_of(report)
     texts = {
         "results.csv": report.to_csv(),
-        "summary.json": json.dumps(report.to_json(), indent=2, ensure_ascii=False) + "\n",
+        "summary.json": json_text(report.to_json()) + "\n",
         "summary.md": report.to_markdown(),
         **{f"{each.name}.svg": each.svg for own in drawings.values() for each in own},
     }

@@ -9,6 +9,7 @@ from typing import Any, Literal, Self
 
 from rulepatch.digests import digest_of_json
 from rulepatch.errors import OutputError, SettingError
+from rulepatch.escaping import for_terminal
 
 __all__ = ["Record", "Store", "job_key", "read_records"]
 
@@ -142,7 +143,7 @@ class Store:
         """Store a record durably, replacing an earlier one of the same job."""
         row = (
             record.key, record.status, _text(record.job), None if record.result is None else _text(record.result),
-            record.error, record.attempts, record.seconds,
+            None if record.error is None else for_terminal(record.error), record.attempts, record.seconds,
         )  # fmt: skip
         with self._file:
             self._file.execute(f"INSERT OR REPLACE INTO jobs ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)", row)
@@ -192,4 +193,4 @@ def read_records(path: Path) -> list[Record]:
 
 
 def _text(value: Mapping[str, Any]) -> str:
-    return json.dumps(dict(value), sort_keys=True, ensure_ascii=False)
+    return json.dumps(dict(value), sort_keys=True)  # ASCII: a file's name may be no Unicode
