@@ -19,7 +19,7 @@ from PIL import ExifTags, Image, ImageFilter, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
 from rulepatch.errors import ImageError
-from rulepatch.pixels import eight_bits, image_of_array
+from rulepatch.pixels import eight_bits, image_of_array, white_of
 
 __all__ = [
     "FORMATS",
@@ -64,6 +64,12 @@ _UPRIGHT = {
 
 _ORIENTING = {"exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"}
 """Metadata that is invalid after an image is transposed."""
+
+MOST_BYTES = 400_000_000
+"""Most memory for what an image is decoded and converted in: 89 million pixels in RGB, 50 with transparency."""
+
+STRIP = 2**20
+"""Pixels that are converted at a time."""
 
 _FILTERS = threading.Lock()
 
@@ -280,35 +286,67 @@ def _opened(source: Path | str | bytes) -> Image.Image:
 def _upright(image: Image.Image) -> Image.Image:
     """Transpose by the EXIF orientation and drop the tag, so that it is not applied twice."""
     halved = any(";16" in str(tile) for tile in getattr(image, "tile", ()))  # Pillow reads half the bits of a colour
+    _check_room(image)
     image.load()
-    if halved and image.mode.startswith("RGB") and 0 < np.asarray(image)[..., :3].max() < 16:
+    if halved and image.mode.startswith("RGB") and 0 < np.max(image.getextrema()[:3]) < 16:
         raise ImageError("expected colours of 16 bits but got 12 at most, too dark to be read; save it with 8 bits")
     with _strict_of_size_alone():
         turn = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     if turn is None:
         return image
+    _check_room(image, turned=True)
     turned = image.transpose(turn)
     turned.format = image.format
     turned.info = {key: value for key, value in image.info.items() if key not in _ORIENTING}
     return turned
 
 
+def _check_room(image: Image.Image, *, turned: bool = False) -> None:
+    """Make sure that there is room for an image, and for what it is converted to if it is not in RGB."""
+    each = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2}.get(image.mode, 4)
+    each += max(4 if has_alpha(image) or image.mode not in {"RGB", "L"} else 0, each if turned else 0)
+    if image.width * image.height * each > MOST_BYTES:
+        raise ImageError(
+            f"expected an image of at most {MOST_BYTES // each // 10**6} million pixels of mode {image.mode} but got "
+            f"{image.width}×{image.height}; make it smaller"
+        )
+
+
 def _in_kept_mode(image: Image.Image, under: str, alpha: bool) -> Image.Image:
     return in_mode(image, "RGBA" if alpha and has_alpha(image) else "RGB", under=under)
 
 
-def _white(image: Image.Image) -> float | None:
-    """The white level of the header, if reliable; None to estimate it from the data."""
+def _white(image: Image.Image) -> float:
+    """The white level: of the header if that is reliable, or else by the data."""
     if image.format == "PPM" and image.mode.startswith("I"):  # Pillow has scaled it by the header
         return 65535
     bits = getattr(image, "tag_v2", {}).get(258, (16,))
-    return 4095 if bits == (12,) else None
+    if bits == (12,):
+        return 4095
+    values = np.asarray(image)
+    return white_of(np.clip(values[np.isfinite(values)], 0, None) if values.dtype.kind in "if" else values)
 
 
 def _to_rgb(image: Image.Image, under: str) -> Image.Image:
+    """An image in RGB, made in strips, as what lies between takes several times its memory."""
     if image.mode.startswith(("I", "F")):  # 16-bit and wider grey: PIL's own conversion would clip, not scale
-        return Image.fromarray(eight_bits(np.asarray(image), _white(image))).convert("RGB")
-    if has_alpha(image):
-        layer = image.convert("RGBA")
+        white = _white(image)
+        return _in_strips(image, lambda strip: Image.fromarray(eight_bits(np.asarray(strip), white)).convert("RGB"))
+    if not has_alpha(image):
+        return image.convert("RGB")
+
+    def laid(strip: Image.Image) -> Image.Image:
+        layer = strip.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", layer.size, under), layer).convert("RGB")
-    return image.convert("RGB")
+
+    return _in_strips(image, laid)
+
+
+def _in_strips(image: Image.Image, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    done = Image.new("RGB", image.size)
+    rows = max(1, STRIP // image.width)
+    for top in range(0, image.height, rows):
+        strip = image.crop((0, top, image.width, min(top + rows, image.height)))
+        strip.info = image.info  # with the colour that is transparent
+        done.paste(convert(strip), (0, top))
+    return done
