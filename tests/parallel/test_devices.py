@@ -46,3 +46,26 @@ def test_each_process_claims_one_that_is_free(tmp_path):
 
 def test_other_devices_stay_as_they_are():
     assert own_device("cpu") == "cpu" and own_device("cuda:1") == "cuda:1"
+
+
+def test_locks_lie_in_a_folder_of_ones_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(devices.tempfile, "gettempdir", lambda: str(tmp_path))
+    folder = devices._own_folder()
+    assert folder is not None and folder.stat().st_mode & 0o777 == 0o700 and devices._own_folder() == folder
+    folder.rmdir()
+    folder.symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere").mkdir()
+    assert devices._own_folder() is None, "somebody else's link"
+    folder.unlink()
+    folder.mkdir()
+    folder.chmod(0o777)
+    assert devices._own_folder() is None, "others can write there"
+    assert claim(["a", "b"], None) in {0, 1}
+
+
+def test_links_and_folders_in_place_of_a_lock_are_left_alone(tmp_path):
+    (tmp_path / "a.lock").symlink_to(tmp_path / "made")
+    (tmp_path / "b.lock").mkdir()
+    assert claim(["a", "b", "c"], tmp_path) == 2
+    devices._held.pop().close()
+    assert not (tmp_path / "made").exists() and claim(["a", "b"], tmp_path) in {0, 1}

@@ -2,11 +2,16 @@
 
 import os
 import signal
+import socket
+import subprocess
+import sys
 import time
+import warnings
 
 import pytest
 
-from rulepatch.errors import SettingError
+from rulepatch.errors import SettingError, WorkerError
+from rulepatch.parallel import workers as workers_module
 from rulepatch.parallel.workers import LOCAL, Lost, Workers
 
 
@@ -115,3 +120,35 @@ def test_clusters_of_one_machine_stand_beside_each_other_and_listen_on_the_loopb
         here = psutil.Process()
         sockets = [each for one in (here, *here.children(recursive=True)) for each in one.net_connections()]
         assert {each.laddr.ip for each in sockets if each.status == psutil.CONN_LISTEN} == {"127.0.0.1"}
+
+
+@pytest.fixture
+def scheduler():
+    """A Dask scheduler without workers: its address, and its process."""
+    pytest.importorskip("distributed")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    program = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", port]
+    process = subprocess.Popen([*program, "--no-dashboard"], stderr=subprocess.DEVNULL)
+    yield f"tcp://127.0.0.1:{port}", process
+    process.kill()
+    process.wait()
+
+
+@pytest.mark.slow
+def test_a_cluster_without_workers_is_warned_of_and_a_scheduler_that_is_gone_is_named(scheduler, monkeypatch, capfd):
+    address, process = scheduler
+    monkeypatch.setattr(workers_module, "PATIENCE", 0.5)
+    said = []
+
+    def show(message, *more):
+        said.append(str(message))
+        process.kill()
+
+    with warnings.catch_warnings(), Workers(1, dask=address) as workers:
+        warnings.simplefilter("always")
+        warnings.showwarning = show
+        with pytest.raises(WorkerError, match=f"scheduler at {address} to stay but it is gone"):
+            list(workers.run(square, [1, 2]))
+    assert ["has no worker" in each for each in said] == [True] and "Traceback" not in capfd.readouterr().err

@@ -1,8 +1,10 @@
 """Assignment of GPUs to the workers of a machine."""
 
 import os
+import stat
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import IO
@@ -33,25 +35,43 @@ def own_device(device: str) -> str:
 def _own_gpu() -> int:
     """Index of the GPU that this process has claimed; cached."""
     names = [str(torch.cuda.get_device_properties(i).uuid) for i in range(torch.cuda.device_count())]
-    return claim(names, Path(tempfile.gettempdir()))
+    return claim(names, _own_folder())
 
 
-def claim(names: Sequence[str], folder: Path) -> int:
+def _own_folder() -> Path | None:
+    """A folder of this user alone for locks; None if somebody else has made what is there."""
+    if not hasattr(os, "getuid"):  # not on Windows
+        return None
+    folder = Path(tempfile.gettempdir()) / f"rulepatch-{os.getuid()}"
+    with suppress(OSError):
+        folder.mkdir(mode=0o700, exist_ok=True)
+        found = folder.lstat()
+        if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o022:
+            return folder
+    return None
+
+
+def claim(names: Sequence[str], folder: Path | None) -> int:
     """Claim one of several resources for the lifetime of this process.
 
     Args:
         names: names of the resources, the same in all processes.
-        folder: folder of lock files.
+        folder: folder of lock files that nobody else can write to; None if there is none, so that nothing is claimed.
 
     Returns:
-        Index of the first unclaimed resource; if all are claimed, an index derived from the process id.
+        Index of the first unclaimed resource; if all are claimed, or none can be, one derived from the process id.
     """
     try:
         import fcntl
     except ImportError:  # not on Windows
         return os.getpid() % len(names)
-    for index, name in enumerate(names):
-        file = (folder / f"rulepatch-{name}.lock").open("ab")
+    files = [] if folder is None else [folder / f"{name}.lock" for name in names]
+    for index, path in enumerate(files):
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        except OSError:
+            continue
+        file = os.fdopen(descriptor, "ab")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

@@ -4,11 +4,13 @@ All backends are executors of `concurrent.futures`. `joblib.Parallel`, which sup
 if one worker dies, and on Dask hangs.
 """
 
+import logging
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Executor, Future, wait
 from contextlib import ExitStack
 from itertools import islice
 from typing import Any, Self, TypeVar
@@ -17,7 +19,7 @@ from joblib.externals.loky import ProcessPoolExecutor, process_executor
 from joblib.externals.loky.process_executor import BrokenProcessPool
 from tqdm import tqdm
 
-from rulepatch.errors import MissingExtraError, SettingError, reason_of
+from rulepatch.errors import MissingExtraError, RulepatchWarning, SettingError, WorkerError, reason_of
 
 __all__ = ["LOCAL", "Lost", "Workers"]
 
@@ -29,6 +31,10 @@ LOCAL = "local"
 
 TRIES = 2
 """Retries of an item whose worker process died, without other items in flight."""
+
+
+PATIENCE = 20
+"""Seconds without a result after which a cluster that has no worker is warned of."""
 
 
 class Lost(Exception):  # noqa: N818 - never raised
@@ -57,7 +63,8 @@ class Workers:
     def __init__(self, count: int = 1, *, dask: str | None = None) -> None:
         if count < 1:
             raise SettingError(f"expected at least 1 worker but got {count}; raise it")
-        self._count = count
+        self._count, self._address = count, dask
+        self._has_warned = False
         self._client: Any = None
         self._executor: Executor | None = None
         with ExitStack() as begun:
@@ -88,6 +95,9 @@ class Workers:
 
         Yields:
             Items with their results, in order of completion.
+
+        Raises:
+            WorkerError: the Dask scheduler is gone.
         """
         if self._executor is None and self._count == 1:
             for item in items:
@@ -118,14 +128,37 @@ class Workers:
                     flying[self._submit(function, item)] = item
                 if not flying:
                     return
-                for future in wait(flying, return_when=FIRST_COMPLETED).done:
-                    item, error = flying.pop(future), future.exception()
+                for future in self._first_done(flying):
+                    item, error = flying.pop(future), self._error_of(future)
                     if error is not None and not isinstance(error, _deaths(dask=self._client is not None)):
                         raise error
                     yield item, future.result() if error is None else Lost(reason_of(error))  # type: ignore[arg-type]
         finally:
             for future in flying:
                 future.cancel()
+
+    def _first_done(self, flying: Iterable[Future[Result]]) -> set[Future[Result]]:
+        """Wait until something is done; a cluster that nobody works for is warned of, once."""
+        patience = None if self._client is None else PATIENCE
+        while not (done := wait(flying, timeout=patience, return_when=FIRST_COMPLETED).done):
+            if not self._has_warned and not self._client.nthreads():
+                self._has_warned = True
+                warnings.warn(
+                    f"the Dask scheduler at {self._address} has no worker, so nothing is done; start some, with "
+                    f"`dask worker {self._address}`",
+                    RulepatchWarning,
+                    stacklevel=2,
+                )
+        return done
+
+    def _error_of(self, future: Future[Result]) -> BaseException | None:
+        try:
+            return future.exception()
+        except CancelledError:  # so Dask ends all futures of a scheduler that it has lost
+            raise WorkerError(
+                f"expected the Dask scheduler at {self._address} to stay but it is gone; results that were stored are "
+                "kept: start it again, and then the same command"
+            ) from None
 
     def _submit(self, function: Callable[[Item], Result], item: Item) -> Future[Result]:
         try:
@@ -160,6 +193,9 @@ def _connect(stack: ExitStack, count: int, address: str) -> Any:
             "dashboard_address": "127.0.0.1:0",
         }
         return stack.enter_context(Client(stack.enter_context(LocalCluster(**settings))))
+    log = logging.getLogger("distributed.client")
+    stack.callback(log.setLevel, log.level)
+    log.setLevel(logging.CRITICAL)  # a lost connection is told in a sentence
     try:
         return stack.enter_context(Client(address, timeout=20))
     except (OSError, ValueError, TypeError) as error:
