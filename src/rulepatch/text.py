@@ -9,6 +9,7 @@ from typing import Any, Protocol, Self, runtime_checkable
 
 from rulepatch.errors import SettingError
 from rulepatch.escaping import for_csv, for_markdown, one_line, shortened
+from rulepatch.trust import is_trusted
 
 __all__ = [
     "Result",
@@ -262,6 +263,8 @@ def command_line(command: str, options: Mapping[str, Any], *arguments: object) -
         for each in value if isinstance(value, list | tuple) else [value]:
             if each is not None and each is not False:
                 words += [f"--{name.replace('_', '-')}", *([] if each is True else [option_value(each)])]
+    if is_trusted() and any(word.endswith((".toml", ".yaml")) for word in words):
+        words.append("--trust")
     return shlex.join(words)
 
 

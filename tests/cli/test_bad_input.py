@@ -266,7 +266,7 @@ EDITS = {
 @pytest.mark.parametrize("name", EDITS)
 def test_edit_refuses(name, refused):
     changes, message = EDITS[name]
-    arguments = ["edit", "--json"]
+    arguments = ["edit", "--json", "--trust"]
     for option, value in (EDIT | changes).items():
         for each in (value,) if isinstance(value, str) else value or ():
             arguments += [option, each]
@@ -357,7 +357,15 @@ OTHERS = {
         "at most 0 unreadable",
     ),
     "evaluate: two class names for three logits": (
-        ["evaluate", "{world}/edit.safetensors", "--model", "{bad}/two-classes.toml", "--reference", "{world}/flat"],
+        [
+            "evaluate",
+            "{world}/edit.safetensors",
+            "-m",
+            "{bad}/two-classes.toml",
+            "--trust",
+            "--reference",
+            "{world}/flat",
+        ],
         r"\(n, 2\)",
     ),
     "evaluate: a report in a missing folder": (

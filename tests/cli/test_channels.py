@@ -91,9 +91,9 @@ def test_pictures_in_memory_are_those_of_their_files(scene):
 
 def test_from_preprocessing_to_report(scene, run, tmp_path):
     _, root = scene
-    common = ["--model", root / "m.toml", "--reference", root / "reference"]
+    common = ["--trust", "--model", root / "m.toml", "--reference", root / "reference"]
     edit = tmp_path / "edit.safetensors"
-    assert len(run("sites", root / "m.toml", "--json").json()["sites"]) == 3
+    assert len(run("sites", root / "m.toml", "--trust", "--json").json()["sites"]) == 3
     assert run("edit", *common, "--exemplar", root / "exemplar", "--site", "2", *EDIT, "--out", edit).code == 0
     report = tmp_path / "report.html"
     arguments = [*common, "--tests", root / "tests", "--exemplar", root / "exemplar", "--report", report, "--json"]
@@ -102,13 +102,13 @@ def test_from_preprocessing_to_report(scene, run, tmp_path):
     wall = tmp_path / "wall.html"
     assert run("match", edit, *common, "--images", root / "tests", "--report", wall, "--json").code == 0
     assert "<img" in wall.read_text()
-    assert run("apply", edit, "--model", root / "m.toml", "--out", tmp_path / "w.safetensors").code == 0
+    assert run("apply", edit, "--trust", "--model", root / "m.toml", "--out", tmp_path / "w.safetensors").code == 0
 
 
 def test_a_class_from_a_picture(scene, run, tmp_path):
     _, root = scene
     parts = ["--image", root / "exemplar" / "edited.png", "--mask", root / "exemplar" / "mask.png", "--name", "new"]
-    common = ["--model", root / "m.toml", "--reference", root / "reference"]
+    common = ["--trust", "--model", root / "m.toml", "--reference", root / "reference"]
     assert run("new-class", *common, *parts, "--out", tmp_path / "new.safetensors").code == 0
 
 
@@ -126,7 +126,7 @@ def test_an_edit_repairs_what_it_is_shown(scene):
 @pytest.mark.slow
 def test_pictures_are_rebuilt(scene, run, tmp_path):
     _, root = scene
-    common = ["--model", root / "m.toml", "--exemplar", root / "exemplar", "--site", "2"]
+    common = ["--trust", "--model", root / "m.toml", "--exemplar", root / "exemplar", "--site", "2"]
     assert run("invert", *common, "--steps", 3, "--out", tmp_path / "invert").code == 0
 
 

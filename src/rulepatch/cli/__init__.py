@@ -21,6 +21,7 @@ from rulepatch.cli.commands import app
 from rulepatch.cli.messages import sentence, warnings_as_sentences
 from rulepatch.errors import RulepatchError
 from rulepatch.memory import keep_freed_memory
+from rulepatch.trust import asking_for_trust
 
 __all__ = ["app", "main"]
 
@@ -60,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     given = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     exit_code = RulepatchError.exit_code
     try:
-        with warnings_as_sentences():
+        with warnings_as_sentences(), asking_for_trust():
             code = app(given, prog_name="rulepatch", standalone_mode=False) or 0
         if code == INTERRUPTED:
             typer.echo("rulepatch: interrupted", err=True)

@@ -7,15 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rulepatch.cli.commands import app
-from rulepatch.cli.groups import (
-    GroupedCommand,
-    ModelOptions,
-    OptionalModelOptions,
-    RunOptions,
-    grouped,
-    settings_of,
-    taking,
-)
+from rulepatch.cli.grouping import GroupedCommand, grouped, settings_of, taking
+from rulepatch.cli.groups import ModelOptions, OptionalModelOptions, RunOptions
 from rulepatch.cli.messages import print_result
 from rulepatch.cli.options import Device, Weights, example, model_option, out_option
 

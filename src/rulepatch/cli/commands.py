@@ -7,11 +7,10 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from rulepatch.cli.grouping import GroupedCommand, MethodCommand, grouped, settings_given, settings_of, taking
 from rulepatch.cli.groups import (
     ExemplarOptions,
-    GroupedCommand,
     LimitOptions,
-    MethodCommand,
     MethodOptions,
     ModelOptions,
     OptionalExemplarOptions,
@@ -19,10 +18,6 @@ from rulepatch.cli.groups import (
     OptionalReferenceOptions,
     ReferenceOptions,
     RunOptions,
-    grouped,
-    settings_given,
-    settings_of,
-    taking,
 )
 from rulepatch.cli.messages import Told, print_result
 from rulepatch.cli.options import AnyBase, EditFile, Json, ModelName, Seed, Weights, example, model_option, out_option
@@ -168,7 +163,9 @@ def show(file: EditFile, as_json: Json = False) -> None:
     print_result(found, as_json)
 
 
-@app.command(epilog=example("apply rulepatch-demo/snow-to-road.safetensors -m playground -o edited.pt2"))
+@app.command(
+    cls=GroupedCommand, epilog=example("apply rulepatch-demo/snow-to-road.safetensors -m playground -o edited.pt2")
+)
 def apply(
     file: EditFile,
     model: ModelName,

@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from rulepatch.cli.commands import app
-from rulepatch.cli.groups import GroupedCommand, OptionalModelOptions, RunOptions, grouped
+from rulepatch.cli.grouping import GroupedCommand, grouped
+from rulepatch.cli.groups import OptionalModelOptions, RunOptions
 from rulepatch.cli.messages import print_result
 from rulepatch.cli.options import Label, MaskValue, Replacement, example, model_option, out_option
 

@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from rulepatch.cli.commands import app
-from rulepatch.cli.groups import ExemplarOptions, ModelOptions, RunOptions, grouped, settings_of, taking
+from rulepatch.cli.grouping import grouped, settings_of, taking
+from rulepatch.cli.groups import ExemplarOptions, ModelOptions, RunOptions
 from rulepatch.cli.messages import print_result
 from rulepatch.cli.options import example, out_option
 

@@ -6,14 +6,13 @@ from typing import Annotated
 import typer
 
 from rulepatch.cli.commands import app
+from rulepatch.cli.grouping import GroupedCommand, grouped
 from rulepatch.cli.groups import (
-    GroupedCommand,
     ModelOptions,
     NamedModelOptions,
     OptionalExemplarOptions,
     OptionalReferenceOptions,
     RunOptions,
-    grouped,
 )
 from rulepatch.cli.messages import print_result
 from rulepatch.cli.options import (
@@ -44,7 +43,10 @@ def sites(*, model: NamedModelOptions, as_json: Json = False) -> None:
     print_result(site_list, as_json)
 
 
-@app.command(epilog=example("predict playground rulepatch-demo/tests --edit rulepatch-demo/snow-to-road.safetensors"))
+@app.command(
+    cls=GroupedCommand,
+    epilog=example("predict playground rulepatch-demo/tests --edit rulepatch-demo/snow-to-road.safetensors"),
+)
 def predict(
     words: Annotated[
         list[str],

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rulepatch.cli.commands import app
-from rulepatch.cli.groups import ModelOptions, RunOptions, grouped, settings_of, taking
+from rulepatch.cli.grouping import grouped, settings_of, taking
+from rulepatch.cli.groups import ModelOptions, RunOptions
 from rulepatch.cli.messages import print_result
 from rulepatch.cli.options import MaskValue, example, out_option
 

@@ -5,7 +5,8 @@ from typing import Annotated
 import typer
 
 from rulepatch.cli.commands import app
-from rulepatch.cli.groups import GroupedCommand, NamedModelOptions, ReferenceOptions, RunOptions, grouped
+from rulepatch.cli.grouping import GroupedCommand, grouped
+from rulepatch.cli.groups import NamedModelOptions, ReferenceOptions, RunOptions
 from rulepatch.cli.messages import print_result
 from rulepatch.cli.options import Dask, Device, example
 

@@ -7,6 +7,7 @@ import typer
 from typer.core import TyperGroup
 
 from rulepatch.cli.commands import app
+from rulepatch.cli.grouping import GroupedCommand
 from rulepatch.cli.messages import Told, print_result
 from rulepatch.cli.options import Dask, Device, Json, example, out_option
 
@@ -33,7 +34,7 @@ sweep_app = typer.Typer(
 app.add_typer(sweep_app, name="sweep")
 
 
-@sweep_app.command(epilog=example("sweep plan.yaml --workers 4"))
+@sweep_app.command(cls=GroupedCommand, epilog=example("sweep plan.yaml --workers 4"))
 def run(
     plan: Annotated[Path, typer.Argument(metavar="PLAN", help="A plan in YAML.")],
     out: Annotated[

@@ -8,12 +8,13 @@ from typing import Annotated
 import typer
 
 from rulepatch.cli.commands import app
+from rulepatch.cli.grouping import GroupedCommand
 from rulepatch.cli.options import Device, example, model_option
 
 __all__ = ["app"]
 
 
-@app.command(epilog=example("web"))
+@app.command(cls=GroupedCommand, epilog=example("web"))
 def web(
     model: Annotated[
         list[str] | None,

@@ -11,6 +11,7 @@ from rulepatch.errors import ModelError, nearest, warn
 from rulepatch.models.classes import Classes
 from rulepatch.models.preprocess import Preprocess
 from rulepatch.models.registry import Request, Sourced, build, load_weights, source
+from rulepatch.trust import require_trust
 
 _TYPES: dict[str, tuple[type, ...]] = {
     "name": (str,),
@@ -38,6 +39,7 @@ def load(request: Request) -> Sourced:
 
     Raises:
         ModelError: the file is missing or malformed, has unknown keys, or names what cannot be loaded.
+        SettingError: it names code that is not trusted.
     """
     path = Path(request.name)
     entries = _read(path)
@@ -48,6 +50,7 @@ def load(request: Request) -> Sourced:
         raise ModelError(f"expected {path} to name an architecture but got the model file {architecture}; copy it")
     if ".py:" in architecture:
         architecture = str(path.parent / architecture)
+        require_trust(path, architecture)
     if architecture.startswith("hf/") and (folder := path.parent / architecture.removeprefix("hf/")).is_dir():
         architecture = f"hf/{folder}"
     classes = _classes(path, entries["classes"]) if "classes" in entries else request.classes
@@ -62,6 +65,17 @@ def load(request: Request) -> Sourced:
         if not own_weights or kwargs.keys() <= _OF_THE_HEAD:
             _warn_of_contradiction(path, architecture, given.preprocess, preprocess, own_weights=own_weights)
     return Sourced(given.module, preprocess, classes or given.classes, entries.get("name", path.stem), given.translate)
+
+
+def require_trust_of(path: Path) -> None:
+    """Refuse a model file that names code, if that is not trusted, before any work is begun.
+
+    Raises:
+        ModelError: the file is missing or malformed.
+        SettingError: it names code that is not trusted.
+    """
+    if ".py:" in (architecture := str(_read(path).get("architecture"))):
+        require_trust(path, str(path.parent / architecture))
 
 
 def _read(path: Path) -> Mapping[str, Any]:

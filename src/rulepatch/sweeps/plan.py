@@ -11,7 +11,9 @@ from rulepatch.concepts.cases import Exclusions, read_classes
 from rulepatch.errors import SettingError, nearest
 from rulepatch.experiments.grids import Tried, check_method, every_combination, grid_of, tried
 from rulepatch.methods import MAX_DROP
+from rulepatch.models.model_file import require_trust_of
 from rulepatch.text import read_share
+from rulepatch.trust import require_trust
 
 __all__ = ["Plan", "PlannedModel"]
 
@@ -161,7 +163,14 @@ class _Reader:
     def model_name(self, name: str) -> str:
         """The name of a model; that of a file is relative to the plan."""
         file, colon, function = name.partition(":")
-        return f"{self.path(file)}{colon}{function}" if file.endswith((".py", ".toml")) else name
+        if not file.endswith((".py", ".toml")):
+            return name
+        path = self.path(file)
+        if colon:
+            require_trust(Path(self.name), f"{path}:{function}")
+        elif path.is_file():
+            require_trust_of(path)
+        return f"{path}{colon}{function}"
 
     def sites(self, found: Any) -> tuple[str, ...] | int:
         """Sites by name, or their number."""
