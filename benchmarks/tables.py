@@ -17,7 +17,7 @@ from benchmarks.measure import RESULTS
 from rulepatch.concepts.cases import CELLS
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", ROOT / "docs" / "results.md", ROOT / "docs" / "many-machines.md"]
+PAGES = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in ("results", "many-machines", "which-site"))]
 BLOCK = re.compile(r"<!-- results: (\S+) -->\n(.*?)<!-- end -->", flags=re.DOTALL)
 
 Row = Mapping[str, Any]
@@ -175,6 +175,48 @@ WATERMARK: Mapping[str, Callable[[Row], str]] = {
     "points lost": number("points lost", 1),
     "flips": lambda row: "" if row.get("flips, %") is None else f"{row['flips, %']:.1f} %",
     "candidates": text("candidates"),
+    "time": seconds,
+}
+
+
+def corrected(row: Row) -> str:
+    """Share of the failures that were corrected, less what was broken."""
+    return f"{row['corrected, %']:.0f} %" if "corrected, %" in row else ""
+
+
+def depths(row: Row) -> str:
+    """Where the sites of an edit are among all, 0 the first and 1 the last."""
+    return ", ".join(f"{each:.2f}" for each in row.get("depth", ()))
+
+
+MATRIX: Mapping[str, Callable[[Row], str]] = {
+    "network, rule": lambda row: f"{row['network']}, {row['rule']}",
+    "way": text("way"),
+    "errors corrected": corrected,
+    "repaired, broken": lambda row: (
+        f"{row['repaired']}, {row['broken']} of {row['failures']}" if "broken" in row else ""
+    ),
+    "points lost": number("points lost", 1),
+    "flips": lambda row: f"{row['flips, %']:.1f} %" if "flips, %" in row else "",
+    "time": seconds,
+}
+
+SITES: Mapping[str, Callable[[Row], str]] = {
+    "network, rule": lambda row: f"{row['network']}, {row['rule']}",
+    "way": text("way"),
+    "site": text("site"),
+    "depth": depths,
+    "errors corrected": corrected,
+}
+
+REFERENCE_SETS: Mapping[str, Callable[[Row], str]] = {
+    "search": text("search"),
+    "images": text("images"),
+    "chosen": text("edit"),
+    "vehicles on snow": lambda row: f"{row['before, %']:.1f} → {row['after, %']:.1f} %" if "after, %" in row else "",
+    "repaired, broken": lambda row: f"{row['repaired']}, {row['broken']}" if "broken" in row else "",
+    "points lost on others": number("points lost", 1),
+    "flips": lambda row: f"{row['flips, %']:.1f} %" if "flips, %" in row else "",
     "time": seconds,
 }
 
@@ -593,6 +635,9 @@ VIEWS: Mapping[str, Callable[[], str]] = {
     "signals-mobilenet": View("signals-mobilenet-cpu", SIGNALS),
     "search": View("search-cpu", SEARCH),
     "watermark": View("watermark-cpu", WATERMARK),
+    "reference-sets": View("reference_sets-cpu", REFERENCE_SETS),
+    "matrix": View("matrix-cpu", MATRIX),
+    "matrix-sites": View("matrix-cpu", SITES, lambda row: row["way"] in {"by itself", "best by hand"}),
     "budget": View("budget-cpu", BUDGET),
     "gates": View("gates-cpu", GATES),
     "gates-mobilenet": View("gates-mobilenet-cpu", GATES),
