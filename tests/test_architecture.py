@@ -25,7 +25,7 @@ LAYERS = [
         *("errors", "chance", "collectives", "colours", "digests", "files", "forward", "images", "lazy", "mask_values"),
         "masks",
         *("memory", "methods", "notebook", "pixels", "progress", "registry", "settings", "text"),
-        *("thumbnails", "timing", "wrappers"),
+        *("thumbnails", "timing", "unfinished", "wrappers"),
     },
     {"tracing", "models", "records"},
     {"core"},

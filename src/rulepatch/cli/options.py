@@ -1,11 +1,13 @@
 """Options that several commands share."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from rulepatch.errors import SettingError
+from rulepatch.files import check_folder, check_writable, writing_in
 
 __all__ = [
     "AnyBase",
@@ -43,13 +45,38 @@ def model_option(text: str) -> Any:
 
 
 def out_option(metavar: str, text: str) -> Any:
-    """The option that names what is written."""
-    return typer.Option("--out", "-o", metavar=metavar, help=text, rich_help_panel="Output")
+    """The option that names what is written: DIR is kept for the command, all others are tried, before anything else.
+
+    Args:
+        metavar: FILE, or the like; DIR, or NEW_DIR within a folder that is there.
+        text: its help.
+    """
+    checks: dict[str, Callable[..., Any]] = {"DIR": _keep, "NEW_DIR": _try_folder}
+    return typer.Option(
+        "--out", "-o", metavar=metavar, help=text, rich_help_panel="Output", callback=checks.get(metavar, _try_file)
+    )
 
 
-def report_option(text: str) -> Any:
-    """The option that names an HTML report."""
-    return typer.Option(metavar="FILE", help=text, rich_help_panel="Output")
+def report_option(text: str, *names: str, metavar: str = "FILE") -> Any:
+    """The option that names a further file that is written, such as a report; it is tried before anything else."""
+    return typer.Option(*names, metavar=metavar, help=text, rich_help_panel="Output", callback=_try_file)
+
+
+def _try_file(value: Any) -> Any:
+    if value is not None and value != "-":
+        check_writable(Path(value))
+    return value
+
+
+def _try_folder(value: Path) -> Path:
+    check_folder(value, parents=False)
+    return value
+
+
+def _keep(ctx: typer.Context, value: Path) -> Path:
+    if not ctx.resilient_parsing:
+        ctx.find_root().with_resource(writing_in(value))  # of the program: it ends even if other options are wrong
+    return value
 
 
 MODELS = "playground, FILE.py:FUNCTION, FILE.toml, or ZOO/NAME of torchvision, timm, hf, open_clip, places365"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import jinja2
 
-from rulepatch.files import atomic_path, check_writable
+from rulepatch.files import write_file
 from rulepatch.text import percent, plural, points
 from rulepatch.thumbnails import THUMBNAIL, inline
 
@@ -50,11 +50,9 @@ def write_page(page: str, path: Path) -> None:
     """Write a page atomically.
 
     Raises:
-        OutputError: the folder does not exist, or the path is one.
+        OutputError: it cannot be written there.
     """
-    check_writable(path)
-    with atomic_path(path) as unfinished:
-        unfinished.write_text(page, encoding="utf-8", errors="replace")  # file names may hold invalid Unicode
+    write_file(path, page, errors="replace")  # file names may hold invalid Unicode
 
 
 def frame(page: str) -> str:

@@ -1,12 +1,13 @@
 """Tables of records, for other programs: nested JSON made flat, as Parquet or comma-separated values."""
 
+import io
 import json
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rulepatch.errors import MissingExtraError, SettingError
-from rulepatch.files import atomic_path, check_writable
+from rulepatch.files import check_writable, write_file
 from rulepatch.sweeps.store import Record, read_records
 from rulepatch.text import Table
 
@@ -99,12 +100,13 @@ def export_records(store: Path | str, path: Path | str) -> int:
     arrow = _arrow() if suffix == ".parquet" else None
     records = read_records(Path(store))
     rows = rows_of(records)
-    with atomic_path(path) as unfinished:
-        if arrow is None:
-            unfinished.write_text(Table.of(rows).to_csv(), encoding="utf-8")
-        else:
-            table, write = arrow
-            write(table.from_pylist(rows), unfinished)
+    if arrow is None:
+        write_file(path, Table.of(rows).to_csv())
+    else:
+        table, write = arrow
+        with io.BytesIO() as made:
+            write(table.from_pylist(rows), made)
+            write_file(path, made.getvalue())
     return len(records)
 
 
