@@ -268,7 +268,7 @@ def _place_of(target: Path) -> tuple[Path, int | None]:
     """Where a file really is, and its permissions if there is one."""
     try:
         found = _spelt(target).stat()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         found = None
     if found is not None and stat.S_ISDIR(found.st_mode):
         raise OutputError(f"expected a file to write but {target} is a folder; name a file in it")

@@ -44,17 +44,17 @@ def model_option(text: str) -> Any:
     return typer.Option("--model", "-m", metavar="MODEL", help=text)
 
 
-def out_option(metavar: str, text: str) -> Any:
-    """The option that names what is written: DIR is kept for the command, all others are tried, before anything else.
+def out_option(metavar: str, text: str, *, parents: bool = True) -> Any:
+    """The option that names what is written; it is tried before anything else, and a folder kept for the command.
 
     Args:
-        metavar: FILE, or the like; DIR, or NEW_DIR within a folder that is there.
+        metavar: DIR, or whatever for a file.
         text: its help.
+        parents: whether the folders that a folder is in may be made; if not, it is only tried.
     """
-    checks: dict[str, Callable[..., Any]] = {"DIR": _keep, "NEW_DIR": _try_folder}
-    return typer.Option(
-        "--out", "-o", metavar=metavar, help=text, rich_help_panel="Output", callback=checks.get(metavar, _try_file)
-    )
+    folder: Callable[..., Any] = _keep if parents else _try_folder
+    check = folder if metavar == "DIR" else _try_file
+    return typer.Option("--out", "-o", metavar=metavar, help=text, rich_help_panel="Output", callback=check)
 
 
 def report_option(text: str, *names: str, metavar: str = "FILE") -> Any:
