@@ -25,7 +25,7 @@ LAYERS = [
         *("errors", "chance", "collectives", "colours", "digests", "escaping", "files", "forward", "images", "lazy"),
         *("mask_values", "masks"),
         *("memory", "methods", "notebook", "pixels", "progress", "registry", "settings", "text"),
-        *("thumbnails", "timing", "trust", "wrappers"),
+        *("thumbnails", "timing", "trust", "unfinished", "wrappers"),
     },
     {"tracing", "models", "records"},
     {"core"},

@@ -11,9 +11,34 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import _disable_current_modes
 
-from rulepatch.errors import ModelError, RulepatchError, reason_of
+from rulepatch.errors import ModelError, RulepatchError, SettingError, reason_of
 
-__all__ = ["gradients", "inference", "run", "words_of"]
+__all__ = ["device_named", "gradients", "inference", "run", "words_of"]
+
+
+def device_named(name: str | torch.device | None) -> torch.device:
+    """The device of a name; the CPU if None.
+
+    Returns:
+        The device; something was computed there to see that it can be, which on "meta" it cannot.
+
+    Raises:
+        SettingError: no such device here.
+
+    Examples:
+        >>> device_named(None)
+        device(type='cpu')
+        >>> device_named("meta")
+        Traceback (most recent call last):
+        rulepatch.errors.SettingError: expected a device that is here, such as cpu, but got 'meta' ...
+    """
+    try:
+        device = torch.device(name or "cpu")
+        torch.ones(1, device=device).add(1).item()
+    except (AssertionError, RuntimeError, ValueError, OverflowError, ImportError) as error:  # torch has no type for it
+        reason = str(error).partition("\n")[0]
+        raise SettingError(f"expected a device that is here, such as cpu, but got {str(name)!r} ({reason})") from None
+    return device
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from PIL import ExifTags, Image, ImageFilter, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
 from rulepatch.errors import ImageError
+from rulepatch.files import write_file
 from rulepatch.pixels import eight_bits, image_of_array, white_of
 
 __all__ = [
@@ -189,7 +190,9 @@ def write_image(image: Image.Image, path: Path) -> None:
     for name, text in image.info.items():
         if isinstance(name, str) and name.startswith(NOTE) and isinstance(text, str):
             texts.add_itxt(name, text)
-    image.save(path, pnginfo=texts)
+    with io.BytesIO() as made:
+        image.save(made, "PNG", pnginfo=texts)
+        write_file(path, made.getvalue())
 
 
 def cover(texture: Image.Image, size: tuple[int, int]) -> Image.Image:

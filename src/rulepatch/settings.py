@@ -29,6 +29,10 @@ _KINDS: dict[Any, str] = {
 }
 
 
+MOST = 2**31 - 1
+"""The largest whole number that a setting without a bound of its own may be; libraries take no larger ones."""
+
+
 class Usual:
     """Values of a setting that are usual, for sliders and menus: part of its annotation."""
 
@@ -87,6 +91,17 @@ class Settings(BaseModel):
         if isinstance(value, str):
             return next((choice for choice in choices_of(kinds) if str(choice) == value), value)
         return value
+
+    @model_validator(mode="after")
+    def _bounded(self) -> Self:
+        for name, field in type(self).model_fields.items():
+            value = getattr(self, name)
+            if isinstance(value, int) and abs(value) > MOST and "≤" not in range_of(field):
+                raise ValueError(
+                    f"expected {name} to be {range_of(field)} and ≤ {MOST} but got {value}; the default is "
+                    f"{written(field.get_default())}"
+                )
+        return self
 
     @classmethod
     def _sentence(cls, error: ValidationError, values: Mapping[str, Any]) -> str:

@@ -1,9 +1,10 @@
+from pathlib import Path
+
 import pytest
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from rulepatch.data import cache as caches
 from rulepatch.data.cache import Cache, default_cache
 
 TENSORS = {
@@ -104,12 +105,14 @@ def test_a_folder_that_cannot_be_written_is_no_error(tmp_path):
 
 @pytest.mark.parametrize("error", [OSError("no space left"), SafetensorError("no space left"), PermissionError()])
 def test_a_full_disk_is_no_error_and_leaves_no_part(cache, error, monkeypatch):
-    def full(tensors, path, **options):
-        path.write_bytes(b"half")
+    write = Path.write_bytes
+
+    def full(path, data):
+        write(path, data[: len(data) // 2])
         raise error
 
-    monkeypatch.setattr(caches, "save_file", full)
-    cache.put(KEY, TENSORS)
+    monkeypatch.setattr(Path, "write_bytes", full)
+    assert not cache.put(KEY, TENSORS)
     assert list(cache.folder.iterdir()) == []
     assert cache.get(KEY) is None
 

@@ -69,7 +69,8 @@ class _Program(TyperGroup):
 app = typer.Typer(
     cls=_Program,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
-    epilog="Exit codes: 0 done, 2 bad input (one sentence says what), 3 an edit that changes nothing, 130 interrupted.",
+    epilog="Exit codes: 0 done, 2 bad input (one sentence says what), 3 an edit that changes nothing, 130 interrupted, "
+    "143 ended by SIGTERM.",
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )

@@ -61,7 +61,7 @@ def exemplar(
     concept: ConceptOptions,
     way: WayOptions,
     model: AskedModelOptions,
-    out: Annotated[Path, out_option("DIR", "The exemplar's folder, for --exemplar of the other commands.")],
+    out: Annotated[Path, out_option("DIR", "The exemplar's folder, for --exemplar of other commands.", parents=False)],
     run: RunOptions,
 ) -> None:
     """Make an exemplar from an image. A texture replaces what a mask marks, or a note with a word is pasted."""

@@ -58,7 +58,7 @@ def predict(
     ] = None,
     top: Annotated[int, typer.Option(help="How many of the likeliest classes to tell.")] = 5,
     csv: Annotated[
-        str | None, typer.Option("--csv", metavar="FILE|-", help="Write all predictions as a table; - prints it.")
+        str | None, report_option("Write all predictions as a table; - prints it.", "--csv", metavar="FILE|-")
     ] = None,
     weights: Weights = None,
     any_base: AnyBase = False,
@@ -69,7 +69,6 @@ def predict(
     from rulepatch.core.edit import Edit
     from rulepatch.errors import SettingError
     from rulepatch.evaluation.predict import predict as run
-    from rulepatch.files import check_writable
     from rulepatch.models.registry import load_model
 
     name, *pictures = [*([] if model is None else [model]), *words]
@@ -78,8 +77,6 @@ def predict(
     if csv == "-" and as_json:
         raise SettingError("expected --json or --csv - but got both for standard output; name a file for the table")
     table = None if csv in {None, "-"} else Path(str(csv))
-    if table is not None:
-        check_writable(table)
     found = None if edit is None else Edit.load(edit)
     answers = run(load_model(name, weights=weights, device=device), pictures, edit=found, top=top, any_base=any_base)
     if table is not None:
@@ -113,10 +110,7 @@ def evaluate(
     from rulepatch.core.edit import Edit
     from rulepatch.evaluation.evaluate import evaluate as measure
     from rulepatch.evaluation.report import write_report
-    from rulepatch.files import check_writable
 
-    if report is not None:
-        check_writable(report)
     found = None if file is None else Edit.load(file)
     shown = exemplars.read()
     evaluation = measure(
@@ -162,10 +156,7 @@ def match(
     from rulepatch.concepts.match import match as rank
     from rulepatch.core.edit import Edit
     from rulepatch.evaluation.match_report import write_match_report
-    from rulepatch.files import check_writable
 
-    if report is not None:
-        check_writable(report)
     found = None if file is None else Edit.load(file)
     shown = exemplars.read()
     classifier = model.load()

@@ -1,11 +1,13 @@
 """Options that several commands share."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from rulepatch.errors import SettingError
+from rulepatch.files import check_folder, check_writable, writing_in
 
 __all__ = [
     "AnyBase",
@@ -42,14 +44,39 @@ def model_option(text: str) -> Any:
     return typer.Option("--model", "-m", metavar="MODEL", help=text)
 
 
-def out_option(metavar: str, text: str) -> Any:
-    """The option that names what is written."""
-    return typer.Option("--out", "-o", metavar=metavar, help=text, rich_help_panel="Output")
+def out_option(metavar: str, text: str, *, parents: bool = True) -> Any:
+    """The option that names what is written; it is tried before anything else, and a folder kept for the command.
+
+    Args:
+        metavar: DIR, or whatever for a file.
+        text: its help.
+        parents: whether the folders that a folder is in may be made; if not, it is only tried.
+    """
+    folder: Callable[..., Any] = _keep if parents else _try_folder
+    check = folder if metavar == "DIR" else _try_file
+    return typer.Option("--out", "-o", metavar=metavar, help=text, rich_help_panel="Output", callback=check)
 
 
-def report_option(text: str) -> Any:
-    """The option that names an HTML report."""
-    return typer.Option(metavar="FILE", help=text, rich_help_panel="Output")
+def report_option(text: str, *names: str, metavar: str = "FILE") -> Any:
+    """The option that names a further file that is written, such as a report; it is tried before anything else."""
+    return typer.Option(*names, metavar=metavar, help=text, rich_help_panel="Output", callback=_try_file)
+
+
+def _try_file(value: Any) -> Any:
+    if value is not None and value != "-":
+        check_writable(Path(value))
+    return value
+
+
+def _try_folder(value: Path) -> Path:
+    check_folder(value, parents=False)
+    return value
+
+
+def _keep(ctx: typer.Context, value: Path) -> Path:
+    if not ctx.resilient_parsing:
+        ctx.find_root().with_resource(writing_in(value))  # of the program: it ends even if other options are wrong
+    return value
 
 
 MODELS = "playground, FILE.py:FUNCTION, FILE.toml, or ZOO/NAME of torchvision, timm, hf, open_clip, places365"

@@ -31,10 +31,11 @@ from rulepatch.data.run import Run, with_settings
 from rulepatch.data.stream import Skipped, ahead
 from rulepatch.digests import digest_of_bytes, digest_of_json
 from rulepatch.errors import FolderError, ImageError, SettingError, nearest
-from rulepatch.files import atomic_path
+from rulepatch.files import atomic_path, writing_in
 from rulepatch.images import read_image
 from rulepatch.models.classes import Classes
 from rulepatch.progress import Bar
+from rulepatch.unfinished import is_ours, sweep_leftovers
 
 __all__ = ["make_cases", "propose_exclusions", "styles_for"]
 
@@ -183,6 +184,7 @@ def make_cases(
 
     Raises:
         FolderError: no images, more than 1 % of them unreadable, or a folder that holds something else.
+        OutputError: another process is writing to the folder, or it cannot be written to.
         SettingError: no concept or style, a name twice, a number out of range, or other settings than those of the
             interrupted run.
     """
@@ -199,9 +201,10 @@ def make_cases(
         "versions": {"python": platform.python_version(), "pillow": PIL.__version__}
         | {name: version(name) for name in ("rulepatch", "numpy", "torch")},
     }
-    _open(maker.out, manifest)
-    _run(maker, found, named, progress=run.progress)
-    return _finish(maker, named)
+    with writing_in(maker.out):
+        _open(maker.out, manifest)
+        _run(maker, found, named, progress=run.progress)
+        return _finish(maker, named)
 
 
 def styles_for(
@@ -334,9 +337,8 @@ def _open(out: Path, manifest: Mapping[str, Any]) -> None:
     """Begin a set, or make sure that the one that is there was begun with the same settings."""
     before = read_manifest(out)
     if before is None:
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        if not all(is_ours(path.name) for path in out.iterdir()):
             raise FolderError(f"expected an empty folder at {out} but there is something else in it; choose another")
-        out.mkdir(parents=True, exist_ok=True)
         _write_json(out / MANIFEST, manifest)
         return
     for part, what in (("settings", "settings"), ("pictures", "images")):
@@ -347,9 +349,8 @@ def _open(out: Path, manifest: Mapping[str, Any]) -> None:
                 f"expected the {what} that {out} was begun with but {key} was {old.get(key)} and is {new.get(key)}; "
                 "choose another folder, or the same settings"
             )
-    for path in out.rglob(".*.*"):  # what a killed run was writing
-        if path.is_file():
-            path.unlink()
+    for path in out.rglob("*/"):
+        sweep_leftovers(path)
 
 
 def _run(maker: _Maker, images: ImageSet, named: Sequence[tuple[Picture, str]], *, progress: bool) -> None:

@@ -12,11 +12,13 @@ from rulepatch.core.exemplars import Exemplar
 from rulepatch.data.exemplar_folders import read_exemplars, write_exemplar
 from rulepatch.editors.agreement import check_agreement
 from rulepatch.errors import ExemplarError, OutputError
+from rulepatch.files import check_folder
 from rulepatch.images import read_image
 from rulepatch.masks import MaskValue
 from rulepatch.models.classifier import Classifier
 from rulepatch.models.prediction import Prediction
 from rulepatch.text import percent
+from rulepatch.unfinished import is_ours
 
 __all__ = ["Look", "MadeExemplar", "Note", "look", "make_exemplar", "read_box"]
 
@@ -190,10 +192,7 @@ def make_exemplar(
     check_agreement(exemplar)
     exemplar = dataclasses.replace(exemplar, concept=concept or exemplar.concept, name=out.name)
     looked = None if model is None else look(model, exemplar)
-    try:
-        write_exemplar(exemplar, out)
-    except OSError as error:
-        raise OutputError(f"expected a folder to write but {out} cannot be made ({error}); name another") from None
+    write_exemplar(exemplar, out)
     return MadeExemplar(exemplar, out, looked)
 
 
@@ -231,11 +230,9 @@ def _check_ways(ways: dict[str, Any], mask: Path | None) -> None:
 
 
 def _check_folder(out: Path) -> None:
-    if out.exists() and not out.is_dir():
-        raise OutputError(f"expected a folder to write but {out} is a file; name another")
-    if not out.exists() and not out.parent.is_dir():
-        raise OutputError(f"expected a folder at {out.parent} to make {out.name} in but there is none; make it")
-    others = sorted(path.name for path in out.iterdir() if path.name not in FILES) if out.is_dir() else []
+    check_folder(out, parents=False)
+    files = out.iterdir() if out.is_dir() else ()
+    others = sorted(path.name for path in files if path.name not in FILES and not is_ours(path.name))
     if others:
         raise OutputError(
             f"expected a new or empty folder but {out} holds {others[0]}, which an exemplar does not; name another"

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Protocol, Self, TypeVar
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
@@ -17,7 +16,7 @@ from rulepatch.core.changes import KINDS, Change, LowRank, Minimum, NewClass
 from rulepatch.core.patched_model import PatchedModel
 from rulepatch.digests import digest_of_json, digest_of_state, digest_of_tensors
 from rulepatch.errors import BaseMismatchError, EditFileError, ModelError, SettingError, reason_of
-from rulepatch.files import atomic_path
+from rulepatch.files import write_tensors
 from rulepatch.methods import Method
 from rulepatch.models.peft_adapter import write_adapter
 from rulepatch.records.edit_summary import COLUMNS, line_of, panel_of, rows_of
@@ -286,7 +285,7 @@ class Edit:
             path: the file, by convention `….safetensors`.
 
         Raises:
-            OutputError: its folder does not exist, or it is a folder.
+            OutputError: it cannot be written there.
         """
         path = Path(path)
         tensors: dict[str, Tensor] = {}
@@ -295,8 +294,7 @@ class Edit:
         tensors = {name: tensor.detach().float().cpu().contiguous().clone() for name, tensor in tensors.items()}
         described = self.describe()
         described["content"] = _content_digest(described, tensors)
-        with atomic_path(path) as unfinished:
-            save_file(tensors, unfinished, metadata={"rulepatch": json.dumps(described, sort_keys=True)})
+        write_tensors(path, tensors, {"rulepatch": json.dumps(described, sort_keys=True)})
 
     def describe(self) -> dict[str, Any]:
         """Everything but the tensors, as JSON.

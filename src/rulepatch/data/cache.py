@@ -5,11 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from rulepatch.digests import digest_of_json, digest_of_tensors
-from rulepatch.files import atomic_path
+from rulepatch.files import make_folder, write_tensors
 
 __all__ = ["Cache", "default_cache"]
 
@@ -51,10 +50,9 @@ class Cache:
     def put(self, key: Mapping[str, object], tensors: Mapping[str, Tensor]) -> bool:
         """Store tensors under a key; does nothing if the folder is not writable."""
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with atomic_path(self._file(key)) as path:
-                contents = {name: tensor.contiguous() for name, tensor in tensors.items()}
-                save_file(contents, path, metadata={"digest": digest_of_tensors(contents)})
+            make_folder(self.folder)
+            contents = {name: tensor.contiguous() for name, tensor in tensors.items()}
+            write_tensors(self._file(key), contents, {"digest": digest_of_tensors(contents)})
         except (OSError, SafetensorError):
             return False
         return True

@@ -9,6 +9,7 @@ from typing import Any
 from rulepatch.core.exemplars import Exemplar
 from rulepatch.data.picture_files import pictures_in
 from rulepatch.errors import ExemplarError
+from rulepatch.files import make_folder, write_file
 from rulepatch.images import write_image
 from rulepatch.masks import MaskValue, write_mask
 from rulepatch.text import plural
@@ -75,14 +76,17 @@ def write_exemplar(exemplar: Exemplar, folder: Path) -> None:
     Args:
         exemplar: the exemplar.
         folder: made if there is none; files of the same names are replaced.
+
+    Raises:
+        OutputError: it cannot be written to.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     write_image(exemplar.image, folder / "image.png")
     write_image(exemplar.edited, folder / "edited.png")
     write_mask(exemplar.mask, folder / "mask.png")
     about = {"label": exemplar.label, "concept": exemplar.concept, "replacement": exemplar.replacement}
     text = json.dumps({key: value for key, value in about.items() if value is not None}, indent=2)
-    (folder / "exemplar.json").write_text(text + "\n", encoding="utf-8")
+    write_file(folder / "exemplar.json", text + "\n")
 
 
 def _part(folder: Path, stem: str) -> Path | None:

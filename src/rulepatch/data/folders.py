@@ -15,6 +15,7 @@ from rulepatch.data.pictures import UNREADABLE, Picture
 from rulepatch.data.sources import pictures_of
 from rulepatch.digests import digest_of_json
 from rulepatch.errors import FolderError, SettingError, warn
+from rulepatch.files import make_folder
 from rulepatch.images import write_image
 from rulepatch.models.classes import Classes
 from rulepatch.progress import steps
@@ -190,12 +191,16 @@ class ImageSet:
 
         Raises:
             FolderError: an image has no label.
+            OutputError: the folder cannot be written to.
         """
+        made: set[Path] = set()
         for number, picture in enumerate(self.pictures):
             if picture.label is None:
                 raise FolderError(f"expected labels to write {self.name} in class folders but {picture.name} has none")
             folder = root / name_of_class(picture.label, classes)
-            folder.mkdir(parents=True, exist_ok=True)
+            if folder not in made:
+                make_folder(folder)
+                made.add(folder)
             write_image(picture.read(alpha=True), folder / f"{number:05}.png")
 
     def digests(self, *, progress: bool = False) -> list[str]:

@@ -13,7 +13,7 @@ from rulepatch.discovery.concept_effects import EVERY_CLASS, ConceptEffect
 from rulepatch.discovery.result import Discovery, Finding
 from rulepatch.escaping import for_figure, json_text
 from rulepatch.evaluation.page import THUMBNAIL, inline, render, svg_element, svg_of, write_page
-from rulepatch.files import check_writable, write_texts
+from rulepatch.files import check_writable, write_texts, writing_in
 from rulepatch.images import read_image
 from rulepatch.text import command_line
 
@@ -83,10 +83,14 @@ def write_discovery(
     Returns:
         For each rule about which exemplars can be written, the command that edits it.
     """
+    with writing_in(folder):
+        return _written(discovery, folder, models or [finding.model for finding in discovery.findings], options or {})
+
+
+def _written(discovery: Discovery, folder: Path, names: Sequence[str], options: Mapping[str, Any]) -> list[str]:
     write_texts(folder, {"discovery.json": json_text(discovery.to_json()) + "\n"})
     write_report(discovery, folder / "report.html")
     commands = []
-    names = models or [finding.model for finding in discovery.findings]
     for model, finding in zip(names, discovery.findings, strict=True):
         for rule in finding.rules[:WRITTEN]:
             exemplars = discovery.exemplars(finding, rule)
@@ -96,7 +100,7 @@ def write_discovery(
             own = folder / "rules" / name
             for number, each in enumerate(exemplars):
                 write_exemplar(each.exemplar(), own / f"exemplar_{number}")
-            given = {"reference": discovery.cases.root / "images", **(options or {}), "site": "auto"}
+            given = {"reference": discovery.cases.root / "images", **options, "site": "auto"}
             out = folder / "rules" / f"{name}.safetensors"
             commands.append(command_line("edit", {"model": model, "exemplar": own, **given, "out": out}))
     return commands

@@ -9,7 +9,6 @@ from typing import Any, Self
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
@@ -18,6 +17,7 @@ from rulepatch.core.patched_model import PatchedModel
 from rulepatch.data.folders import ImageSet, Picture
 from rulepatch.data.stream import ImageStream
 from rulepatch.evaluation.outcomes import Outcomes, Predictions
+from rulepatch.files import write_tensors
 from rulepatch.models.classifier import Classifier
 from rulepatch.tracing import capture, tails
 from rulepatch.tracing.trace import Trace
@@ -73,7 +73,7 @@ class _Shelf:
 
     def to_disk(self, path: Path) -> None:
         """Move all tensors to a file."""
-        save_file({number: tensor.contiguous() for number, tensor in self.tensors.items()}, path)
+        write_tensors(path, self.tensors, {})
         self.tensors, self._file = {}, path
 
     def restored(self, tree: Any, device: torch.device) -> Any:

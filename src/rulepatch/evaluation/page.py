@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 
 from rulepatch.escaping import for_terminal
-from rulepatch.files import atomic_path, check_writable
+from rulepatch.files import write_file
 from rulepatch.text import percent, plural, points
 from rulepatch.thumbnails import THUMBNAIL, inline
 
@@ -53,11 +53,9 @@ def write_page(page: str, path: Path) -> None:
     """Write a page atomically.
 
     Raises:
-        OutputError: the folder does not exist, or the path is one.
+        OutputError: it cannot be written there.
     """
-    check_writable(path)
-    with atomic_path(path) as unfinished:
-        unfinished.write_text(page, encoding="utf-8")
+    write_file(path, page)
 
 
 def frame(page: str) -> str:

@@ -11,7 +11,7 @@ from rulepatch.data.picture_files import pictures_in
 from rulepatch.data.run import Run
 from rulepatch.data.stream import ImageStream
 from rulepatch.errors import ImageError, SettingError, warn
-from rulepatch.files import atomic_path
+from rulepatch.files import write_file
 from rulepatch.models.classes import Classes
 from rulepatch.models.classifier import Classifier
 from rulepatch.models.prediction import TOP, Prediction
@@ -120,9 +120,11 @@ class Answers:
 
         Args:
             path: the file.
+
+        Raises:
+            OutputError: it cannot be written there.
         """
-        with atomic_path(path) as unfinished:
-            unfinished.write_text(self.to_csv(), encoding="utf-8")
+        write_file(path, self.to_csv())
 
     def to_json(self) -> dict[str, Any]:
         """All predictions, as JSON.

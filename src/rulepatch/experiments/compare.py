@@ -16,7 +16,7 @@ from rulepatch.evaluation.page import svg_of
 from rulepatch.evaluation.result import Evaluation
 from rulepatch.experiments.grids import METHODS, Tried, check_method, edit_by, grid_of, strengths_of
 from rulepatch.experiments.settings import CompareSettings
-from rulepatch.files import write_texts
+from rulepatch.files import check_folder, write_texts
 from rulepatch.models.classifier import Classifier
 from rulepatch.notebook import drawing, panel, remark
 from rulepatch.notebook import table as html_table
@@ -196,7 +196,11 @@ class Comparison:
 
         Args:
             folder: made if there is none.
+
+        Raises:
+            OutputError: another process is writing to the folder, or it cannot be written to.
         """
+        check_folder(folder)
         texts = {
             "json": json_text(self.to_json()) + "\n",
             "csv": self.to_csv(),

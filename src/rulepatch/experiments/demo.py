@@ -9,11 +9,11 @@ import numpy as np
 
 from rulepatch.data.exemplar_folders import read_exemplars, write_exemplar
 from rulepatch.editors.edit import rewrite
-from rulepatch.errors import FolderError
 from rulepatch.evaluation.evaluate import evaluate
 from rulepatch.evaluation.outcomes import Outcomes
 from rulepatch.evaluation.report import write_report
 from rulepatch.evaluation.result import Evaluation
+from rulepatch.files import writing_in
 from rulepatch.models.classes import Classes
 from rulepatch.models.registry import load_model
 from rulepatch.playground.pictures import exemplar, image_set, training_images
@@ -169,13 +169,9 @@ def run_demo(out: Path, *, seed: int = 0, progress: bool = True) -> Story:
         progress: whether to show bars.
 
     Raises:
-        FolderError: the folder cannot be made.
+        OutputError: another process is writing to the folder, or it cannot be written to.
     """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise FolderError(f"expected a folder to write in but {out} cannot be made ({error}); name another") from None
-    with collect_timings() as seconds:
+    with writing_in(out), collect_timings() as seconds:
         model = load_model("playground")
         with section("pictures"):
             write_pictures(out, model.classes, seed=seed)

@@ -8,7 +8,7 @@ from PIL import Image
 
 from rulepatch.escaping import json_text
 from rulepatch.evaluation.page import THUMBNAIL, inline, render, svg_element, svg_of, write_page
-from rulepatch.files import write_texts
+from rulepatch.files import write_texts, writing_in
 from rulepatch.images import as_image
 from rulepatch.inverse.result import Inversion
 
@@ -34,7 +34,15 @@ def write_inversion(inversion: Inversion, folder: Path) -> Path:
 
     Returns:
         The report.
+
+    Raises:
+        OutputError: another process is writing to the folder, or it cannot be written to.
     """
+    with writing_in(folder):
+        return _written(inversion, folder)
+
+
+def _written(inversion: Inversion, folder: Path) -> Path:
     figures = {"curves": draw_curves(inversion), "similarity": draw_similarity(inversion)}
     drawings = {name: svg_of(figure) for name, figure in figures.items() if figure is not None}
     texts = {

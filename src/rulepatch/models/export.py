@@ -15,7 +15,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import TensorArgument
 
 from rulepatch.errors import MissingExtraError, ModelError, RulepatchError
-from rulepatch.files import atomic_path
+from rulepatch.files import check_writable, write_file
 from rulepatch.forward import inference
 from rulepatch.models.classifier import Classifier
 
@@ -44,22 +44,25 @@ def export(model: Classifier, path: Path) -> None:
     Raises:
         MissingExtraError: ONNX is not installed.
         ModelError: the network cannot be exported.
+        OutputError: the file cannot be written.
     """
     check_libraries(path)
+    check_writable(path, size=sum(tensor.nbytes for tensor in model.module.state_dict().values()))
     example = (model.example().expand(2, -1, -1, -1).contiguous(),)
     try:
-        with _program_of(model) as program, atomic_path(path) as unfinished:
+        with _program_of(model) as program, io.BytesIO() as made:  # torch ends the process on a full disk
             if path.suffix == ".pt2":
                 exported = torch.export.export(program, example, dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
                 _name_output(exported)
-                torch.export.save(exported, str(unfinished), extra_files={ABOUT: json.dumps(about(model))})
+                torch.export.save(exported, made, extra_files={ABOUT: json.dumps(about(model))})
             else:
                 named: dict[str, Any] = {"input_names": [INPUT], "output_names": [OUTPUT]}
                 shapes = ({0: BATCH},)
-                made = torch.onnx.export(program, example, dynamic_shapes=shapes, dynamo=True, verbose=False, **named)
-                assert made is not None
-                made.model.metadata_props.update({key: json.dumps(value) for key, value in about(model).items()})
-                made.save(str(unfinished))
+                onnx = torch.onnx.export(program, example, dynamic_shapes=shapes, dynamo=True, verbose=False, **named)
+                assert onnx is not None
+                onnx.model.metadata_props.update({key: json.dumps(value) for key, value in about(model).items()})
+                made.write(onnx.model_proto.SerializeToString())
+            content = made.getvalue()
     except Exception as error:  # of the network's own code, of torch
         if isinstance(error, RulepatchError):
             raise
@@ -68,6 +71,7 @@ def export(model: Classifier, path: Path) -> None:
             f"expected a network that torch can export but {model.name} is none ({reason}); "
             "write a weights file (.safetensors) or use it from Python"
         ) from error
+    write_file(path, content)
 
 
 def about(model: Classifier) -> dict[str, Any]:

@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from rulepatch.files import atomic_path
+from rulepatch.files import make_folder, write_file, write_tensors
 
 __all__ = ["write_adapter"]
 
@@ -21,6 +20,9 @@ def write_adapter(factors: Mapping[str, Sequence[tuple[Tensor, Tensor]]], module
         factors: of each layer's changes, by its path: A, (q, c_in, y, x), and B, (c_out, q); y = x = 1 if it is linear.
         module: the network that they are changes of.
         folder: output folder; created if missing.
+
+    Raises:
+        OutputError: it cannot be written to.
     """
     rank = max(sum(len(read) for read, _ in each) for each in factors.values())
     tensors = {}
@@ -44,8 +46,6 @@ def write_adapter(factors: Mapping[str, Sequence[tuple[Tensor, Tensor]]], module
         "target_modules": "|".join(re.escape(site) for site in factors),
         "inference_mode": True,
     }
-    folder.mkdir(exist_ok=True)
-    with atomic_path(folder / "adapter_model.safetensors") as unfinished:
-        save_file(tensors, unfinished, metadata={"format": "pt"})
-    with atomic_path(folder / "adapter_config.json") as unfinished:
-        Path(unfinished).write_text(json.dumps(config, indent=2), encoding="utf-8")
+    make_folder(folder)
+    write_tensors(folder / "adapter_model.safetensors", tensors, {"format": "pt"})
+    write_file(folder / "adapter_config.json", json.dumps(config, indent=2))

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from rulepatch.errors import ModelError, RulepatchWarning, SettingError, warn
-from rulepatch.forward import run
+from rulepatch.errors import ModelError, RulepatchWarning, SettingError, reason_of, warn
+from rulepatch.forward import device_named, run
 from rulepatch.models.checkpoints import read_state
 from rulepatch.models.classes import Classes
 from rulepatch.models.classifier import Classifier
@@ -128,6 +128,7 @@ def load_model(name: str, *, weights: Path | str | None = None, device: str | to
         >>> model.preprocess.input_size, len(model.classes) >= 8
         ((64, 64), True)
     """
+    device_named(device)
     given = build(name, pretrained=weights is None)
     if weights is not None:
         load_weights(given.module, Path(weights), given.translate)
@@ -145,13 +146,15 @@ def placed(module: nn.Module, device: str | torch.device | None) -> nn.Module:
         device: where to put it; the CPU if None.
 
     Raises:
-        SettingError: no such device.
+        SettingError: no such device, or it cannot hold the network.
     """
+    place = device_named(device)
     try:
-        return module.to(device or "cpu")
-    except (AssertionError, RuntimeError) as error:  # torch defines no exception type for it
-        reason = str(error).partition("\n")[0]
-        raise SettingError(f"expected a device that is here, such as cpu, but got {str(device)!r} ({reason})") from None
+        return module.to(place)
+    except RuntimeError as error:  # such as for want of memory
+        raise SettingError(
+            f"expected a device that can hold the network but got {device} ({reason_of(error)})"
+        ) from None
 
 
 def load_skeleton(name: str) -> Classifier:

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_model
+from safetensors.torch import _remove_duplicate_names
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from rulepatch.errors import WeightsError, reason_of, warn
-from rulepatch.files import atomic_path
+from rulepatch.files import check_writable, write_tensors
 from rulepatch.models.checkpoints import Checkpoint, Entry, read_checkpoint
 from rulepatch.models.fitting import Fit, fits
 from rulepatch.text import plural
@@ -88,17 +88,19 @@ def save_weights(module: nn.Module, path: Path) -> None:
         path: the file.
 
     Raises:
-        OutputError: its folder does not exist, or it is a folder itself.
+        OutputError: it cannot be written there.
         WeightsError: the state holds what is no tensor, such as the weights of a quantised layer.
     """
-    others = [key for key, value in module.state_dict().items() if not isinstance(value, Tensor)]
+    state = module.state_dict()
+    others = [key for key, value in state.items() if not isinstance(value, Tensor)]
     if others:
         raise WeightsError(
             f"expected a state dict of tensors but {_such_as(others)} of {type(module).__name__} is none, and "
             "safetensors holds nothing else; save the network's state_dict() with torch.save"
         )
-    with atomic_path(path) as unfinished:
-        save_model(module, str(unfinished))
+    check_writable(path, size=sum(tensor.nbytes for tensor in state.values()))
+    left_out = {name: kept for kept, names in _remove_duplicate_names(state).items() for name in names}
+    write_tensors(path, {name: tensor for name, tensor in state.items() if name not in left_out}, left_out)
 
 
 def refuse_unsound(module: nn.Module, name: str) -> None:

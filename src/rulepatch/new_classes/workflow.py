@@ -11,7 +11,7 @@ from rulepatch.core.exemplars import Exemplar
 from rulepatch.data.folders import ImageSet
 from rulepatch.data.run import Run
 from rulepatch.errors import FolderError
-from rulepatch.files import check_writable
+from rulepatch.files import check_writable, write_somewhere
 from rulepatch.models.classifier import Classifier
 from rulepatch.new_classes.editor import new_class
 from rulepatch.new_classes.evaluate import NewClassEvaluation, evaluate_new_class
@@ -96,7 +96,7 @@ def add_class(
     check_writable(out)
     sides = None if tests is None else _sides(model, name, tests)
     edit = new_class(model, exemplars, name, run=run, **further)
-    edit.save(out)
+    write_somewhere(edit.save, out)
     if sides is None:
         return NewClassRun(edit, out)
     positives, others = sides

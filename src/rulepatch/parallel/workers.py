@@ -5,6 +5,7 @@ if one worker dies, and on Dask hangs.
 """
 
 import logging
+import os
 import signal
 import sys
 import threading
@@ -20,6 +21,7 @@ from joblib.externals.loky.process_executor import BrokenProcessPool
 from tqdm import tqdm
 
 from rulepatch.errors import MissingExtraError, RulepatchWarning, SettingError, WorkerError, reason_of
+from rulepatch.unfinished import remove_unfinished
 
 __all__ = ["LOCAL", "Lost", "Workers"]
 
@@ -173,8 +175,15 @@ class Workers:
 def _begin() -> None:
     """Initializer of worker processes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process handles Ctrl-C
+    signal.signal(signal.SIGTERM, _end)
     process_executor._MAX_MEMORY_LEAK_SIZE = sys.maxsize  # caches are not a memory leak
     tqdm.set_lock(threading.RLock())  # tqdm's own is shared and stays locked if a worker dies
+
+
+def _end(number: int, _: object) -> None:
+    """End this process at once, but for what it is writing; the main process tells that its work is lost."""
+    remove_unfinished()
+    os._exit(128 + number)
 
 
 def _connect(stack: ExitStack, count: int, address: str) -> Any:

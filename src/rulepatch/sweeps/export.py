@@ -1,5 +1,6 @@
 """Tables of records, for other programs: nested JSON made flat, as Parquet or comma-separated values."""
 
+import io
 import json
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any
 
 from rulepatch.errors import MissingExtraError, SettingError
 from rulepatch.escaping import for_terminal
-from rulepatch.files import atomic_path, check_writable
+from rulepatch.files import check_writable, write_file
 from rulepatch.sweeps.store import Record, read_records
 from rulepatch.text import Table
 
@@ -100,13 +101,14 @@ def export_records(store: Path | str, path: Path | str) -> int:
     arrow = _arrow() if suffix == ".parquet" else None
     records = read_records(Path(store))
     rows = rows_of(records)
-    with atomic_path(path) as unfinished:
-        if arrow is None:
-            unfinished.write_text(Table.of(rows).to_csv(), encoding="utf-8")
-        else:
-            table, write = arrow
-            texts = [{k: for_terminal(v) if isinstance(v, str) else v for k, v in row.items()} for row in rows]
-            write(table.from_pylist(texts), unfinished)
+    if arrow is None:
+        write_file(path, Table.of(rows).to_csv())
+    else:
+        table, write = arrow
+        texts = [{k: for_terminal(v) if isinstance(v, str) else v for k, v in row.items()} for row in rows]
+        with io.BytesIO() as made:
+            write(table.from_pylist(texts), made)
+            write_file(path, made.getvalue())
     return len(records)
 
 

@@ -15,6 +15,7 @@ import torch
 
 from rulepatch.data.run import Run
 from rulepatch.errors import SettingError
+from rulepatch.files import check_writable, writing_to
 from rulepatch.parallel.workers import Lost, Workers
 from rulepatch.progress import Bar, steps
 from rulepatch.sweeps.eta import Forecast
@@ -137,9 +138,10 @@ def sweep(
     if tries < 1:
         raise SettingError(f"expected at least 1 try but got {tries}; raise it")
     store = Path(store)
+    check_writable(store)
     jobs = jobs_of(_plan(plan), device=device, progress=run.progress)
     start = perf_counter()
-    with Workers(_count(workers, device), dask=dask) as at_work, Store(store) as kept:
+    with writing_to(store), Workers(_count(workers, device), dask=dask) as at_work, Store(store) as kept:
         before, attempts = kept.done(), kept.attempts()
         pending = [job for job in jobs if job.key not in before]
         done, told = 0, 0

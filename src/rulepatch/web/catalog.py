@@ -4,7 +4,7 @@ import copy
 import tempfile
 import threading
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,8 +14,10 @@ from PIL import Image
 from rulepatch.concepts.segment import Segmenter, load_segmenter
 from rulepatch.concepts.stylize import styles
 from rulepatch.data.folders import ImageSet
+from rulepatch.data.picture_files import pictures_under
 from rulepatch.errors import FolderError, RulepatchError, SettingError
 from rulepatch.experiments.demo import write_pictures
+from rulepatch.forward import device_named
 from rulepatch.models.classifier import Classifier
 from rulepatch.models.registry import load_model
 from rulepatch.playground.scenes import TRAIN_STYLES
@@ -59,7 +61,9 @@ class Catalog:
         device: where models run.
 
     Raises:
-        FolderError: a folder is missing, or models are named without a reference set.
+        FolderError: a folder is missing or empty, tests have no labels, or models are named without a reference set.
+        ModelError: there is no such model.
+        SettingError: there is no such segmenter, or no such device.
     """
 
     def __init__(
@@ -75,8 +79,8 @@ class Catalog:
     ) -> None:
         given = {"reference": reference, "tests": tests, "clean": clean, "validation": validation}
         for name, folder in given.items():
-            if folder is not None and not folder.is_dir():
-                raise FolderError(f"expected a folder for --{name} but {folder} is none; check the path")
+            if folder is not None:
+                _check(name, folder)
         if models and reference is None:
             raise FolderError(
                 f"expected images whose treatment should stay, to edit {', '.join(models)}, but got none; name their "
@@ -84,11 +88,18 @@ class Catalog:
             )
         self.models = tuple(dict.fromkeys([PLAYGROUND, *models]))
         self._folders = {name: folder for name, folder in given.items() if folder is not None}
-        self._segmenter, self._device = segmenter, device
+        device_named(device)
+        self._device = device
+        self._segmenter = None if segmenter is None else load_segmenter(segmenter, device=device)
         self._playground = tempfile.TemporaryDirectory(prefix="rulepatch-", ignore_cleanup_errors=True)
         self._loaded: dict[str, tuple[Classifier, Place]] = {}
         self._lock = threading.Lock()
         self._textures = tuple((each.name, each.picture) for each in styles() if each.picture is not None)
+        with ExitStack() as begun:
+            begun.callback(self.close)
+            for model in models:  # what cannot be shown is said now, not to the first visitor
+                self.set_up(model)[0].close()
+            begun.pop_all()
 
     def close(self) -> None:
         """Remove the playground's images and release the models."""
@@ -126,8 +137,7 @@ class Catalog:
 
     def _place(self, model: str) -> Place:
         named = {name: str(folder) for name, folder in self._folders.items()}
-        segmenter = None if self._segmenter is None else load_segmenter(self._segmenter, device=self._device)
-        return Place(Sources(model, **named), self._folders, segmenter, self._textures)
+        return Place(Sources(model, **named), self._folders, self._segmenter, self._textures)
 
     def _playground_place(self, model: Classifier) -> Place:
         root = Path(self._playground.name)
@@ -137,6 +147,20 @@ class Catalog:
         own = tuple((ground, _drawn(ground, seed)) for ground in GROUNDS for seed in range(2))
         folders = {name: root / name for name in names}
         return Place(sources, folders, load_segmenter("playground"), own + self._textures)
+
+
+def _check(name: str, folder: Path) -> None:
+    """Refuse a folder that no model can be shown."""
+    if not folder.is_dir():
+        raise FolderError(f"expected a folder for --{name} but {folder} is none; check the path")
+    pictures = pictures_under(folder).pictures
+    if not pictures:
+        raise FolderError(f"expected images in {folder} for --{name} but found none; put them there")
+    if name in {"tests", "validation"} and any(path.parent == folder for path in pictures):
+        raise FolderError(
+            f"expected labelled images for --{name} but those in {folder} have no labels; put them into a folder for "
+            "each class"
+        )
 
 
 def _drawn(ground: str, seed: int) -> Image.Image:

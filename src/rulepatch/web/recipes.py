@@ -1,5 +1,6 @@
 """What was done at a workbench, and how to do it again: by the command line, from Python, elsewhere."""
 
+import io
 import tempfile
 import zipfile
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ from typing import Any
 from rulepatch.core.edit import Edit
 from rulepatch.core.exemplars import Exemplar
 from rulepatch.data.exemplar_folders import write_exemplar
-from rulepatch.files import atomic_path
+from rulepatch.files import write_file
 from rulepatch.methods import Rewrite
 from rulepatch.settings import written
 from rulepatch.text import command_line
@@ -200,11 +201,13 @@ def write_bundle(state: State, sources: Sources, path: Path) -> None:
             step.edit.save(root / f"{step.stem}.safetensors")
             for number, exemplar in enumerate(step.draft.exemplars if step.draft else (), start=1):
                 write_exemplar(exemplar, root / step.stem / f"{number:03}")  # in the order of their names
-        (root / "commands.sh").write_text(commands(state, sources) + "\n", encoding="utf-8")
-        (root / "program.py").write_text(program(state, sources) + "\n", encoding="utf-8")
-        with atomic_path(path) as unfinished, zipfile.ZipFile(unfinished, "w", zipfile.ZIP_DEFLATED) as archive:
-            for file in sorted(root.rglob("*")):
-                archive.write(file, file.relative_to(root))
+        write_file(root / "commands.sh", commands(state, sources) + "\n")
+        write_file(root / "program.py", program(state, sources) + "\n")
+        with io.BytesIO() as made:
+            with zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED) as archive:
+                for file in sorted(root.rglob("*")):
+                    archive.write(file, file.relative_to(root))
+            write_file(path, made.getvalue())
 
 
 def _options(draft: Draft, sources: Sources) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from rulepatch.editors.assembling import masked_errors
 from rulepatch.editors.multi_rule import SEPARATE, Rule, solve_rules
 from rulepatch.editors.problem import build_problem, record_exemplars
 from rulepatch.errors import SettingError
-from rulepatch.files import check_writable
+from rulepatch.files import check_writable, write_somewhere
 from rulepatch.methods import Rewrite
 from rulepatch.models.classifier import Classifier
 from rulepatch.text import Table
@@ -177,7 +177,7 @@ def compose_files(
     if model is not None and reference is not None:
         reference = ImageSet.of(reference, model.classes, leave_out=leave_out)
     found = compose(model, edits, reference=reference, exemplars=exemplars, run=run, **settings)
-    found.edit.save(out)
+    write_somewhere(found.edit.save, out)
     return found
 
 

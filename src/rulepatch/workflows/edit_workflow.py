@@ -18,7 +18,7 @@ from rulepatch.evaluation.evaluate import evaluate, outcomes_of
 from rulepatch.evaluation.outcomes import Outcomes
 from rulepatch.evaluation.set_checks import trusted
 from rulepatch.evaluation.suppressed import Suppressed, listed, suppressed_by, told_of
-from rulepatch.files import check_writable
+from rulepatch.files import check_writable, write_somewhere
 from rulepatch.methods import MAX_DROP, Method, Rewrite
 from rulepatch.models.classifier import Classifier
 from rulepatch.site_search.result import Search
@@ -201,7 +201,7 @@ def run_edit(
             if measured.drop > limits.max_drop:
                 _refuse(measured, limits.max_drop, allowed=limits.allow_damage)
         suppressed = _suppressed(model, edit, kept, measured)
-    edit.save(out)
+    write_somewhere(edit.save, out)
     return EditRun(edit, out, seconds, measured, suppressed=suppressed)
 
 
@@ -270,7 +270,7 @@ def _make_by_search(
     if found.edit is None:
         raise found.refusal("give other exemplars, labelled validation images, or a larger budget")
     suppressed = _suppressed(model, found.edit, reference, None)
-    found.edit.save(out)
+    write_somewhere(found.edit.save, out)
     return EditRun(found.edit, out, seconds, search=found, suppressed=suppressed)
 
 

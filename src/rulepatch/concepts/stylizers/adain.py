@@ -14,7 +14,6 @@ from torch import Tensor
 from rulepatch.concepts.stylize import NoSettings, Style, finished, picture_of_style, stylizer
 from rulepatch.concepts.stylizers.networks import (
     Chain,
-    device_named,
     pairs_named,
     picture,
     pixels,
@@ -23,6 +22,7 @@ from rulepatch.concepts.stylizers.networks import (
 )
 from rulepatch.digests import digest_of_tensors
 from rulepatch.errors import WeightsError
+from rulepatch.forward import device_named
 
 __all__ = ["AdaIN", "adain", "load"]
 

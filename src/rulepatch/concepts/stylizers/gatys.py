@@ -17,7 +17,6 @@ from rulepatch.concepts.stylize import Style, finished, picture_of_style, styliz
 from rulepatch.concepts.stylizers.networks import (
     ENCODER,
     Chain,
-    device_named,
     picture,
     pixels,
     read_chain,
@@ -25,6 +24,7 @@ from rulepatch.concepts.stylizers.networks import (
 )
 from rulepatch.digests import digest_of_tensors
 from rulepatch.errors import WeightsError, reason_of
+from rulepatch.forward import device_named
 from rulepatch.progress import Bar
 from rulepatch.settings import Settings
 

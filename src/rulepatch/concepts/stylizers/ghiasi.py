@@ -15,10 +15,11 @@ from PIL import Image
 
 from rulepatch.concepts.stylize import NoSettings, Style, finished, picture_of_style, stylizer
 from rulepatch.concepts.stylizers.ghiasi_networks import Predictor, Transformer
-from rulepatch.concepts.stylizers.networks import device_named, pairs_named, picture, pixels, wide_enough
+from rulepatch.concepts.stylizers.networks import pairs_named, picture, pixels, wide_enough
 from rulepatch.concepts.stylizers.tfjs import TfjsModel, read_tfjs
 from rulepatch.digests import digest_of_tensors
 from rulepatch.errors import WeightsError
+from rulepatch.forward import device_named
 
 __all__ = ["Ghiasi", "load"]
 

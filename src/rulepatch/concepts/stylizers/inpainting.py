@@ -17,9 +17,9 @@ from pydantic import Field, field_validator
 from torch import nn
 
 from rulepatch.concepts.stylize import Style, check_parts, finished, stylizer
-from rulepatch.concepts.stylizers.networks import device_named
 from rulepatch.digests import digest_of_json, digest_of_tensors
 from rulepatch.errors import MissingExtraError, SettingError, WeightsError, reason_of
+from rulepatch.forward import device_named
 from rulepatch.settings import Settings
 
 __all__ = ["Inpainting", "InpaintingSettings", "load"]

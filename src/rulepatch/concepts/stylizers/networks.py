@@ -10,10 +10,10 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rulepatch.errors import ImageError, SettingError, WeightsError
+from rulepatch.errors import ImageError, WeightsError
 from rulepatch.models.registry import read_state
 
-__all__ = ["ENCODER", "Chain", "device_named", "pairs_named", "picture", "pixels", "read_chain", "wide_enough"]
+__all__ = ["ENCODER", "Chain", "pairs_named", "picture", "pixels", "read_chain", "wide_enough"]
 
 ENCODER = (0, 2, 5, 7, 10, 12, 14, 16, 19, 21, 23, 25, 28)
 """Indices of VGG19's convolutions up to the first of its fifth stage, in torchvision's `features`."""
@@ -113,28 +113,6 @@ def read_chain(
         weights.append((weight, bias))
         channels = weight.shape[0]
     return Chain(weights, resized, between=between, mirrored=mirrored, last_relu=last_relu).eval()
-
-
-def device_named(name: str | None) -> torch.device:
-    """The device of a name; the CPU if None.
-
-    Returns:
-        The device; a tensor was put there to see that it can be.
-
-    Raises:
-        SettingError: no such device here.
-
-    Examples:
-        >>> device_named(None)
-        device(type='cpu')
-    """
-    try:
-        device = torch.device(name or "cpu")
-        torch.zeros(1, device=device)
-    except (AssertionError, RuntimeError) as error:  # torch has no type of its own for it
-        reason = str(error).partition("\n")[0]
-        raise SettingError(f"expected a device that is here, such as cpu, but got {name!r} ({reason})") from None
-    return device
 
 
 def pairs_named(rest: str) -> list[tuple[Path, Path]]:
