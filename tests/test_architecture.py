@@ -22,10 +22,22 @@ FILES = sorted(SOURCE.rglob("*.py"))
 # From the lowest layer up. Packages of one layer do not import each other.
 LAYERS = [
     {
-        *("errors", "chance", "collectives", "colours", "digests", "files", "forward", "images", "lazy", "mask_values"),
+        *(
+            "errors",
+            "chance",
+            "collectives",
+            "colours",
+            "digests",
+            "files",
+            "forms",
+            "forward",
+            "images",
+            "lazy",
+            "mask_values",
+        ),
         "masks",
-        *("memory", "methods", "notebook", "pixels", "progress", "registry", "settings", "text"),
-        *("thumbnails", "timing", "wrappers"),
+        *("memory", "methods", "notebook", "pixels", "progress", "reading", "registry", "settings"),
+        *("tensors", "text", "thumbnails", "timing", "wrappers"),
     },
     {"tracing", "models", "records"},
     {"core"},
