@@ -74,8 +74,8 @@ def opened(path: Path, error: Error, *, most: int) -> Iterator[tuple[BinaryIO, i
     except (OSError, ValueError) as reason:
         why = getattr(reason, "strerror", None) or reason
         raise error(f"expected a file at {path} but it cannot be read ({why}); check the path") from None
-    with open(number, "rb") as file:  # noqa: PTH123 - of the descriptor, so that what is looked at is what is read
-        about = os.fstat(number)
+    try:
+        about = os.fstat(number)  # of what is read, whatever takes its place meanwhile
         if not stat.S_ISREG(about.st_mode):
             raise error(f"expected a file at {path} but it cannot be read (it is a folder or a device); name another")
         if about.st_size > most:
@@ -83,13 +83,16 @@ def opened(path: Path, error: Error, *, most: int) -> Iterator[tuple[BinaryIO, i
                 f"expected a file of at most {most:,} bytes at {path} but it cannot be read (it has "
                 f"{about.st_size:,}); name another"
             )
-        try:
+        with open(number, "rb", closefd=False) as file:
             yield file, about.st_size
-        except RulepatchError:
-            raise
-        except OSError as reason:
-            why = reason.strerror or reason
-            raise error(f"expected a file at {path} but it cannot be read ({why}); get a sound copy") from None
+    except RulepatchError:
+        raise
+    except OSError as reason:
+        raise error(
+            f"expected a file at {path} but it cannot be read ({reason.strerror or reason}); get a sound copy"
+        ) from None
+    finally:
+        os.close(number)
 
 
 def read_bytes(path: Path, error: Error, *, most: int = MOST_BYTES) -> bytes:
@@ -182,7 +185,7 @@ def parse_json(
             raise _RefusedError(f"more than {most:,} characters")
         return json.loads(text, object_pairs_hook=_once)
 
-    return _read(read, what, place, error, free=free)
+    return _read(read, what, place, error, free=free, nan=free)
 
 
 def read_toml(path: Path, error: Error, *, what: str = "TOML") -> dict[str, Any]:
@@ -194,7 +197,7 @@ def read_toml(path: Path, error: Error, *, what: str = "TOML") -> dict[str, Any]
         what: is expected, for the message.
 
     Returns:
-        Dictionaries, lists, texts, finite numbers, truth values; no dates.
+        Dictionaries, lists, texts, numbers (perhaps NaN: who needs one says so), truth values; no dates.
 
     Raises:
         RulepatchError: see `opened`; or it is no TOML, or something that is not taken.
@@ -211,7 +214,7 @@ def read_toml(path: Path, error: Error, *, what: str = "TOML") -> dict[str, Any]
                 raise _RefusedError(f"a key of more than {MOST_PARTS} parts")
         return tomllib.loads(text)
 
-    found: dict[str, Any] = _read(read, what, str(path), error)
+    found: dict[str, Any] = _read(read, what, str(path), error, nan=True)
     return found
 
 
@@ -310,11 +313,13 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _read(read: Callable[[], Any], what: str, place: str, error: Error, *, free: bool = False) -> Any:
+def _read(
+    read: Callable[[], Any], what: str, place: str, error: Error, *, free: bool = False, nan: bool = False
+) -> Any:
     """What a library reads, if it is sound, or a sentence."""
     try:
         found = read()
-        _refuse_unsound(found, free=free)
+        _refuse_unsound(found, free=free, nan=nan)
         return found
     except RecursionError:
         reason = f"it is nested deeper than {DEEPEST}"
@@ -326,7 +331,7 @@ def _read(read: Callable[[], Any], what: str, place: str, error: Error, *, free:
 _NO_TEXT = re.compile("[\\x00\\ud800-\\udfff]")
 
 
-def _refuse_unsound(found: Any, *, free: bool) -> None:
+def _refuse_unsound(found: Any, *, free: bool, nan: bool) -> None:
     """Refuse what no text of ours holds, however deep it lies."""
     left: list[tuple[Any, int]] = [(found, 0)]
     while left:
@@ -345,5 +350,5 @@ def _refuse_unsound(found: Any, *, free: bool) -> None:
             pass
         elif not isinstance(value, int | float):
             raise _RefusedError(f"{str(value)[:60]} is no text; put it in quotes")
-        elif not abs(value) <= LARGEST and not (free and isinstance(value, float)):
+        elif not abs(value) <= LARGEST and not (nan and isinstance(value, float)):
             raise _RefusedError(f"the number {value:g}" if isinstance(value, float) else "a number that is too large")
