@@ -55,13 +55,14 @@ def is_regular(path: Path) -> bool:
 
 
 @contextmanager
-def opened(path: Path, error: Error, *, most: int) -> Iterator[tuple[BinaryIO, int]]:
+def opened(path: Path, error: Error, *, most: int, what: str = "a file") -> Iterator[tuple[BinaryIO, int]]:
     """Open a regular file for reading.
 
     Args:
         path: the file; links are followed.
         error: what to raise.
         most: bytes that it may have.
+        what: is expected, for the message.
 
     Yields:
         The file, and its size.
@@ -73,14 +74,14 @@ def opened(path: Path, error: Error, *, most: int) -> Iterator[tuple[BinaryIO, i
         number = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     except (OSError, ValueError) as reason:
         why = getattr(reason, "strerror", None) or reason
-        raise error(f"expected a file at {path} but it cannot be read ({why}); check the path") from None
+        raise error(f"expected {what} at {path} but it cannot be read ({why}); check the path") from None
     try:
         about = os.fstat(number)  # of what is read, whatever takes its place meanwhile
         if not stat.S_ISREG(about.st_mode):
-            raise error(f"expected a file at {path} but it cannot be read (it is a folder or a device); name another")
+            raise error(f"expected {what} at {path} but it cannot be read (it is a folder or a device); name another")
         if about.st_size > most:
             raise error(
-                f"expected a file of at most {most:,} bytes at {path} but it cannot be read (it has "
+                f"expected {what} of at most {most:,} bytes at {path} but it cannot be read (it has "
                 f"{about.st_size:,}); name another"
             )
         with open(number, "rb", closefd=False) as file:
@@ -89,27 +90,28 @@ def opened(path: Path, error: Error, *, most: int) -> Iterator[tuple[BinaryIO, i
         raise
     except OSError as reason:
         raise error(
-            f"expected a file at {path} but it cannot be read ({reason.strerror or reason}); get a sound copy"
+            f"expected {what} at {path} but it cannot be read ({reason.strerror or reason}); get a sound copy"
         ) from None
     finally:
         os.close(number)
 
 
-def read_bytes(path: Path, error: Error, *, most: int = MOST_BYTES) -> bytes:
+def read_bytes(path: Path, error: Error, *, what: str = "a file", most: int = MOST_BYTES) -> bytes:
     """The contents of a regular file.
 
     Args:
         path: the file; links are followed.
         error: what to raise.
+        what: is expected, for the message.
         most: bytes that it may have.
 
     Raises:
         RulepatchError: see `opened`.
     """
-    with opened(path, error, most=most) as (file, _):
+    with opened(path, error, most=most, what=what) as (file, _):
         content = file.read(most + 1) or b""
     if len(content) > most:  # of those in /proc no size is told
-        raise error(f"expected a file of at most {most:,} bytes at {path} but it has more; name another")
+        raise error(f"expected {what} of at most {most:,} bytes at {path} but it has more; name another")
     return content
 
 
@@ -126,7 +128,7 @@ def read_text(path: Path, error: Error, *, what: str = "text", most: int = MOST_
         RulepatchError: see `opened`; or it is no UTF-8.
     """
     try:
-        return read_bytes(path, error, most=most).decode("utf-8-sig")
+        return read_bytes(path, error, what=what, most=most).decode("utf-8-sig")
     except UnicodeDecodeError as reason:
         raise error(
             f"expected {what} at {path} but it cannot be read (no UTF-8 at byte {reason.start}); save it as UTF-8"

@@ -68,7 +68,7 @@ def read_tensors(
     def damaged(reason: str) -> NoReturn:
         raise error(f"expected {what} at {path} but it is damaged or of another kind ({reason}); get a sound copy")
 
-    with opened(path, error, most=most) as (file, size):
+    with opened(path, error, most=most, what=what) as (file, size):
         length = int.from_bytes(_bytes(file, 8), "little")
         if not 0 < length <= min(MOST_HEADER, size - 8):
             damaged("no header of safetensors")
