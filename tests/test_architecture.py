@@ -22,9 +22,9 @@ FILES = sorted(SOURCE.rglob("*.py"))
 # From the lowest layer up. Packages of one layer do not import each other.
 LAYERS = [
     {
-        *("errors", "chance", "collectives", "colours", "digests", "escaping", "files", "forward", "images", "lazy"),
-        *("mask_values", "masks"),
-        *("memory", "methods", "notebook", "pixels", "progress", "registry", "settings", "text"),
+        *("errors", "chance", "collectives", "colours", "digests", "escaping", "files", "forms", "forward", "images"),
+        *("lazy", "mask_values", "masks"),
+        *("memory", "methods", "notebook", "pixels", "progress", "reading", "registry", "settings", "tensors", "text"),
         *("thumbnails", "timing", "trust", "unfinished", "wrappers"),
     },
     {"tracing", "models", "records"},
@@ -141,6 +141,64 @@ def test_no_file_loads_pickles():
         for line in path.read_text(encoding="utf-8").splitlines():
             assert not re.search(r"import pickle|pickle\.load|joblib\.load|allow_pickle=True", line), path
             assert "torch.load(" not in line or "weights_only=True" in line, path
+
+
+DOORS = {
+    "json.load": {"reading.py"},
+    "json.loads": {"reading.py"},
+    "tomllib": {"reading.py"},
+    "yaml": {"reading.py"},
+    "safetensors.torch.load": set(),
+    "safetensors.torch.load_file": set(),
+    "safetensors.safe_open": {"activations.py"},  # of a temporary file of its own
+    "torch.load": {"checkpoints.py"},
+    "sqlite3.connect": {"store.py"},
+    "PIL.Image.open": {"images.py", "picture_files.py"},
+    "pandas": set(),
+    "pickle": set(),
+    "numpy.load": {"masks.py"},  # arrays of pixels
+}
+"""What reads files or texts of others, and the files that may use it."""
+
+
+def used_names(path: Path) -> set[str]:
+    """Dotted names of what a file uses of other libraries, and of what they are in, however it imports them."""
+    tree, called, found = tree_of(path), {}, set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            called |= {alias.asname or alias.name.partition(".")[0]: alias.name for alias in node.names if alias.asname}
+            called |= {alias.name.partition(".")[0]: alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            called |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
+    for node in ast.walk(tree):
+        parts: list[str] = []
+        while isinstance(node, ast.Attribute):
+            parts, node = [node.attr, *parts], node.value
+        if isinstance(node, ast.Name) and node.id in called:
+            names = [called[node.id], *parts]
+            found |= {".".join(names[: i + 1]) for i in range(len(names))}
+    return found
+
+
+def test_what_others_wrote_comes_in_through_the_doors():
+    for path in FILES:
+        past = {name for name in used_names(path) & DOORS.keys() if path.name not in DOORS[name]}
+        assert not past, f"{path.name} uses {', '.join(past)}; see reading.py, tensors.py and images.py"
+
+
+def test_a_way_around_the_doors_would_be_found(tmp_path):
+    texts = {
+        "json.loads": "import json as j\nj.loads('1')",
+        "json.load": "from json import load as read\nread(0)",
+        "tomllib": "def f():\n    import tomllib\n    tomllib.loads('')",
+        "PIL.Image.open": "from PIL import Image\nImage.open('a')",
+        "torch.load": "import torch\nx = torch.load",
+    }
+    for name, text in texts.items():
+        (tmp_path / f"{name}.py").write_text(text)
+        assert name in used_names(tmp_path / f"{name}.py"), name
+    (tmp_path / "fine.py").write_text("import json, torch\njson.dumps(torch.ones(1).tolist())")
+    assert not used_names(tmp_path / "fine.py") & DOORS.keys()
 
 
 def exporting_packages():

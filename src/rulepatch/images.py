@@ -21,6 +21,7 @@ from PIL.PngImagePlugin import PngInfo
 from rulepatch.errors import ImageError
 from rulepatch.files import write_file
 from rulepatch.pixels import eight_bits, image_of_array, white_of
+from rulepatch.reading import read_bytes
 
 __all__ = [
     "FORMATS",
@@ -32,6 +33,7 @@ __all__ = [
     "cover",
     "decoded",
     "has_alpha",
+    "image_bytes",
     "in_mode",
     "read_image",
     "write_image",
@@ -69,6 +71,9 @@ _ORIENTING = {"exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"}
 MOST_BYTES = 400_000_000
 """Most memory for what an image is decoded and converted in: 89 million pixels in RGB, 50 with transparency."""
 
+MOST_OF_A_FILE = 2**29
+"""Bytes of an image's file."""
+
 STRIP = 2**20
 """Pixels that are converted at a time."""
 
@@ -92,6 +97,20 @@ def read_image(source: Path | str | bytes, *, under: str = "white", alpha: bool 
     name = "the image" if isinstance(source, bytes) else str(source)
     with _in_sentences(name):
         return _in_kept_mode(_upright(_opened(source)), under, alpha)
+
+
+def image_bytes(path: Path) -> bytes:
+    """The bytes of an image's file, unread.
+
+    Args:
+        path: a regular file of at most `MOST_OF_A_FILE` bytes; links are followed.
+
+    Raises:
+        ImageError: there is none, or it cannot be read.
+    """
+    if not path.exists() and not path.is_symlink():
+        raise ImageError(f"expected an image at {path} but there is no such file; check the path")
+    return read_bytes(path, ImageError, what="an image", most=MOST_OF_A_FILE)
 
 
 def as_image(source: Any, *, under: str = "white", alpha: bool = False, name: str = "the image") -> Image.Image:
@@ -259,9 +278,7 @@ def _in_sentences(name: str) -> Iterator[None]:
     try:
         yield
     except ImageError as error:
-        raise ImageError(f"{error} ({name})") from None
-    except FileNotFoundError:
-        raise ImageError(f"expected an image at {name} but there is no such file; check the path") from None
+        raise (error if name in str(error) else ImageError(f"{error} ({name})")) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise ImageError(
             f"expected an image of at most {Image.MAX_IMAGE_PIXELS} pixels but {name} has more; make it smaller"
@@ -281,7 +298,7 @@ def _strict_of_size_alone() -> Iterator[None]:
 
 
 def _opened(source: Path | str | bytes) -> Image.Image:
-    content = source if isinstance(source, bytes) else Path(source).read_bytes()
+    content = source if isinstance(source, bytes) else image_bytes(Path(source))
     with _strict_of_size_alone():
         return Image.open(io.BytesIO(content), formats=[kind for kind in FORMATS if kind in Image.OPEN])
 

@@ -63,6 +63,12 @@ NAMES = [
     "x" * 5000,
 ]  # fmt: skip
 
+
+def with_names(names):
+    """A test for each of some names, which go by number: not every terminal and library takes them."""
+    return pytest.mark.parametrize("name", names, ids=[str(NAMES.index(each)) for each in names])
+
+
 CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
@@ -101,14 +107,14 @@ def drawn(figure: Figure) -> str:
     return text.getvalue()
 
 
-@pytest.mark.parametrize("name", NAMES)
+@with_names(NAMES)
 def test_terminals(name):
     assert not CONTROLS.search(for_terminal(name)) and for_terminal(for_terminal(name)) == for_terminal(name)
     assert "\n" not in one_line(name) and not CONTROLS.search(one_line(name))
     assert len(Table([name], [[name], [name]]).to_text().split("\n")) == 3
 
 
-@pytest.mark.parametrize("name", NAMES)
+@with_names(NAMES)
 def test_figures(name):
     figure = Figure()
     axes = figure.add_subplot()
@@ -121,7 +127,7 @@ def test_figures(name):
     assert shown[:20] == one_line(name).strip()[:20]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@with_names(NAMES)
 def test_markdown(name):
     table = Table(["name", "n"], [[name, 1]]).to_markdown().split("\n")
     assert len(table) == 3 and len(re.findall(r"(?<!\\)\|", table[2])) == 3
@@ -129,14 +135,14 @@ def test_markdown(name):
     assert not re.search(r"(?<!\\)[\[\]`*<>]", plain), "no link, image, emphasis, code or element"
 
 
-@pytest.mark.parametrize("name", NAMES)
+@with_names(NAMES)
 def test_tables(name):
     ((_, cell),) = list(csv.reader(io.StringIO(Table(["a", "b"], [[1, name]]).to_csv())))[1:]
     assert not re.match(r"[=+\-@\t\r]", cell) and not CONTROLS.search(cell.replace("\r", ""))
     assert for_csv("-0.4") == "-0.4" and for_csv("+2.5 %") == "+2.5 %" and for_csv("1e-3") == "1e-3"
 
 
-@pytest.mark.parametrize("name", NAMES)
+@with_names(NAMES)
 def test_html_and_json(name):
     assert Tags(f'<p title="{for_html(name)}">{for_html(name)}</p>').found == ["p"]
     found = json_text({name: name})
@@ -206,7 +212,7 @@ def test_exports(sweep_record, tmp_path):
         assert export_records(tmp_path / "sweep.sqlite", tmp_path / f"all.{suffix}") == len(NAMES)
 
 
-@pytest.mark.parametrize("name", [each for each in NAMES if "\x00" not in each and len(each) < 99 and "/" not in each])
+@with_names([each for each in NAMES if "\x00" not in each and len(each) < 99 and "/" not in each])
 def test_commands(name, tmp_path, capsys):
     """Files and folders with hostile names, and names that do not exist, in what a command says."""
     folder = tmp_path / name

@@ -134,5 +134,5 @@ def test_a_running_sweep_can_be_read(path):
 def test_who_only_reads_cannot_write(path):
     with Store(path) as store:
         store.put(record(1))
-    with Store(path, read_only=True) as store, pytest.raises(sqlite3.OperationalError, match="readonly"):
+    with Store(path, read_only=True) as store, pytest.raises(OutputError, match="readonly"):
         store.put(record(2))

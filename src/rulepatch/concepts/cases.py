@@ -4,12 +4,11 @@ A case is a concept and a style. A case set is a folder of many cases: images, m
 concept in each style, with all that made them in `manifest.json`.
 """
 
-import json
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Self
 
 import numpy as np
@@ -17,9 +16,11 @@ import numpy as np
 from rulepatch.core.exemplars import Exemplar
 from rulepatch.data.folders import ImageSet, Picture
 from rulepatch.errors import FolderError, SettingError, nearest
+from rulepatch.forms import checked
 from rulepatch.images import read_image
 from rulepatch.masks import read_mask
 from rulepatch.models.classes import Classes
+from rulepatch.reading import is_regular, read_json
 from rulepatch.text import Table, plural
 
 __all__ = [
@@ -36,6 +37,15 @@ __all__ = [
 
 SCHEMA = 1
 MANIFEST, ROWS, RECORDS = "manifest.json", "cases.json", "records"
+
+MOST_BYTES = 256 << 20
+"""Of a set's rows, more than a million."""
+
+_ROW = {
+    "picture": str, "label": (str, None), "concept": str, "style": str, "index": int, "score": float, "share": float,
+}  # fmt: skip
+_RECORD: dict[Any, Any] = {"digest": str, ...: object}
+_MANIFEST: dict[Any, Any] = {"schema": int, "settings": {str: object}, "pictures?": {str: object}, ...: object}
 
 TRAIN_STYLE = 0
 """Which image of a style the exemplars show; all others are held out."""
@@ -143,18 +153,23 @@ class CaseSet:
         manifest = read_manifest(root)
         if manifest is None:
             raise FolderError(f"expected a case set at {root} but it has no {MANIFEST}; make it by the command `cases`")
-        if not (root / ROWS).is_file():
+        if not is_regular(root / ROWS):
             raise FolderError(
                 f"expected a finished case set at {root} but it was interrupted; run the same command `cases` again"
             )
-        try:
-            rows = json.loads((root / ROWS).read_text("utf-8"))
-            found = tuple(Counterfactual(root=root, **row) for row in rows)
-        except (OSError, ValueError, TypeError) as error:
-            raise FolderError(
-                f"expected the rows of a case set in {root / ROWS} but got {error}; make it anew"
-            ) from None
-        return cls(root, found, manifest)
+        rows = read_json(root / ROWS, FolderError, what="the rows of a case set", most=MOST_BYTES)
+        checked(rows, [_ROW], str(root / ROWS), FolderError, advice="make it anew")
+        for row in rows:
+            _refuse_escape(row["picture"], root)
+            if row["index"] < 0 or not 0 <= row["score"] <= 1 or not 0 <= row["share"] <= 1:
+                raise FolderError(
+                    f"expected an index from 0 on and shares in 0..1 in {root / ROWS} but got {row['index']}, "
+                    f"{row['score']:g} and {row['share']:g}; make it anew"
+                )
+        places = Counter((row["picture"], row["concept"], row["style"], row["index"]) for row in rows)
+        if twice := [place for place, count in places.items() if count > 1]:
+            raise FolderError(f"expected every row of {root / ROWS} once but got {twice[0]} twice; make it anew")
+        return cls(root, tuple(Counterfactual(root=root, **row) for row in rows), manifest)
 
     @cached_property
     def cases(self) -> tuple[tuple[str, str], ...]:
@@ -200,12 +215,8 @@ class CaseSet:
         found = {}
         for picture in sorted({each.picture for each in self}):
             path = self.root / RECORDS / f"{picture}.json"
-            try:
-                found[picture] = str(json.loads(path.read_text("utf-8"))["digest"])
-            except (OSError, ValueError, KeyError) as error:
-                raise FolderError(
-                    f"expected the record of an image in {path} but got {error!r}; make the case set anew"
-                ) from None
+            record = read_json(path, FolderError, what="the record of an image")
+            found[picture] = checked(record, _RECORD, str(path), FolderError, advice="make the case set anew")["digest"]
         return found
 
     def to_json(self) -> dict[str, Any]:
@@ -269,13 +280,12 @@ def read_manifest(root: Path) -> dict[str, Any] | None:
         FolderError: it is damaged, or of another version.
     """
     path = root / MANIFEST
-    if not path.is_file():
+    if not is_regular(path):
         return None
-    try:
-        found = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise FolderError(f"expected JSON in {path} but it cannot be read ({error}); choose another folder") from None
-    if not isinstance(found, dict) or found.get("schema") != SCHEMA:
+    found: dict[str, Any] = checked(
+        read_json(path, FolderError), _MANIFEST, str(path), FolderError, advice="choose another folder"
+    )
+    if found["schema"] != SCHEMA:
         raise FolderError(f"expected a case set of schema {SCHEMA} in {path} but got something else; make it anew")
     return found
 
@@ -304,13 +314,18 @@ def read_classes(path: Path) -> dict[str, list[str]]:
     Raises:
         SettingError: the file is missing or says something else.
     """
-    try:
-        found = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise SettingError(f"expected JSON in {path} but it cannot be read ({error}); mend or leave it out") from None
+    found = read_json(path, SettingError)
     if not isinstance(found, dict) or not all(isinstance(each, list | dict) and each for each in found.values()):
         raise SettingError(f'expected {{"name": ["class", …]}} in {path} but got something else; mend it')
+    for name, labels in found.items():
+        checked(list(labels), [(str, int)], f"{name} in {path}", SettingError)
     return {name: [str(label) for label in labels] for name, labels in found.items()}
+
+
+def _refuse_escape(picture: str, root: Path) -> None:
+    """Refuse the name of an image that leads out of the folder."""
+    if PurePosixPath(picture).is_absolute() or {"..", ""} & set(picture.split("/")):
+        raise FolderError(f"expected names of images in {root / ROWS} but got {picture!r}; make it anew")
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ goes on with the images that have no record, and ends with the same bytes.
 import io
 import json
 import platform
+import re
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -32,9 +33,11 @@ from rulepatch.data.stream import Skipped, ahead
 from rulepatch.digests import digest_of_bytes, digest_of_json
 from rulepatch.errors import FolderError, ImageError, SettingError, nearest
 from rulepatch.files import atomic_path, writing_in
-from rulepatch.images import read_image
+from rulepatch.forms import checked
+from rulepatch.images import image_bytes, read_image
 from rulepatch.models.classes import Classes
 from rulepatch.progress import Bar
+from rulepatch.reading import read_json
 from rulepatch.unfinished import is_ours, sweep_leftovers
 
 __all__ = ["make_cases", "propose_exclusions", "styles_for"]
@@ -98,9 +101,9 @@ class _Maker:
             return None
         try:
             source = picture.source
-            content = source.read_bytes() if isinstance(source, Path) else b""
+            content = image_bytes(source) if isinstance(source, Path) else b""
             image = read_image(content) if isinstance(source, Path) else picture.read()
-        except (ImageError, OSError) as error:
+        except ImageError as error:
             return ImageError(str(error).replace("the image", picture.name))
         digest = digest_of_bytes(content) if content else picture.digest()
         label = None if picture.label is None else self.names[picture.label]
@@ -291,6 +294,9 @@ def propose_exclusions(
 def _check(concepts: Sequence[str], styles: Mapping[str, Sequence[Style]]) -> None:
     if not concepts or not all(styles.values()):
         raise SettingError("expected a concept and a style for it but got none; name at least one of each")
+    for name in (*concepts, *(each.name for own in styles.values() for each in own)):
+        if _text(name) != name:
+            raise SettingError(f"expected concepts and styles in UTF-8 but got {name!a}; rename it")
     names = [[plain_name(each) for each in concepts]]
     names += [[f"{plain_name(each.name)}-{each.index}" for each in own] for own in styles.values()]
     for group in names:
@@ -311,14 +317,24 @@ def _pictures(images: Any, classes: Classes | None) -> tuple[ImageSet, dict[int,
         raise SettingError("expected a folder, or the names of the classes, but got images alone; give classes")
     root = Path(images)
     folders = sorted(p.name for p in root.iterdir() if p.is_dir()) if root.is_dir() else []
-    return ImageSet.from_folder(root, Classes(tuple(folders))), dict(enumerate(folders))
+    return ImageSet.from_folder(root, Classes(tuple(folders))), dict(enumerate(map(_text, folders)))
+
+
+def _text(name: str) -> str:
+    r"""The name of a file as text: bytes that are no UTF-8 are written as percent signs and digits.
+
+    Examples:
+        >>> _text("café"), _text("caf\udce9")
+        ('café', 'caf%E9')
+    """
+    return re.sub("[\ud800-\udfff]", lambda found: f"%{ord(found[0]) & 0xFF:02X}", name)
 
 
 def _names(images: ImageSet, labels: Mapping[int, str]) -> Iterator[str]:
     """A name for every image, by class and file; a number tells those apart that share it."""
     taken: set[str] = set()
     for number, picture in enumerate(images.pictures):
-        stem = picture.source.stem if isinstance(picture.source, Path) else f"{number:06}"
+        stem = _text(picture.source.stem) if isinstance(picture.source, Path) else f"{number:06}"
         name = stem if picture.label is None else f"{plain_name(labels[picture.label])}/{stem}"
         if name in taken:
             name = f"{name}-{number:06}"
@@ -376,12 +392,16 @@ def _run(maker: _Maker, images: ImageSet, named: Sequence[tuple[Picture, str]], 
                 future.cancel()
 
 
+_RECORD: dict[Any, Any] = {"label?": (str, None), "rows": [{"label": (str, None), ...: object}], ...: object}
+
+
 def _finish(maker: _Maker, named: Sequence[tuple[Picture, str]]) -> CaseSet:
     """Gather the records of all images."""
     seen: dict[str | None, int] = {}
     rows: list[dict[str, Any]] = []
     for _, name in named:
-        record = json.loads(maker.record(name).read_text("utf-8"))
+        path = maker.record(name)
+        record = checked(read_json(path, FolderError), _RECORD, str(path), FolderError, advice=f"remove {path}")
         seen[record.get("label")] = seen.get(record.get("label"), 0) + 1
         rows += record["rows"]
     _write_json(maker.out / PROPOSED, propose_exclusions(rows, seen))

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from rulepatch.core import linalg
 from rulepatch.errors import SettingError, SiteError, WeightsError, nearest
+from rulepatch.records.edit_files import dense_fields, low_rank_fields, new_class_fields
 from rulepatch.tracing.sites import Layer
 
 __all__ = [
@@ -146,12 +147,9 @@ class LowRank:
 
     @classmethod
     def restore(cls, described: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
-        """Restore a change from its description and tensors."""
-        about, gate = described["gate"], None
-        if about is not None:
-            gate = Gate(about["kind"], about["level"], tensors["thresholds"], tensors.get("direction"))
-        factors = tensors["directions"], tensors["coefficients"]
-        return cls(described["site"], described["value_point"], *factors, described["strength"], gate)
+        """Restore a change from its description and tensors, each of them checked."""
+        fields, gate = low_rank_fields(described, tensors)
+        return cls(**fields, gate=None if gate is None else Gate(**gate))
 
     def check(self, module: nn.Module) -> None:
         """Check that the change fits a model.
@@ -234,7 +232,7 @@ class Dense:
     @classmethod
     def restore(cls, described: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
         """Restore a change from its description and tensor."""
-        return cls(described["parameter"], tensors["values"], described["strength"])
+        return cls(**dense_fields(described, tensors))
 
     def check(self, module: nn.Module) -> None:
         """Check that the change fits a model.
@@ -316,8 +314,7 @@ class NewClass:
     @classmethod
     def restore(cls, described: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
         """Restore a class from its description and tensors."""
-        plain = {key: value for key, value in described.items() if key not in {"kind", "shape"}}
-        return cls(**plain, weight=tensors["weight"], offset=tensors["offset"])
+        return cls(**new_class_fields(described, tensors))
 
     def check(self, module: nn.Module) -> None:
         """Check that the class fits a model.

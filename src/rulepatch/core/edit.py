@@ -8,17 +8,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, Self, TypeVar
 
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from rulepatch.core.changes import KINDS, Change, LowRank, Minimum, NewClass
 from rulepatch.core.patched_model import PatchedModel
-from rulepatch.digests import digest_of_json, digest_of_state, digest_of_tensors
-from rulepatch.errors import BaseMismatchError, EditFileError, ModelError, SettingError, reason_of
+from rulepatch.digests import digest_of_state
+from rulepatch.errors import BaseMismatchError, EditFileError, ModelError, RulepatchError, SettingError, reason_of
 from rulepatch.files import write_tensors
 from rulepatch.methods import Method
 from rulepatch.models.peft_adapter import write_adapter
+from rulepatch.records.edit_files import content_digest, read_edit
 from rulepatch.records.edit_summary import COLUMNS, line_of, panel_of, rows_of
 from rulepatch.records.exemplar_outcomes import ExemplarOutcomes
 from rulepatch.records.site_reports import SiteReport
@@ -293,7 +293,7 @@ class Edit:
             tensors |= {f"{i}.{name}": tensor for name, tensor in change.tensors().items()}
         tensors = {name: tensor.detach().float().cpu().contiguous().clone() for name, tensor in tensors.items()}
         described = self.describe()
-        described["content"] = _content_digest(described, tensors)
+        described["content"] = content_digest(described, tensors)
         write_tensors(path, tensors, {"rulepatch": json.dumps(described, sort_keys=True)})
 
     def describe(self) -> dict[str, Any]:
@@ -327,51 +327,16 @@ class Edit:
         Raises:
             EditFileError: the file is missing, damaged, tampered with, of a newer version, or no edit at all.
         """
-        path = Path(path)
-        tensors, described = _read_file(path)
-        content = described.pop("content", None)
+        described, tensors = read_edit(Path(path), schema=SCHEMA)
         try:
-            if described["schema"] != SCHEMA:
-                raise EditFileError(
-                    f"expected an edit file of schema {SCHEMA} but {path} has {described['schema']}; update rulepatch"
-                )
-            if content != _content_digest(described, tensors):
-                raise EditFileError(
-                    f"expected {path} as it was saved but its contents have been changed; get a sound copy"
-                )
-            changes = tuple(_restore(entry, tensors, i) for i, entry in enumerate(described["changes"]))
+            changes = tuple(
+                KINDS[each["kind"]].restore(each, own) for each, own in zip(described["changes"], tensors, strict=True)
+            )
             return cls(changes, described["base"], described["provenance"])
-        except (KeyError, TypeError, IndexError) as error:
-            raise EditFileError(f"expected a complete edit file but {path} lacks {error}; get a sound copy") from None
-
-
-def _content_digest(described: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
-    return digest_of_json([dict(described), digest_of_tensors(tensors)])
-
-
-def _read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    if not path.is_file():
-        raise EditFileError(f"expected an edit file at {path} but there is none; check the path")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        described = json.loads(metadata.get("rulepatch", "null"))
-    except (SafetensorError, OSError, ValueError):
-        raise EditFileError(
-            f"expected an edit file but {path} is damaged or of another kind; get a sound copy"
-        ) from None
-    if not isinstance(described, dict):
-        raise EditFileError(
-            f"expected an edit file but {path} was not written by rulepatch; name the file that `edit` wrote"
-        )
-    return tensors, described
-
-
-def _restore(described: Mapping[str, Any], tensors: Mapping[str, Tensor], index: int) -> Change:
-    prefix = f"{index}."
-    own = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-    return KINDS[described["kind"]].restore(described, own)
+        except (RulepatchError, KeyError) as error:
+            raise EditFileError(
+                f"expected an edit file that can be applied but {path} is none: {error}; get a sound copy"
+            ) from None
 
 
 def _module_of(model: "nn.Module | Holder") -> nn.Module:

@@ -4,13 +4,18 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
 from rulepatch.digests import digest_of_json, digest_of_tensors
+from rulepatch.errors import OutputError
 from rulepatch.files import make_folder, write_tensors
+from rulepatch.tensors import read_tensors
 
 __all__ = ["Cache", "default_cache"]
+
+MOST_BYTES = 8 << 30
+"""Of an entry: the second moment of 30,000 channels."""
 
 
 class Cache:
@@ -37,28 +42,31 @@ class Cache:
         """Read the tensors of a key.
 
         Returns:
-            The tensors, or None if there are none or they are damaged.
+            The tensors, or None if there are none, or they are damaged or those of another key.
         """
         try:
-            with safe_open(self._file(key), framework="pt") as file:
-                digest = (file.metadata() or {}).get("digest")
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (OSError, SafetensorError):
+            tensors, told = read_tensors(self._file(key), OutputError, most=MOST_BYTES)
+        except OutputError:
             return None
-        return tensors if digest == digest_of_tensors(tensors) else None
+        return tensors if told.get("digest") == _digest(key, tensors) else None
 
     def put(self, key: Mapping[str, object], tensors: Mapping[str, Tensor]) -> bool:
         """Store tensors under a key; does nothing if the folder is not writable."""
         try:
             make_folder(self.folder)
             contents = {name: tensor.contiguous() for name, tensor in tensors.items()}
-            write_tensors(self._file(key), contents, {"digest": digest_of_tensors(contents)})
+            write_tensors(self._file(key), contents, {"digest": _digest(key, contents)})
         except (OSError, SafetensorError):
             return False
         return True
 
     def _file(self, key: Mapping[str, object]) -> Path:
         return self.folder / f"{digest_of_json(dict(key))}.safetensors"
+
+
+def _digest(key: Mapping[str, object], tensors: Mapping[str, Tensor]) -> str:
+    """Digest of an entry: of the key that it answers, too, as a file can be copied to any name."""
+    return digest_of_json([dict(key), digest_of_tensors(tensors)])
 
 
 def default_cache() -> Cache:

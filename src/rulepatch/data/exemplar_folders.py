@@ -10,11 +10,19 @@ from rulepatch.core.exemplars import Exemplar
 from rulepatch.data.picture_files import pictures_in
 from rulepatch.errors import ExemplarError
 from rulepatch.files import make_folder, write_file
+from rulepatch.forms import checked
 from rulepatch.images import write_image
 from rulepatch.masks import MaskValue, write_mask
+from rulepatch.reading import read_json
 from rulepatch.text import plural
 
 __all__ = ["read_exemplars", "write_exemplar"]
+
+_ABOUT: dict[Any, Any] = {
+    "label?": (int, str, None), "concept?": (str, None), "replacement?": (str, None), "mask_value?": (int, str, None),
+    ...: object,
+}  # fmt: skip
+"""What exemplar.json says."""
 
 
 def read_exemplars(
@@ -125,16 +133,9 @@ def _read_exemplar(
 
 
 def _about(path: Path) -> dict[str, Any]:
-    if not path.is_file():
+    if not path.exists():
         return {}
-    try:
-        about = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ExemplarError(f"expected JSON in {path} but it cannot be read ({error}); mend or remove it") from None
-    if not isinstance(about, dict):
-        raise ExemplarError(f"expected an object in {path} but got {type(about).__name__}; mend or remove it")
-    for key, kinds in {"label": (int, str), "concept": (str,), "replacement": (str,), "mask_value": (int, str)}.items():
-        if not isinstance(about.get(key), (*kinds, type(None))):
-            wanted = " or ".join(kind.__name__ for kind in kinds)
-            raise ExemplarError(f"expected {key} in {path} to be {wanted} but got {about[key]!r}; mend or remove it")
+    about: dict[str, Any] = checked(
+        read_json(path, ExemplarError), _ABOUT, str(path), ExemplarError, advice="mend or remove it"
+    )
     return about

@@ -7,7 +7,8 @@ import numpy as np
 from PIL import Image
 
 from rulepatch.digests import digest_of_bytes
-from rulepatch.images import as_image, read_image
+from rulepatch.errors import ImageError
+from rulepatch.images import as_image, image_bytes, read_image
 
 __all__ = ["UNREADABLE", "Picture"]
 
@@ -48,8 +49,8 @@ class Picture:
         """
         if isinstance(self.source, Path):
             try:
-                return digest_of_bytes(self.source.read_bytes())
-            except OSError:
+                return digest_of_bytes(image_bytes(self.source))
+            except ImageError:
                 return UNREADABLE
         kind = repr(self.source.size) + (" framed" if self.framed else "")
         return digest_of_bytes(np.asarray(self.source).tobytes() + kind.encode())

@@ -252,8 +252,34 @@ def _look_up(
     if cache is None:
         return {}, {}
     keys = _cache_keys(model, digest_of_json(digests), sites, config)
-    states = {path: cache.get(key) for path, key in keys.items()}
-    return keys, {path: KeyStatistics.from_state(state) for path, state in states.items() if state is not None}
+    states = {site.path: cache.get(keys[site.path]) for site in sites}
+    sound = {
+        site.path: KeyStatistics.from_state(state)
+        for site in sites
+        if (state := states[site.path]) is not None and _is_sound(state, _channels(site, config.architecture), config)
+    }
+    return keys, sound
+
+
+def _is_sound(state: Mapping[str, Tensor], channels: int, config: StatisticsConfig) -> bool:
+    """Whether tensors out of a cache, which anybody may have written, can be statistics of so many channels."""
+    kept = len(state["priorities"]) if "priorities" in state and state["priorities"].ndim else 0
+    whole, numbers = torch.int64, torch.float64
+    wanted = {
+        "moment": (numbers, (channels, channels)), "count": (whole, ()), "capacity": (whole, ()),
+        "keys": (torch.get_default_dtype(), (kept, channels)), "priorities": (numbers, (kept,)),
+    }  # fmt: skip
+    if {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in state.items()} != wanted:
+        return False
+    count, priorities, moment = int(state["count"]), state["priorities"], state["moment"]
+    powers = moment.diagonal()
+    return (
+        int(state["capacity"]) == config.capacity
+        and kept == min(count, config.capacity)
+        and all(bool(state[name].isfinite().all()) for name in ("moment", "keys", "priorities"))
+        and bool((powers >= 0).all() and ((moment - moment.T).abs() <= 1e-4 * powers.max()).all())
+        and bool((priorities >= 0).all() and (priorities < 1).all() and (priorities.diff() >= 0).all())
+    )
 
 
 def _spread(found: dict[str, KeyStatistics], sites: Sequence[Site], config: StatisticsConfig) -> None:

@@ -80,6 +80,7 @@ class _Shelf:
         """Replace placeholders by the stored tensors."""
         if self._file is None:
             return _restored(tree, self.tensors.__getitem__, device)
+        # mapped, as it is large, of one process and in a folder that only its user can write to
         with safe_open(self._file, framework="pt") as file:
             return _restored(tree, file.get_tensor, device)
 

@@ -1,6 +1,5 @@
 """Reading local checkpoints of any origin. Only tensors and plain data are unpickled."""
 
-import json
 import re
 import threading
 import warnings
@@ -12,12 +11,13 @@ from typing import Any, TypeGuard
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from rulepatch.errors import WeightsError
+from rulepatch.forms import checked
 from rulepatch.models.foreign_files import what_else
+from rulepatch.reading import is_regular, opened, read_json
+from rulepatch.tensors import MOST_BYTES, read_tensors
 from rulepatch.text import plural
 
 __all__ = ["Checkpoint", "Entry", "read_checkpoint", "read_state"]
@@ -148,7 +148,7 @@ def _file_and_key(source: Path) -> tuple[Path, str]:
             f"expected weights at {path} but there is no such file, it is a folder; check the path, or name "
             f"{_files_of(path)}"
         )
-    if not path.is_file():
+    if not is_regular(path):
         raise WeightsError(f"expected weights at {path} but there is no such file; check the path")
     return path, key
 
@@ -169,16 +169,18 @@ def _load(path: Path) -> Any:
     if found := what_else(path):
         raise WeightsError(f"expected a state dict of tensors but {path} is {found}")
     try:
-        with path.open("rb") as file:
+        with opened(path, WeightsError, most=MOST_BYTES) as (file, _):
             begins_like_safetensors = file.read(9).endswith(b"{")
         if begins_like_safetensors or path.suffix == ".safetensors":
-            return load_file(path)
+            return read_tensors(path, WeightsError, what="a readable weights file", most=MOST_BYTES)[0]
         with _ALONE, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of kinds of tensors, and of pickles that another version wrote
             allowed = torch.serialization.get_safe_globals()  # by the program that we are part of, and they stay so
             with torch.serialization.safe_globals([each for each in _harmless() if each not in allowed]):
                 return torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, KeyError, AttributeError) as error:
+    except WeightsError:
+        raise
+    except (OSError, RuntimeError, ValueError, EOFError, KeyError, AttributeError) as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise WeightsError(
             f"expected a readable weights file but {path} is damaged ({reason}); get a sound copy"
@@ -208,14 +210,14 @@ def _refusal(path: Path, error: Exception) -> str:
 
 def _load_shards(path: Path) -> dict[str, Any]:
     """The tensors of all files that an index names, as transformers and accelerate write it."""
-    try:
-        names = {str(name) for name in json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise WeightsError(f"expected an index of weights but {path} has no weight_map; name another file") from None
+    index = read_json(path, WeightsError, what="an index of weights")
+    if not isinstance(index, dict) or "weight_map" not in index:
+        raise WeightsError(f"expected an index of weights but {path} has no weight_map; name another file")
+    checked(index["weight_map"], {str: str}, f"weight_map in {path}", WeightsError, advice="get a sound copy")
     found: dict[str, Any] = {}
-    for name in sorted(names):
+    for name in sorted(set(index["weight_map"].values())):
         shard = path.parent / name
-        if shard.parent != path.parent or not shard.is_file():
+        if shard.parent != path.parent or not is_regular(shard):
             raise WeightsError(f"expected the files that {path} names but {name} is not beside it; get them all")
         found |= _load(shard)
     return found

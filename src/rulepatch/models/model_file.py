@@ -1,16 +1,16 @@
 """Model files: `FILE.toml` names an architecture, its weights, preprocessing and classes."""
 
-import json
-import tomllib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rulepatch.errors import ModelError, nearest, warn
+from rulepatch.forms import checked
 from rulepatch.models.classes import Classes
 from rulepatch.models.preprocess import Preprocess
 from rulepatch.models.registry import Request, Sourced, build, load_weights, source
+from rulepatch.reading import is_regular, read_json, read_text, read_toml
 from rulepatch.trust import require_trust
 
 _TYPES: dict[str, tuple[type, ...]] = {
@@ -26,6 +26,9 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "std": (list,),
     "keep_exact_size": (bool,),
 }
+MOST = 1e6
+"""Of any number in a model file: pixels, levels, means."""
+
 _OF_THE_HEAD = {"num_classes", "in_chans"}
 """Arguments that leave a network of timm what it is but for its first and last layers."""
 
@@ -79,12 +82,9 @@ def require_trust_of(path: Path) -> None:
 
 
 def _read(path: Path) -> Mapping[str, Any]:
-    if not path.is_file():
+    if not is_regular(path):
         raise ModelError(f"expected a model file at {path} but there is none; check the path")
-    try:
-        entries = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ModelError(f"expected a TOML file but {path} cannot be read ({error}); mend it") from None
+    entries = read_toml(path, ModelError, what="a model file in TOML")
     for key, value in entries.items():
         if key not in _TYPES:
             raise ModelError(
@@ -93,7 +93,19 @@ def _read(path: Path) -> Mapping[str, Any]:
         if type(value) not in _TYPES[key]:
             wanted = " or ".join(kind.__name__ for kind in _TYPES[key])
             raise ModelError(f"expected {key} in {path} to be {wanted} but got {type(value).__name__}; mend it")
+    for key in ("input_size", "resize"):
+        if not all(value <= MOST for value in _leaves([entries.get(key, 1)]) if type(value) is int):
+            raise ModelError(f"expected {key} in {path} to be the pixels of a side but got {entries[key]}; mend it")
+    checked(_leaves(entries.get("kwargs", {})), [(str, bool, float)], f"kwargs in {path}", ModelError)
     return entries
+
+
+def _leaves(value: Any) -> list[Any]:
+    """Everything in dictionaries and lists that is none."""
+    if isinstance(value, dict | list):
+        inside = value.values() if isinstance(value, dict) else value
+        return [leaf for each in inside for leaf in _leaves(each)]
+    return [value]
 
 
 def _preprocess(path: Path, entries: Mapping[str, Any], base: Preprocess | None) -> Preprocess | None:
@@ -109,7 +121,7 @@ def _preprocess(path: Path, entries: Mapping[str, Any], base: Preprocess | None)
         changes["mode"] = None  # which follows from the number of channels
     if "input_size" in entries:
         size = entries["input_size"]
-        if isinstance(size, list) and not all(isinstance(side, int) for side in size):
+        if isinstance(size, list) and not all(type(side) is int for side in size):
             raise ModelError(f"expected input_size in {path} to be 2 whole numbers but got {size}; mend it")
         changes["input_size"] = (size, size) if isinstance(size, int) else _numbers(path, "input_size", size, 2)
         changes.setdefault("resize", None)
@@ -152,23 +164,22 @@ def _differ(one: Any, other: Any) -> bool:
 
 
 def _numbers(path: Path, key: str, values: list[Any], count: int) -> tuple[float, ...]:
-    if len(values) != count or not all(type(value) in {int, float} for value in values):
+    if len(values) != count or not all(type(value) in {int, float} and not abs(value) > MOST for value in values):
         raise ModelError(f"expected {key} in {path} to be {count} numbers but got {values}; mend it")
     return tuple(values)
 
 
 def _classes(path: Path, classes: Any) -> Classes:
     if isinstance(classes, str):
-        path = path.parent / classes
-        try:
-            text = path.read_text(encoding="utf-8-sig")
-            classes = json.loads(text) if path.suffix == ".json" else text.rstrip().splitlines()
-        except (OSError, ValueError) as error:
-            raise ModelError(f"expected a list of class names in {path} but it cannot be read ({error})") from None
+        path, what = path.parent / classes, "a list of class names"
+        if path.suffix == ".json":
+            classes = read_json(path, ModelError, what=what)
+        else:
+            classes = read_text(path, ModelError, what=what).rstrip().splitlines()
     entries: list[Any] = classes if isinstance(classes, list) else []
     if _are_names(entries):
         return Classes(tuple(entries))
-    objects = [entry for entry in entries if isinstance(entry, dict) and isinstance(entry.get("index"), int)]
+    objects = [entry for entry in entries if isinstance(entry, dict) and type(entry.get("index")) is int]
     by_index: dict[int, Any] = {entry["index"]: entry for entry in objects}
     names, wordnet = ([by_index.get(i, {}).get(key) for i in range(len(entries))] for key in ("name", "wnid"))
     if _are_names(names):

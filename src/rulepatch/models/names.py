@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterable, Iterator
 from difflib import get_close_matches
 from pathlib import Path
 
+from rulepatch.errors import ModelError
 from rulepatch.images import SUFFIXES
+from rulepatch.reading import read_text
 
 __all__ = ["advice"]
 
@@ -94,8 +96,8 @@ def _of_folder(folder: Path) -> str:
 def _functions(path: Path) -> list[str]:
     """Functions of a Python file that can be called without arguments; the file is not run."""
     try:
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, SyntaxError):
+        tree = ast.parse(read_text(path, ModelError))
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
         return []
     return [
         node.name

@@ -1,16 +1,14 @@
 """The playground's classifier: `playground`. Its weights lie beside this file."""
 
-import json
 from importlib import resources
 
-from safetensors import safe_open
-from safetensors.torch import load
-
-from rulepatch.errors import ModelError
+from rulepatch.errors import ModelError, WeightsError
 from rulepatch.models.classes import Classes
 from rulepatch.models.playground_network import PlaygroundNetwork
 from rulepatch.models.preprocess import Preprocess
 from rulepatch.models.registry import Request, Sourced, source
+from rulepatch.reading import parse_json
+from rulepatch.tensors import read_tensors
 
 
 @source("playground")
@@ -25,12 +23,12 @@ def load_playground(request: Request) -> Sourced:
     """
     if request.name or request.kwargs:
         raise ModelError(f"expected `playground` alone but got {request.name or dict(request.kwargs)}; leave it out")
-    file = resources.files("rulepatch.models") / "playground.safetensors"
-    with resources.as_file(file) as path, safe_open(path, framework="pt") as weights:
-        about = json.loads(weights.metadata()["rulepatch"])
+    with resources.as_file(resources.files("rulepatch.models") / "playground.safetensors") as path:
+        weights, told = read_tensors(path, WeightsError)
+    about = parse_json(told["rulepatch"], "the playground's weights", WeightsError)
     module = PlaygroundNetwork(classes=len(about["classes"]))
     if request.pretrained:
-        module.load_state_dict(load(file.read_bytes()))
+        module.load_state_dict(weights)
     size = about["input_size"]
     preprocess = Preprocess((size, size), mean=tuple(about["mean"]), std=tuple(about["std"]))
     return Sourced(module, preprocess, Classes(tuple(about["classes"])))

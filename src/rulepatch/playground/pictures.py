@@ -8,13 +8,19 @@ from PIL import Image
 from rulepatch.core.exemplars import Exemplar
 from rulepatch.data.folders import ImageSet, Picture
 from rulepatch.errors import ImageError, SettingError
+from rulepatch.forms import checked
 from rulepatch.images import NOTE
 from rulepatch.playground.scenes import CLASSES, DEFAULT, Scene, default_style, render
 from rulepatch.playground.worlds import SHORTCUTS, sample
+from rulepatch.reading import parse_json
 
 __all__ = ["exemplar", "image_set", "picture_of", "scene_of", "training_images"]
 
 _SCENE = f"{NOTE}scene"
+_FORM = {
+    "label": str, "seed": int, "styles": {"ground": str, "wheels?": str, "sign?": (str, None)},
+    "ground_seed": (int, None),
+}  # fmt: skip
 
 
 def picture_of(scene: Scene) -> Image.Image:
@@ -51,9 +57,10 @@ def scene_of(image: Image.Image, name: str = "an image in memory") -> Scene:
             f"expected an image of the playground, which carries its scene, but {name} carries none; "
             "make it with playground.pictures, and keep it as PNG"
         )
+    told = parse_json(note, name, ImageError, what="a scene of the playground")
+    checked(told, _FORM, f"the scene of {name}", ImageError, advice="make the image again")
+    styles = told["styles"]
     try:
-        told = json.loads(note)
-        styles = told["styles"]
         scene = render(
             told["label"],
             seed=told["seed"],
@@ -62,7 +69,7 @@ def scene_of(image: Image.Image, name: str = "an image in memory") -> Scene:
             sign=styles.get("sign"),
             ground_seed=told["ground_seed"],
         )
-    except (ValueError, TypeError, KeyError, AttributeError, SettingError) as error:
+    except SettingError as error:
         raise ImageError(
             f"expected a scene of the playground in {name} but it cannot be rendered ({error}); make the image again"
         ) from None

@@ -155,7 +155,7 @@ class EditScorer:
         changes = [[each.describe(), digest_of_tensors(each.tensors())] for each in edit.changes]
         key = {**self._identity, "of": part.name, "images": part.digest, "changes": changes}
         found = self._cache.get(key) if self._cache is not None else None
-        if found is None:
+        if found is None or not _is_sound(found, part):
             if number not in self._kept:
                 said = f"activations, {part.name}" if self._progress else None
                 room = MOST_BYTES // len(self._parts)
@@ -173,6 +173,16 @@ def _of_reference(found: Outcomes) -> dict[str, torch.Tensor]:
     shift = np.nan if found.shift is None else found.shift
     counts = [len(found), found.drop * len(found), len(found.flips), shift * len(found)]
     return {"counts": torch.tensor(counts, dtype=torch.float64)}
+
+
+def _is_sound(found: Mapping[str, torch.Tensor], part: _Part) -> bool:
+    """Whether tensors out of a cache, which anybody may have written, can be what an edit does to a part."""
+    forms = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in found.items()}
+    if part.name == "reference":
+        counts = (torch.float64, (4,))
+        return forms == {"counts": counts} and bool(found["counts"][:3].isfinite().all() and found["counts"][0] >= 1)
+    wanted = {"gains": (torch.float32, (len(part.groups),)), "counts": (torch.int64, (3,))}
+    return forms == wanted and bool(found["gains"].isfinite().all() and (found["counts"] >= 0).all())
 
 
 def _of_judge(found: Outcomes) -> dict[str, torch.Tensor]:

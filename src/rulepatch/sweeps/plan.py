@@ -1,23 +1,27 @@
 """What a sweep is to try, as people write it: a YAML file."""
 
+import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NoReturn
-
-import yaml
 
 from rulepatch.concepts.cases import Exclusions, read_classes
 from rulepatch.errors import SettingError, nearest
 from rulepatch.experiments.grids import Tried, check_method, every_combination, grid_of, tried
 from rulepatch.methods import MAX_DROP
 from rulepatch.models.model_file import require_trust_of
+from rulepatch.reading import read_yaml
 from rulepatch.text import read_share
 from rulepatch.trust import require_trust
 
 __all__ = ["Plan", "PlannedModel"]
 
 METHODS_OF_THE_PAPER = ("rewrite", "projected-adam", "finetune-local", "finetune-global")
+
+MOST_COMBINATIONS = 10_000
+"""Of a method's settings, each of which is tried for every case."""
 
 
 @dataclass(frozen=True)
@@ -84,13 +88,7 @@ class Plan:
         Raises:
             SettingError: the file is missing, is no YAML, or says something that no plan says.
         """
-        try:
-            found = yaml.safe_load(path.read_text("utf-8"))
-        except (OSError, ValueError, yaml.YAMLError) as error:
-            reason = " ".join(str(error).split())
-            raise SettingError(
-                f"expected a plan in YAML at {path} but it cannot be read ({reason}); mend it or name another"
-            ) from None
+        found = read_yaml(path, SettingError, what="a plan in YAML")
         return cls.of(found, root=path.parent, name=str(path))
 
     @classmethod
@@ -128,11 +126,11 @@ class _Reader:
         }
         for key in ("concepts", "styles"):
             if key in given:
-                settings[key] = tuple(str(each) for each in self.several(given[key]))
+                settings[key] = self.names(given[key])
         if "targets" in given:
             targets = given["targets"]
             several = isinstance(targets, str | list)
-            settings["targets"] = tuple(map(str, self.several(targets))) if several else self.whole(targets, "targets")
+            settings["targets"] = self.names(targets) if several else self.whole(targets, "targets")
         for key in ("groups", "exclude"):
             if key in given:
                 settings[key] = self.classes(given[key], key)
@@ -158,7 +156,7 @@ class _Reader:
         )
         weights = self.path(given["weights"]) if "weights" in given else None
         own = self.sites(given["sites"]) if "sites" in given else sites
-        return PlannedModel(self.model_name(str(given["name"])), weights, own)
+        return PlannedModel(self.model_name(self.text(given["name"])), weights, own)
 
     def model_name(self, name: str) -> str:
         """The name of a model; that of a file is relative to the plan."""
@@ -176,26 +174,30 @@ class _Reader:
         """Sites by name, or their number."""
         if isinstance(found, int):
             return self.whole(found, "sites")
-        return tuple(str(each) for each in self.several(found))
+        return self.names(found)
 
     def methods(self, found: Any) -> dict[str, Sequence[Tried]]:
         """Methods, each with what is tried."""
-        wanted = found if isinstance(found, Mapping) else dict.fromkeys(map(str, self.several(found)), "default")
+        wanted = found if isinstance(found, Mapping) else dict.fromkeys(self.names(found), "default")
         methods: dict[str, Sequence[Tried]] = {}
         for method, grid in wanted.items():
             check_method(str(method))
             if isinstance(grid, str):
                 methods[method] = grid_of(method, grid)
             else:
-                several = grid if isinstance(grid, list) else [grid or {}]
+                several = grid if isinstance(grid, list) and grid else [{} if grid is None else grid]
                 methods[method] = [settings for each in several for settings in self.combinations(method, each)]
         return methods
 
     def combinations(self, method: str, found: Any) -> Iterable[Tried]:
         """Every combination of the values of a method's options."""
-        given = self.mapping(found, None, f"settings of {method}")
+        given = {
+            key: self.several(values) for key, values in self.mapping(found, None, f"settings of {method}").items()
+        }
+        if math.prod(map(len, given.values())) > MOST_COMBINATIONS:
+            self.refuse(f"at most {MOST_COMBINATIONS:,} combinations of settings of {method}", "more", "leave some out")
         try:
-            return [tried(method, each) for each in every_combination(**{k: self.several(v) for k, v in given.items()})]
+            return [tried(method, each) for each in every_combination(**given)]
         except SettingError as error:
             self.refuse_as(error)
 
@@ -204,11 +206,25 @@ class _Reader:
         if isinstance(found, str):
             return read_classes(self.path(found))
         given = self.mapping(found, None, key)
-        return {str(name): [str(label) for label in self.several(labels)] for name, labels in given.items()}
+        return {name: list(self.names(labels)) for name, labels in given.items()}
 
     def path(self, found: Any) -> Path:
         """A path, relative to the plan."""
-        return self.root / Path(str(found)).expanduser()
+        text = self.text(found)
+        try:
+            return self.root / Path(text).expanduser()
+        except RuntimeError:
+            self.refuse("a path", text, "there is no such user; write the folder out")
+
+    def names(self, found: Any) -> tuple[str, ...]:
+        """One name or a list of them."""
+        return tuple(map(self.text, self.several(found)))
+
+    def text(self, found: Any) -> str:
+        """A name; one that looks like a whole number is one, too."""
+        if type(found) not in {str, int}:
+            self.refuse("a name", json.dumps(found, default=str)[:80], "put it in quotes")
+        return str(found)
 
     def several(self, found: Any) -> list[Any]:
         """One thing or a list of them."""
@@ -228,6 +244,8 @@ class _Reader:
         if not isinstance(found, dict):
             self.refuse(f"names and values for {what}", found)
         for key in found:
+            if not isinstance(key, str):
+                self.refuse(f"names for {what}", key, "put it in quotes")
             if known is not None and key not in known:
                 self.refuse(f"{what} to be known", key, f"the nearest are {nearest(str(key), sorted(known))}")
         for key in need:

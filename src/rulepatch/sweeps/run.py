@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from rulepatch.data.run import Run
-from rulepatch.errors import SettingError
+from rulepatch.errors import SettingError, warn
 from rulepatch.files import check_writable, writing_to
 from rulepatch.parallel.workers import Lost, Workers
 from rulepatch.progress import Bar, steps
@@ -142,6 +142,8 @@ def sweep(
     jobs = jobs_of(_plan(plan), device=device, progress=run.progress)
     start = perf_counter()
     with writing_to(store), Workers(_count(workers, device), dask=dask) as at_work, Store(store) as kept:
+        if damaged := kept.remove_damaged():
+            warn(f"removed {plural(damaged, 'damaged result')} of {store}; what is missing is run again")
         before, attempts = kept.done(), kept.attempts()
         pending = [job for job in jobs if job.key not in before]
         done, told = 0, 0

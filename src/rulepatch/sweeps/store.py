@@ -1,15 +1,23 @@
-"""Crash-safe store of job results: SQLite with a write-ahead log."""
+"""Crash-safe store of job results: SQLite with a write-ahead log.
+
+Each row has a seal, the digest of all that it says, and the number of rows stands in the file: a row that was changed
+by anything but `Store.put` does not count, and its job is run again. Rows of version 0.1 have no seal; they are
+believed if their key is that of their job, and sealed when the file is first written to.
+"""
 
 import json
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from rulepatch.digests import digest_of_json
-from rulepatch.errors import OutputError, SettingError
+from rulepatch.errors import OutputError, SettingError, warn
 from rulepatch.escaping import for_terminal
+from rulepatch.reading import is_regular, parse_json
+from rulepatch.text import plural
 
 __all__ = ["Record", "Store", "job_key", "read_records"]
 
@@ -21,8 +29,12 @@ COLUMNS = "key, status, job, result, error, attempts, seconds"
 MIGRATIONS = (
     "CREATE TABLE jobs (key TEXT PRIMARY KEY, status TEXT NOT NULL, job TEXT NOT NULL, result TEXT, error TEXT, "
     "attempts INTEGER NOT NULL, seconds REAL NOT NULL) WITHOUT ROWID",
+    "ALTER TABLE jobs ADD COLUMN seal TEXT; CREATE TABLE tally (n INTEGER NOT NULL); INSERT INTO tally VALUES (0)",
 )
 """Schema migrations; the version is their number. Existing ones must not be changed."""
+
+SEALED = 2
+"""The version from which on rows have a seal."""
 
 
 def job_key(job: Mapping[str, Any]) -> str:
@@ -86,10 +98,14 @@ class Store:
     """
 
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
+        if path.exists() and not is_regular(path):
+            raise OutputError(f"expected a file of results at {path} but it is a folder or a device; name another")
+        self._path = path
         # "ro" would leave log files behind; "rw" does not create a file either
         where = f"{path.absolute().as_uri()}?mode=rw" if read_only else path
-        try:
+        with self._told():
             self._file = sqlite3.connect(where, timeout=30, uri=read_only)
+            self._file.text_factory = bytes  # a text that is no UTF-8 is its row's fault, and no other's
             self._check(path, read_only=read_only)
             if read_only:
                 self._file.execute("PRAGMA query_only=ON")
@@ -97,9 +113,16 @@ class Store:
             self._file.execute("PRAGMA journal_mode=WAL")
             self._file.execute("PRAGMA synchronous=NORMAL")  # a system crash may lose the last records
             self._migrate()
-        except sqlite3.Error as error:
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Whatever SQLite says of a damaged, locked or full file, as a sentence."""
+        try:
+            yield
+        except (sqlite3.Error, sqlite3.Warning, OverflowError, TypeError) as error:  # no row where there is always one
             raise OutputError(
-                f"expected a file of results at {path} but it cannot be opened ({error}); name another"
+                f"expected a file of results at {self._path} but it cannot be used ({error}); get a sound copy or name "
+                "another"
             ) from None
 
     def _check(self, path: Path, *, read_only: bool) -> None:
@@ -108,7 +131,7 @@ class Store:
         (owner,) = self._file.execute("PRAGMA application_id").fetchone()
         tables = self._file.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
         foreign = owner != APPLICATION and (tables or read_only)
-        if foreign or version > len(MIGRATIONS) or (read_only and version < len(MIGRATIONS)):
+        if foreign or not (1 if read_only else 0) <= version <= len(MIGRATIONS):
             self.close()
             what = f"of version {version}" if owner == APPLICATION else "of another program"
             raise OutputError(
@@ -122,9 +145,19 @@ class Store:
         with self._file:
             self._file.execute("BEGIN IMMEDIATE")
             for number in range(self._version(), len(MIGRATIONS)):  # another process may have migrated it
-                self._file.execute(MIGRATIONS[number])
+                for statement in MIGRATIONS[number].split(";"):
+                    self._file.execute(statement)
                 self._file.execute(f"PRAGMA application_id = {APPLICATION}")
                 self._file.execute(f"PRAGMA user_version = {number + 1}")
+                if number + 1 == SEALED:
+                    self._seal()
+
+    def _seal(self) -> None:
+        """Seal the rows of an older version, whose keys are right."""
+        for row in self._file.execute(f"SELECT {COLUMNS}, NULL FROM jobs").fetchall():
+            if _record(row, sealed=False) is not None:
+                self._file.execute("UPDATE jobs SET seal = ? WHERE key = ?", (_seal(row[:-1]), row[0].decode()))
+        self._file.execute("UPDATE tally SET n = (SELECT count(*) FROM jobs)")
 
     def _version(self) -> int:
         return int(self._file.execute("PRAGMA user_version").fetchone()[0])
@@ -140,32 +173,70 @@ class Store:
         self._file.close()
 
     def put(self, record: Record) -> None:
-        """Store a record durably, replacing an earlier one of the same job."""
+        """Store a record durably, replacing an earlier one of the same job.
+
+        Raises:
+            OutputError: the file is damaged, locked or only read, or the disk is full.
+        """
         row = (
             record.key, record.status, _text(record.job), None if record.result is None else _text(record.result),
-            None if record.error is None else for_terminal(record.error), record.attempts, record.seconds,
+            None if record.error is None else for_terminal(record.error), record.attempts, float(record.seconds),
         )  # fmt: skip
-        with self._file:
-            self._file.execute(f"INSERT OR REPLACE INTO jobs ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+        sealed = (*row, _seal(row))
+        with self._told(), self._file:
+            (known,) = self._file.execute("SELECT count(*) FROM jobs WHERE key = ?", row[:1]).fetchone()
+            self._file.execute(f"INSERT OR REPLACE INTO jobs ({COLUMNS}, seal) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", sealed)
+            self._file.execute("UPDATE tally SET n = n + ?", (1 - known,))
 
     def done(self) -> set[str]:
         """Keys of the jobs that are done."""
-        return {key for (key,) in self._file.execute("SELECT key FROM jobs WHERE status = 'done'")}
+        return {record.key for record in self if record.status == "done"}
 
     def attempts(self) -> dict[str, int]:
         """Attempts of each failed job."""
-        return dict(self._file.execute("SELECT key, attempts FROM jobs WHERE status = 'failed'"))
+        return {record.key: record.attempts for record in self if record.status == "failed"}
+
+    def damaged(self) -> int:
+        """How many rows are lost, or are not as they were put."""
+        return self._read()[1]
+
+    def remove_damaged(self) -> int:
+        """Remove the rows that are not as they were put, so that their jobs are run again.
+
+        Returns:
+            How many there were, and of rows that are lost.
+        """
+        sound, damaged = self._read()
+        if damaged:
+            keys = {record.key for record in sound}
+            with self._told(), self._file:
+                for (key,) in self._file.execute("SELECT CAST(key AS BLOB) FROM jobs").fetchall():
+                    if key.decode(errors="replace") not in keys:
+                        self._file.execute("DELETE FROM jobs WHERE CAST(key AS BLOB) = ?", (key,))
+                self._file.execute("UPDATE tally SET n = (SELECT count(*) FROM jobs)")
+        return damaged
+
+    def _read(self) -> tuple[list[Record], int]:
+        """The sound records, by key, and how many others there are or were."""
+        with self._told():
+            sealed = self._version() >= SEALED
+            rows = self._file.execute(f"SELECT {COLUMNS}, {'seal' if sealed else 'NULL'} FROM jobs ORDER BY key")
+            found: dict[str, Record] = {}
+            count = 0
+            for row in rows:
+                count += 1
+                if (record := _record(row, sealed=sealed)) is not None:
+                    found[record.key] = record
+            told = int(self._file.execute("SELECT n FROM tally").fetchone()[0]) if sealed else count
+        return [found[key] for key in sorted(found)], max(count, told) - len(found)
 
     def __iter__(self) -> Iterator[Record]:
-        """Every record, sorted by key, independent of the order of completion."""
-        for status, job, result, error, attempts, seconds in self._file.execute(
-            "SELECT status, job, result, error, attempts, seconds FROM jobs ORDER BY key"
-        ):
-            found = None if result is None else json.loads(result)
-            yield Record(json.loads(job), status, found, error, attempts, seconds)
+        """Every sound record, sorted by key, independent of the order of completion."""
+        return iter(self._read()[0])
 
     def __len__(self) -> int:
-        return int(self._file.execute("SELECT count(*) FROM jobs").fetchone()[0])
+        with self._told():
+            return int(self._file.execute("SELECT count(*) FROM jobs").fetchone()[0])
 
 
 def read_records(path: Path) -> list[Record]:
@@ -179,12 +250,19 @@ def read_records(path: Path) -> list[Record]:
 
     Raises:
         SettingError: there is no file, or no record in it.
-        OutputError: the file is none of ours, of another version, or cannot be opened.
+        OutputError: the file is none of ours, of another version, or cannot be opened, or every row is damaged.
     """
     if not path.exists():  # for a clearer message than SQLite's
         raise SettingError(f"expected a file of results at {path} but there is none; make it with the command `sweep`")
     with Store(path, read_only=True) as store:
-        records = list(store)
+        records, damaged = store._read()
+    if damaged and not records:
+        raise OutputError(f"expected results in {path} but all {damaged} are damaged; run the sweep again")
+    if damaged:
+        warn(
+            f"{plural(damaged, 'result')} of {path} {'is' if damaged == 1 else 'are'} damaged and left out; run the "
+            "sweep again, which makes what is missing anew"
+        )
     if not records:
         raise SettingError(
             f"expected results in {path} but it has none yet; wait until the first job of the sweep is done"
@@ -194,3 +272,25 @@ def read_records(path: Path) -> list[Record]:
 
 def _text(value: Mapping[str, Any]) -> str:
     return json.dumps(dict(value), sort_keys=True)  # ASCII: a file's name may be no Unicode
+
+
+def _seal(row: Sequence[Any]) -> str:
+    """Digest of all that a row says."""
+    plain = [each.decode() if isinstance(each, bytes) else each for each in row]
+    return digest_of_json([*plain[:-1], float(plain[-1])])
+
+
+def _record(row: Sequence[Any], *, sealed: bool) -> Record | None:
+    """The record of a row as it lies in the file; None if it is not as it was put."""
+    try:
+        if sealed and row[-1].decode() != _seal(row[:-1]):
+            return None
+        key, status, error = (None if each is None else each.decode() for each in (row[0], row[1], row[4]))
+        job, result = (parse_json(each or "null", "a row", OutputError, free=True) for each in row[2:4])
+    except (OutputError, AttributeError, TypeError, ValueError):
+        return None
+    fits = isinstance(job, dict) and isinstance(result, dict if status == "done" else type(None))
+    numbers = type(row[5]) is int and isinstance(row[6], int | float)
+    if not fits or not numbers or status not in {"done", "failed"} or job_key(job) != key:
+        return None
+    return Record(job, status, result, error, row[5], row[6])

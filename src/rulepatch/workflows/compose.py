@@ -205,7 +205,7 @@ def _matrix(edits: Sequence[Edit], site: str, statistics: KeyStatistics) -> list
 def _own(edit: Edit, exemplars: Sequence[Exemplar]) -> list[Exemplar]:
     """The exemplars of an edit; empty if one of them is not available."""
     at_hand = {exemplar.digest(): exemplar for exemplar in exemplars}
-    wanted = [each["digest"] for each in edit.provenance.get("exemplars", [])]
+    wanted = [each.get("digest") for each in edit.provenance.get("exemplars", [])]
     return [at_hand[digest] for digest in wanted] if all(digest in at_hand for digest in wanted) else []
 
 

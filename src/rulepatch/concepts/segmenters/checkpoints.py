@@ -17,11 +17,17 @@ from rulepatch.digests import digest_of_json, digest_of_tensors
 from rulepatch.errors import ModelError, SettingError, WeightsError, reason_of
 from rulepatch.models.huggingface import quiet, transformers_library
 from rulepatch.models.registry import placed
+from rulepatch.reading import parse_json
 
 __all__ = ["Checkpoint", "load_checkpoint", "resized", "size_of", "words_of"]
 
 _FOR_TRAINING = frozenset({"class_info_file", "metadata", "num_text", "repo_path"})
 """Settings of processors that do not affect preprocessing, such as paths."""
+
+
+def _plain(text: str) -> Any:
+    """What a library's JSON says; vocabularies may hold anything."""
+    return parse_json(text, "the settings of a network", ModelError, free=True, most=1 << 30)
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,11 +47,11 @@ class Checkpoint:
     @cached_property
     def digests(self) -> dict[str, str]:
         """Digests of the weights and of the processor's settings."""
-        image = json.loads(getattr(self.processor, "image_processor", self.processor).to_json_string())
+        image = _plain(getattr(self.processor, "image_processor", self.processor).to_json_string())
         settings = {"image": {key: value for key, value in image.items() if key not in _FOR_TRAINING}}
         tokenizer = getattr(self.processor, "tokenizer", None)
         if tokenizer is not None:
-            settings["words"] = json.loads(tokenizer.backend_tokenizer.to_str())
+            settings["words"] = _plain(tokenizer.backend_tokenizer.to_str())
             for changed_by_use in ("padding", "truncation"):
                 settings["words"].pop(changed_by_use, None)
         config = {
@@ -55,7 +61,7 @@ class Checkpoint:
         }
         return {
             "weights": digest_of_tensors(self.module.state_dict()),
-            "settings": digest_of_json(json.loads(json.dumps([settings, config], default=str))),
+            "settings": digest_of_json(_plain(json.dumps([settings, config], default=str))),
         }
 
     def describe(self) -> dict[str, Any]:

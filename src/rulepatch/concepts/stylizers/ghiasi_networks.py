@@ -93,7 +93,10 @@ class _Source:
         }
         if len(said) > 1:
             raise WeightsError(f"expected one epsilon of batch norm but {self.model.origin} has {sorted(said)}")
-        return said.pop() if said else 1e-3
+        epsilon = said.pop() if said else 1e-3
+        if not 0 < epsilon < 1:
+            raise WeightsError(f"expected an epsilon of batch norm in 0..1 but {self.model.origin} has {epsilon:g}")
+        return epsilon
 
 
 class _Unit(nn.Module):

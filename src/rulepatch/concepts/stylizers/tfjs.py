@@ -5,9 +5,8 @@ tensors, one after the other, in little-endian order. Convolutions are (y, x, c_
 (y, x, c, multiplier).
 """
 
-import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +17,31 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rulepatch.errors import WeightsError
+from rulepatch.forms import checked
+from rulepatch.reading import is_regular, read_bytes, read_json
 
 __all__ = ["TfjsModel", "filters", "read_tfjs"]
 
 _DTYPES = {"float32": "<f4", "int32": "<i4", "bool": "|u1", "uint8": "|u1", "uint16": "<u2", "float16": "<f2"}
+
+MOST_BYTES = 1 << 30
+"""Of a shard; they are written with four mebibytes."""
+
+MOST_AXES = 8
+
+_TENSOR: dict[Any, Any] = {
+    "name": str, "shape": [int], "dtype": str, ...: object,
+    "quantization?": ({"dtype": str, ...: object}, None),
+}  # fmt: skip
+_NODE: dict[Any, Any] = {
+    "name": str, "op?": str, "attr?": {"epsilon?": {"f": float, ...: object}, ...: object}, ...: object,
+}  # fmt: skip
+_PACKING: dict[Any, Any] = {"scale": float, "min": float, ...: object}
+_FORM: dict[Any, Any] = {
+    "weightsManifest": [{"paths": [str], "weights": [_TENSOR], ...: object}],
+    "modelTopology?": ({"node?": [_NODE], ...: object}, None),
+    ...: object,
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,19 +74,22 @@ def read_tfjs(folder: Path) -> TfjsModel:
     path = folder / "model.json"
     if not path.is_file():
         raise WeightsError(f"expected {path} but there is no such file; give a folder in the format of TensorFlow.js")
-    try:
-        described = json.loads(path.read_text(encoding="utf-8"))
-        groups = [(list(group["paths"]), list(group["weights"])) for group in described["weightsManifest"]]
-        tensors: dict[str, NDArray[Any]] = {}
-        for names, entries in groups:
-            content = b"".join(_shard(folder, name) for name in names)
-            tensors |= _unpacked(content, entries, folder)
-        nodes = {node["name"]: node for node in (described.get("modelTopology") or {}).get("node", [])}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise WeightsError(
-            f"expected a model.json with a weightsManifest but {path} is none ({type(error).__name__}: {error}); "
-            "get a sound copy"
-        ) from None
+    described = read_json(path, WeightsError, what="a model.json with a weightsManifest")
+    checked(described, _FORM, str(path), WeightsError, advice="get a sound copy")
+    shards = [name for group in described["weightsManifest"] for name in group["paths"]]
+    if len(set(shards)) < len(shards):
+        raise WeightsError(f"expected every shard once in {path} but got some twice; get a sound copy")
+    tensors: dict[str, NDArray[Any]] = {}
+    for group in described["weightsManifest"]:
+        content = b"".join(_shard(folder, name) for name in group["paths"])
+        for name, array in _unpacked(content, group["weights"], folder):
+            if name in tensors:
+                raise WeightsError(f"expected every tensor once in {path} but got {name!r} twice; get a sound copy")
+            tensors[name] = array
+    listed = (described.get("modelTopology") or {}).get("node", [])
+    nodes = {node["name"]: node for node in listed}
+    if len(nodes) < len(listed):
+        raise WeightsError(f"expected every node once in {path} but got some twice; get a sound copy")
     return TfjsModel(tensors, nodes, folder)
 
 
@@ -93,21 +116,19 @@ def filters(array: NDArray[Any], *, depthwise: bool = False) -> Tensor:
 def _shard(folder: Path, name: str) -> bytes:
     if Path(name).name != name:
         raise WeightsError(f"expected shards beside model.json but {folder} names {name!r}; get a sound copy")
-    try:
-        return (folder / name).read_bytes()
-    except OSError:
-        raise WeightsError(f"expected the shard {folder / name} but it is not there; get all files of it") from None
+    if not is_regular(folder / name):
+        raise WeightsError(f"expected the shard {folder / name} but it is not there; get all files of it")
+    return read_bytes(folder / name, WeightsError, most=MOST_BYTES)
 
 
-def _unpacked(content: bytes, entries: list[Mapping[str, Any]], folder: Path) -> dict[str, NDArray[Any]]:
-    """The tensors of a group out of its bytes."""
-    found: dict[str, NDArray[Any]] = {}
+def _unpacked(content: bytes, entries: list[Mapping[str, Any]], folder: Path) -> Iterator[tuple[str, NDArray[Any]]]:
+    """The tensors of a group out of its bytes, by name."""
     offset = 0
     for entry in entries:
-        name, shape = str(entry["name"]), tuple(int(side) for side in entry["shape"])
+        name, shape = entry["name"], tuple(entry["shape"])
         packing = entry.get("quantization")
         stored = packing["dtype"] if packing else entry["dtype"]
-        if stored not in _DTYPES or min(shape, default=0) < 0:
+        if stored not in _DTYPES or min(shape, default=1) < 1 or len(shape) > MOST_AXES:
             raise WeightsError(f"expected numbers in {folder} but {name} is {stored} {shape}; it cannot be read")
         dtype = np.dtype(_DTYPES[stored])
         size = math.prod(shape)
@@ -119,11 +140,14 @@ def _unpacked(content: bytes, entries: list[Mapping[str, Any]], folder: Path) ->
         array = np.frombuffer(content, dtype, count=size, offset=offset).reshape(shape)
         offset += size * dtype.itemsize
         if packing and stored != "float16":
-            array = array * np.float32(packing["scale"]) + np.float32(packing["min"])
-        found[name] = array.astype(np.float32) if array.dtype.kind == "f" else array
+            checked(packing, _PACKING, f"quantization of {name} in {folder}", WeightsError, advice="get a sound copy")
+            with np.errstate(over="ignore", invalid="ignore"):
+                array = array * np.float32(packing["scale"]) + np.float32(packing["min"])
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise WeightsError(f"expected finite weights in {folder} but {name} holds others; get a sound copy")
+        yield name, array.astype(np.float32) if array.dtype.kind == "f" else array
     if offset != len(content):
         raise WeightsError(
             f"expected shards of {offset} bytes, as the manifest says, but {folder} has {len(content)}; "
             "get the files of one version"
         )
-    return found
