@@ -42,7 +42,7 @@ def test_after_an_error_everything_is_as_it_was(error, old, tmp_path):
 
 
 def test_a_writer_that_fails_to_make_the_file_leaves_nothing(tmp_path):
-    with pytest.raises(FileNotFoundError), atomic_path(tmp_path / "result") as path:
+    with pytest.raises(OutputError), atomic_path(tmp_path / "result") as path:
         path.unlink()
     assert list(tmp_path.iterdir()) == []
 

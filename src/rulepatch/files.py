@@ -308,8 +308,6 @@ def _told(target: Path, size: int | None = None) -> Iterator[None]:
     except RulepatchError:
         raise
     except OSError as error:
-        if isinstance(error, FileNotFoundError) and target.parent.is_dir():
-            raise  # whoever was to write a file did not
         reason = error.strerror or str(error)
         if error.errno in _FULL:
             raise OutputError(_no_room(target, size, reason)) from error

@@ -10,7 +10,7 @@ from rulepatch.cli.commands import app
 from rulepatch.cli.grouping import GroupedCommand, grouped, settings_of, taking
 from rulepatch.cli.groups import ModelOptions, OptionalModelOptions, RunOptions
 from rulepatch.cli.messages import print_result
-from rulepatch.cli.options import Device, Weights, example, model_option, out_option
+from rulepatch.cli.options import Device, Weights, example, model_option, number_option, out_option
 
 if TYPE_CHECKING:
     from rulepatch.concepts.segment import Segmenter
@@ -39,7 +39,7 @@ class SegmenterOptions:
     segmenter: Annotated[
         str, typer.Option(metavar="NAME", help="grounded-sam, clipseg, torchvision/NAME, files/DIR, playground, …")
     ] = "grounded-sam"
-    threshold: Annotated[float | None, typer.Option(help="Probability of a concept's pixels. [the segmenter's]")] = None
+    threshold: Annotated[float | None, number_option("Probability of a concept's pixels. [the segmenter's]")] = None
     reference: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Images that say what is usual, for context/EDIT.")
     ] = None
@@ -64,11 +64,11 @@ class StyleOptions:
     styles: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Styles of your own: a folder of images for each.")
     ] = None
-    instances: Annotated[int, typer.Option(help="Images of each style; the first is that of exemplars.")] = 2
+    instances: Annotated[int, number_option("Images of each style; the first is that of exemplars.")] = 2
     stylizer: Annotated[
         str, typer.Option(metavar="NAME", help="paste, gatys, adain/FILES, ghiasi/DIR, inpainting/ID, playground")
     ] = "paste"
-    blend: Annotated[float | None, typer.Option(help="Share of the style in the result. [0.8]")] = None
+    blend: Annotated[float | None, number_option("Share of the style in the result. [0.8]")] = None
 
     def of(self, concepts: list[str]) -> "dict[str, list[Style]]":
         """The styles of each concept."""
@@ -147,9 +147,9 @@ class FindingOptions:
         Path | None, typer.Option(metavar="FILE", help='Classes tested as one: {"dogs": ["beagle", "n02099601"]}.')
     ] = None
     exclude: Exclude = None
-    level: Annotated[float, typer.Option(help="Share of chance findings among the rules, at most.")] = 0.05
+    level: Annotated[float, number_option("Share of chance findings among the rules, at most.")] = 0.05
     least_drop: Annotated[str, typer.Option(metavar="SHARE", help="Accuracy that a rule must cost.")] = "30%"
-    least: Annotated[int, typer.Option(help="Images of a class from which on it is tested.")] = 5
+    least: Annotated[int, number_option("Images of a class from which on it is tested.")] = 5
 
     def read(self) -> dict[str, Any]:
         """What `discover` takes, by name."""

@@ -23,6 +23,7 @@ from rulepatch.cli.options import (
     OptionalModelName,
     Weights,
     example,
+    number_option,
     report_option,
 )
 
@@ -56,7 +57,7 @@ def predict(
     edit: Annotated[
         Path | None, typer.Option(metavar="FILE", help="An edit of the model: what is said before and after it.")
     ] = None,
-    top: Annotated[int, typer.Option(help="How many of the likeliest classes to tell.")] = 5,
+    top: Annotated[int, number_option("How many of the likeliest classes to tell.")] = 5,
     csv: Annotated[
         str | None, report_option("Write all predictions as a table; - prints it.", "--csv", metavar="FILE|-")
     ] = None,
@@ -146,7 +147,7 @@ def match(
         str | None, typer.Option(metavar="PATH", help="Where to look: one of the edit's sites. [the last]")
     ] = None,
     level: Annotated[
-        float, typer.Option(help="Quantile of the reference set's positions above which the key fires.")
+        float, number_option("Quantile of the reference set's positions above which the key fires.")
     ] = 0.99,
     report: Annotated[Path | None, report_option("Write an HTML wall of the best matches.")] = None,
     as_json: Json = False,

@@ -33,6 +33,7 @@ __all__ = [
     "Weights",
     "example",
     "model_option",
+    "number_option",
     "one_model",
     "out_option",
     "report_option",
@@ -57,9 +58,20 @@ def out_option(metavar: str, text: str, *, parents: bool = True) -> Any:
     return typer.Option("--out", "-o", metavar=metavar, help=text, rich_help_panel="Output", callback=check)
 
 
+def number_option(text: str, *, metavar: str | None = None) -> Any:
+    """An option that takes a number; one that no library could take is refused before anything else."""
+    return typer.Option(metavar=metavar, help=text, callback=_try_number)
+
+
 def report_option(text: str, *names: str, metavar: str = "FILE") -> Any:
     """The option that names a further file that is written, such as a report; it is tried before anything else."""
     return typer.Option(*names, metavar=metavar, help=text, rich_help_panel="Output", callback=_try_file)
+
+
+def _try_number(parameter: typer.CallbackParam, value: float | None) -> float | None:
+    if value is not None and not abs(value) <= MOST:  # nor NaN
+        raise SettingError(f"expected {parameter.opts[0]} to be a number ≤ {MOST} but got {value}; give a smaller one")
+    return value
 
 
 def _try_file(value: Any) -> Any:
@@ -78,6 +90,9 @@ def _keep(ctx: typer.Context, value: Path) -> Path:
         ctx.find_root().with_resource(writing_in(value))  # of the program: it ends even if other options are wrong
     return value
 
+
+MOST = 2**31 - 1
+"""The largest number that an option takes; libraries take no larger ones."""
 
 MODELS = "playground, FILE.py:FUNCTION, FILE.toml, or ZOO/NAME of torchvision, timm, hf, open_clip, places365"
 

@@ -8,7 +8,7 @@ from rulepatch.cli.commands import app
 from rulepatch.cli.grouping import GroupedCommand, grouped
 from rulepatch.cli.groups import NamedModelOptions, ReferenceOptions, RunOptions
 from rulepatch.cli.messages import print_result
-from rulepatch.cli.options import Dask, Device, example
+from rulepatch.cli.options import Dask, Device, example, number_option
 
 __all__ = ["app"]
 
@@ -25,8 +25,8 @@ def statistics(
     site: Annotated[
         list[str], typer.Option(metavar="PATH", help="Where the edit will be; repeatable, name all sites.")
     ],
-    architecture: Annotated[int, typer.Option(help="Of the edit. 1: keys are channels; 2: keys are patches.")] = 1,
-    workers: Annotated[int, typer.Option(metavar="N", help="Processes to share the images among.")] = 1,
+    architecture: Annotated[int, number_option("Of the edit. 1: keys are channels; 2: keys are patches.")] = 1,
+    workers: Annotated[int, number_option("Processes to share the images among.", metavar="N")] = 1,
     dask: Dask = None,
     device: Device = "cpu",
     run: RunOptions,

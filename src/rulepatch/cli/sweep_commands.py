@@ -9,7 +9,7 @@ from typer.core import TyperGroup
 from rulepatch.cli.commands import app
 from rulepatch.cli.grouping import GroupedCommand
 from rulepatch.cli.messages import Told, print_result
-from rulepatch.cli.options import Dask, Device, Json, example, out_option
+from rulepatch.cli.options import Dask, Device, Json, example, number_option, out_option
 
 __all__ = ["app"]
 
@@ -40,10 +40,10 @@ def run(
     out: Annotated[
         Path | None, out_option("STORE", "The file of results; a sweep goes on in it. [beside the plan]")
     ] = None,
-    workers: Annotated[int | None, typer.Option(metavar="N", help="Processes. [one for each core, or GPU]")] = None,
+    workers: Annotated[int | None, number_option("Processes. [one for each core, or GPU]", metavar="N")] = None,
     dask: Dask = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Count the jobs, try a few, and tell the time.")] = False,
-    tries: Annotated[int, typer.Option(help="How often a job that fails is tried.")] = 3,
+    tries: Annotated[int, number_option("How often a job that fails is tried.")] = 3,
     device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
@@ -63,7 +63,7 @@ def run(
 def report(
     store: StoreFile,
     out: Annotated[Path, out_option("DIR", "Folder for the page, figures (SVG) and tables.")],
-    least: Annotated[int, typer.Option(help="Errors from which on a case counts in a cell.")] = 5,
+    least: Annotated[int, number_option("Errors from which on a case counts in a cell.")] = 5,
     site: Annotated[
         list[str] | None,
         typer.Option(metavar="PATH", help="Sites in the order of the network; repeatable. [by name]"),

@@ -9,7 +9,7 @@ import typer
 
 from rulepatch.cli.commands import app
 from rulepatch.cli.grouping import GroupedCommand
-from rulepatch.cli.options import Device, example, model_option
+from rulepatch.cli.options import Device, example, model_option, number_option
 
 __all__ = ["app"]
 
@@ -36,7 +36,7 @@ def web(
     host: Annotated[str, typer.Option(help="Address to listen on; the default is reached from this machine alone.")] = (
         "127.0.0.1"
     ),
-    port: Annotated[int | None, typer.Option(help="[the first free one from 7860 on]")] = None,
+    port: Annotated[int | None, number_option("[the first free one from 7860 on]")] = None,
     browser: Annotated[bool, typer.Option(help="Open the page in a browser.")] = True,
     device: Device = "cpu",
 ) -> None:

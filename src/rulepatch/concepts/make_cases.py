@@ -44,6 +44,8 @@ __all__ = ["make_cases", "propose_exclusions", "styles_for"]
 
 PROPOSED = "proposed-exclusions.json"
 
+MOST_INSTANCES = 1000
+
 AHEAD = 8
 """Images that are read before, and written after, the one that is segmented."""
 
@@ -225,7 +227,7 @@ def styles_for(
         wanted: `STYLE` for every concept, or `CONCEPT=STYLE` for one; all that there are if empty.
         stylizer: name of the stylizer; one that works by words takes any words, the playground's its own styles.
         folder: holds a folder of images for each style; the eight that come with rulepatch if None.
-        instances: images of each style, at least 1.
+        instances: images of each style, 1 to 1000.
 
     Raises:
         FolderError: the folder is missing or holds no images.
@@ -238,6 +240,8 @@ def styles_for(
     """
     if instances < 1:
         raise SettingError(f"expected at least 1 image of each style but got {instances}; raise it")
+    if instances > MOST_INSTANCES:
+        raise SettingError(f"expected at most {MOST_INSTANCES} images of each style but got {instances}; lower it")
     named: dict[str, list[str]] = {concept: [] for concept in concepts}
     for text in wanted:
         concept, equals, name = text.rpartition("=")

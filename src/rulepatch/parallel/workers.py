@@ -31,6 +31,8 @@ Result = TypeVar("Result")
 LOCAL = "local"
 """In place of a scheduler's address: a temporary Dask cluster on this machine."""
 
+MOST_WORKERS = 4096
+
 TRIES = 2
 """Retries of an item whose worker process died, without other items in flight."""
 
@@ -65,6 +67,10 @@ class Workers:
     def __init__(self, count: int = 1, *, dask: str | None = None) -> None:
         if count < 1:
             raise SettingError(f"expected at least 1 worker but got {count}; raise it")
+        if count > MOST_WORKERS:
+            raise SettingError(
+                f"expected at most {MOST_WORKERS:,} workers but got {count}; one for each core is enough"
+            )
         self._count, self._address = count, dask
         self._has_warned = False
         self._client: Any = None
