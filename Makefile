@@ -17,7 +17,7 @@ TORCH_OF ?=
 INSTALL = -m pip install --quiet --disable-pip-version-check
 PURELIB = -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
 
-.PHONY: demo test quick oldest oldest-environment lint format bench docs dist clean
+.PHONY: demo test quick attack oldest oldest-environment lint format bench docs dist clean
 
 demo: $(VENV)/.package
 	$(BIN)/rulepatch demo
@@ -27,6 +27,11 @@ test: $(VENV)/.dev
 
 quick: $(VENV)/.dev
 	$(BIN)/python -m pytest $(WORKERS) -m "not slow"
+
+# The suites of tests/attack/ with many mutations of each format; the counts go to docs/security.md by `python -m benchmarks.tables`.
+MUTATIONS ?= 100000
+attack: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.attacks --mutations $(MUTATIONS)
 
 # Old libraries use what newer ones deprecate, so warnings are no errors here, but for our own.  The extras are not tried.
 oldest: oldest-environment

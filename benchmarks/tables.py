@@ -17,7 +17,10 @@ from benchmarks.measure import RESULTS
 from rulepatch.concepts.cases import CELLS
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in ("results", "many-machines", "which-site"))]
+PAGES = [
+    ROOT / "README.md",
+    *(ROOT / "docs" / f"{name}.md" for name in ("results", "many-machines", "security", "which-site")),
+]
 BLOCK = re.compile(r"<!-- results: (\S+) -->\n(.*?)<!-- end -->", flags=re.DOTALL)
 
 Row = Mapping[str, Any]
@@ -638,6 +641,15 @@ VIEWS: Mapping[str, Callable[[], str]] = {
     "reference-sets": View("reference_sets-cpu", REFERENCE_SETS),
     "matrix": View("matrix-cpu", MATRIX),
     "matrix-sites": View("matrix-cpu", SITES, lambda row: row["way"] in {"by itself", "best by hand"}),
+    "attacks": View(
+        "attacks-cpu",
+        {
+            "format": text("form"),
+            **{name: number(name, 0) for name in ("mutations", "refused", "read")},
+            "slower than 5 s": number("slow", 0),
+            "faults": number("faults", 0),
+        },
+    ),
     "budget": View("budget-cpu", BUDGET),
     "gates": View("gates-cpu", GATES),
     "gates-mobilenet": View("gates-mobilenet-cpu", GATES),

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     )
     from rulepatch.concepts.segmenters.bases import ClosedVocabulary, Entries, OpenVocabulary, SingleNetwork
     from rulepatch.concepts.segmenters.context import ContextMatch
+    from rulepatch.concepts.stickers import find_sticker
     from rulepatch.concepts.stylize import (
         Style,
         Stylizer,
@@ -59,6 +60,7 @@ __all__ = [
     "check_parts",
     "concept_mask",
     "find_overlay",
+    "find_sticker",
     "finished",
     "key_of_concept",
     "key_of_edit",

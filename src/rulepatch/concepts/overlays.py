@@ -23,7 +23,7 @@ from rulepatch.models.classifier import Classifier
 from rulepatch.models.preprocess import Preprocess
 from rulepatch.progress import steps
 
-__all__ = ["Overlay", "contrast_shown", "find_overlay", "transplants"]
+__all__ = ["Overlay", "contrast_shown", "find_overlay", "pasted", "transplants"]
 
 Floats = NDArray[np.float64]
 
@@ -75,6 +75,7 @@ class Overlay:
         kind: "one colour"; "opaque", with a colour for each pixel; or "cast", an affine map of colours.
         mask: the exemplars' mask, (h, w), float32, 0..1; nothing changes where it is 0.
         gain: matrix that a cast multiplies RGB by, (3, 3); None for the others.
+        anywhere: whether it lies at another place each time, as a sticker does.
 
     Examples:
         >>> alpha = np.zeros((4, 4), np.float32)
@@ -91,6 +92,7 @@ class Overlay:
     kind: Literal["one colour", "opaque", "cast"]
     mask: NDArray[np.float32] = field(repr=False)
     gain: NDArray[np.float32] | None = field(default=None, repr=False)
+    anywhere: bool = False
 
     def onto(self, image: Image.Image, shift: tuple[int, int] = (0, 0)) -> tuple[Image.Image, NDArray[np.float32]]:
         """Lay it over an image, rounded as by Pillow's `paste`.
@@ -166,7 +168,7 @@ def find_overlay(
     if len(before) > 1:
         found += [_held_out(fit, before, after, mask) for fit in (_one_colour, _opaque)]
     elif opaque:
-        found.append(_pasted(before[0], after[0], mask))
+        found.append(pasted(before[0], after[0], mask))
     else:
         single = _one_colour(before, after, mask)
         shows_through = all(SHOWN[0] < shown < SHOWN[1] for shown in contrast_shown(before[0], after[0], single))
@@ -212,7 +214,7 @@ def transplants(
     count: int,
     *,
     seed: int = 0,
-    shifted: float = 0.0,
+    shifted: float | None = None,
     progress: bool = True,
 ) -> list[Exemplar]:
     """Lay an overlay over images of a reference set, as the network sees them.
@@ -223,7 +225,8 @@ def transplants(
         images: the images; labels are ignored.
         count: how many; all of them at most.
         seed: of which they are, and of the places.
-        shifted: share of them with the overlay at a random other place, 0..1, as far as its mask stays inside.
+        shifted: share of them with the overlay at a random other place, 0..1, as far as its mask stays inside; none if
+            None, or all of them if it belongs anywhere.
         progress: whether to show a bar.
 
     Returns:
@@ -244,6 +247,7 @@ def transplants(
         >>> [each.image.size for each in made]
         [(64, 64), (64, 64)]
     """
+    shifted = float(overlay.anywhere) if shifted is None else shifted
     if not 0 <= shifted <= 1:
         raise SettingError(f"expected a share of shifted images in 0..1 but got {shifted}; 0.5 moves every other one")
     if overlay.mask.shape != model.preprocess.input_size:
@@ -423,8 +427,8 @@ def _opaque(before: Floats, after: Floats, mask: Floats) -> Overlay:
     return _fitted("opaque", (before, after, mask), alpha, colour.clip(0, 1))
 
 
-def _pasted(before: Floats, after: Floats, mask: Floats) -> Overlay:
-    """The pixels of one edited image, as opaque as the mask is white, where anything near them is changed."""
+def pasted(before: Floats, after: Floats, mask: Floats) -> Overlay:
+    """The pixels of one edited image (h, w, 3), as opaque as the mask is white, where anything near them is changed."""
     changed = np.abs(after - before).max(-1) > CHANGED
     alpha = np.where(_box(changed.astype(np.float64), 2) > 0.5, mask, 0)
     colour = before + (after - before) / np.maximum(alpha, 0.02)[..., None]

@@ -88,7 +88,8 @@ def gather_evidence(
     model, run = problem.model, problem.run
     if given is None and overlay is not None:
         shown, spared = (transplants_of(overlay, model, some, run) for some in (unseen, held))
-        told = f"{plural(len(shown), 'transplant')} of the exemplars' overlay ({overlay.kind})"
+        what = "sticker" if overlay.anywhere else f"overlay ({overlay.kind})"
+        told = f"{plural(len(shown), 'transplant')} of the exemplars' {what}"
         return replace(_evidence(factory, shown, told), held=replace(spared.replaced, name="transplant"))
     if given is None:
         made = make_counterfactuals(problem, images, progress=run.progress)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from rulepatch.concepts.overlays import find_overlay, transplants
+from rulepatch.concepts.stickers import find_sticker
 from rulepatch.core.edit import Edit
 from rulepatch.core.exemplars import Exemplar
 from rulepatch.data.folders import ImageSet
@@ -116,7 +117,9 @@ def search(
     images = ImageSet.of(reference, model.classes)
     with section("search"):
         images = trusted(model, images, seed=run.seed, progress=run.progress)
-        overlay = None if fixed.whole_image else find_overlay(exemplars, model.preprocess)
+        overlay = None
+        if not fixed.whole_image:
+            overlay = find_overlay(exemplars, model.preprocess) or find_sticker(exemplars, model.preprocess)
         images, held = images.split(1 - HELD_OUT, seed=run.seed)
         known, unseen = images.split(0.5, seed=run.seed)  # damage is lower on the images of the statistics
         learnt = list(exemplars)
