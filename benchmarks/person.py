@@ -97,7 +97,7 @@ class Person:
         self.ready()
 
     def _asked(self, url: str, address: str) -> None:
-        if not url.startswith((address.rstrip("/"), "data:", "blob:")):
+        if not url.startswith((address.partition("?")[0].rstrip("/"), "data:", "blob:")):
             self.elsewhere.append(url)
 
     def ready(self) -> None:

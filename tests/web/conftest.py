@@ -3,6 +3,8 @@
 import importlib.util
 import os
 import sys
+import urllib.parse
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -42,6 +44,19 @@ def address(person, tmp_path_factory):
     environment = os.environ | {"OMP_NUM_THREADS": "1", "RULEPATCH_CACHE": str(tmp_path_factory.mktemp("cache"))}
     with person.server("--port", "0", environment=environment) as (address, _):
         yield address
+
+
+@pytest.fixture(scope="session")
+def ask(address):
+    """Ask the server for something by hand, as somebody who knows its token."""
+    base, _, token = address.partition("?token=")
+    cookie = f"rulepatch-{urllib.parse.urlsplit(base).port}={token}"
+
+    def call(path, body=None, **headers):
+        request = urllib.request.Request(f"{base}{path}", body, {"Cookie": cookie} | headers)
+        return urllib.request.urlopen(request, timeout=600)
+
+    return call
 
 
 @pytest.fixture

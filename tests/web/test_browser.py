@@ -4,7 +4,6 @@ import io
 import json
 import re
 import urllib.error
-import urllib.request
 import zipfile
 import zlib
 
@@ -243,22 +242,22 @@ def test_with_webgl_nothing_is_said_of_it(someone):
     assert not someone().page.locator("#no-webgl").is_visible()
 
 
-def test_files_outside_of_what_was_named_are_not_served(address, tmp_path):
+def test_files_outside_of_what_was_named_are_not_served(ask, tmp_path):
     (tmp_path / "secret.txt").write_text("secret")
     for path in (tmp_path / "secret.txt", "/etc/passwd", "../../../../etc/passwd"):
         for route in ("gradio_api/file=", "file=", "file/"):
             with pytest.raises(urllib.error.HTTPError) as refused:
-                urllib.request.urlopen(f"{address}{route}{path}", timeout=600)
+                ask(f"{route}{path}")
             assert refused.value.code in {403, 404}
             refused.value.close()
 
 
 @pytest.mark.parametrize("part", ["painter", "load"])
-def test_a_request_by_hand_cannot_name_a_file_of_the_server(address, tmp_path, part):
+def test_a_request_by_hand_cannot_name_a_file_of_the_server(ask, tmp_path, part):
     """What a page sends for an upload is a path; one outside of what was uploaded is refused."""
     edit = tmp_path / "edit.safetensors"
     Edit((), "0" * 64).save(edit)
-    with urllib.request.urlopen(f"{address}config", timeout=600) as answer:
+    with ask("config") as answer:
         config = json.loads(answer.read())
     (wanted,) = (each["id"] for each in config["components"] if each["props"].get("elem_id") == part)
     step = next(each for each in config["dependencies"] if each["inputs"][:1] == [wanted])
@@ -267,15 +266,12 @@ def test_a_request_by_hand_cannot_name_a_file_of_the_server(address, tmp_path, p
     body = {
         "data": [given, *[""] * (len(step["inputs"]) - 1)], "fn_index": step["id"], "session_hash": f"by-hand-{part}",
     }  # fmt: skip
-    request = urllib.request.Request(
-        f"{address}gradio_api/queue/join", json.dumps(body).encode(), {"Content-Type": "application/json"}
-    )
     try:
-        urllib.request.urlopen(request, timeout=600).close()
+        ask("gradio_api/queue/join", json.dumps(body).encode(), **{"Content-Type": "application/json"}).close()
     except urllib.error.HTTPError as refused:
         refused.close()
         return
-    with urllib.request.urlopen(f"{address}gradio_api/queue/data?session_hash=by-hand-{part}", timeout=600) as stream:
+    with ask(f"gradio_api/queue/data?session_hash=by-hand-{part}") as stream:
         told = [json.loads(line[6:]) for line in stream.read().decode().splitlines() if line.startswith("data: ")]
     (ended,) = (each for each in told if each["msg"] == "process_completed")
     assert not ended["success"] and str(edit) not in json.dumps(ended["output"].get("data", ""))

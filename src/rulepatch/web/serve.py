@@ -13,6 +13,7 @@ from PIL import Image
 
 from rulepatch.errors import MissingExtraError, SettingError
 from rulepatch.web.catalog import Catalog
+from rulepatch.web.door import Door, Guard
 from rulepatch.web.sessions import Sessions
 
 __all__ = ["LOOPBACK", "serving"]
@@ -37,7 +38,7 @@ def serving(catalog: Catalog, *, host: str = LOOPBACK, port: int | None = None) 
         port: to listen on; 0 for any free one; the first free one from 7860 on if None.
 
     Yields:
-        Its address.
+        Its address, with the token that opens it.
 
     Raises:
         MissingExtraError: Gradio is not installed.
@@ -47,13 +48,16 @@ def serving(catalog: Catalog, *, host: str = LOOPBACK, port: int | None = None) 
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before the import, which accesses the network
         if importlib.util.find_spec("gradio") is None:
             raise MissingExtraError("expected Gradio for the page but it is not there; pip install 'rulepatch[ui]'")
+        from starlette.middleware import Middleware
+
         from rulepatch.web.app import CSS, HEAD, build
 
         free = _free(host, port)
         _warn(host)
         threading.Thread(target=catalog.warm_up, daemon=True).start()
         Image.MAX_IMAGE_PIXELS = MOST_PIXELS
-        with closing(Sessions(catalog)) as sessions:
+        guard = Guard(host)
+        with closing(Sessions(catalog, is_open=guard.pages.__contains__)) as sessions:
             page = build(sessions)
             try:
                 _, address, _ = page.queue(default_concurrency_limit=None).launch(
@@ -68,8 +72,9 @@ def serving(catalog: Catalog, *, host: str = LOOPBACK, port: int | None = None) 
                     ssr_mode=False,
                     css=CSS,
                     head=HEAD,
+                    app_kwargs={"middleware": [Middleware(Door, guard=guard)]},
                 )
-                yield str(address)
+                yield f"{address}?token={guard.token}"
             finally:
                 with suppress(Exception):
                     page.close(verbose=False)
@@ -96,4 +101,7 @@ def _warn(host: str) -> None:
         if ipaddress.ip_address(host).is_loopback:
             return
     if host != "localhost":
-        log.warning("others can reach %s: whoever opens the page can use it, there is no password", host)
+        log.warning(
+            "others can reach %s: whoever knows the whole address can use the page, and what is sent is not encrypted",
+            host,
+        )

@@ -5,7 +5,7 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +27,9 @@ MOST_SESSIONS = 20
 
 IDLE_SECONDS = 4 * 3600
 """Seconds of inactivity after which a session may be closed in favour of another."""
+
+UNWATCHED_SECONDS = 60
+"""The same for one that no open page belongs to, as of calls that are made without a page."""
 
 STOP_SECONDS = 3.0
 """An operation that begins within so many seconds of Stop was waiting when it was pressed, and is stopped too."""
@@ -133,10 +136,12 @@ class Sessions:
 
     Args:
         catalog: models and folders to offer.
+        is_open: whether a page is open, by its id.
     """
 
-    def __init__(self, catalog: Catalog) -> None:
+    def __init__(self, catalog: Catalog, *, is_open: Callable[[str], bool] = lambda who: True) -> None:
         self.catalog = catalog
+        self._is_open = is_open
         self._open: dict[str, Session] = {}
         self._lock = threading.Lock()
 
@@ -186,8 +191,13 @@ class Sessions:
     def _make_room(self, who: str) -> None:
         if len(self._open) < MOST_SESSIONS or who in self._open:
             return
-        oldest = min(self._open, key=lambda each: self._open[each].last_used)
-        if time.monotonic() - self._open[oldest].last_used < IDLE_SECONDS:
+        now = time.monotonic()
+        beyond = {
+            who: now - session.last_used - (IDLE_SECONDS if self._is_open(who) else UNWATCHED_SECONDS)
+            for who, session in self._open.items()
+        }
+        oldest = max(beyond, key=beyond.__getitem__)
+        if beyond[oldest] < 0:
             raise SettingError(
                 f"expected at most {MOST_SESSIONS} open pages but there are as many already; close one and reload"
             )
