@@ -104,14 +104,21 @@ class Store:
         where = f"{path.absolute().as_uri()}?mode=rw" if read_only else path
         with self._told():
             self._file = sqlite3.connect(where, timeout=30, uri=read_only)
-            self._file.text_factory = bytes  # a text that is no UTF-8 is its row's fault, and no other's
-            self._check(path, read_only=read_only)
-            if read_only:
-                self._file.execute("PRAGMA query_only=ON")
-                return
-            self._file.execute("PRAGMA journal_mode=WAL")
-            self._file.execute("PRAGMA synchronous=NORMAL")  # a system crash may lose the last records
-            self._migrate()
+            try:
+                self._open(path, read_only=read_only)
+            except BaseException:
+                self.close()
+                raise
+
+    def _open(self, path: Path, *, read_only: bool) -> None:
+        self._file.text_factory = bytes  # a text that is no UTF-8 is its row's fault, and no other's
+        self._check(path, read_only=read_only)
+        if read_only:
+            self._file.execute("PRAGMA query_only=ON")
+            return
+        self._file.execute("PRAGMA journal_mode=WAL")
+        self._file.execute("PRAGMA synchronous=NORMAL")  # a system crash may lose the last records
+        self._migrate()
 
     @contextmanager
     def _told(self) -> Iterator[None]:
@@ -131,7 +138,6 @@ class Store:
         tables = self._file.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
         foreign = owner != APPLICATION and (tables or read_only)
         if foreign or not (1 if read_only else 0) <= version <= len(MIGRATIONS):
-            self.close()
             what = f"of version {version}" if owner == APPLICATION else "of another program"
             raise OutputError(
                 f"expected results of version {len(MIGRATIONS)} at most in {path} but got a file {what}; "
