@@ -44,10 +44,8 @@ def use(path, sound):
         warnings.simplefilter("always")
         found = read_records(path)
     assert all(record == sound[record.key] for record in found)
-    missing = len(sound) - len(found)
-    assert not missing or any(issubclass(each.category, RulepatchWarning) for each in told), (
-        f"{missing} lost in silence"
-    )
+    lost = len(sound) - len(found)
+    assert not lost or any(issubclass(each.category, RulepatchWarning) for each in told), f"{lost} lost in silence"
     SweepReport.read(path, least=1).to_text(), Failures.read(path).to_text()
     export_records(path, path.with_suffix(".csv"))
 
@@ -55,7 +53,7 @@ def use(path, sound):
 def go_on(path, sound):
     """What `sweep` does with it: what is missing is put again, and then everything is there."""
     with Store(path) as store:
-        store.remove_damaged()
+        store.mend()
         done = store.done()
         assert done <= {key for key, record in sound.items() if record.status == "done"}
         for key, record in sound.items():
@@ -103,9 +101,8 @@ def test_rows(path, sound, sealed):
         if place in {2, 3} and row[place] is not None:
             row[place] = as_json(of_structure(row[place], draw), draw).decode("utf-8", "replace")
         else:
-            row[place] = draw.choice(
-                (None, "", "x", "done", "failed", -1, 2**62, 0.5, 1e300, b"\xff", "[" * 5000, "{}")
-            )
+            odd = (None, "", "x", "done", "failed", -1, 2**62, 0.5, 1e300, b"\xff", "[" * 5000, "{}")
+            row[place] = draw.choice(odd)
         for each in (2, 3):
             if isinstance(row[each], dict):
                 row[each] = json.dumps(row[each], sort_keys=True, ensure_ascii=False)
@@ -119,11 +116,8 @@ def test_rows(path, sound, sealed):
         file = sqlite3.connect(other)
         key, row = given
         try:
-            seal = (
-                stores._seal(row)
-                if sealed
-                else file.execute("SELECT seal FROM jobs WHERE key = ?", [key]).fetchone()[0]
-            )
+            (seal,) = file.execute("SELECT seal FROM jobs WHERE key = ?", [key]).fetchone()
+            seal = stores._seal(row) if sealed else seal
             with file:
                 file.execute("DELETE FROM jobs WHERE key = ?", [key])
                 file.execute("INSERT OR REPLACE INTO jobs VALUES (?, ?, ?, ?, ?, ?, ?, ?)", [*row, seal])
@@ -174,7 +168,7 @@ def test_rows_of_version_0_1_whose_key_is_another_jobs_are_not_believed(path, so
     with pytest.warns(RulepatchWarning, match="4 results"):
         assert all(record == sound[record.key] for record in read_records(path))
     with Store(path) as store:
-        assert store.remove_damaged() == 4 and store.remove_damaged() == 0
+        assert store.mend() == 4 and store.mend() == 0
 
 
 def test_a_row_that_is_lost_is_noticed(path, sound):
