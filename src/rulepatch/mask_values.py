@@ -257,7 +257,7 @@ def _one_picked(drawing: Drawing, value: int | str) -> Weights:
             raise MaskError(f"expected {drawing.name} to be transparent in part but it is not; name a colour")
         share = opacity.astype(np.float32) / np.float32(255)
         return share if value.lower() == "opaque" else 1 - share
-    if isinstance(value, int) or value.isdecimal():
+    if isinstance(value, int) or (value.isdecimal() and len(value) < 20):
         levels = drawing.pixels if drawing.index is None else drawing.index
         if levels.ndim == 3 and chroma(drawing.rgb) == 0:
             levels = levels[..., 0]
@@ -270,7 +270,7 @@ def _one_picked(drawing: Drawing, value: int | str) -> Weights:
         raise MaskError(
             f'expected a number, a colour such as #800000, "opaque" or "transparent" as mask_value but got {value!r}'
         ) from None
-    others = Colours.of(_colour_grid(drawing), lossy=drawing.lossy).values
+    others = Colours.of(grid(drawing.rgb).astype(np.float64), lossy=drawing.lossy).values
     exact = len(others) <= FEW and not drawing.lossy
     others = others[distances(others, colour[None])[:, 0] > (0 if exact else ALIKE)]
     known = np.concatenate([colour[None], others])

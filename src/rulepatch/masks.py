@@ -1,5 +1,6 @@
 """Reading of concept masks from files, arrays, tensors and images."""
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from PIL import Image
 from rulepatch.errors import ImageError, MaskError
 from rulepatch.images import NOTE, decoded, write_image
 from rulepatch.mask_values import Drawing, MaskValue, weights_of
+from rulepatch.reading import read_bytes
 
 __all__ = ["MaskValue", "read_mask", "write_mask"]
 
@@ -18,6 +20,9 @@ SHARES = f"{NOTE}mask"
 
 LOSSY = frozenset({"JPEG", "MPO", "JPEG2000", "AVIF", "WEBP"})
 """Formats whose compression may have changed colours."""
+
+MOST_BYTES = 1 << 30
+"""Of an array in a file."""
 
 CHANNELS = (3, 4)
 """Of colours, without and with opacity."""
@@ -83,9 +88,12 @@ def write_mask(mask: NDArray[np.float32], path: Path) -> None:
 
 def _drawing(source: Any, name: str) -> Drawing:
     if isinstance(source, Path | str) and Path(source).suffix.lower() == ".npy":
+        content = read_bytes(Path(source), ImageError, what="an array", most=MOST_BYTES)
         try:
-            return _of_array(np.load(source, allow_pickle=False), name)
-        except (OSError, ValueError, EOFError) as error:
+            return _of_array(np.load(io.BytesIO(content), allow_pickle=False), name)
+        except MaskError:
+            raise
+        except Exception as error:  # of whatever a header says
             raise ImageError(
                 f"expected an array in {source} but it cannot be read ({error}); replace the file"
             ) from None

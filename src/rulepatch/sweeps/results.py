@@ -13,10 +13,10 @@ import numpy as np
 
 from rulepatch.concepts.cases import CELLS
 from rulepatch.discovery.concept_effects import bootstrap_mean
-from rulepatch.errors import SettingError
 from rulepatch.evaluation.metrics import Corrected, mcnemar
 from rulepatch.experiments.grids import METHODS
-from rulepatch.sweeps.jobs import TRIED, split_key
+from rulepatch.sweeps.jobs import split_key
+from rulepatch.sweeps.record_forms import check_record
 from rulepatch.sweeps.store import Record
 
 __all__ = [
@@ -42,8 +42,6 @@ __all__ = [
     "study_of",
     "summarise",
 ]
-
-NEEDED = frozenset({"model", "case", "target", "exemplars", "seed", "reference", "max_drop", "validation", *TRIED})
 
 ROUNDING = 1e-12
 """Differences below it are rounding errors of sums."""
@@ -216,11 +214,7 @@ def names_of(records: Iterable[Record]) -> dict[str, str]:
     found: dict[str, str] = {}
     for each in sorted(records, key=lambda each: each.key):
         result = each.result
-        if not each.job.keys() >= NEEDED or (result is not None and not result.keys() >= {"cells", "chosen"}):
-            raise SettingError(
-                f"expected results of a sweep but got a record of {', '.join(sorted(each.job)) or 'nothing'}; "
-                "name the file that the command `sweep` wrote"
-            )
+        check_record(each)
         if result is not None:
             found.setdefault(each.job["model"], result["model"])
             found.setdefault(each.job["case"]["digest"], result["cases"])

@@ -142,7 +142,7 @@ def sweep(
     jobs = jobs_of(_plan(plan), device=device, progress=run.progress)
     start = perf_counter()
     with writing_to(store), Workers(_count(workers, device), dask=dask) as at_work, Store(store) as kept:
-        if damaged := kept.remove_damaged():
+        if damaged := kept.mend():
             warn(f"removed {plural(damaged, 'damaged result')} of {store}; what is missing is run again")
         before, attempts = kept.done(), kept.attempts()
         pending = [job for job in jobs if job.key not in before]

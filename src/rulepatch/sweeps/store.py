@@ -16,6 +16,7 @@ from typing import Any, Literal, Self
 from rulepatch.digests import digest_of_json
 from rulepatch.errors import OutputError, SettingError, warn
 from rulepatch.escaping import for_terminal
+from rulepatch.files import atomic_path
 from rulepatch.reading import is_regular, parse_json
 from rulepatch.text import plural
 
@@ -100,26 +101,36 @@ class Store:
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
         if path.exists() and not is_regular(path):
             raise OutputError(f"expected a file of results at {path} but it is a folder or a device; name another")
-        self._path = path
+        self._path, self._read_only = path, read_only
+        self._connect()
+
+    def _connect(self) -> None:
         # "ro" would leave log files behind; "rw" does not create a file either
-        where = f"{path.absolute().as_uri()}?mode=rw" if read_only else path
+        where = f"{self._path.absolute().as_uri()}?mode=rw" if self._read_only else self._path
         with self._told():
-            self._file = sqlite3.connect(where, timeout=30, uri=read_only)
-            self._file.text_factory = bytes  # a text that is no UTF-8 is its row's fault, and no other's
-            self._check(path, read_only=read_only)
-            if read_only:
-                self._file.execute("PRAGMA query_only=ON")
-                return
-            self._file.execute("PRAGMA journal_mode=WAL")
-            self._file.execute("PRAGMA synchronous=NORMAL")  # a system crash may lose the last records
-            self._migrate()
+            self._file = sqlite3.connect(where, timeout=30, uri=self._read_only)
+            try:
+                self._open(self._path, read_only=self._read_only)
+            except BaseException:
+                self.close()
+                raise
+
+    def _open(self, path: Path, *, read_only: bool) -> None:
+        self._file.text_factory = bytes  # a text that is no UTF-8 is its row's fault, and no other's
+        self._check(path, read_only=read_only)
+        if read_only:
+            self._file.execute("PRAGMA query_only=ON")
+            return
+        self._file.execute("PRAGMA journal_mode=WAL")
+        self._file.execute("PRAGMA synchronous=NORMAL")  # a system crash may lose the last records
+        self._migrate()
 
     @contextmanager
     def _told(self) -> Iterator[None]:
         """Whatever SQLite says of a damaged, locked or full file, as a sentence."""
         try:
             yield
-        except (sqlite3.Error, sqlite3.Warning, OverflowError, TypeError) as error:  # no row where there is always one
+        except (sqlite3.Error, sqlite3.Warning, OverflowError, TypeError, UnicodeError) as error:
             raise OutputError(
                 f"expected a file of results at {self._path} but it cannot be used ({error}); get a sound copy or name "
                 "another"
@@ -132,7 +143,6 @@ class Store:
         tables = self._file.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
         foreign = owner != APPLICATION and (tables or read_only)
         if foreign or not (1 if read_only else 0) <= version <= len(MIGRATIONS):
-            self.close()
             what = f"of version {version}" if owner == APPLICATION else "of another program"
             raise OutputError(
                 f"expected results of version {len(MIGRATIONS)} at most in {path} but got a file {what}; "
@@ -200,20 +210,24 @@ class Store:
         """How many rows are lost, or are not as they were put."""
         return self._read()[1]
 
-    def remove_damaged(self) -> int:
-        """Remove the rows that are not as they were put, so that their jobs are run again.
+    def mend(self) -> int:
+        """If anything is damaged, write what is sound into a new file in its place; the jobs of the rest are run again.
 
         Returns:
-            How many there were, and of rows that are lost.
+            How many results were lost, or not as they were put.
         """
         sound, damaged = self._read()
-        if damaged:
-            keys = {record.key for record in sound}
-            with self._told(), self._file:
-                for (key,) in self._file.execute("SELECT CAST(key AS BLOB) FROM jobs").fetchall():
-                    if key.decode(errors="replace") not in keys:
-                        self._file.execute("DELETE FROM jobs WHERE CAST(key AS BLOB) = ?", (key,))
-                self._file.execute("UPDATE tally SET n = (SELECT count(*) FROM jobs)")
+        with self._told():
+            whole = self._file.execute("PRAGMA quick_check(1)").fetchone() == (b"ok",)
+        if damaged or not whole:
+            self.close()
+            with atomic_path(self._path) as unfinished:
+                with Store(unfinished) as fresh:
+                    for record in sound:
+                        fresh.put(record)
+                for end in ("-wal", "-shm"):  # which would be taken for the new file's
+                    self._path.with_name(self._path.name + end).unlink(missing_ok=True)
+            self._connect()
         return damaged
 
     def _read(self) -> tuple[list[Record], int]:
@@ -222,13 +236,15 @@ class Store:
             sealed = self._version() >= SEALED
             rows = self._file.execute(f"SELECT {COLUMNS}, {'seal' if sealed else 'NULL'} FROM jobs ORDER BY key")
             found: dict[str, Record] = {}
-            count = 0
+            count, last = 0, ""
             for row in rows:
                 count += 1
-                if (record := _record(row, sealed=sealed)) is not None:
+                record = _record(row, sealed=sealed)
+                if record is not None and record.key > last:  # rows in disorder would not be found by their keys
                     found[record.key] = record
+                    last = record.key
             told = int(self._file.execute("SELECT n FROM tally").fetchone()[0]) if sealed else count
-        return [found[key] for key in sorted(found)], max(count, told) - len(found)
+        return list(found.values()), max(count, told) - len(found)
 
     def __iter__(self) -> Iterator[Record]:
         """Every sound record, sorted by key, independent of the order of completion."""
