@@ -179,18 +179,19 @@ def write_tensors(target: Path, tensors: Mapping[str, "Tensor"], metadata: Mappi
 
 
 def write_texts(folder: Path, texts: Mapping[str, str]) -> None:
-    """Write text files into a folder, each atomically.
+    """Write text files into a folder, all of them or none.
 
     Args:
         folder: made if there is none.
-        texts: what each file holds, by its name; they are written in this order.
+        texts: what each file holds, by its name; they appear in this order, once all are written.
 
     Raises:
         OutputError: the folder, or one that it is in, is a file, or it cannot be written to.
     """
-    with writing_in(folder):
-        for name, text in texts.items():
-            write_file(folder / name, text)
+    with writing_in(folder), ExitStack() as unfinished:
+        for name, text in reversed(list(texts.items())):
+            data = text.encode()
+            unfinished.enter_context(atomic_path(folder / name, size=len(data))).write_bytes(data)
 
 
 def write_somewhere(write: Callable[[Path], None], target: Path) -> None:

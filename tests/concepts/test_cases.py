@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rulepatch import files
+from rulepatch import files, unfinished
 from rulepatch.concepts import make_cases as maker
 from rulepatch.concepts.cases import CELLS, CaseSet, Counterfactual, read_classes, split
 from rulepatch.concepts.make_cases import make_cases, propose_exclusions, styles_for
@@ -101,16 +101,16 @@ def test_large_pictures_are_reduced_and_masks_with_them(world):
 @pytest.mark.parametrize("after", [0, 1, 2, 7, 20, 41, 60])
 def test_interrupted_anywhere_it_ends_with_the_same_bytes(world, monkeypatch, after):
     whole = tree(make(world, "whole").root)
-    real, count = files.atomic_path, itertools.count()
+    real, count = files.write_file, itertools.count()
 
-    def dying(target):
+    def dying(target, content):
         if next(count) >= after:
-            (target.parent / f".{target.name}.half.png").write_bytes(b"half a file")
+            (target.parent / unfinished.temporary_name(".png")).write_bytes(b"half a file")
             raise KeyboardInterrupt
-        return real(target)
+        real(target, content)
 
     with monkeypatch.context() as patch:
-        patch.setattr(maker, "atomic_path", dying)
+        patch.setattr(maker, "write_file", dying)
         with pytest.raises(KeyboardInterrupt):
             make(world, "broken")
     if after:

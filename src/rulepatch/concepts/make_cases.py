@@ -32,7 +32,7 @@ from rulepatch.data.run import Run, with_settings
 from rulepatch.data.stream import Skipped, ahead
 from rulepatch.digests import digest_of_bytes, digest_of_json
 from rulepatch.errors import FolderError, ImageError, SettingError, nearest
-from rulepatch.files import atomic_path, writing_in
+from rulepatch.files import write_file, writing_in
 from rulepatch.forms import checked
 from rulepatch.images import image_bytes, read_image
 from rulepatch.models.classes import Classes
@@ -156,8 +156,7 @@ class _Maker:
         path.parent.mkdir(parents=True, exist_ok=True)
         buffer = io.BytesIO()
         image.save(buffer, "PNG", compress_level=1)  # twice as large as the tightest, and ten times as fast
-        with atomic_path(path) as unfinished:
-            unfinished.write_bytes(buffer.getvalue())
+        write_file(path, buffer.getvalue())
 
 
 def make_cases(
@@ -414,5 +413,4 @@ def _finish(maker: _Maker, named: Sequence[tuple[Picture, str]]) -> CaseSet:
 
 
 def _write_json(path: Path, value: Any) -> None:
-    with atomic_path(path) as unfinished:
-        unfinished.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_file(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
