@@ -22,8 +22,8 @@ FILES = sorted(SOURCE.rglob("*.py"))
 # From the lowest layer up. Packages of one layer do not import each other.
 LAYERS = [
     {
-        *("errors", "chance", "collectives", "colours", "digests", "files", "forward", "images", "lazy", "mask_values"),
-        "masks",
+        *("errors", "chance", "collectives", "colours", "digests", "files", "forward", "images", "interrupts", "lazy"),
+        *("mask_values", "masks"),
         *("memory", "methods", "notebook", "pixels", "progress", "registry", "settings", "text"),
         *("thumbnails", "timing", "wrappers"),
     },

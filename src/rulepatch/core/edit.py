@@ -398,9 +398,15 @@ def _module_of(model: "nn.Module | Holder") -> nn.Module:
 
 def _copied(module: nn.Module) -> nn.Module:
     try:
-        return copy.deepcopy(module)
+        found = copy.deepcopy(module)
     except Exception as error:  # of whatever the module holds besides its weights
         raise ModelError(
             f"expected a network that can be copied but {type(module).__name__} cannot ({reason_of(error)}); use "
             "Edit.applied, which edits the network itself for a while"
         ) from error
+    if not {id(each) for each in module.modules()}.isdisjoint(id(each) for each in found.modules()):
+        raise ModelError(
+            f"expected a network that can be copied but a copy of {type(module).__name__} has the same layers; use "
+            "Edit.applied, which edits the network itself for a while"
+        )
+    return found

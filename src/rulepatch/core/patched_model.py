@@ -1,7 +1,8 @@
 """Modules that implement changes, and patching a network with them."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -267,12 +268,14 @@ class PatchedModel(Installation):
         """Size of the new weights in bytes."""
         return sum(weight.nbytes for weight in self._weights.values())
 
-    def switch(self, *, on: bool) -> None:
-        """Make the network run twice if a change is a `Minimum`, or once again."""
-        if not on:
-            self._passes.remove(self._module)
-        elif self._runs_twice:
+    def switch_on(self) -> None:
+        """Make the network run twice if a change is a `Minimum`."""
+        if self._runs_twice:
             self._passes.install(self._module)
+
+    def off_switch(self) -> Callable[[], None]:
+        """What makes it run once again."""
+        return partial(self._passes.remove, self._module)
 
     def _add_class(self, change: NewClass) -> None:
         """Wrap the modules at a class's site and head, which may be wrapped already by earlier classes of the edit."""

@@ -65,10 +65,13 @@ def around_passes(model: nn.Module, before: Callable[..., Any], after: Callable[
 
 def not_around_passes(model: nn.Module, before: Callable[..., Any], after: Callable[..., Any]) -> None:
     """Call them no more, if they are called."""
-    tables = (model._forward_pre_hooks, before, model._forward_pre_hooks_with_kwargs), (
-        model._forward_hooks,
-        after,
-        model._forward_hooks_with_kwargs,
+    tables = (
+        (model._forward_pre_hooks, before, model._forward_pre_hooks_with_kwargs),
+        (
+            model._forward_hooks,
+            after,
+            model._forward_hooks_with_kwargs,
+        ),
     )
     for hooks, own, named in tables:
         for number in [number for number, hook in hooks.items() if hook == own]:
