@@ -220,6 +220,9 @@ class PatchedModel(Installation):
             be tuned.
         whole: look after the whole network; see `Installation`.
 
+    Attributes:
+        edited_layers: those that stand beside parallel branches, by path.
+
     Examples:
         >>> from rulepatch.core.changes import Dense
         >>> layer = nn.Sequential(nn.Linear(2, 1))
@@ -246,8 +249,10 @@ class PatchedModel(Installation):
                 totals[path] = totals[path] + delta if path in totals else delta
         weights = {path: with_delta(module.get_parameter(path), total) for path, total in totals.items()}
         self._passes, self._runs_twice = TwoPasses(minimum), any(isinstance(change, Minimum) for change in changes)
-        self._layers = {path: EditedLayer(module.get_submodule(path), own, self._passes) for path, own in gated.items()}
-        super().__init__(module, weights, self._layers, whole=whole)
+        self.edited_layers = {
+            path: EditedLayer(module.get_submodule(path), own, self._passes) for path, own in gated.items()
+        }
+        super().__init__(module, weights, self.edited_layers, whole=whole)
         self._slots: list[ThreadLocalSlot] = []
         for change in changes:
             if isinstance(change, NewClass):
@@ -256,7 +261,7 @@ class PatchedModel(Installation):
     @property
     def writers(self) -> list[nn.Parameter]:
         """s·Λ of the changes that are parallel branches, in their order at each site."""
-        return [each.write.weight for layer in self._layers.values() for each in layer.branches]  # type: ignore[union-attr,misc]
+        return [each.write.weight for layer in self.edited_layers.values() for each in layer.branches]  # type: ignore[union-attr,misc]
 
     @property
     def responses(self) -> list[Tensor]:
