@@ -23,7 +23,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 LAYERS = [
     {
         *("errors", "chance", "collectives", "colours", "digests", "escaping", "files", "forms", "forward", "images"),
-        *("lazy", "mask_values", "masks"),
+        *("interrupts", "lazy", "mask_values", "masks"),
         *("memory", "methods", "notebook", "pixels", "progress", "reading", "registry", "settings", "tensors", "text"),
         *("thumbnails", "timing", "trust", "unfinished", "wrappers"),
     },

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from rulepatch.evaluation.predict import predict
     from rulepatch.evaluation.report import write_report
     from rulepatch.evaluation.result import Evaluation
+    from rulepatch.evaluation.verification import verify
     from rulepatch.experiments.compare import compare
     from rulepatch.methods import ProjectedAdam, Rewrite
     from rulepatch.models.classes import Classes
@@ -69,6 +70,7 @@ __all__ = [
     "rewrite",
     "rewrite_rules",
     "search",
+    "verify",
     "write_report",
 ]
 

@@ -21,6 +21,7 @@ __all__ = [
     "MissingExtraError",
     "ModelError",
     "OutputError",
+    "RevertError",
     "RulepatchError",
     "RulepatchWarning",
     "SettingError",
@@ -90,6 +91,10 @@ class OutputError(RulepatchError, OSError):
 
 class BaseMismatchError(RulepatchError, ValueError):
     """An edit was computed on another base than the given model."""
+
+
+class RevertError(RulepatchError, RuntimeError):
+    """A network was changed while an edit was in it, or an edit was to be taken out from below another."""
 
 
 class DamageError(RulepatchError, ValueError):

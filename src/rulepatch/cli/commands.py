@@ -54,8 +54,8 @@ class ImageOptions:
 
 
 ORDER = (
-    *("demo", "sites", "predict", "exemplar", "edit", "show", "evaluate", "match", "compare", "compose", "apply"),
-    *("new-class", "cases", "discover", "sweep", "statistics", "invert", "web"),
+    *("demo", "sites", "predict", "exemplar", "edit", "show", "verify", "evaluate", "match", "compare", "compose"),
+    *("apply", "new-class", "cases", "discover", "sweep", "statistics", "invert", "web"),
 )
 """Commands as they are listed: in the order of the work."""
 
@@ -69,8 +69,8 @@ class _Program(TyperGroup):
 app = typer.Typer(
     cls=_Program,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
-    epilog="Exit codes: 0 done, 2 bad input (one sentence says what), 3 an edit that changes nothing, 130 interrupted, "
-    "143 ended by SIGTERM.",
+    epilog="Exit codes: 0 done, 2 bad input (one sentence says what), 3 an edit that changes nothing or is not what it "
+    "says, 130 interrupted, 143 ended by SIGTERM.",
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -162,6 +162,26 @@ def show(file: EditFile, as_json: Json = False) -> None:
 
     found = Edit.load(file)
     print_result(found, as_json)
+
+
+@app.command(
+    cls=GroupedCommand,
+    epilog=example(
+        "verify rulepatch-demo/snow-to-road.safetensors -m playground --reference rulepatch-demo/reference",
+    ),
+)
+@grouped
+def verify(*, file: EditFile, model: ModelOptions, reference: OptionalReferenceOptions, as_json: Json = False) -> None:
+    """Is an edit what its file says? Exit code 3 if not."""
+    from rulepatch.core.edit import Edit
+    from rulepatch.evaluation.verification import verify as look
+
+    found = look(
+        Edit.load(file), model.load(), reference=reference.images, leave_out=reference.leave_out or (), progress=False
+    )
+    print_result(found, as_json)
+    if not found.holds:
+        raise typer.Exit(3)
 
 
 @app.command(

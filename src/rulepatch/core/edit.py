@@ -2,8 +2,8 @@
 
 import copy
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, Self, TypeVar
@@ -190,25 +190,25 @@ class Edit:
         PatchedModel(edited, self.changes).install()
         return self._held(model, edited)
 
-    @contextmanager
-    def applied(self, model: Model, *, any_base: bool = False) -> Iterator[Model]:
-        """Context manager that edits a model in place and restores the saved tensors on exit.
+    def applied(self, model: Model, *, any_base: bool = False) -> AbstractContextManager[Model]:
+        """Context manager that edits a model in place; on exit every tensor and layer is the one that it was.
+
+        Threads take turns at a model. Edits have to be taken out in the reverse order of being put in.
 
         Args:
             model: a module, or anything that holds one.
             any_base: apply it to another base than the one that it was computed on.
 
-        Yields:
-            The same model; around the same network one that knows the new classes, if there are any.
+        Returns:
+            Gives the same model; around the same network one that knows the new classes, if there are any.
 
         Raises:
             BaseMismatchError: the model is not the edit's base.
             SiteError: the model does not have a site, or its shape differs.
+            RevertError: on exit: the block changed the model (`half`, `to`, `load_state_dict`, an optimiser's step,
+                other layers), which was undone where it can be; or another edit was put in later and is in it still.
         """
-        module = _module_of(model)
-        self.check(module, any_base=any_base)
-        with PatchedModel(module, self.changes):
-            yield self._held(model, module) if self.new_classes else model
+        return _Applied(self, model, any_base)
 
     def _held(self, model: Model, module: nn.Module) -> Model:
         """What holds a network, around another one."""
@@ -339,15 +339,37 @@ class Edit:
             ) from None
 
 
+class _Applied(PatchedModel):
+    """An edit in a model, which is looked at when it is put in."""
+
+    def __init__(self, edit: Edit, model: Any, any_base: bool) -> None:
+        self._module, self._edit, self._model, self._any_base = _module_of(model), edit, model, any_base
+
+    def __str__(self) -> str:
+        return str(self._edit)
+
+    def prepare(self) -> Any:
+        edit, model = self._edit, self._model
+        edit.check(self._module, any_base=self._any_base)
+        super().__init__(self._module, edit.changes, whole=True)
+        return edit._held(model, self._module) if edit.new_classes else model
+
+
 def _module_of(model: "nn.Module | Holder") -> nn.Module:
     return unwrapped(model if isinstance(model, nn.Module) else model.module)
 
 
 def _copied(module: nn.Module) -> nn.Module:
     try:
-        return copy.deepcopy(module)
+        found = copy.deepcopy(module)
     except Exception as error:  # of whatever the module holds besides its weights
         raise ModelError(
             f"expected a network that can be copied but {type(module).__name__} cannot ({reason_of(error)}); use "
             "Edit.applied, which edits the network itself for a while"
         ) from error
+    if not {id(each) for each in module.modules()}.isdisjoint(id(each) for each in found.modules()):
+        raise ModelError(
+            f"expected a network that can be copied but a copy of {type(module).__name__} has the same layers; use "
+            "Edit.applied, which edits the network itself for a while"
+        )
+    return found

@@ -3,7 +3,6 @@
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +11,7 @@ from torch.nn import functional as F
 from rulepatch.core import linalg
 from rulepatch.core.changes import Change, Gate, LowRank, Minimum, NewClass
 from rulepatch.models.outputs import minimum
+from rulepatch.tracing.installing import Installation
 from rulepatch.tracing.passes import TwoPasses
 from rulepatch.tracing.sites import Layer, clone_with_weight
 
@@ -208,7 +208,7 @@ class ExtendedHead(nn.Module):
         return torch.cat([outputs, logit.reshape(-1, *[1] * (like.ndim - 1)).expand_as(like)], dim=self.axis)
 
 
-class PatchedModel:
+class PatchedModel(Installation):
     """A module with changes that can be installed and removed any number of times; they are computed once.
 
     Removal restores the original tensors and layers themselves.
@@ -218,6 +218,10 @@ class PatchedModel:
         changes: changes that fit it.
         as_branch: implement every low-rank change as a parallel branch, as gated ones are, so that its coefficients can
             be tuned.
+        whole: look after the whole network; see `Installation`.
+
+    Attributes:
+        edited_layers: those that stand beside parallel branches, by path.
 
     Examples:
         >>> from rulepatch.core.changes import Dense
@@ -231,8 +235,9 @@ class PatchedModel:
         True
     """
 
-    def __init__(self, module: nn.Module, changes: Sequence[Change], *, as_branch: bool = False) -> None:
-        self._module = module
+    def __init__(
+        self, module: nn.Module, changes: Sequence[Change], *, as_branch: bool = False, whole: bool = False
+    ) -> None:
         totals: dict[str, Tensor] = {}
         gated: dict[str, list[LowRank]] = {}
         for change in changes:
@@ -242,20 +247,21 @@ class PatchedModel:
                 path = change.parameter
                 delta = change.delta().reshape(module.get_parameter(path).shape)
                 totals[path] = totals[path] + delta if path in totals else delta
-        self._weights = {path: with_delta(module.get_parameter(path), total) for path, total in totals.items()}
+        weights = {path: with_delta(module.get_parameter(path), total) for path, total in totals.items()}
         self._passes, self._runs_twice = TwoPasses(minimum), any(isinstance(change, Minimum) for change in changes)
-        self._layers = {path: EditedLayer(module.get_submodule(path), own, self._passes) for path, own in gated.items()}
-        self._placed: dict[str, nn.Module] = dict(self._layers)
+        self.edited_layers = {
+            path: EditedLayer(module.get_submodule(path), own, self._passes) for path, own in gated.items()
+        }
+        super().__init__(module, weights, self.edited_layers, whole=whole)
         self._slots: list[ThreadLocalSlot] = []
         for change in changes:
             if isinstance(change, NewClass):
                 self._add_class(change)
-        self._undo: list[Callable[[], None]] = []
 
     @property
     def writers(self) -> list[nn.Parameter]:
         """s·Λ of the changes that are parallel branches, in their order at each site."""
-        return [each.write.weight for layer in self._layers.values() for each in layer.branches]  # type: ignore[union-attr,misc]
+        return [each.write.weight for layer in self.edited_layers.values() for each in layer.branches]  # type: ignore[union-attr,misc]
 
     @property
     def responses(self) -> list[Tensor]:
@@ -267,22 +273,14 @@ class PatchedModel:
         """Size of the new weights in bytes."""
         return sum(weight.nbytes for weight in self._weights.values())
 
-    def install(self) -> None:
-        """Change the module."""
-        assert not self._undo
+    def switch_on(self) -> None:
+        """Make the network run twice if a change is a `Minimum`."""
         if self._runs_twice:
-            self._undo.append(self._passes.install(self._module))
-        for path, weight in self._weights.items():
-            parameter = self._module.get_parameter(path)
-            self._undo.append(partial(setattr, parameter, "data", parameter.data))
-            parameter.data = weight
-        for path, layer in self._placed.items():
-            parent, _, name = path.rpartition(".")
-            children = self._module.get_submodule(parent)._modules
-            there = children[name]
-            assert there is not None
-            self._undo.append(partial(children.__setitem__, name, there))
-            children[name] = layer.train(there.training)
+            self._passes.install(self._module)
+
+    def off_switch(self) -> Callable[[], None]:
+        """What makes it run once again."""
+        return partial(self._passes.remove, self._module)
 
     def _add_class(self, change: NewClass) -> None:
         """Wrap the modules at a class's site and head, which may be wrapped already by earlier classes of the edit."""
@@ -292,18 +290,6 @@ class PatchedModel:
         axis = 1 if isinstance(head, nn.Conv2d) else -1
         self._placed[change.head] = ExtendedHead(self._placed.get(change.head, head), axis, change, slot)
         self._slots.append(slot)
-
-    def remove(self) -> None:
-        """Restore the original weights and layers."""
-        while self._undo:
-            self._undo.pop()()
-
-    def __enter__(self) -> Self:
-        self.install()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.remove()
 
 
 def with_delta(parameter: Tensor, delta: Tensor) -> Tensor:

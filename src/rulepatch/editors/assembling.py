@@ -50,7 +50,7 @@ def assembled(problem: Problem, how: Method, found: Sequence[WeightChange] | Sol
                 then,
                 predicted_damage=linalg.damage(delta, weight, moment),
                 rounding=_rounding(seen, changes),
-                certificate=certify(seen, changes, problem.statistics[path]),
+                certificate=certify(seen.site, seen.layer.weight, changes, problem.statistics[path]),
                 gated_damage=_gated_damage(seen, changes, problem.statistics[path]),
                 protected_damage=None if spared is None else linalg.damage(delta, weight, spared),
             )

@@ -8,37 +8,53 @@ import torch
 from rulepatch.core import linalg
 from rulepatch.core.changes import LowRank, WeightChange
 from rulepatch.core.moments import KeyStatistics
-from rulepatch.core.site_activations import SiteActivations
 from rulepatch.records.site_reports import Certificate
+from rulepatch.tracing.sites import Site
 
-__all__ = ["EPSILON", "certify", "gated_maps", "low_rank_changes"]
+__all__ = ["EPSILON", "certify", "gated_maps", "low_rank_changes", "norms_of"]
 
 EPSILON = 0.01
 """A key whose output can move by less than this share of the usual output counts as not moved."""
 
 
-def certify(seen: SiteActivations, changes: Sequence[WeightChange], statistics: KeyStatistics) -> Certificate:
+def certify(
+    site: Site, weight: torch.Tensor, changes: Sequence[WeightChange], statistics: KeyStatistics
+) -> Certificate:
     """What the changes at a site can do at most.
 
     Args:
-        seen: what the site sees.
+        site: the site.
+        weight: of its layer.
         changes: all of an edit; those at other sites are passed over.
         statistics: of the site's keys on the reference set.
     """
-    path, weight = seen.site.path, seen.layer.weight.detach().double().cpu()
-    own = [change for change in changes if change.parameter == f"{path}.weight"]
-    delta = sum((change.delta().cpu().reshape(weight.shape) for change in own), torch.zeros_like(weight))
-    parameters = [change.parameter for change in changes if change.site == path]
-    found = Certificate(parameters, float(delta.norm()), float(delta.norm() / weight.norm()), EPSILON)
+    own = [change for change in changes if change.parameter == f"{site.path}.weight"]
+    parameters = [change.parameter for change in changes if change.site == site.path]
+    found = Certificate(parameters, *norms_of(site.path, weight, changes), EPSILON)
     keys = statistics.sample.keys.double().cpu()
     low_rank = low_rank_changes(own, keys)
     if low_rank is None:
         return found
     bounds = torch.stack([torch.zeros(len(keys), dtype=torch.float64), *(_bounds(change, keys) for change in low_rank)])
-    usual = linalg.output_power(weight.reshape(seen.site.shape), statistics.moment.mean().cpu()) ** 0.5
+    flat = weight.detach().double().cpu().reshape(site.shape)
+    usual = linalg.output_power(flat, statistics.moment.mean().cpu()) ** 0.5
     moved = bounds.sum(dim=0)
     unchanged, closed = (float(each.double().mean()) for each in (moved < EPSILON * usual, moved == 0))
     return replace(found, unchanged_share=unchanged, gate_closed_share=closed)
+
+
+def norms_of(path: str, weight: torch.Tensor, changes: Sequence[WeightChange]) -> tuple[float, float]:
+    """Norm of what changes a site's weight (Frobenius), and the same relative to that of the weight.
+
+    Args:
+        path: of the site.
+        weight: of its layer.
+        changes: all of an edit; those at other sites are passed over.
+    """
+    precise = weight.detach().double().cpu()
+    own = [change for change in changes if change.parameter == f"{path}.weight"]
+    delta = sum((change.delta().cpu().reshape(precise.shape) for change in own), torch.zeros_like(precise))
+    return float(delta.norm()), float(delta.norm() / precise.norm())
 
 
 def low_rank_changes(own: Sequence[WeightChange], keys: torch.Tensor) -> list[LowRank] | None:

@@ -9,7 +9,8 @@ if TYPE_CHECKING:
     from rulepatch.evaluation.outcomes import Outcomes
     from rulepatch.evaluation.predict import Answers
     from rulepatch.evaluation.report import render_frame
+    from rulepatch.evaluation.verification import Verification
 
-__all__ = ["Answers", "Outcomes", "evaluate_all", "render_frame"]
+__all__ = ["Answers", "Outcomes", "Verification", "evaluate_all", "render_frame"]
 
 __getattr__, __dir__ = exports(__name__)

@@ -27,6 +27,7 @@ __all__ = [
     "inference",
     "input_of",
     "inputs_of",
+    "not_around_passes",
     "outputs_of",
     "record",
     "run_suffix",
@@ -50,21 +51,32 @@ def _hooked(handles: Callable[[], Iterator[RemovableHandle]]) -> Iterator[None]:
         yield
 
 
-def around_passes(model: nn.Module, before: Callable[..., Any], after: Callable[..., Any]) -> Callable[[], None]:
+def around_passes(model: nn.Module, before: Callable[..., Any], after: Callable[..., Any]) -> None:
     """Call functions before and after each pass of a model.
 
     Args:
         model: any module.
         before: of the model, its positional arguments and its named ones; it may return others.
         after: of the same and the output; it may return another.
-
-    Returns:
-        A function that removes them.
     """
-    handles = ExitStack()
-    handles.callback(model.register_forward_pre_hook(before, with_kwargs=True).remove)
-    handles.callback(model.register_forward_hook(after, with_kwargs=True).remove)
-    return handles.close
+    model.register_forward_pre_hook(before, with_kwargs=True)
+    model.register_forward_hook(after, with_kwargs=True)
+
+
+def not_around_passes(model: nn.Module, before: Callable[..., Any], after: Callable[..., Any]) -> None:
+    """Call them no more, if they are called."""
+    tables = (
+        (model._forward_pre_hooks, before, model._forward_pre_hooks_with_kwargs),
+        (
+            model._forward_hooks,
+            after,
+            model._forward_hooks_with_kwargs,
+        ),
+    )
+    for hooks, own, named in tables:
+        for number in [number for number, hook in hooks.items() if hook == own]:
+            named.pop(number, None)
+            del hooks[number]
 
 
 def _first_tensor(args: Sequence[Any], kwargs: Mapping[str, Any], path: str) -> Tensor:

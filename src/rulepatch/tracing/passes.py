@@ -47,11 +47,8 @@ class TwoPasses:
             self._states.set(found := _State())
         return found
 
-    def install(self, model: nn.Module) -> Callable[[], None]:
+    def install(self, model: nn.Module) -> None:
         """Make a network run twice.
-
-        Returns:
-            A function that makes it run once again.
 
         Raises:
             SettingError: it runs twice already.
@@ -61,7 +58,11 @@ class TwoPasses:
                 "expected a network without a minimum in it but an edit of this kind is applied already; compose the "
                 "edits, so that they are switched together"
             )
-        return capture.around_passes(model, self._before, self._after)
+        capture.around_passes(model, self._before, self._after)
+
+    def remove(self, model: nn.Module) -> None:
+        """Make it run once again, if it runs twice because of this."""
+        capture.not_around_passes(model, self._before, self._after)
 
     def let_through(self, added: Tensor) -> Tensor:
         """What a part adds to its layer's output, zeros in the second pass; if all is zero no second pass is needed.
