@@ -72,7 +72,7 @@ def test_bad_arguments_are_one_sentence(run, plan, tmp_path):
         ([plan, "--workers", 0, "--out", tmp_path / "new.sqlite"], "at least 1 worker"),
         ([plan, "--tries", 0, "--out", tmp_path / "new.sqlite"], "at least 1 try"),
         ([plan, "--out", tmp_path / "other.sqlite"], "expected a file of results"),
-        ([plan, "--out", tmp_path / "none" / "new.sqlite"], "expected a file of results"),
+        ([plan, "--out", tmp_path / "none" / "new.sqlite"], "expected a folder at"),
         ([plan, "--device", "nonsense", "--out", tmp_path / "new.sqlite"], "expected a device"),
     ]:
         done = run("sweep", *arguments)
