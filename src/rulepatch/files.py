@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rulepatch.errors import OutputError, RulepatchError
-from rulepatch.unfinished import MARK, is_locked_here, locked, sweep_leftovers, temporary_name, unfinished_file
+from rulepatch.unfinished import LOCK, MARK, is_locked_here, locked, sweep_leftovers, temporary_name, unfinished_file
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -232,7 +232,7 @@ def writing_in(folder: Path) -> Iterator[None]:
         final = Path(os.path.realpath(_spelt(folder)))
     made = [] if is_locked_here(final) else make_folder(folder)
     try:
-        with _kept(final, final / f"{MARK}lock"):
+        with _kept(final, final / LOCK):
             yield
     finally:
         _remove_empty(made)

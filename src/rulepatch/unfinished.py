@@ -7,9 +7,12 @@ comes next to the same folder removes what killed processes left there, and noth
 import os
 import re
 import secrets
+import shutil
 import socket
 import sys
+import tempfile
 import time
+import weakref
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -23,6 +26,7 @@ if sys.platform != "win32":  # there nothing is locked, and what is left behind 
 
 __all__ = [
     "MARK",
+    "ScratchFolder",
     "is_locked_here",
     "is_ours",
     "locked",
@@ -38,8 +42,14 @@ MARK = ".rulepatch-"
 HOST = f"{zlib.crc32(socket.gethostname().encode()):08x}"
 """Part of temporary names: locks of other machines may not be seen here."""
 
+LOCK = f"{MARK}lock"
+"""In a folder that is kept for one command, or one process."""
+
 OLD = 24 * 3600
 """Seconds after which nobody writes to a temporary file any more, where its lock says nothing."""
+
+NEW = 10
+"""Seconds within which whoever made a folder has locked it."""
 
 _TEMPORARY = re.compile(rf"{re.escape(MARK)}([0-9a-f]{{8}})[0-9a-f]{{16}}(x*|\..*)")
 
@@ -98,6 +108,20 @@ def sweep_leftovers(folder: Path) -> None:
             found = _TEMPORARY.fullmatch(entry.name)
             if found and entry.is_file(follow_symlinks=False):
                 _remove_if_dead(Path(entry.path), here=found[1] == HOST)
+
+
+class ScratchFolder(tempfile.TemporaryDirectory[str]):
+    """A temporary folder; the next one that is made removes those of killed processes."""
+
+    def __init__(self) -> None:
+        start = f"rulepatch-{HOST}-"
+        for folder in Path(tempfile.gettempdir()).glob(f"{start}*"):
+            _remove_folder_if_dead(folder)
+        super().__init__(prefix=start, ignore_cleanup_errors=True)
+        if sys.platform != "win32":
+            descriptor = os.open(self.name, os.O_RDONLY)
+            _locks(descriptor)
+            weakref.finalize(self, os.close, descriptor)
 
 
 def is_locked_here(path: Path) -> bool:
@@ -186,5 +210,15 @@ def _remove_if_dead(path: Path, *, here: bool) -> None:
             free, old = _locks(descriptor), time.time() - os.fstat(descriptor).st_mtime > OLD
             if free is not False and (old or (here and free)) and _is_at(descriptor, path):
                 path.unlink()
+        finally:
+            os.close(descriptor)
+
+
+def _remove_folder_if_dead(folder: Path) -> None:
+    with suppress(OSError):
+        descriptor = _open(folder, os.O_RDONLY)
+        try:
+            if time.time() - os.fstat(descriptor).st_mtime > NEW and _locks(descriptor):
+                shutil.rmtree(folder)
         finally:
             os.close(descriptor)

@@ -5,7 +5,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 import pytest
 
@@ -13,7 +15,7 @@ from rulepatch.cli import main
 from rulepatch.errors import OutputError
 from rulepatch.files import check_writable, make_folder, write_file, writing_in, writing_to
 from rulepatch.models import registry
-from rulepatch.unfinished import HOST, MARK, OLD, is_ours, sweep_leftovers
+from rulepatch.unfinished import HOST, MARK, OLD, ScratchFolder, is_ours, sweep_leftovers
 from tests.attack.dying import KILLED, dying, forked
 
 SHORT = int(os.environ.get("RULEPATCH_ATTACKS", "0")) == 0
@@ -166,3 +168,19 @@ def test_handlers_of_signals_are_put_back_and_those_of_others_left(run):
         assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGHUP)) == (before[0], signal.SIG_IGN)
     finally:
         signal.signal(signal.SIGHUP, before[1])
+
+
+def test_temporary_folders_of_killed_processes_go_with_the_next(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+    def killed():
+        folder = ScratchFolder()
+        (Path(folder.name) / "large").write_text("x")
+        os._exit(KILLED)
+
+    assert forked(killed) == KILLED
+    (left,) = tmp_path.iterdir()
+    os.utime(left, (0, 0))
+    with ScratchFolder() as own, ScratchFolder() as other:
+        assert {str(path) for path in tmp_path.iterdir()} == {own, other} and str(left) not in {own, other}
+    assert list(tmp_path.iterdir()) == []

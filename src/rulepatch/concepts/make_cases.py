@@ -32,7 +32,7 @@ from rulepatch.data.run import Run, with_settings
 from rulepatch.data.stream import Skipped, ahead
 from rulepatch.digests import digest_of_bytes, digest_of_json
 from rulepatch.errors import FolderError, ImageError, SettingError, nearest
-from rulepatch.files import write_file, writing_in
+from rulepatch.files import make_folder, write_file, writing_in
 from rulepatch.forms import checked
 from rulepatch.images import image_bytes, read_image
 from rulepatch.models.classes import Classes
@@ -144,7 +144,6 @@ class _Maker:
 
     def close(self, name: str, record: Mapping[str, Any]) -> None:
         """Write the record of an image: whatever it has is there."""
-        self.record(name).parent.mkdir(parents=True, exist_ok=True)
         _write_json(self.record(name), record)
 
     def record(self, name: str) -> Path:
@@ -153,10 +152,9 @@ class _Maker:
 
     def _save(self, image: Image.Image, *parts: str) -> None:
         path = self.out.joinpath(*parts[:-1], f"{parts[-1]}.png")
-        path.parent.mkdir(parents=True, exist_ok=True)
         buffer = io.BytesIO()
         image.save(buffer, "PNG", compress_level=1)  # twice as large as the tightest, and ten times as fast
-        write_file(path, buffer.getvalue())
+        _write(path, buffer.getvalue())
 
 
 def make_cases(
@@ -413,4 +411,10 @@ def _finish(maker: _Maker, named: Sequence[tuple[Picture, str]]) -> CaseSet:
 
 
 def _write_json(path: Path, value: Any) -> None:
-    write_file(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+    _write(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def _write(path: Path, content: bytes | str) -> None:
+    if not path.parent.is_dir():
+        make_folder(path.parent)
+    write_file(path, content)

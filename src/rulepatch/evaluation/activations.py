@@ -1,6 +1,5 @@
 """Cached activations at some sites, so that evaluating an edit costs only the rest of the forward pass."""
 
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,6 +20,7 @@ from rulepatch.files import write_tensors
 from rulepatch.models.classifier import Classifier
 from rulepatch.tracing import capture, tails
 from rulepatch.tracing.trace import Trace
+from rulepatch.unfinished import ScratchFolder
 
 __all__ = ["MOST_BYTES", "Activations", "first_site"]
 
@@ -139,7 +139,7 @@ class Activations:
             site: tails.plan_suffix(self._traced, site) for site in sorted(order, key=lambda site: order[site])
         }
         self._order = order
-        self._folder: tempfile.TemporaryDirectory[str] | None = None  # created when memory is full
+        self._folder: ScratchFolder | None = None  # created when memory is full
         self._shelves: list[_Shelf] = []
         self._starts: dict[str, list[tails.Checkpoint]] = {site: [] for site in self._plans}
         self._pictures: list[Picture] = []
@@ -162,7 +162,7 @@ class Activations:
                 self._starts[site].append(tails.Checkpoint(inputs, results))
             most_bytes -= shelf.close()
             if most_bytes < 0:
-                self._folder = self._folder or tempfile.TemporaryDirectory(prefix="rulepatch-")
+                self._folder = self._folder or ScratchFolder()
                 shelf.to_disk(Path(self._folder.name) / f"{len(self._shelves)}.safetensors")
             self._shelves.append(shelf)
             self._pictures += batch.pictures

@@ -47,7 +47,8 @@ def export(model: Classifier, path: Path) -> None:
         OutputError: the file cannot be written.
     """
     check_libraries(path)
-    check_writable(path, size=sum(getattr(each, "nbytes", 0) for each in model.module.state_dict().values()))
+    tensors = (each for each in model.module.state_dict().values() if isinstance(each, Tensor))
+    check_writable(path, size=sum(each.nbytes for each in tensors))
     example = (model.example().expand(2, -1, -1, -1).contiguous(),)
     try:
         with _program_of(model) as program, io.BytesIO() as made:  # torch ends the process on a full disk

@@ -1,7 +1,6 @@
 """What the page offers, settled when the server starts: models, and the folders whose images may be read."""
 
 import copy
-import tempfile
 import threading
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
@@ -22,6 +21,7 @@ from rulepatch.models.classifier import Classifier
 from rulepatch.models.registry import load_model
 from rulepatch.playground.scenes import TRAIN_STYLES
 from rulepatch.playground.styles import GROUNDS, texture
+from rulepatch.unfinished import ScratchFolder
 from rulepatch.web.recipes import Sources
 from rulepatch.web.workbench import Workbench
 
@@ -91,7 +91,7 @@ class Catalog:
         device_named(device)
         self._device = device
         self._segmenter = None if segmenter is None else load_segmenter(segmenter, device=device)
-        self._playground = tempfile.TemporaryDirectory(prefix="rulepatch-", ignore_cleanup_errors=True)
+        self._playground = ScratchFolder()
         self._loaded: dict[str, tuple[Classifier, Place]] = {}
         self._lock = threading.Lock()
         self._textures = tuple((each.name, each.picture) for each in styles() if each.picture is not None)

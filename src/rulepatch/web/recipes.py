@@ -1,7 +1,6 @@
 """What was done at a workbench, and how to do it again: by the command line, from Python, elsewhere."""
 
 import io
-import tempfile
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from rulepatch.files import write_file
 from rulepatch.methods import Rewrite
 from rulepatch.settings import written
 from rulepatch.text import command_line
+from rulepatch.unfinished import ScratchFolder
 
 __all__ = ["Draft", "Rule", "Sources", "State", "commands", "program", "title_of", "write_bundle"]
 
@@ -195,7 +195,7 @@ def write_bundle(state: State, sources: Sources, path: Path) -> None:
     Raises:
         OutputError: its folder does not exist.
     """
-    with tempfile.TemporaryDirectory(prefix="rulepatch-") as temporary:
+    with ScratchFolder() as temporary:
         root = Path(temporary)
         for step in _steps(state):
             step.edit.save(root / f"{step.stem}.safetensors")
