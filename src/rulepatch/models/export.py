@@ -18,6 +18,7 @@ from rulepatch.errors import MissingExtraError, ModelError, RulepatchError
 from rulepatch.files import atomic_path
 from rulepatch.forward import inference
 from rulepatch.models.classifier import Classifier
+from rulepatch.models.weights import refuse_unsound
 
 __all__ = ["ABOUT", "FORMATS", "about", "check_libraries", "export"]
 
@@ -44,8 +45,10 @@ def export(model: Classifier, path: Path) -> None:
     Raises:
         MissingExtraError: ONNX is not installed.
         ModelError: the network cannot be exported.
+        WeightsError: it holds NaN or infinity.
     """
     check_libraries(path)
+    refuse_unsound(model.module, model.name)
     example = (model.example().expand(2, -1, -1, -1).contiguous(),)
     try:
         with _program_of(model) as program, atomic_path(path) as unfinished:

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from rulepatch.errors import SettingError
 from rulepatch.files import atomic_path
 
 __all__ = ["write_adapter"]
@@ -21,6 +22,9 @@ def write_adapter(factors: Mapping[str, Sequence[tuple[Tensor, Tensor]]], module
         factors: of each layer's changes, by its path: A, (q, c_in, y, x), and B, (c_out, q); y = x = 1 if it is linear.
         module: the network that they are changes of.
         folder: output folder; created if missing.
+
+    Raises:
+        SettingError: they hold NaN or infinity.
     """
     rank = max(sum(len(read) for read, _ in each) for each in factors.values())
     tensors = {}
@@ -35,6 +39,8 @@ def write_adapter(factors: Mapping[str, Sequence[tuple[Tensor, Tensor]]], module
             write = write[:, :, None, None]
         tensors[f"base_model.model.{site}.lora_A.weight"] = read.contiguous()
         tensors[f"base_model.model.{site}.lora_B.weight"] = write.contiguous()
+    if not all(tensor.isfinite().all() for tensor in tensors.values()):
+        raise SettingError("expected finite factors for an adapter but got NaN or infinity; take less strength")
     config = {
         "peft_type": "LORA",
         "r": rank,

@@ -89,7 +89,7 @@ def save_weights(module: nn.Module, path: Path) -> None:
 
     Raises:
         OutputError: its folder does not exist, or it is a folder itself.
-        WeightsError: the state holds what is no tensor, such as the weights of a quantised layer.
+        WeightsError: the state holds what is no tensor, such as the weights of a quantised layer, or NaN or infinity.
     """
     others = [key for key, value in module.state_dict().items() if not isinstance(value, Tensor)]
     if others:
@@ -97,6 +97,7 @@ def save_weights(module: nn.Module, path: Path) -> None:
             f"expected a state dict of tensors but {_such_as(others)} of {type(module).__name__} is none, and "
             "safetensors holds nothing else; save the network's state_dict() with torch.save"
         )
+    refuse_unsound(module, type(module).__name__)
     with atomic_path(path) as unfinished:
         save_model(module, str(unfinished))
 
