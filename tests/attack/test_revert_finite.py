@@ -147,3 +147,11 @@ def test_a_network_that_raises_is_a_sentence(error):
         with pytest.raises(RulepatchError):
             call()
     assert not calls[-1]().holds
+
+
+@pytest.mark.parametrize("steps", [10**9, 10**400, "9" * 400])
+def test_steps_without_end_are_refused(steps):
+    for method in set(Method.known.values()):
+        if "steps" in method.model_fields:
+            with pytest.raises(SettingError, match="steps"):
+                method(steps=steps)
