@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from rulepatch.errors import RevertError, SettingError, warn
+from rulepatch.errors import NotFiniteError, RevertError, warn
 from rulepatch.interrupts import deliver, hold, release, unbroken
 
 __all__ = ["Installation", "Noted", "finite"]
@@ -133,10 +133,10 @@ def finite(edited: Tensor, what: str) -> Tensor:
     """A tensor that is about to be put into a network.
 
     Raises:
-        SettingError: it holds NaN or infinity; its type may have no number as large as what the change asks for.
+        NotFiniteError: it holds NaN or infinity; its type may have no number as large as what the change asks for.
     """
     if not edited.is_meta and not edited.isfinite().all():
-        raise SettingError(
+        raise NotFiniteError(
             f"expected finite numbers for {what} with the edit in it but got NaN or infinity in {edited.dtype}; take "
             "less strength, or a wider type of numbers"
         )
