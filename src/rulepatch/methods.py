@@ -36,8 +36,6 @@ FLOOR = 1e-5
 
 RIDGE = 1e-3
 
-MOST_STEPS = 10_000_000
-
 STRONGEST = 1e6
 """Beyond it no change is a rule any more, and products of float32 are soon infinite."""
 
@@ -55,7 +53,7 @@ Gate = Annotated[
 ]
 Floor = Annotated[float, Field(ge=0, lt=1, description="Smallest relative eigenvalue of C.")]
 Ridge = Annotated[float, Field(ge=0, description="Ridge, relative to the mean diagonal.")]
-Steps = Annotated[int, Field(ge=0, le=MOST_STEPS, description="Optimisation steps.")]
+Steps = Annotated[int, Field(ge=0, description="Optimisation steps.")]
 LearningRate = Annotated[float, Field(gt=0, description="Learning rate.")]
 Cutoff = Annotated[float, Field(ge=0, lt=1, description="Smallest singular value inverted, relative to the largest.")]
 Projected = Annotated[bool, Field(description="Keep the change in the span of the directions.")]

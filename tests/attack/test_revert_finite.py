@@ -149,7 +149,7 @@ def test_a_network_that_raises_is_a_sentence(error):
     assert not calls[-1]().holds
 
 
-@pytest.mark.parametrize("steps", [10**9, 10**400, "9" * 400])
+@pytest.mark.parametrize("steps", [2**60, 10**400, "9" * 400])
 def test_steps_without_end_are_refused(steps):
     for method in set(Method.known.values()):
         if "steps" in method.model_fields:
