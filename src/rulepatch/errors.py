@@ -20,6 +20,7 @@ __all__ = [
     "MaskError",
     "MissingExtraError",
     "ModelError",
+    "NotFiniteError",
     "OutputError",
     "RevertError",
     "RulepatchError",
@@ -51,6 +52,10 @@ class RulepatchWarning(UserWarning):
 
 class SettingError(RulepatchError, ValueError):
     """A setting out of its range, or one that does not go with the others."""
+
+
+class NotFiniteError(SettingError):
+    """A change so strong that a weight with it would be infinite, or no number at all."""
 
 
 class SiteError(RulepatchError, ValueError):

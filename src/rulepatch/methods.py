@@ -16,6 +16,7 @@ from rulepatch.text import read_share
 __all__ = [
     "FLOOR",
     "MAX_DROP",
+    "STRONGEST",
     "Dense",
     "FineTuneGlobal",
     "FineTuneLocal",
@@ -35,11 +36,16 @@ FLOOR = 1e-5
 
 RIDGE = 1e-3
 
+STRONGEST = 1e6
+"""Beyond it no change is a rule any more, and products of float32 are soon infinite."""
+
 MAX_DROP = 0.0025
 """The paper's damage budget: a quarter of a point of accuracy."""
 
 Rank = Annotated[int, Field(ge=1, description="Number of directions at each site."), Usual(1, 10)]
-Strength = Annotated[float, Field(description="Scale of the change; 1 to 4 is usual."), Usual(0, 5)]
+Strength = Annotated[
+    float, Field(ge=-STRONGEST, le=STRONGEST, description="Scale of the change; 1 to 4 is usual."), Usual(0, 5)
+]
 Gate = Annotated[
     Literal["auto"] | Annotated[float, Field(ge=0, lt=1)] | None,
     Field(description="Quantile of the reference beyond which it acts."),

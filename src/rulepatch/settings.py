@@ -10,7 +10,7 @@ from decimal import Decimal
 from types import UnionType
 from typing import Annotated, Any, ClassVar, Literal, Self, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic.fields import FieldInfo
 
 from rulepatch.errors import SettingError, nearest
@@ -75,6 +75,14 @@ class Settings(BaseModel):
     def _plain(cls, values: Any) -> Any:
         """Values as text files and libraries of numbers write them."""
         return {name: cls._plain_value(name, value) for name, value in values.items()}
+
+    @field_validator("*")
+    @classmethod
+    def _within_reason(cls, value: Any, info: ValidationInfo) -> Any:
+        """No count is beyond what a float holds exactly, whatever range a setting has: libraries overflow there."""
+        if isinstance(value, int) and abs(value) > 2**53:
+            raise ValueError(f"expected {info.field_name} to be at most 2^53 but got more; 1 to 10000 is usual")
+        return value
 
     @classmethod
     def _plain_value(cls, name: str, value: Any) -> Any:

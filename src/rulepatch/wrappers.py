@@ -1,8 +1,12 @@
-"""Networks inside other modules: compiled, or spread over several devices."""
+"""Networks inside other modules, compiled or spread over several devices, and copies of networks."""
+
+import copy
 
 from torch import nn
 
-__all__ = ["unwrapped"]
+from rulepatch.errors import ModelError, reason_of
+
+__all__ = ["copied", "unwrapped"]
 
 
 def unwrapped(module: nn.Module) -> nn.Module:
@@ -28,3 +32,27 @@ def unwrapped(module: nn.Module) -> nn.Module:
             module = original
         else:
             return module
+
+
+def copied(module: nn.Module) -> nn.Module:
+    """A copy of a network that shares nothing with it.
+
+    Args:
+        module: the network.
+
+    Raises:
+        ModelError: it cannot be copied.
+    """
+    try:
+        found = copy.deepcopy(module)
+    except Exception as error:  # of whatever the module holds besides its weights
+        raise ModelError(
+            f"expected a network that can be copied but {type(module).__name__} cannot ({reason_of(error)}); use "
+            "Edit.applied, which edits the network itself for a while"
+        ) from error
+    if not {id(each) for each in module.modules()}.isdisjoint(id(each) for each in found.modules()):
+        raise ModelError(
+            f"expected a network that can be copied but a copy of {type(module).__name__} has the same layers; use "
+            "Edit.applied, which edits the network itself for a while"
+        )
+    return found

@@ -7,9 +7,11 @@ from typing import Any, ClassVar, Literal, Self, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from rulepatch.core import linalg
 from rulepatch.errors import SettingError, SiteError, WeightsError, nearest
+from rulepatch.methods import STRONGEST
 from rulepatch.records.edit_files import dense_fields, low_rank_fields, new_class_fields
 from rulepatch.tracing.sites import Layer
 
@@ -163,8 +165,7 @@ class LowRank:
 
     def __post_init__(self) -> None:
         _check_strength(self.strength)
-        thresholds = [self.gate.thresholds] if self.gate else []
-        if not all(tensor.isfinite().all() for tensor in (self.directions, self.coefficients, *thresholds)):
+        if not all(tensor.isfinite().all() for tensor in self.tensors().values()):
             raise SettingError(
                 f"expected finite factors at {self.site} but got NaN or infinity; check the exemplars and the weights"
             )
@@ -355,8 +356,10 @@ KINDS: Mapping[str, type[LowRank] | type[Dense] | type[NewClass]] = {
 
 
 def _check_strength(strength: float) -> None:
-    if not math.isfinite(strength):
-        raise SettingError(f"expected a finite strength but got {strength}; 1 is the solve, 1 to 4 is usual")
+    if isinstance(strength, bool) or not abs(strength) <= STRONGEST:
+        raise SettingError(
+            f"expected a finite strength of at most {STRONGEST:g} but got {strength}; 1 is the solve, 1 to 4 is usual"
+        )
 
 
 def _layer_at(module: nn.Module, path: str) -> Layer:
@@ -366,7 +369,13 @@ def _layer_at(module: nn.Module, path: str) -> Layer:
             f"expected a convolution or linear layer at {path} but the model has none there; "
             f"the nearest are {nearest(path, layers)}"
         )
-    return layers[path]
+    layer = layers[path]
+    if not isinstance(layer._parameters.get("weight"), nn.Parameter):
+        raise SiteError(
+            f"expected a weight of its own at {path} but it is computed from others, as by a parametrization; write it "
+            "into the layer first (torch.nn.utils.parametrize.remove_parametrizations)"
+        )
+    return layer
 
 
 def _check_weight(weight: Tensor, shape: tuple[int, ...], wanted: tuple[int, ...], path: str) -> None:
@@ -375,5 +384,7 @@ def _check_weight(weight: Tensor, shape: tuple[int, ...], wanted: tuple[int, ...
             f"expected a weight of shape {wanted} at {path} but the model's has {shape}; "
             "apply the edit to the model that it was computed on"
         )
+    if weight.is_meta or is_lazy(weight):
+        raise WeightsError(f"expected weights at {path} but there are none yet (on the meta device, say); load them")
     if not weight.isfinite().all():
         raise WeightsError(f"expected finite weights at {path} but got NaN or infinity; load sound weights")

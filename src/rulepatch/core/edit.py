@@ -1,6 +1,5 @@
 """Edits: immutable changes of a model that can be applied, reverted, saved, scaled and composed."""
 
-import copy
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -14,7 +13,7 @@ from torch.nn.parameter import is_lazy
 from rulepatch.core.changes import KINDS, Change, LowRank, Minimum, NewClass
 from rulepatch.core.patched_model import PatchedModel
 from rulepatch.digests import digest_of_state
-from rulepatch.errors import BaseMismatchError, EditFileError, ModelError, RulepatchError, SettingError, reason_of
+from rulepatch.errors import BaseMismatchError, EditFileError, ModelError, RulepatchError, SettingError
 from rulepatch.files import write_tensors
 from rulepatch.methods import Method
 from rulepatch.models.peft_adapter import write_adapter
@@ -23,7 +22,8 @@ from rulepatch.records.edit_summary import COLUMNS, line_of, panel_of, rows_of
 from rulepatch.records.exemplar_outcomes import ExemplarOutcomes
 from rulepatch.records.site_reports import SiteReport
 from rulepatch.text import Table
-from rulepatch.wrappers import unwrapped
+from rulepatch.tracing.installing import finite
+from rulepatch.wrappers import copied, unwrapped
 
 __all__ = ["Edit", "base_digest"]
 
@@ -186,7 +186,7 @@ class Edit:
         """
         module = _module_of(model)
         self.check(module, any_base=any_base)
-        edited = _copied(module)
+        edited = copied(module)
         PatchedModel(edited, self.changes).install()
         return self._held(model, edited)
 
@@ -286,12 +286,15 @@ class Edit:
 
         Raises:
             OutputError: it cannot be written there.
+            SettingError: a tensor holds NaN or infinity, in float32.
         """
         path = Path(path)
         tensors: dict[str, Tensor] = {}
         for i, change in enumerate(self.changes):
             tensors |= {f"{i}.{name}": tensor for name, tensor in change.tensors().items()}
         tensors = {name: tensor.detach().float().cpu().contiguous().clone() for name, tensor in tensors.items()}
+        for name, tensor in tensors.items():
+            finite(tensor, name)
         described = self.describe()
         described["content"] = content_digest(described, tensors)
         write_tensors(path, tensors, {"rulepatch": json.dumps(described, sort_keys=True)})
@@ -357,19 +360,3 @@ class _Applied(PatchedModel):
 
 def _module_of(model: "nn.Module | Holder") -> nn.Module:
     return unwrapped(model if isinstance(model, nn.Module) else model.module)
-
-
-def _copied(module: nn.Module) -> nn.Module:
-    try:
-        found = copy.deepcopy(module)
-    except Exception as error:  # of whatever the module holds besides its weights
-        raise ModelError(
-            f"expected a network that can be copied but {type(module).__name__} cannot ({reason_of(error)}); use "
-            "Edit.applied, which edits the network itself for a while"
-        ) from error
-    if not {id(each) for each in module.modules()}.isdisjoint(id(each) for each in found.modules()):
-        raise ModelError(
-            f"expected a network that can be copied but a copy of {type(module).__name__} has the same layers; use "
-            "Edit.applied, which edits the network itself for a while"
-        )
-    return found

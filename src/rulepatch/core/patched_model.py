@@ -1,6 +1,5 @@
 """Modules that implement changes, and patching a network with them."""
 
-import threading
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -11,8 +10,8 @@ from torch.nn import functional as F
 from rulepatch.core import linalg
 from rulepatch.core.changes import Change, Gate, LowRank, Minimum, NewClass
 from rulepatch.models.outputs import minimum
-from rulepatch.tracing.installing import Installation
-from rulepatch.tracing.passes import TwoPasses
+from rulepatch.tracing.installing import Installation, finite
+from rulepatch.tracing.passes import ThreadLocalSlot, TwoPasses
 from rulepatch.tracing.sites import Layer, clone_with_weight
 
 __all__ = [
@@ -22,7 +21,6 @@ __all__ = [
     "PatchedModel",
     "Projection",
     "ResponseTap",
-    "ThreadLocalSlot",
     "with_delta",
 ]
 
@@ -94,7 +92,7 @@ class LowRankBranch(nn.Module):
         super().__init__()
         self.passes = passes if isinstance(change, Minimum) else None
         self.reader = Projection(layer, change.directions, change.gate)
-        weight = (change.strength * change.coefficients.double()).to(layer.weight.detach())
+        weight = finite((change.strength * change.coefficients.double()).to(layer.weight.detach()), change.site)
         whole = change.architecture == 1 or isinstance(layer, nn.Linear)
         self.write = clone_with_weight(layer, weight) if whole else _Pointwise(weight)
 
@@ -133,20 +131,6 @@ class EditedLayer(nn.Module):
             added = branch(keys)
             output = torch.where(added == 0, output, output + added)  # even -0.0 stays what it was
         return output
-
-
-class ThreadLocalSlot(threading.local):
-    """Thread-local slot from the filter of a new class to the classification head.
-
-    It holds the response of the last forward pass in each thread, so that concurrent passes do not interfere. A copy of
-    a network gets an empty one.
-    """
-
-    def __init__(self) -> None:
-        self.response: Tensor | None = None
-
-    def __reduce__(self) -> tuple[type["ThreadLocalSlot"], tuple[()]]:
-        return ThreadLocalSlot, ()
 
 
 class ResponseTap(nn.Module):
@@ -193,6 +177,7 @@ class ExtendedHead(nn.Module):
         super().__init__()
         self.layer, self.axis, self.slot = layer, axis, slot
         self.scale, self.bias = change.strength * change.scale, change.strength * change.bias
+        finite(torch.tensor([self.scale, self.bias], dtype=torch.float32), change.name)
 
     def forward(self, keys: Tensor) -> Tensor:
         """The head's outputs and the new one, which is constant over positions if the head has any.
@@ -247,7 +232,7 @@ class PatchedModel(Installation):
                 path = change.parameter
                 delta = change.delta().reshape(module.get_parameter(path).shape)
                 totals[path] = totals[path] + delta if path in totals else delta
-        weights = {path: with_delta(module.get_parameter(path), total) for path, total in totals.items()}
+        weights = {path: finite(with_delta(module.get_parameter(path), t), path) for path, t in totals.items()}
         self._passes, self._runs_twice = TwoPasses(minimum), any(isinstance(change, Minimum) for change in changes)
         self.edited_layers = {
             path: EditedLayer(module.get_submodule(path), own, self._passes) for path, own in gated.items()

@@ -1,6 +1,7 @@
 """From changes to an `Edit`: what is measured of every edit where it is made, and how it says it was made."""
 
 import importlib.metadata
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -17,6 +18,7 @@ from rulepatch.digests import digest_of_bytes
 from rulepatch.editors.certificate import certify, gated_maps, low_rank_changes
 from rulepatch.editors.problem import Problem
 from rulepatch.editors.registry import Solution
+from rulepatch.errors import SettingError
 from rulepatch.methods import Method
 from rulepatch.records.site_reports import SiteReport
 from rulepatch.tracing import capture
@@ -31,6 +33,9 @@ def assembled(problem: Problem, how: Method, found: Sequence[WeightChange] | Sol
         problem: the problem.
         how: settings of the method that solved it.
         found: the changes, with or without notes.
+
+    Raises:
+        SettingError: an error at a site is NaN or infinite.
     """
     changes, notes = found if isinstance(found, Solution) else (found, {})
     edited = problem.edited if problem.style is None else None
@@ -43,6 +48,11 @@ def assembled(problem: Problem, how: Method, found: Sequence[WeightChange] | Sol
         before, then = (
             float(linalg.masked_error(*seen.compared(each), "absolute").mean()) for each in (seen.edited.values, values)
         )
+        if not (math.isfinite(before) and math.isfinite(then)):
+            raise SettingError(
+                f"expected finite values at {seen.site.value_point} but their error is {before:g} before the edit and "
+                f"{then:g} with it; take less strength, or check the weights, the exemplars and the preprocessing"
+            )
         reports.append(
             SiteReport(
                 path,

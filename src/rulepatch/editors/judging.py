@@ -1,6 +1,7 @@
 """Trying an edit on its own exemplars: what the model says of them, before the edit and after it."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import torch
@@ -15,7 +16,7 @@ from rulepatch.core.patched_model import PatchedModel
 from rulepatch.data.folders import ImageSet
 from rulepatch.data.stream import ImageStream
 from rulepatch.editors.problem import Problem
-from rulepatch.errors import ModelError, UselessEditError, warn
+from rulepatch.errors import ModelError, NotFiniteError, UselessEditError, warn
 from rulepatch.models.classifier import Classifier
 from rulepatch.records.exemplar_outcomes import ExemplarOutcome, ExemplarOutcomes, ExemplarPrediction
 from rulepatch.records.site_reports import HOPELESS_DAMAGE, HOPELESS_FLIPS, UNSURE_DAMAGE
@@ -80,7 +81,8 @@ class Judge:
         Raises:
             UselessEditError: what the edited model says is not a number.
         """
-        with PatchedModel(self.model.module, changes):
+        after = torch.full_like(self.edited, torch.nan)
+        with suppress(NotFiniteError), PatchedModel(self.model.module, changes):
             after = _probabilities(self.model, [each.edited for each in self.exemplars])
         if not after.isfinite().all():
             raise UselessEditError(

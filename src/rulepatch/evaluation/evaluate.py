@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
 
 from rulepatch.core.edit import Edit, base_digest
@@ -13,7 +14,7 @@ from rulepatch.data.folders import ImageSet, Picture
 from rulepatch.data.run import Run
 from rulepatch.data.stream import ImageStream
 from rulepatch.digests import digest_of_tensors
-from rulepatch.errors import FolderError, SettingError, warn
+from rulepatch.errors import FolderError, SettingError, UselessEditError, warn
 from rulepatch.evaluation.activations import first_site
 from rulepatch.evaluation.label_check import doubt_of
 from rulepatch.evaluation.outcomes import Outcomes, Predictions
@@ -65,6 +66,8 @@ def evaluate(
         FolderError: a folder is missing, empty or does not match the classes, or the tests have no labels.
         BaseMismatchError: the model is not the edit's base.
         SettingError: there is nothing to evaluate on, or a class to leave out is unknown.
+        ModelError: the model's logits are NaN or infinite for an image.
+        UselessEditError: so they are with the edit in it.
 
     Examples:
         >>> from rulepatch.models.registry import load_model
@@ -85,6 +88,12 @@ def evaluate(
         run=run,
         **settings,
     )
+    for outcomes in (found.tests, found.reference):
+        if outcomes is not None and not np.isfinite(outcomes.second.confidence).all():
+            raise UselessEditError(
+                f"expected finite logits with the edit in it but {model.name} gives NaN or infinity for images of "
+                f"{outcomes.name}; take less strength, or a wider type of numbers"
+            )
     return found
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rulepatch.data.folders import Picture
+from rulepatch.errors import ModelError
 from rulepatch.evaluation import metrics
 from rulepatch.models.classes import Classes
 from rulepatch.text import brief, percent, plural, quoted
@@ -170,6 +171,18 @@ class Outcomes:
     skipped: tuple[str, ...] = ()
     inputs: tuple[str, ...] = field(default=(), repr=False)
     doubt: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a network that says nothing of an image: no number of what an edit did would mean anything.
+
+        Raises:
+            ModelError: its logits are not finite before the edit.
+        """
+        if not np.isfinite(self.first.confidence).all():
+            raise ModelError(
+                f"expected finite logits but the network gives NaN or infinity for images of {self.name}, so that it "
+                "predicts nothing; check its weights, its preprocessing and its type"
+            )
 
     def __repr__(self) -> str:
         return brief("Outcomes", self.told(), quoted(self.name, most=60))

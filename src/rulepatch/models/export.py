@@ -18,6 +18,7 @@ from rulepatch.errors import MissingExtraError, ModelError, RulepatchError
 from rulepatch.files import check_writable, write_file
 from rulepatch.forward import inference
 from rulepatch.models.classifier import Classifier
+from rulepatch.models.weights import refuse_unsound
 
 __all__ = ["ABOUT", "FORMATS", "about", "check_libraries", "export"]
 
@@ -45,8 +46,10 @@ def export(model: Classifier, path: Path) -> None:
         MissingExtraError: ONNX is not installed.
         ModelError: the network cannot be exported.
         OutputError: the file cannot be written.
+        WeightsError: it holds NaN or infinity.
     """
     check_libraries(path)
+    refuse_unsound(model.module, model.name)
     tensors = (each for each in model.module.state_dict().values() if isinstance(each, Tensor))
     check_writable(path, size=sum(each.nbytes for each in tensors))
     example = (model.example().expand(2, -1, -1, -1).contiguous(),)

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from rulepatch.errors import SettingError
 from rulepatch.files import make_folder, write_file, write_tensors
 
 __all__ = ["write_adapter"]
@@ -23,6 +24,7 @@ def write_adapter(factors: Mapping[str, Sequence[tuple[Tensor, Tensor]]], module
 
     Raises:
         OutputError: it cannot be written to.
+        SettingError: they hold NaN or infinity.
     """
     rank = max(sum(len(read) for read, _ in each) for each in factors.values())
     tensors = {}
@@ -37,6 +39,8 @@ def write_adapter(factors: Mapping[str, Sequence[tuple[Tensor, Tensor]]], module
             write = write[:, :, None, None]
         tensors[f"base_model.model.{site}.lora_A.weight"] = read.contiguous()
         tensors[f"base_model.model.{site}.lora_B.weight"] = write.contiguous()
+    if not all(tensor.isfinite().all() for tensor in tensors.values()):
+        raise SettingError("expected finite factors for an adapter but got NaN or infinity; take less strength")
     config = {
         "peft_type": "LORA",
         "r": rank,

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from rulepatch.errors import SettingError
+from rulepatch.errors import ModelError, SettingError
 from rulepatch.models.classes import Classes
 from rulepatch.text import percent
 
@@ -64,10 +64,17 @@ class Prediction:
 
         Raises:
             SettingError: `top` is below 1.
+            ModelError: the logits are NaN or infinite.
         """
         if top < 1:
             raise SettingError(f"expected to be told of at least 1 class but got top {top}; 5 is usual")
-        probabilities, indices = logits.softmax(dim=1).float().cpu().topk(min(top, len(classes)), dim=1)
+        shares = logits.softmax(dim=1).float().cpu()
+        if not shares.isfinite().all():
+            raise ModelError(
+                "expected finite logits but the network gives NaN or infinity for an image, so that it predicts "
+                "nothing; check its weights, its preprocessing and its type"
+            )
+        probabilities, indices = shares.topk(min(top, len(classes)), dim=1)
         found = []
         for own, which in zip(probabilities.tolist(), indices.tolist(), strict=True):
             guesses = tuple(Guess(classes[index], index, each) for index, each in zip(which, own, strict=True))

@@ -89,7 +89,7 @@ def save_weights(module: nn.Module, path: Path) -> None:
 
     Raises:
         OutputError: it cannot be written there.
-        WeightsError: the state holds what is no tensor, such as the weights of a quantised layer.
+        WeightsError: the state holds what is no tensor, such as the weights of a quantised layer, or NaN or infinity.
     """
     state = module.state_dict()
     others = [key for key, value in state.items() if not isinstance(value, Tensor)]
@@ -98,6 +98,7 @@ def save_weights(module: nn.Module, path: Path) -> None:
             f"expected a state dict of tensors but {_such_as(others)} of {type(module).__name__} is none, and "
             "safetensors holds nothing else; save the network's state_dict() with torch.save"
         )
+    refuse_unsound(module, type(module).__name__)
     check_writable(path, size=sum(tensor.nbytes for tensor in state.values()))
     left_out = {name: kept for kept, names in _remove_duplicate_names(state).items() for name in names}
     write_tensors(path, {name: tensor for name, tensor in state.items() if name not in left_out}, left_out)

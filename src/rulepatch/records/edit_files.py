@@ -11,6 +11,7 @@ from torch import Tensor
 from rulepatch.digests import digest_of_json, digest_of_tensors
 from rulepatch.errors import EditFileError
 from rulepatch.forms import checked
+from rulepatch.methods import STRONGEST
 from rulepatch.reading import is_regular, parse_json
 from rulepatch.tensors import read_tensors
 
@@ -18,9 +19,6 @@ __all__ = ["content_digest", "dense_fields", "low_rank_fields", "new_class_field
 
 MOST_BYTES = 8 << 30
 """Of an edit file: dense changes of all weights of a large network."""
-
-MOST_STRENGTH = 1e6
-"""1 to 4 is usual."""
 
 _FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 _PREDICTION: dict[Any, Any] = {"index": int, "class": str, "confidence": Real, "of_target": Real, ...: object}
@@ -194,8 +192,8 @@ def _fields(described: Mapping[str, Any], form: Mapping[Any, Any]) -> dict[str, 
     for key in ("site", "value_point", "parameter", "head", "name"):
         if any("\ud800" <= letter <= "\udfff" for letter in fields.get(key, "")):
             _refuse(f"{key} in a change to be a name", ascii(fields[key])[:60])
-    if not abs(fields["strength"]) <= MOST_STRENGTH:
-        _refuse(f"a strength of at most {MOST_STRENGTH:g}", f"{fields['strength']:g}")
+    if not abs(fields["strength"]) <= STRONGEST:
+        _refuse(f"a strength of at most {STRONGEST:g}", f"{fields['strength']:g}")
     return fields
 
 

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from rulepatch.errors import RevertError, warn
+from rulepatch.errors import NotFiniteError, RevertError, warn
 from rulepatch.interrupts import deliver, hold, release, unbroken
 
-__all__ = ["Installation", "Noted"]
+__all__ = ["Installation", "Noted", "finite"]
 
 WAIT, PATIENCE = 0.1, 20.0
 """Seconds between two looks whether another thread's changes are out, and until it is said that they are waited for."""
@@ -127,6 +127,20 @@ def _place(tensor: Tensor) -> tuple[Any, ...]:
 def _writes(tensor: Tensor) -> int | None:
     """How often a tensor was written into; None if nobody counts."""
     return None if tensor.is_inference() else tensor._version
+
+
+def finite(edited: Tensor, what: str) -> Tensor:
+    """A tensor that is about to be put into a network.
+
+    Raises:
+        NotFiniteError: it holds NaN or infinity; its type may have no number as large as what the change asks for.
+    """
+    if not edited.is_meta and not edited.isfinite().all():
+        raise NotFiniteError(
+            f"expected finite numbers for {what} with the edit in it but got NaN or infinity in {edited.dtype}; take "
+            "less strength, or a wider type of numbers"
+        )
+    return edited
 
 
 class _Standing:

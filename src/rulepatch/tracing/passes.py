@@ -1,5 +1,6 @@
 """Running a network twice for each output: with parts of it switched on and, where these acted, switched off."""
 
+import threading
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -11,7 +12,21 @@ from torch import Tensor, nn
 from rulepatch.errors import SettingError
 from rulepatch.tracing import capture, tails
 
-__all__ = ["TwoPasses"]
+__all__ = ["ThreadLocalSlot", "TwoPasses"]
+
+
+class ThreadLocalSlot(threading.local):
+    """Thread-local slot from one module to another, such as from the filter of a new class to the head.
+
+    It holds the response of the last forward pass in each thread, so that concurrent passes do not interfere. A copy of
+    a network gets an empty one.
+    """
+
+    def __init__(self) -> None:
+        self.response: Tensor | None = None
+
+    def __reduce__(self) -> tuple[type["ThreadLocalSlot"], tuple[()]]:
+        return ThreadLocalSlot, ()
 
 
 @dataclass
