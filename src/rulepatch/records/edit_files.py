@@ -96,8 +96,11 @@ def read_edit(path: Path, *, schema: int) -> tuple[dict[str, Any], list[dict[str
         raise EditFileError(
             f"expected an edit file but {path} was not written by rulepatch; name the file that `edit` wrote"
         )
-    if (found := checked(described, {"schema": int, ...: object}, str(path), EditFileError)["schema"]) != schema:
-        raise EditFileError(f"expected an edit file of schema {schema} but {path} has {found}; update rulepatch")
+    for key in _FILE:
+        if key not in described:
+            raise EditFileError(f"expected a complete edit file but {path} lacks {key!r}; get a sound copy")
+    if (found := described["schema"]) != schema:
+        raise EditFileError(f"expected an edit file of schema {schema} but {path} has {found!r:.80}; update rulepatch")
     checked(described, _FILE, str(path), EditFileError, advice="get a sound copy")
     for each in _composed(described["provenance"]):
         checked(each, _PROVENANCE, f"the provenance in {path}", EditFileError, advice="get a sound copy")
