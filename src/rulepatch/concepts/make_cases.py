@@ -37,7 +37,7 @@ from rulepatch.forms import checked
 from rulepatch.images import read_image
 from rulepatch.models.classes import Classes
 from rulepatch.progress import Bar
-from rulepatch.reading import read_json
+from rulepatch.reading import read_bytes, read_json
 
 __all__ = ["make_cases", "propose_exclusions", "styles_for"]
 
@@ -100,7 +100,7 @@ class _Maker:
             return None
         try:
             source = picture.source
-            content = source.read_bytes() if isinstance(source, Path) else b""
+            content = read_bytes(source, ImageError, most=1 << 30) if isinstance(source, Path) else b""
             image = read_image(content) if isinstance(source, Path) else picture.read()
         except (ImageError, OSError) as error:
             return ImageError(str(error).replace("the image", picture.name))

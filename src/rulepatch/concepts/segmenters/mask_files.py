@@ -13,6 +13,7 @@ from rulepatch.data.folders import Picture
 from rulepatch.digests import digest_of_bytes, digest_of_json
 from rulepatch.errors import FolderError, ImageError, SettingError
 from rulepatch.masks import read_mask
+from rulepatch.reading import read_bytes
 
 __all__ = ["MaskFiles", "load"]
 
@@ -45,7 +46,7 @@ class MaskFiles(ClosedVocabulary):
         """What its answers depend on."""
         files = sorted(path for concept in self.vocabulary for path in (self.folder / concept).rglob("*.png"))
         with ThreadPoolExecutor() as pool:
-            digests = list(pool.map(lambda path: digest_of_bytes(path.read_bytes()), files))
+            digests = list(pool.map(lambda path: digest_of_bytes(read_bytes(path, ImageError, what="a mask")), files))
         names = [path.relative_to(self.folder).as_posix() for path in files]
         masks = digest_of_json([list(self.vocabulary), names, digests])
         return {**super().describe(), "masks": masks, "files": len(files)}
