@@ -330,16 +330,13 @@ class Edit:
         Raises:
             EditFileError: the file is missing, damaged, tampered with, of a newer version, or no edit at all.
         """
-        described, tensors = read_edit(Path(path), schema=SCHEMA)
+        described, tensors = read_edit(Path(path), schema=SCHEMA, kinds=KINDS)
         try:
-            changes = tuple(
-                KINDS[each["kind"]].restore(each, own) for each, own in zip(described["changes"], tensors, strict=True)
-            )
+            changes = tuple(KINDS[e["kind"]].restore(e, t) for e, t in zip(described["changes"], tensors, strict=True))
             return cls(changes, described["base"], described["provenance"])
-        except (RulepatchError, KeyError) as error:
-            raise EditFileError(
-                f"expected an edit file that can be applied but {path} is none: {error}; get a sound copy"
-            ) from None
+        except RulepatchError as error:
+            told = str(error).rpartition("; ")[0] or str(error)
+            raise EditFileError(f"{told} in the edit file {path}; get a sound copy") from None
 
 
 class _Applied(PatchedModel):

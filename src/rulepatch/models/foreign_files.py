@@ -93,7 +93,7 @@ def _archive(path: Path) -> str | None:
     try:
         with zipfile.ZipFile(path) as archive:
             names = [name.rpartition("/")[2] for name in archive.namelist()]
-    except (OSError, ValueError, zipfile.BadZipFile):
+    except Exception:  # zipfile has no common type of what it raises of damaged files
         return None
     for member, what in _MEMBERS.items():
         if member in names:

@@ -1,6 +1,6 @@
 """What an edit file may say: each field and tensor of it is checked here, as anybody can write a right digest."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from numbers import Real
 from pathlib import Path
 from typing import Any, NoReturn
@@ -71,12 +71,13 @@ def content_digest(described: Mapping[str, Any], tensors: Mapping[str, Tensor]) 
     return digest_of_json([dict(described), digest_of_tensors(tensors)])
 
 
-def read_edit(path: Path, *, schema: int) -> tuple[dict[str, Any], list[dict[str, Tensor]]]:
+def read_edit(path: Path, *, schema: int, kinds: Collection[str]) -> tuple[dict[str, Any], list[dict[str, Tensor]]]:
     """Read an edit file, all but the fields of its changes.
 
     Args:
         path: the file.
         schema: of the files that are understood.
+        kinds: names of the kinds of changes.
 
     Returns:
         What it says, and for each change its tensors.
@@ -94,9 +95,14 @@ def read_edit(path: Path, *, schema: int) -> tuple[dict[str, Any], list[dict[str
         raise EditFileError(
             f"expected an edit file but {path} was not written by rulepatch; name the file that `edit` wrote"
         )
-    if (found := checked(described, {"schema": int, ...: object}, str(path), EditFileError)["schema"]) != schema:
-        raise EditFileError(f"expected an edit file of schema {schema} but {path} has {found}; update rulepatch")
+    for key in _FILE:
+        if key not in described:
+            raise EditFileError(f"expected a complete edit file but {path} lacks {key!r}; get a sound copy")
+    if (found := described["schema"]) != schema:
+        raise EditFileError(f"expected an edit file of schema {schema} but {path} has {found!r:.80}; update rulepatch")
     checked(described, _FILE, str(path), EditFileError, advice="get a sound copy")
+    for each in described["changes"]:
+        checked(each["kind"], set(kinds), f"the kind of a change in {path}", EditFileError, advice="update rulepatch")
     for each in _composed(described["provenance"]):
         checked(each, _PROVENANCE, f"the provenance in {path}", EditFileError, advice="get a sound copy")
     if described.pop("content") != content_digest(described, tensors):
