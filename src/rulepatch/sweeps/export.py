@@ -101,7 +101,7 @@ def export_records(store: Path | str, path: Path | str) -> int:
     rows = rows_of(records)
     with atomic_path(path) as unfinished:
         if arrow is None:
-            unfinished.write_text(Table.of(rows).to_csv(), encoding="utf-8")
+            unfinished.write_text(Table.of(rows).to_csv(), encoding="utf-8", errors="backslashreplace")
         else:
             table, write = arrow
             write(table.from_pylist(rows), unfinished)
