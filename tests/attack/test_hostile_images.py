@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from rulepatch.data.picture_files import pictures_under
 from rulepatch.errors import ImageError
 from rulepatch.images import FORMATS, read_image
 from rulepatch.masks import read_mask
@@ -19,6 +20,7 @@ LARGE, MOST_MEMORY = 9450, 2**29
 
 READ = """
 import resource, sys
+from rulepatch.data.picture_files import pictures_under
 from rulepatch.errors import ImageError
 from rulepatch.images import read_image
 from rulepatch.masks import read_mask
@@ -102,3 +104,12 @@ def test_what_is_no_file_is_no_image(tmp_path):
         for read in (read_image, read_mask):
             with pytest.raises(ImageError):
                 read(path)
+
+
+def test_pipes_and_devices_in_a_folder_are_left_alone(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "sound.png")
+    os.mkfifo(tmp_path / "pipe")
+    os.mkfifo(tmp_path / ".hidden")
+    os.mkfifo(tmp_path / "pipe.xyz")
+    (tmp_path / "endless").symlink_to("/dev/zero")
+    assert [path.name for path in pictures_under(tmp_path).pictures] == ["sound.png"]

@@ -7,6 +7,7 @@ from pathlib import Path
 from PIL import Image
 
 from rulepatch.images import FORMATS, SUFFIXES
+from rulepatch.reading import is_regular
 from rulepatch.text import plural
 
 __all__ = ["LeftOut", "Tree", "pictures_in", "pictures_under"]
@@ -154,6 +155,8 @@ def _sorted_out(path: Path, left_out: LeftOut) -> Iterator[Path]:
 
 def _is_picture(path: Path) -> bool:
     """Whether a file is an image by its contents."""
+    if not is_regular(path):  # to open a pipe would wait for whoever writes to it
+        return False
     try:
         with Image.open(path, formats=[kind for kind in _SIGNED if kind in Image.OPEN]):
             return True
