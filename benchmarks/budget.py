@@ -29,6 +29,9 @@ from rulepatch.tracing.model_sites import sites_of
 
 BUDGET, CHOOSING, SPLITS = 0.0025, 0.4, 1000
 
+FEW = 64
+"""Images from which flips for each change of probability are learnt alone, to be compared."""
+
 Numbers = NDArray[np.float64]
 
 
@@ -67,7 +70,7 @@ def row_of(flips: Numbers, lost: Numbers, shift: Numbers, gain: Numbers) -> dict
     """What is known of the unseen images by each measure, and how often the budget is kept."""
     images = flips.shape[1]
     correlations: list[list[float]] = []
-    chosen: dict[str, list[tuple[bool, float, float, float]]] = {"flips": [], "shift": []}
+    chosen: dict[str, list[tuple[bool, float, float, float]]] = {"flips": [], "few": [], "shift": []}
     for seed in range(SPLITS):
         order = np.random.default_rng(seed).permutation(images)
         seen, unseen = order[: round(CHOOSING * images)], order[round(CHOOSING * images) :]
@@ -76,8 +79,11 @@ def row_of(flips: Numbers, lost: Numbers, shift: Numbers, gain: Numbers) -> dict
         pairs = [(x, y) for y in ("lost", "flips") for x in ("lost", "flips", "shift") if (x, y) != ("lost", "flips")]
         correlations.append([rank_correlation(told[x], true[y]) for x, y in pairs])
         by_shift = flips_by_shift(zip(flips[:, seen].sum(axis=1), shift[:, seen].sum(axis=1), strict=True))
+        few = seen[:FEW]
+        by_few = flips[:, few].sum() / shift[:, few].sum()
         within = {
             "flips": (told["lost"] <= max(BUDGET, 1 / len(seen)) + 1e-12) & (told["flips"] <= 4 * BUDGET),
+            "few": (told["lost"] <= BUDGET + 1 / len(seen) + 1e-12) & (by_few * told["shift"] <= FLIPS * BUDGET),
             "shift": (told["lost"] <= BUDGET + 1 / len(seen) + 1e-12) & (by_shift * told["shift"] <= FLIPS * BUDGET),
         }
         for name, fits in within.items():

@@ -232,10 +232,12 @@ BUDGET: Mapping[str, Callable[[Row], str]] = {
         f"{row['lost by lost']:.2f}, {row['lost by shift']:.2f}"
     ),
     "budget kept by flips": lambda row: f"{row['flips: kept, %']:.0f} %",
+    "by change, learnt on 64 images": lambda row: f"{row['few: kept, %']:.0f} %",
     "by change": lambda row: f"{row['shift: kept, %']:.0f} %",
     "flips on others": lambda row: f"{row['flips: flips, %']:.2f} → {row['shift: flips, %']:.2f} %",
     "points lost": lambda row: f"{row['flips: points lost']:.2f} → {row['shift: points lost']:.2f}",
     "gain on tests": lambda row: f"{row['flips: gain']:.2f} → {row['shift: gain']:.2f}",
+    "its spread, learnt on 64 images and now": lambda row: f"{row['few: spread']:.2f}, {row['shift: spread']:.2f}",
 }
 
 MINIMUM: Mapping[str, Callable[[Row], str]] = {

@@ -225,9 +225,12 @@ def by_score(rounds: Rounds) -> tuple[Candidate | None, str]:
     }
     sets = _sets(rounds, sorted(paths, key=lambda path: -best_of[path]))
     rounds.narrow([*sets, (rounds.last,)])
-    rule = _rule(rounds) if rounds.grid.has_rule else None
+    if rounds.grid.has_rule:
+        _rule(rounds)  # measured first, for a search that is stopped
     rounds.try_all("refine", [ladder for sites in sets for ladder in _refine(rounds, sites)], MORE)
     _measure_finalists(rounds)
+    rounds.calibrate()
+    rule = _rule(rounds) if rounds.grid.has_rule else None
     best = max(rounds.at(ALL), key=lambda each: each.score, default=None)
     if best is not None:
         rounds.try_all("vary", [[trial] for trial in dict.fromkeys(_vary(rounds, best.trial))], ALL)
@@ -248,6 +251,7 @@ def _rule(rounds: Rounds) -> Candidate | None:
     for rank, gate in ((3, GATE), (1, GATE), (3, HIGHER_GATE), (1, HIGHER_GATE)):
         ladder = _ladder(rounds, [rounds.last], RULE_STRENGTHS, rank=rank, gate=gate)
         rounds.try_all("screen", [ladder], ALL)
+        rounds.calibrate()
         able = [each for each in rounds.at(ALL) if each.trial in ladder and not rounds.is_useless(each)]
         if able:
             return max(able, key=lambda each: each.trial.how.strength)
