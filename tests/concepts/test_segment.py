@@ -589,7 +589,7 @@ def test_pictures_that_are_not_the_playgrounds_or_were_changed_are_refused():
         (changed, "pixels differ"),
         (image.resize((32, 32)), "pixels differ"),
         (foreign, "carries none"),
-        (damaged, "cannot be rendered"),
+        (damaged, "expected seed in the scene"),
     ]:
         with pytest.raises(ImageError, match=message):
             found.segment(Picture(wrong), wrong, ["ground"])

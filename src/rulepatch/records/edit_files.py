@@ -44,7 +44,7 @@ _SITE = {
     ...: object,
 }
 _EXEMPLAR = {
-    "name": (str, None), "digest?": str, "concept?": (str, None), "replacement?": (str, None), "said?": _SAID,
+    "name?": (str, None), "digest?": str, "concept?": (str, None), "replacement?": (str, None), "said?": _SAID,
     ...: object,
 }  # fmt: skip
 _PROVENANCE = {

@@ -196,7 +196,7 @@ class ExemplarOutcomes:
     def from_provenance(cls, provenance: Mapping[str, Any]) -> Self:
         """Read the outcomes from the provenance of an edit."""
         told = [each for each in provenance.get("exemplars") or () if "said" in each]
-        return cls(tuple(ExemplarOutcome.from_json(each["name"], each["said"]) for each in told))
+        return cls(tuple(ExemplarOutcome.from_json(each.get("name") or "", each["said"]) for each in told))
 
     def within(self, provenance: Mapping[str, Any]) -> dict[str, Any]:
         """An edit's provenance with the outcomes of its exemplars, in their order.
