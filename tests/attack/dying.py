@@ -29,6 +29,9 @@ def forked(function: Callable[[], None], *, before: Callable[[], None] = lambda:
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     code = 1
     try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have had them ignored
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
         told = os.open(log or os.devnull, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(told, 1)
         os.dup2(told, 2)
