@@ -81,8 +81,8 @@ OVERLAID = Grid(
 """For an overlay, learnt from many transplants: without a gate or beyond strength 1 such edits cost more than they win
 back, and the best sites lie anywhere."""
 
-RULE_STRENGTHS = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0)
-"""Of the default edit, which is as strong as the budget allows."""
+RULE_STRENGTHS = (0.5, 1.0, 1.25, 1.5, 1.75, 2.0, 2.25, 2.5, 2.75, 3.0)
+"""Of the default edit, which is as strong as the budget allows: in small steps where it is usual for it to end."""
 
 LEAST_REDUCTION = 0.02
 """Share of the masked error that an edit must take away at strength 1 to be measured: where the exemplars themselves
