@@ -44,6 +44,8 @@ MAX_DROP = 0.0025
 SCREENED, FINALISTS = 200, 8
 """Tests and unseen images on which all candidates of a search are measured, and how many of them on all."""
 
+CIFAR_CLASSES = 10
+
 LATE = Rewrite(rank=3, strength=2.0, gate=0.98)
 
 BY_HAND: dict[str, Sequence[Method]] = {
@@ -104,7 +106,7 @@ def watermark(model: Classifier) -> Case:
 def second_mark(model: Classifier) -> Case:
     """Red letters over photographs, or over small images, one exemplar."""
     overlay = slanted_mark(model.preprocess.input_size[0])
-    if len(model.classes) == len(CIFAR_CLASSES):
+    if len(model.classes) == CIFAR_CLASSES:
         images, clean = ImageSet.of(DATA / "cifar10" / "test", model.classes).split(0.5, seed=0)
     else:
         images, clean = (
@@ -136,8 +138,6 @@ def halves(model: Classifier, exemplars: list[Exemplar]) -> tuple[ImageSet, Imag
     own = {model.classes.index(one.label) for one in exemplars if one.label is not None}
     return ImageSet.of(DATA / "imagenet_sample" / "val", model.classes).without(own).split(0.5, seed=0)
 
-
-CIFAR_CLASSES = range(10)
 
 Rules = dict[str, Callable[[Classifier], Case]]
 

@@ -23,7 +23,6 @@ import resource, sys
 from rulepatch.data.picture_files import pictures_under
 from rulepatch.errors import ImageError
 from rulepatch.images import read_image
-from rulepatch.masks import read_mask
 read_image(sys.argv[2])
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 try:

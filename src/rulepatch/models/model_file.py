@@ -51,9 +51,7 @@ def load(request: Request) -> Sourced:
     architecture = entries["architecture"]
     if architecture.endswith(".toml"):
         raise ModelError(f"expected {path} to name an architecture but got the model file {architecture}; copy it")
-    if ".py:" in architecture:
-        architecture = str(path.parent / architecture)
-        require_trust(path, architecture)
+    architecture = _trusted(path, architecture)
     if architecture.startswith("hf/") and (folder := path.parent / architecture.removeprefix("hf/")).is_dir():
         architecture = f"hf/{folder}"
     classes = _classes(path, entries["classes"]) if "classes" in entries else request.classes
@@ -77,8 +75,16 @@ def require_trust_of(path: Path) -> None:
         ModelError: the file is missing or malformed.
         SettingError: it names code that is not trusted.
     """
-    if ".py:" in (architecture := str(_read(path).get("architecture"))):
-        require_trust(path, str(path.parent / architecture))
+    _trusted(path, str(_read(path).get("architecture")))
+
+
+def _trusted(path: Path, architecture: str) -> str:
+    """An architecture that a model file names; that of code of its own with its path, if it may be run."""
+    if ".py:" not in architecture:
+        return architecture
+    code = str(path.parent / architecture)
+    require_trust(path, code)
+    return code
 
 
 def _read(path: Path) -> Mapping[str, Any]:

@@ -77,10 +77,9 @@ class Guard:
         host, origin = headers.get("host", ""), headers.get("origin")
         if not self.is_known(host):
             return HTTPStatus.MISDIRECTED_REQUEST, "expected the address that was printed at start; open that one"
-        if origin is not None and origin.partition("://")[2] != host:
-            return HTTPStatus.FORBIDDEN, "expected the page itself to ask but another one did; open it by its address"
         navigates = headers.get("sec-fetch-mode") == "navigate" and scope.get("method") == "GET"
-        if headers.get("sec-fetch-site", "none") not in {"none", "same-origin"} and not navigates:
+        is_of_another = headers.get("sec-fetch-site", "none") not in {"none", "same-origin"} and not navigates
+        if is_of_another or (origin is not None and origin.partition("://")[2] != host):
             return HTTPStatus.FORBIDDEN, "expected the page itself to ask but another one did; open it by its address"
         if scope["path"] != READY and not self._has_token(scope, headers):
             return HTTPStatus.UNAUTHORIZED, "expected the token of the address that was printed at start; open that one"
