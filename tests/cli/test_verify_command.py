@@ -74,3 +74,12 @@ def test_edits_of_every_kind(world):
     wide = replace(change, coefficients=torch.full_like(change.coefficients, 3e38), strength=4.0, gate=None)
     found = rp.verify(replace(gated, changes=(wide,)), model, progress=False)
     assert found.checks[1].holds is False and found.checks[5].holds is None
+
+
+def test_the_edit_of_the_demo_is_what_it_says(run, tmp_path, monkeypatch):
+    """Its network's layers answer in channels-last order, which the edit must keep for the rest to round the same."""
+    monkeypatch.chdir(tmp_path)
+    assert run("demo").code == 0
+    edit, reference = "rulepatch-demo/snow-to-road.safetensors", "rulepatch-demo/reference"
+    done = run("verify", edit, "-m", "playground", "--reference", reference, "--json")
+    assert done.code == 0 and done.json()["holds"], done.out

@@ -129,6 +129,8 @@ class EditedLayer(nn.Module):
         output: Tensor = self.layer(keys)
         for branch in self.branches:
             added = branch(keys)
+            if not output.is_contiguous() and output.ndim == 4:  # in another layout later layers round otherwise
+                added = added.contiguous(memory_format=torch.channels_last)
             output = torch.where(added == 0, output, output + added)  # even -0.0 stays what it was
         return output
 
